@@ -1,0 +1,1 @@
+"""ebmbench: how should one train an energy-based model for regression?"""

@@ -1,0 +1,507 @@
+"""The configuration of a run: composed by Hydra from conf/, then typed and range-checked.
+
+YAML holds the defaults, the Section models hold types and ranges, and the fields of a method's class say which
+settings it needs. Whatever is wrong ends in one UserError sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import hydra
+import yaml
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import Field, ValidationError
+
+from ebmbench.errors import UserError
+from ebmbench.methods import METHODS, Method
+from ebmbench.proposals import GaussianMixture
+from ebmbench.schema import Section
+from ebmbench.tasks.detection.config import DetectionTask, DetectionTrainer
+from ebmbench.tasks.one_d.config import OneDTask, OneDTrainer
+
+ALGORITHMS = 1
+"""Version of what is computed: raised when the same settings would give other results."""
+
+TASKS: dict[str, tuple[type[Section], type[Section]]] = {
+    "1d": (OneDTask, OneDTrainer),
+    "detection": (DetectionTask, DetectionTrainer),
+}
+
+
+class MethodConfig(Section):
+    """See conf/method/."""
+
+    name: Literal["ml-is", "ml-mcmc", "kld-is", "nce", "nce+", "sm", "dsm"]
+    num_samples: int | None = Field(ge=1, le=1_048_576)
+    langevin_steps: int | None = Field(ge=1, le=100_000)
+
+
+class ProposalConfig(Section):
+    """See conf/proposal/."""
+
+    stds: tuple[float, ...] | None
+    shared: bool | None
+
+
+class NoiseConfig(Section):
+    """See conf/noise/."""
+
+    sigma: float | None = Field(gt=0, le=1e6)
+    beta: float | None = Field(gt=0, le=1e6)
+    langevin_step: float | None = Field(gt=0, le=1e6)
+
+
+class LoggerConfig(Section):
+    """See conf/logger/."""
+
+    name: Literal["csv", "wandb"]
+    mode: Literal["online", "offline", "disabled"] | None = None
+    project: str | None = None
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class SweepConfig(Section):
+    """What a file of sweeps/ says beside its grid: its name, and the tables and figures it ends in."""
+
+    name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$")
+    description: str = ""
+    tables: tuple[Any, ...] = ()
+    figures: tuple[Any, ...] = ()
+
+
+class Launch(Section):
+    """Where and how a run is carried out: nothing here changes its results, nor its identity."""
+
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
+    backend: Literal["auto", "plain"]
+    threads: int | None = Field(ge=1, le=4096)
+    checkpoint_seconds: float = Field(ge=0)
+    results_dir: str = Field(min_length=1)
+    force: bool
+
+
+# Where each field of a method class comes from.
+_METHOD_FIELDS = {
+    "num_samples": "method.num_samples",
+    "langevin_steps": "method.langevin_steps",
+    "proposal": "proposal.stds",
+    "sigma": "noise.sigma",
+    "beta": "noise.beta",
+    "langevin_step": "noise.langevin_step",
+}
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything about one run."""
+
+    task: OneDTask | DetectionTask
+    method: MethodConfig
+    proposal: ProposalConfig
+    noise: NoiseConfig
+    trainer: OneDTrainer | DetectionTrainer
+    seeds: tuple[int, ...]
+    logger: LoggerConfig
+    launch: Launch
+    sweep: SweepConfig | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What the results depend on, beside the seeds."""
+        sections = ("task", "method", "proposal", "noise", "trainer")
+        # Settings that are not set leave no trace, so that a new optional one changes no old hash.
+        parts = {name: getattr(self, name).model_dump(mode="json", exclude_none=True) for name in sections}
+        return {"algorithms": ALGORITHMS, **{name: part for name, part in parts.items() if part}}
+
+    @cached_property
+    def config_hash(self) -> str:
+        """Identity without the seeds: runs with equal ones are put together."""
+        return _hash(self.identity())
+
+    @cached_property
+    def run_hash(self) -> str:
+        """Identity of the run."""
+        return _hash({**self.identity(), "seeds": self.seeds})
+
+    @property
+    def label(self) -> str:
+        """Task and dataset: `1d-1`, `detection-shapes`."""
+        return f"{self.task.name}-{self.task.dataset_name}"
+
+    @property
+    def slug(self) -> str:
+        """The method's name where no `+` may stand."""
+        return self.method.name.replace("+", "-plus")
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.label}-{self.slug}-{self.run_hash}"
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.launch.results_dir) / "runs" / self.run_id
+
+    def build_method(self) -> Method:
+        """The method with its hyper-parameters."""
+        cls = METHODS[self.method.name]
+        values: dict[str, Any] = {}
+        for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+            if field.name == "proposal":
+                assert self.proposal.stds is not None and self.proposal.shared is not None
+                values["proposal"] = GaussianMixture(self.proposal.stds, self.proposal.shared)
+            else:
+                section, key = _METHOD_FIELDS[field.name].split(".")
+                values[field.name] = getattr(getattr(self, section), key)
+        return cls(**values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as `conf/` composes it; `from_dict` reads it back."""
+        sections = ("task", "method", "proposal", "noise", "trainer", "logger")
+        data = {name: getattr(self, name).model_dump(mode="json") for name in sections}
+        sweep = self.sweep.model_dump(mode="json") if self.sweep else None
+        return {**data, "seeds": list(self.seeds), **self.launch.model_dump(mode="json"), "sweep": sweep}
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> RunConfig:
+        """Validates plain data.
+
+        Raises:
+            UserError: with every fault in one sentence.
+        """
+        return _validate(raw)
+
+    def to_yaml(self) -> str:
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    @staticmethod
+    def from_yaml(text: str) -> RunConfig:
+        """Reads `config.yaml` of a run directory; raises UserError where it is not one."""
+        try:
+            raw = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"not a configuration: {str(error).splitlines()[0]}") from None
+        if not isinstance(raw, dict):
+            raise UserError("not a configuration: a mapping of settings is expected")
+        return _validate(raw)
+
+    def replace(self, **launch: Any) -> RunConfig:
+        """The same run carried out otherwise: `replace(device="cuda:1", results_dir=...)`."""
+        return dataclasses.replace(self, launch=self.launch.model_copy(update=launch))
+
+
+def _hash(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+# ---------------------------------------------------------------------------------------------------- validation
+
+
+def _validate(raw: dict[str, Any]) -> RunConfig:
+    faults: list[str] = []
+    task = raw.get("task")
+    task_name = task.get("name") if isinstance(task, dict) else None
+    if not isinstance(task_name, str) or task_name not in TASKS:
+        raise UserError(f"task={task_name!r} is not known{_did_you_mean(str(task_name), TASKS)}")
+    task_model, trainer_model = TASKS[task_name]
+    models: dict[str, type[Section]] = {
+        "task": task_model,
+        "method": MethodConfig,
+        "proposal": ProposalConfig,
+        "noise": NoiseConfig,
+        "trainer": trainer_model,
+        "logger": LoggerConfig,
+    }
+    root = set(Launch.model_fields) | {"seeds", "sweep"}
+    known = sorted(root | {f"{s}.{k}" for s, model in models.items() for k in model.model_fields})
+    faults += [f"{key} is not a setting{_did_you_mean(key, known)}" for key in raw if key not in root | set(models)]
+
+    parts: dict[str, Any] = {}
+    for name, model in models.items():
+        parts[name] = _section(model, raw.get(name), f"{name}.", known, faults)
+    launch = {key: raw[key] for key in Launch.model_fields if key in raw}
+    parts["launch"] = _section(Launch, launch, "", known, faults)
+    parts["sweep"] = _section(SweepConfig, raw["sweep"], "sweep.", known, faults) if raw.get("sweep") else None
+    parts["seeds"] = _seeds(raw.get("seeds"), faults)
+    if not faults:
+        faults += _contradictions(parts["method"], parts["proposal"], parts["noise"])
+    if faults:
+        raise UserError("; ".join(faults))
+    return RunConfig(**parts)
+
+
+def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], faults: list[str]) -> Any:
+    if not isinstance(raw, dict):
+        faults.append(f"{prefix.rstrip('.')}={raw!r} is not a group of settings")
+        return None
+    try:
+        return model.model_validate(_tuples(raw))
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            key = prefix + ".".join(str(part) for part in fault["loc"])
+            if fault["type"] == "extra_forbidden":
+                faults.append(f"{key} is not a setting{_did_you_mean(key, known)}")
+            elif fault["type"] == "missing":
+                faults.append(f"{key} is missing")
+            else:
+                allowed = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
+                faults.append(f"{key}={_show(fault['input'])} is not allowed: it {allowed}")
+        return None
+
+
+def _seeds(raw: Any, faults: list[str]) -> tuple[int, ...]:
+    seeds = range(raw) if isinstance(raw, int) and not isinstance(raw, bool) and 0 < raw <= 100_000 else raw
+    if isinstance(seeds, list | tuple | range) and len(seeds) > 0:
+        numbers = tuple(seeds)
+        whole = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in numbers)
+        if whole and len(set(numbers)) == len(numbers) and all(0 <= seed < 2**31 for seed in numbers):
+            return numbers
+    faults.append(
+        f"seeds={_show(raw)} is not allowed: give a number of seeds from 1 to 100000, or a list of different "
+        "seeds, each from 0 to 2147483647, such as '[3,7]'"
+    )
+    return ()
+
+
+def _contradictions(method: MethodConfig, proposal: ProposalConfig, noise: NoiseConfig) -> list[str]:
+    """Settings that the method needs and lacks, or has and does not use."""
+    needed = {_METHOD_FIELDS[field.name] for field in dataclasses.fields(METHODS[method.name])}  # type: ignore[arg-type]
+    if "proposal.stds" in needed:
+        needed.add("proposal.shared")
+    sections = {"method": method, "proposal": proposal, "noise": noise}
+    given = {
+        f"{section}.{key}": value
+        for section, model in sections.items()
+        for key, value in model.model_dump().items()
+        if value is not None and key != "name"
+    }
+    faults = [f"method={method.name} needs {key}" for key in sorted(needed - set(given))]
+    faults += [
+        f"{key}={_show(given[key])} contradicts method={method.name}, which has no such setting"
+        for key in sorted(set(given) - needed)
+    ]
+    stds = proposal.stds
+    if stds is not None and not (0 < len(stds) <= 1000 and all(0 < std <= 1e6 for std in stds)):
+        faults.append(
+            f"proposal.stds={_show(list(stds))} is not allowed: give one standard deviation > 0 per component, "
+            "such as [0.1,0.8]"
+        )
+    return faults
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, which is what the frozen models hold."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _show(value: Any) -> str:
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    if not close:  # a key may be right in its last part: trainer.sigma for noise.sigma
+        tail = word.rsplit(".", 1)[-1]
+        close = [key for key in known if key.rsplit(".", 1)[-1] == tail][:3]
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; choose from {', '.join(known)}" if len(known) <= 20 else ""
+
+
+# --------------------------------------------------------------------------------------------- Hydra composition
+
+
+def share_dir() -> Path:
+    """The folder that holds conf/ and sweeps/: inside an installed wheel, or the top of the repository."""
+    package = Path(__file__).resolve().parent
+    return package / "share" if (package / "share" / "conf").is_dir() else package.parent
+
+
+def config_dir() -> Path:
+    """Absolute, because Hydra resolves relative ones against `__main__`."""
+    return share_dir() / "conf"
+
+
+def search_path_override() -> str:
+    """Hydra's search path: the project's `sweeps/`, after the user's own in the working directory."""
+    roots = [Path.cwd(), share_dir()] if (Path.cwd() / "sweeps").is_dir() else [share_dir()]
+    return "hydra.searchpath=[" + ",".join(f'"file://{root}"' for root in dict.fromkeys(roots)) + "]"
+
+
+@lru_cache(maxsize=1)
+def _settings() -> dict[str, Any]:
+    return yaml.safe_load((config_dir() / "settings.yaml").read_text())
+
+
+def setting(task: str, dataset: str, method: str, key: str) -> Any:
+    """The published value of `key` (such as `proposal.stds`), or None where the method has none."""
+    for group in (f"{task}-{dataset}", task):
+        for name in (method, "all"):
+            values = _settings().get(group, {}).get(name, {})
+            if key in values:
+                return values[key]
+    return None
+
+
+def _resolve_setting(key: str, *, _root_: DictConfig) -> Any:
+    task = _root_.task
+    dataset = task.get("dataset") if "dataset" in task else task.get("data", {}).get("name")
+    return setting(str(task.get("name")), str(dataset), str(_root_.method.get("name")), key)
+
+
+def register_resolvers() -> None:
+    """Makes `${setting:…}` known to OmegaConf."""
+    OmegaConf.register_new_resolver("setting", _resolve_setting, replace=True, use_cache=False)
+
+
+@contextmanager
+def _config_loader() -> Iterator[ConfigLoader]:
+    register_resolvers()
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+        yield GlobalHydra.instance().config_loader()
+
+
+def from_omegaconf(cfg: DictConfig) -> RunConfig:
+    """Validates what Hydra composed."""
+    try:
+        raw = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(_first_line(error)) from None
+    assert isinstance(raw, dict)
+    return _validate({str(key): value for key, value in raw.items() if key != "hydra"})
+
+
+def compose(overrides: Sequence[str]) -> RunConfig:
+    """Composes and validates one run from command-line overrides such as `["task=1d", "method=nce+"]`.
+
+    Raises:
+        UserError: one sentence that names the key, the value and what is allowed.
+    """
+    with _config_loader() as loader:
+        return _compose(loader, overrides)
+
+
+def _compose(loader: ConfigLoader, overrides: Sequence[str]) -> RunConfig:
+    parsed = _parse(loader, overrides)
+    _check_groups(loader, parsed)
+    try:
+        cfg = hydra.compose("config", [*overrides, search_path_override()], return_hydra_config=False)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_explain(error)) from None
+    return from_omegaconf(cfg)
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """The jobs of a multirun: every combination of `a,b`, `range(…)`, `glob(…)` and of a sweep file's grid.
+
+    Raises:
+        UserError: where an override cannot be parsed, names no known group option, or the grid is empty.
+    """
+    # The sweeper's own expansion, so that `--multirun` and this project's submit agree on what the jobs are.
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+
+    with _config_loader() as loader:
+        parsed = _parse(loader, overrides)
+        fixed = [o.input_line for o in parsed if o.input_line and not o.is_sweep_override()]
+        try:
+            cfg = hydra.compose("config", [*fixed, search_path_override()], return_hydra_config=True)
+        except (HydraException, OmegaConfBaseException) as error:
+            _check_groups(loader, parsed)
+            raise UserError(_explain(error)) from None
+        params = cfg.hydra.sweeper.get("params") or {}
+        grid = [f"{key}={_grid_text(value)}" for key, value in params.items()]
+        given = {o.key_or_group for o in parsed}
+        # What is said on the command line wins over the sweep file.
+        grid = [line for line in grid if line.split("=", 1)[0].lstrip("+~") not in given]
+        batches = BasicSweeper.split_arguments(_parse(loader, [*grid, *overrides]), None)
+        jobs = [job for batch in batches for job in batch]
+        if not jobs:
+            raise UserError("the grid is empty: give each swept key at least one value, such as method=nce,nce+")
+        for job in jobs:
+            _check_groups(loader, _parse(loader, job))
+        return [list(job) for job in jobs]
+
+
+def expand_and_compose(overrides: Sequence[str]) -> list[RunConfig]:
+    """Every job of a multirun, validated: what can be seen to be wrong is refused before the first one starts."""
+    jobs = expand(overrides)
+    with _config_loader() as loader:
+        return [_compose(loader, job) for job in jobs]
+
+
+def _grid_text(value: Any) -> str:
+    return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _parse(loader: ConfigLoader, overrides: Sequence[str]) -> list[Override]:
+    try:
+        return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_first_line(error)) from None
+
+
+def _check_groups(loader: ConfigLoader, overrides: Sequence[Override]) -> None:
+    """Refuses an unknown option of a group, with the closest names."""
+    for override in overrides:
+        group = override.key_or_group
+        value = override.value()
+        if override.is_delete() or not isinstance(value, str | int | float) or group.startswith("hydra/"):
+            continue
+        options = loader.get_group_options(group)
+        if group == "sweeps" and not options:  # the search path of sweeps/ is not part of this loader
+            options = known_sweeps()
+        if options and str(value) not in options:
+            raise UserError(f"{group}={value} is not known{_did_you_mean(str(value), options)}")
+
+
+def known_sweeps() -> list[str]:
+    """Names of the sweep files: the working directory's own, and the project's."""
+    folders = (Path.cwd() / "sweeps", share_dir() / "sweeps")
+    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _explain(error: Exception) -> str:
+    """One sentence for what Hydra found wrong."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = _first_line(error)
+    match = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
+    if match:
+        key = (match.group(1) or match.group(2)).lstrip("+~")
+        sections: list[type[Section]] = [MethodConfig, ProposalConfig, NoiseConfig, LoggerConfig]
+        names = ["method", "proposal", "noise", "logger"]
+        for task, trainer in TASKS.values():
+            sections += [task, trainer]
+            names += ["task", "trainer"]
+        keys = {f"{n}.{k}" for n, m in zip(names, sections, strict=True) for k in m.model_fields}
+        keys |= set(Launch.model_fields) | {"seeds"}
+        return f"{key} is not a setting{_did_you_mean(key, sorted(keys))}"
+    detail = _first_line(cause) if isinstance(cause, Exception) and cause is not error else ""
+    return f"{text} {detail}".strip() if detail and detail not in text else text
+
+

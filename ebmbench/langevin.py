@@ -1,0 +1,21 @@
+"""Langevin dynamics, which draws ml-mcmc's samples from the model."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ebmbench.energy import Energy
+from ebmbench.rng import Draws
+
+
+def langevin(f: Energy, y: Tensor, steps: int, step_size: float, draws: Draws) -> Tensor:
+    """`steps` updates `y ← y + λ²/2 · ∂f/∂y + λξ`, `ξ ~ N(0, I)`, from y `[..., M, D]`.
+
+    There is no accept-reject step, so the samples follow the model only as λ → 0 (Welling and Teh, 2011).
+    The result is detached.
+    """
+    y = y.detach()
+    for step in range(steps):
+        noise = draws.normal(f"langevin/{step}", y.shape, y.dtype)
+        y = y + 0.5 * step_size**2 * f.grad(y).detach() + step_size * noise
+    return y
