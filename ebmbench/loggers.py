@@ -1,0 +1,251 @@
+"""Where a run's history goes: a CSV file always (unless logger=none), and Weights & Biases if asked for.
+
+W&B gets one run per *seed*, though the seeds of a job train stacked in one process. Because: W&B's own bands, bars with
+intervals and parallel coordinates are statistics over runs, so only runs per seed show the spread between seeds; a seed's
+result is the same alone as among twenty, so the seed, not the job, is the unit; and the id `<configuration hash without
+seeds>-<seed>` finds the same W&B run again after a resume, after a requeue, and when seeds=5 is later extended to seeds=20.
+What belongs to the whole job (run directory as artifact, figures) hangs on the W&B run of its first seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ebmbench.errors import UserError
+
+if TYPE_CHECKING:
+    from ebmbench.config import RunConfig
+
+HISTORY_COLUMNS = ("step", "epoch", "seed", "loss", "grad_norm", "seconds")
+Row = Mapping[str, Any]
+
+
+class Logger(Protocol):
+    """What `execute` tells a logger, in this order: log*, finish (complete runs only), close (always)."""
+
+    def log(self, rows: Sequence[Row]) -> None:
+        """One row per seed with the keys HISTORY_COLUMNS; `step` counts completed steps. On disk when it returns.
+
+        Call it before the checkpoint of the same step is written, so that a resume finds every row up to it.
+        """
+
+    def finish(self, metrics_rows: Sequence[Row], figures: Sequence[Path], run_dir: Path) -> None:
+        """The final metrics, one row per seed (with the key `seed`); figures and all of run_dir are complete."""
+
+    def close(self, state: str) -> None:
+        """`state` is done, failed or interrupted; safe to call twice."""
+
+
+def open(config: RunConfig, run_dir: Path, resume_step: int | None = None) -> Logger:
+    """The logger that `config.logger` names, writing to run_dir/history.csv (shortened to resume_step if given).
+
+    Raises UserError if logger=wandb cannot work (no login, server out of reach), before anything is trained.
+    """
+    if config.logger.name == "none":
+        return LoggerGroup([])
+    loggers: list[Logger] = [CsvLogger(run_dir / "history.csv", resume_step)]
+    if config.logger.name == "wandb" and config.logger.mode != "disabled":
+        earlier = read_history(run_dir / "history.csv")
+        loggers.append(WandbLogger(config, earlier, resume=resume_step is not None))
+    return LoggerGroup(loggers)
+
+
+class LoggerGroup:
+    """Several loggers, told the same; the CSV file comes first."""
+
+    def __init__(self, loggers: Iterable[Logger]) -> None:
+        self.loggers = list(loggers)
+
+    def log(self, rows: Sequence[Row]) -> None:
+        for logger in self.loggers:
+            logger.log(rows)
+
+    def finish(self, metrics_rows: Sequence[Row], figures: Sequence[Path], run_dir: Path) -> None:
+        for logger in self.loggers:
+            logger.finish(metrics_rows, figures, run_dir)
+
+    def close(self, state: str) -> None:
+        for logger in self.loggers:
+            logger.close(state)
+
+
+class CsvLogger:
+    """`history.csv`, append-only; every `log` is one write of whole lines, synced to the disk.
+
+    With resume_step=n, rows after step n and a line torn by a kill are dropped first, so that the file ends up as an
+    uninterrupted run's (the times apart). Without, the file starts anew.
+    """
+
+    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+        self.path = path
+        kept = [] if resume_step is None else [r for r in read_history(path) if int(r["step"]) <= resume_step]
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(_lines([dict(zip(HISTORY_COLUMNS, HISTORY_COLUMNS, strict=True)), *kept]), newline="")
+        os.replace(temporary, path)
+        self._file: io.FileIO | None = io.FileIO(path, "ab")
+
+    def log(self, rows: Sequence[Row]) -> None:
+        if self._file is None:
+            raise ValueError(f"{self.path} is closed")
+        self._file.write(_lines(rows).encode())
+        os.fsync(self._file.fileno())
+
+    def finish(self, metrics_rows: Sequence[Row], figures: Sequence[Path], run_dir: Path) -> None:
+        pass  # metrics.csv and the figures are in the run directory already
+
+    def close(self, state: str) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def read_history(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a history.csv, as text; a torn last line is left out, a missing file is empty."""
+    if not path.exists():
+        return []
+    text = path.read_bytes().decode(errors="replace")
+    text = text[: text.rfind("\n") + 1]
+    return [row for row in csv.DictReader(io.StringIO(text)) if all(row.get(c) for c in HISTORY_COLUMNS)]
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    buffer = io.StringIO()
+    csv.DictWriter(buffer, HISTORY_COLUMNS, lineterminator="\n").writerows(rows)
+    return buffer.getvalue()
+
+
+class WandbLogger:
+    """One W&B run per seed (see the module's text), in `<results_dir>/wandb`.
+
+    - Started anew, W&B overwrites an earlier run of the same id; resumed, it goes on with it (resume="allow") and steps
+      that it already holds are not sent again. So nothing is there twice.
+    - Offline, a resumed run's earlier history is written again from history.csv, so that the newest offline folder is the
+      whole run; the older ones of the same id are removed once it is complete. `wandb sync` makes one run of it.
+    """
+
+    def __init__(self, config: RunConfig, earlier: Sequence[Row], resume: bool) -> None:
+        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's own crash reports
+        import wandb
+
+        settings = config.logger
+        online = settings.mode == "online"
+        if online and not has_login():
+            raise UserError(
+                "logger=wandb needs a W&B login: run `wandb login` or set WANDB_API_KEY, "
+                "or choose logger.mode=offline and `wandb sync` later."
+            )
+        self._wandb = wandb
+        root = Path(config.results_dir)
+        self._superseded: list[Path] = []
+        self.runs: dict[int, Any] = {}
+        label = config.run_id.removesuffix(f"-{config.run_hash}")
+        resolved = config.model_dump(mode="json")
+        for seed in config.seeds:
+            run_id = wandb_run_id(config, seed)
+            if not online:
+                self._superseded += sorted(root.glob(f"wandb/offline-run-*-{run_id}"))
+            try:
+                self.runs[seed] = wandb.init(
+                    entity=settings.entity,
+                    project=settings.project,
+                    id=run_id,
+                    name=f"{label}-seed{seed}",
+                    group=config.sweep or label,
+                    job_type=config.method.name,
+                    tags=_tags(config),
+                    config={**resolved, "seed": seed, "run_id": config.run_id, "config_hash": config.config_hash},
+                    dir=str(root),
+                    mode="online" if online else "offline",
+                    resume="allow" if resume and online else None,
+                    reinit="create_new",  # several runs at a time in this process
+                    settings=wandb.Settings(
+                        silent=True,
+                        console="off",  # the output belongs to no single seed
+                        save_code=False,
+                        x_disable_stats=seed != config.seeds[0],  # the machine is watched once per job
+                    ),
+                )
+            except wandb.Error as error:
+                self.close("failed")
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                raise UserError(
+                    f"logger=wandb could not start a W&B run ({first}); logger.mode=offline needs no network."
+                ) from error
+        self._next = {seed: int(run.step) for seed, run in self.runs.items()}  # what W&B already holds
+        if earlier:
+            self.log(earlier)
+
+    def log(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            seed, step = int(row["seed"]), int(row["step"])
+            if step < self._next.get(seed, 0) or seed not in self.runs:
+                continue
+            values = {key: float(row[key]) for key in ("epoch", "loss", "grad_norm", "seconds")}
+            self.runs[seed].log(values, step=step)
+            self._next[seed] = step + 1
+
+    def finish(self, metrics_rows: Sequence[Row], figures: Sequence[Path], run_dir: Path) -> None:
+        for row in metrics_rows:
+            run = self.runs.get(int(row["seed"]))
+            if run is not None:
+                run.summary.update({key: _plain(value) for key, value in row.items() if key != "seed"})
+        if not self.runs:
+            return
+        first = next(iter(self.runs.values()))
+        images = [path for path in figures if path.suffix == ".png"]
+        if images:
+            # In the summary, not the history: a step of its own for them would be there twice after a resume.
+            first.summary.update({f"figures/{path.stem}": self._wandb.Image(str(path)) for path in images})
+        artifact = self._wandb.Artifact(artifact_name(run_dir), type="run")
+        for path in sorted(run_dir.rglob("*")):
+            if path.is_file() and path.suffix not in (".tmp", ".lock"):
+                artifact.add_file(str(path), name=path.relative_to(run_dir).as_posix())
+        first.log_artifact(artifact)
+
+    def close(self, state: str) -> None:
+        for run in self.runs.values():
+            run.summary["state"] = state
+            run.finish(exit_code=0 if state == "done" else 1)
+        self.runs = {}
+        for folder in self._superseded:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._superseded = []
+
+
+def wandb_run_id(config: RunConfig, seed: int) -> str:
+    """The same for the same settings and seed, whatever other seeds were trained beside it."""
+    return f"{config.config_hash}-{seed}"
+
+
+def artifact_name(run_dir: Path) -> str:
+    """The run's id; W&B's artifact names hold letters, digits, `-`, `_` and `.` only."""
+    name = (run_dir.parent if run_dir.name == "attempt" else run_dir).name.replace("+", "-plus")
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name)[:128]
+
+
+def has_login() -> bool:
+    """Whether wandb would find an API key (environment, settings, netrc), without asking or contacting anybody."""
+    import wandb
+
+    return bool(wandb.api.api_key)
+
+
+def _tags(config: RunConfig) -> list[str]:
+    label = config.run_id.removesuffix(f"-{config.run_hash}")
+    own = [config.task.name, label, config.method.name]
+    return list(dict.fromkeys([*own, *config.logger.tags]))
+
+
+def _plain(value: Any) -> Any:
+    """A number for W&B's summary; nan and inf as text, since JSON has neither."""
+    if hasattr(value, "item"):
+        value = value.item()
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
