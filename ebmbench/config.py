@@ -71,7 +71,7 @@ class NoiseConfig(Section):
 class LoggerConfig(Section):
     """See conf/logger/."""
 
-    name: Literal["csv", "wandb"]
+    name: Literal["csv", "wandb", "none"]
     mode: Literal["online", "offline", "disabled"] | None = None
     project: str | None = None
     entity: str | None = None

@@ -87,7 +87,9 @@ class CsvLogger:
         self.path = path
         kept = [] if resume_step is None else [r for r in read_history(path) if int(r["step"]) <= resume_step]
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(_lines([dict(zip(HISTORY_COLUMNS, HISTORY_COLUMNS, strict=True)), *kept]), newline="")
+        temporary.write_text(
+            _lines([dict(zip(HISTORY_COLUMNS, HISTORY_COLUMNS, strict=True)), *kept]), newline=""
+        )
         os.replace(temporary, path)
         self._file: io.FileIO | None = io.FileIO(path, "ab")
 
@@ -143,11 +145,10 @@ class WandbLogger:
                 "or choose logger.mode=offline and `wandb sync` later."
             )
         self._wandb = wandb
-        root = Path(config.results_dir)
+        root = Path(config.launch.results_dir)
         self._superseded: list[Path] = []
         self.runs: dict[int, Any] = {}
-        label = config.run_id.removesuffix(f"-{config.run_hash}")
-        resolved = config.model_dump(mode="json")
+        group = config.sweep.name if config.sweep else f"{config.label}-{config.slug}"
         for seed in config.seeds:
             run_id = wandb_run_id(config, seed)
             if not online:
@@ -157,12 +158,17 @@ class WandbLogger:
                     entity=settings.entity,
                     project=settings.project,
                     id=run_id,
-                    name=f"{label}-seed{seed}",
-                    group=config.sweep or label,
+                    name=f"{config.label} {config.method.name} seed {seed}",
+                    group=group,
                     job_type=config.method.name,
                     tags=_tags(config),
-                    config={**resolved, "seed": seed, "run_id": config.run_id, "config_hash": config.config_hash},
-                    dir=str(root),
+                    config={
+                        **config.to_dict(),
+                        "seed": seed,
+                        "run_id": config.run_id,
+                        "config_hash": config.config_hash,
+                    },
+                    dir=str(root),  # made if it is missing
                     mode="online" if online else "offline",
                     resume="allow" if resume and online else None,
                     reinit="create_new",  # several runs at a time in this process
@@ -235,12 +241,11 @@ def has_login() -> bool:
     """Whether wandb would find an API key (environment, settings, netrc), without asking or contacting anybody."""
     import wandb
 
-    return bool(wandb.api.api_key)
+    return wandb.login(prompt=False, verify=False)
 
 
 def _tags(config: RunConfig) -> list[str]:
-    label = config.run_id.removesuffix(f"-{config.run_hash}")
-    own = [config.task.name, label, config.method.name]
+    own = [config.task.name, config.label, config.method.name]
     return list(dict.fromkeys([*own, *config.logger.tags]))
 
 
