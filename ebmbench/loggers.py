@@ -1,10 +1,11 @@
 """Where a run's history goes: a CSV file always (unless logger=none), and Weights & Biases if asked for.
 
-W&B gets one run per *seed*, though the seeds of a job train stacked in one process. Because: W&B's own bands, bars with
-intervals and parallel coordinates are statistics over runs, so only runs per seed show the spread between seeds; a seed's
-result is the same alone as among twenty, so the seed, not the job, is the unit; and the id `<configuration hash without
-seeds>-<seed>` finds the same W&B run again after a resume, after a requeue, and when seeds=5 is later extended to seeds=20.
-What belongs to the whole job (run directory as artifact, figures) hangs on the W&B run of its first seed.
+W&B gets one run per *seed*, though the seeds of a job train stacked in one process. Because: W&B's own
+bands, bars with intervals and parallel coordinates are statistics over runs, so only runs per seed show the
+spread between seeds; a seed's result is the same alone as among twenty, so the seed, not the job, is the
+unit; and the id `<configuration hash without seeds>-<seed>` finds the same W&B run again after a resume,
+after a requeue, and when seeds=5 is later extended to seeds=20. What belongs to the whole job (run
+directory as artifact, figures) hangs on the W&B run of its first seed.
 """
 
 from __future__ import annotations
@@ -31,20 +32,23 @@ class Logger(Protocol):
     """What `execute` tells a logger, in this order: log*, finish (complete runs only), close (always)."""
 
     def log(self, rows: Sequence[Row]) -> None:
-        """One row per seed with the keys HISTORY_COLUMNS; `step` counts completed steps. On disk when it returns.
+        """One row per seed with the keys HISTORY_COLUMNS; `step` counts completed steps. On disk when it
+        returns.
 
         Call it before the checkpoint of the same step is written, so that a resume finds every row up to it.
         """
 
     def finish(self, metrics_rows: Sequence[Row], figures: Sequence[Path], run_dir: Path) -> None:
-        """The final metrics, one row per seed (with the key `seed`); figures and all of run_dir are complete."""
+        """The final metrics, one row per seed (with the key `seed`); figures and all of run_dir are
+        complete."""
 
     def close(self, state: str) -> None:
         """`state` is done, failed or interrupted; safe to call twice."""
 
 
 def open(config: RunConfig, run_dir: Path, resume_step: int | None = None) -> Logger:
-    """The logger that `config.logger` names, writing to run_dir/history.csv (shortened to resume_step if given).
+    """The logger that `config.logger` names, writing to run_dir/history.csv (shortened to resume_step if
+    given).
 
     Raises UserError if logger=wandb cannot work (no login, server out of reach), before anything is trained.
     """
@@ -79,8 +83,8 @@ class LoggerGroup:
 class CsvLogger:
     """`history.csv`, append-only; every `log` is one write of whole lines, synced to the disk.
 
-    With resume_step=n, rows after step n and a line torn by a kill are dropped first, so that the file ends up as an
-    uninterrupted run's (the times apart). Without, the file starts anew.
+    With resume_step=n, rows after step n and a line torn by a kill are dropped first, so that the file ends
+    up as an uninterrupted run's (the times apart). Without, the file starts anew.
     """
 
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
@@ -128,8 +132,9 @@ class WandbLogger:
 
     - Started anew, W&B overwrites an earlier run of the same id; resumed, it goes on with it (resume="allow") and steps
       that it already holds are not sent again. So nothing is there twice.
-    - Offline, a resumed run's earlier history is written again from history.csv, so that the newest offline folder is the
-      whole run; the older ones of the same id are removed once it is complete. `wandb sync` makes one run of it.
+    - Offline, a resumed run's earlier history is written again from history.csv, so that the newest offline
+      folder is the whole run; the older ones of the same id are removed once it is complete. `wandb sync`
+      makes one run of it.
     """
 
     def __init__(self, config: RunConfig, earlier: Sequence[Row], resume: bool) -> None:
@@ -238,8 +243,8 @@ def artifact_name(run_dir: Path) -> str:
 
 
 def has_login() -> bool:
-    """Whether wandb would find an API key (environment, settings, netrc), without asking or contacting anybody."""
-    import wandb
+    """Whether wandb would find an API key (environment, settings, netrc), without asking or contacting
+    anybody.""" import wandb
 
     return wandb.login(prompt=False, verify=False)
 
