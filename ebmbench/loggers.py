@@ -32,23 +32,20 @@ class Logger(Protocol):
     """What `execute` tells a logger, in this order: log*, finish (complete runs only), close (always)."""
 
     def log(self, rows: Sequence[Row]) -> None:
-        """One row per seed with the keys HISTORY_COLUMNS; `step` counts completed steps. On disk when it
-        returns.
+        """One row per seed with the keys HISTORY_COLUMNS; `step` counts completed steps. Synced when it returns.
 
         Call it before the checkpoint of the same step is written, so that a resume finds every row up to it.
         """
 
     def finish(self, metrics_rows: Sequence[Row], figures: Sequence[Path], run_dir: Path) -> None:
-        """The final metrics, one row per seed (with the key `seed`); figures and all of run_dir are
-        complete."""
+        """The final metrics, one row per seed (key `seed`); figures and all else in run_dir are complete."""
 
     def close(self, state: str) -> None:
         """`state` is done, failed or interrupted; safe to call twice."""
 
 
 def open(config: RunConfig, run_dir: Path, resume_step: int | None = None) -> Logger:
-    """The logger that `config.logger` names, writing to run_dir/history.csv (shortened to resume_step if
-    given).
+    """The logger that `config.logger` names; it writes run_dir/history.csv, cut back to resume_step if given.
 
     Raises UserError if logger=wandb cannot work (no login, server out of reach), before anything is trained.
     """
@@ -130,8 +127,8 @@ def _lines(rows: Iterable[Row]) -> str:
 class WandbLogger:
     """One W&B run per seed (see the module's text), in `<results_dir>/wandb`.
 
-    - Started anew, W&B overwrites an earlier run of the same id; resumed, it goes on with it (resume="allow") and steps
-      that it already holds are not sent again. So nothing is there twice.
+    - Started anew, W&B overwrites an earlier run of the same id; resumed, it goes on with it (resume="allow") and
+      steps that it already holds are not sent again. So nothing is there twice.
     - Offline, a resumed run's earlier history is written again from history.csv, so that the newest offline
       folder is the whole run; the older ones of the same id are removed once it is complete. `wandb sync`
       makes one run of it.
@@ -243,8 +240,8 @@ def artifact_name(run_dir: Path) -> str:
 
 
 def has_login() -> bool:
-    """Whether wandb would find an API key (environment, settings, netrc), without asking or contacting
-    anybody.""" import wandb
+    """Whether wandb finds credentials (environment, settings, netrc), without asking or contacting anybody."""
+    import wandb
 
     return wandb.login(prompt=False, verify=False)
 
