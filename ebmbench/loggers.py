@@ -32,7 +32,7 @@ class Logger(Protocol):
     """What `execute` tells a logger, in this order: log*, finish (complete runs only), close (always)."""
 
     def log(self, rows: Sequence[Row]) -> None:
-        """One row per seed with the keys HISTORY_COLUMNS; `step` counts completed steps. Synced when it returns.
+        """One row per seed with the keys HISTORY_COLUMNS; `step` counts completed steps. Synced on return.
 
         Call it before the checkpoint of the same step is written, so that a resume finds every row up to it.
         """
@@ -127,8 +127,8 @@ def _lines(rows: Iterable[Row]) -> str:
 class WandbLogger:
     """One W&B run per seed (see the module's text), in `<results_dir>/wandb`.
 
-    - Started anew, W&B overwrites an earlier run of the same id; resumed, it goes on with it (resume="allow") and
-      steps that it already holds are not sent again. So nothing is there twice.
+    - Started anew, W&B overwrites an earlier run of the same id; resumed, it goes on with it (resume="allow")
+      and steps that it already holds are not sent again. So nothing is there twice.
     - Offline, a resumed run's earlier history is written again from history.csv, so that the newest offline
       folder is the whole run; the older ones of the same id are removed once it is complete. `wandb sync`
       makes one run of it.
@@ -240,7 +240,7 @@ def artifact_name(run_dir: Path) -> str:
 
 
 def has_login() -> bool:
-    """Whether wandb finds credentials (environment, settings, netrc), without asking or contacting anybody."""
+    """Whether wandb finds credentials (environment, settings, netrc); asks and contacts nobody."""
     import wandb
 
     return wandb.login(prompt=False, verify=False)
