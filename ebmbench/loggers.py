@@ -44,17 +44,20 @@ class Logger(Protocol):
         """`state` is done, failed or interrupted; safe to call twice."""
 
 
-def open(config: RunConfig, run_dir: Path, resume_step: int | None = None) -> Logger:
-    """The logger that `config.logger` names; it writes run_dir/history.csv, cut back to resume_step if given.
+def open(config: RunConfig, run_dir: Path, resume: Mapping[int, int] | None = None) -> Logger:
+    """The logger that `config.logger` names; it writes run_dir/history.csv, cut back to the steps of `resume`.
+
+    resume: per seed the step that it goes on from (its whole length where it is finished); None starts anew.
+
 
     Raises UserError if logger=wandb cannot work (no login, server out of reach), before anything is trained.
     """
     if config.logger.name == "none":
         return LoggerGroup([])
-    loggers: list[Logger] = [CsvLogger(run_dir / "history.csv", resume_step)]
+    loggers: list[Logger] = [CsvLogger(run_dir / "history.csv", resume)]
     if config.logger.name == "wandb" and config.logger.mode != "disabled":
         earlier = read_history(run_dir / "history.csv")
-        loggers.append(WandbLogger(config, earlier, resume=resume_step is not None))
+        loggers.append(WandbLogger(config, earlier, resume=resume is not None))
     return LoggerGroup(loggers)
 
 
@@ -80,13 +83,14 @@ class LoggerGroup:
 class CsvLogger:
     """`history.csv`, append-only; every `log` is one write of whole lines, synced to the disk.
 
-    With resume_step=n, rows after step n and a line torn by a kill are dropped first, so that the file ends
+    With `resume`, rows after a seed's step in it and a line torn by a kill are dropped first, so that the file ends
     up as an uninterrupted run's (the times apart). Without, the file starts anew.
     """
 
-    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+    def __init__(self, path: Path, resume: Mapping[int, int] | None = None) -> None:
         self.path = path
-        kept = [] if resume_step is None else [r for r in read_history(path) if int(r["step"]) <= resume_step]
+        rows = read_history(path) if resume is not None else []
+        kept = [r for r in rows if resume and int(r["step"]) <= resume.get(int(r["seed"]), 0)]
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(
             _lines([dict(zip(HISTORY_COLUMNS, HISTORY_COLUMNS, strict=True)), *kept]), newline=""
@@ -130,8 +134,8 @@ class WandbLogger:
     - Started anew, W&B overwrites an earlier run of the same id; resumed, it goes on with it (resume="allow")
       and steps that it already holds are not sent again. So nothing is there twice.
     - Offline, a resumed run's earlier history is written again from history.csv, so that the newest offline
-      folder is the whole run; the older ones of the same id are removed once it is complete. `wandb sync`
-      makes one run of it.
+      folder holds the whole run and the older ones of the same id are removed (after a new start, once it is
+      done). `wandb sync` makes one run of it.
     """
 
     def __init__(self, config: RunConfig, earlier: Sequence[Row], resume: bool) -> None:
@@ -190,6 +194,8 @@ class WandbLogger:
         self._next = {seed: int(run.step) for seed, run in self.runs.items()}  # what W&B already holds
         if earlier:
             self.log(earlier)
+        if resume:
+            self._remove_superseded()
 
     def log(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -223,6 +229,10 @@ class WandbLogger:
             run.summary["state"] = state
             run.finish(exit_code=0 if state == "done" else 1)
         self.runs = {}
+        if state == "done":
+            self._remove_superseded()
+
+    def _remove_superseded(self) -> None:
         for folder in self._superseded:
             shutil.rmtree(folder, ignore_errors=True)
         self._superseded = []

@@ -1,0 +1,131 @@
+"""Scores of one-dimensional densities on a grid, as pure functions.
+
+A density is known by its logarithm on an equally spaced grid, up to a constant, and is taken to be piecewise linear
+between the grid points; its mass is all within the grid. Everything is computed in float64.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def grid(low: float, high: float, points: int, device: torch.device | str = "cpu") -> Tensor:
+    """Equally spaced points from low to high inclusive, float64 `[G]`."""
+    return torch.linspace(low, high, points, dtype=torch.float64, device=device)
+
+
+def log_integral(log_values: Tensor, spacing: float) -> Tensor:
+    """`log ∫ exp(log_values)` by the trapezoidal rule over the last axis: `[..., G] -> [...]`."""
+    log_values = log_values.double()
+    ends = torch.stack((log_values[..., 0], log_values[..., -1]), dim=-1) + math.log(0.5)
+    inner = torch.cat((log_values[..., 1:-1], ends), dim=-1)
+    return torch.logsumexp(inner, dim=-1) + math.log(spacing)
+
+
+def quadrature_error(log_values: Tensor, spacing: float) -> Tensor:
+    """How far `log_integral` moves when every other point is left out, over 3: `[..., G] -> [...]`.
+
+    For a smooth integrand the trapezoidal error falls with the square of the spacing, so a third of that difference
+    is its size (Richardson). G must be odd, so that the coarse grid has the same ends.
+    """
+    coarse = log_integral(log_values[..., ::2], 2 * spacing)
+    return (log_integral(log_values, spacing) - coarse).abs() / 3
+
+
+def kl_divergence(log_true: Tensor, log_model: Tensor, spacing: float) -> Tensor:
+    """`KL(true ‖ model)` in nats over the last axis, as the paper computes it: `[..., G] -> [...]`.
+
+    Both densities are normalised on the grid by their sum, after 1e-30 is added to the true one (Gustafsson et al.,
+    2020, section 5.1). Neither argument need be normalised before, but `log_true` must be a density for the 1e-30 to
+    mean what it meant there.
+    """
+    true = log_true.double().exp() + 1e-30
+    true = true / (true.sum(-1, keepdim=True) * spacing)
+    log_q = torch.log_softmax(log_model.double(), dim=-1) - math.log(spacing)
+    return (true * (true.log() - log_q)).sum(-1) * spacing
+
+
+def normalise(log_values: Tensor, spacing: float) -> Tensor:
+    """The density whose trapezoidal integral is one: `[..., G] -> [..., G]`."""
+    return (log_values.double() - log_integral(log_values, spacing).unsqueeze(-1)).exp()
+
+
+def cdf(density: Tensor, spacing: float) -> Tensor:
+    """The distribution function at the grid points, of a density that is linear between them: `[..., G] -> [..., G]`."""
+    cells = 0.5 * (density[..., 1:] + density[..., :-1]) * spacing
+    return torch.nn.functional.pad(cells.cumsum(-1), (1, 0))
+
+
+def _cell(y: Tensor, low: float, spacing: float, points: int) -> tuple[Tensor, Tensor]:
+    """The grid cell that holds y, and y's place in it in [0, 1]; outside the grid, the nearest end."""
+    position = ((y.double() - low) / spacing).clamp(0, points - 1)
+    cell = position.floor().clamp(max=points - 2)
+    return cell.long(), position - cell
+
+
+def probability_integral_transform(density: Tensor, y: Tensor, low: float, spacing: float) -> Tensor:
+    """PIT, the model's distribution function at the observations: `[N, G], [N] -> [N]`, uniform for a calibrated model."""
+    cell, t = _cell(y, low, spacing, density.shape[-1])
+    index = torch.stack((cell, cell + 1), dim=-1)
+    left, right = density.gather(-1, index).unbind(-1)
+    below = cdf(density, spacing).gather(-1, cell.unsqueeze(-1)).squeeze(-1)
+    return (below + spacing * t * (left + 0.5 * t * (right - left))).clamp(0, 1)
+
+
+def crps(density: Tensor, y: Tensor, low: float, spacing: float) -> Tensor:
+    """Continuous ranked probability score, `∫ (F(t) − 1{t ≥ y})² dt` over the grid: `[N, G], [N] -> [N]`, in units of y.
+
+    (Gneiting and Raftery, 2007.) The cell that holds y is cut there; F is taken as linear within a piece. The exact
+    distance is added for a y outside the grid, where F is 0 or 1.
+    """
+    distribution = cdf(density, spacing)
+    points = density.shape[-1]
+    cell, t = _cell(y, low, spacing, points)
+    at_y = probability_integral_transform(density, y, low, spacing)
+    left, right = distribution[..., :-1], distribution[..., 1:]
+    # ∫ of a squared linear function over a piece of unit length, from its ends a and b: (a² + ab + b²)/3.
+    below = _square_integral(left, right)
+    above = _square_integral(1 - left, 1 - right)
+    index = torch.arange(points - 1, device=y.device)
+    pieces = torch.where(index < cell.unsqueeze(-1), below, above)
+    f_left = distribution.gather(-1, cell.unsqueeze(-1)).squeeze(-1)
+    f_right = distribution.gather(-1, cell.unsqueeze(-1) + 1).squeeze(-1)
+    split = t * _square_integral(f_left, at_y) + (1 - t) * _square_integral(1 - at_y, 1 - f_right)
+    whole = pieces.sum(-1) - above.gather(-1, cell.unsqueeze(-1)).squeeze(-1)
+    high = low + spacing * (points - 1)
+    outside = (low - y.double()).clamp(min=0) + (y.double() - high).clamp(min=0)
+    return spacing * (whole + split) + outside
+
+
+def _square_integral(a: Tensor, b: Tensor) -> Tensor:
+    return (a * a + a * b + b * b) / 3
+
+
+def coverage(pit: Tensor, level: float) -> Tensor:
+    """Share of observations inside the central interval of the given level, from their PIT: `[..., N] -> [...]`."""
+    tail = (1 - level) / 2
+    return ((pit >= tail) & (pit <= 1 - tail)).double().mean(-1)
+
+
+def edge_mass(density: Tensor, spacing: float, fraction: float = 0.01) -> Tensor:
+    """The mass within `fraction` of the grid's length from either end: `[..., G] -> [...]`.
+
+    Where it is not small, the model would put mass outside the grid if it could, and scores on the grid flatter it.
+    """
+    width = max(1, round(fraction * (density.shape[-1] - 1)))
+    distribution = cdf(density, spacing)
+    return distribution[..., width] + 1 - distribution[..., -1 - width]
+
+
+def quantile(density: Tensor, probability: Tensor | float, low: float, spacing: float) -> Tensor:
+    """The y below which the density has a given probability: `[..., G] -> [...]`, linear within a cell."""
+    distribution = cdf(density, spacing)
+    distribution = distribution / distribution[..., -1:]
+    p = torch.as_tensor(probability, dtype=torch.float64, device=density.device).expand(density.shape[:-1]).unsqueeze(-1)
+    cell = (torch.searchsorted(distribution.contiguous(), p.contiguous(), right=True) - 1).clamp(0, density.shape[-1] - 2)
+    left, right = distribution.gather(-1, cell), distribution.gather(-1, cell + 1)
+    place = torch.where(right > left, (p - left) / (right - left), 0.5).clamp(0, 1)
+    return (low + spacing * (cell + place)).squeeze(-1)

@@ -1,0 +1,72 @@
+"""The network of 1D regression, S models with stacked weights.
+
+Features of x: Linear 1→10, ReLU, Linear 10→10, ReLU. Features of y: tanh(Linear 1→10). On the 20 concatenated:
+h = tanh(Linear 20→10); twice h ← tanh(Linear 10→10 of h) + h; f = Linear 10→1 (Gustafsson et al., 2020).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ebmbench.energy import AutogradEnergy, Energy
+from ebmbench.rng import Streams
+
+HIDDEN = 10
+LAYERS: dict[str, tuple[int, int]] = {
+    "x1": (1, HIDDEN),
+    "x2": (HIDDEN, HIDDEN),
+    "y1": (1, HIDDEN),
+    "joint": (2 * HIDDEN, HIDDEN),  # inputs: the features of x, then those of y
+    "res1": (HIDDEN, HIDDEN),
+    "res2": (HIDDEN, HIDDEN),
+    "out": (HIDDEN, 1),
+}
+"""Inputs and outputs of each Linear layer."""
+
+Parameters = dict[str, Tensor]
+"""`<layer>.weight` of `[S, out, in]` and `<layer>.bias` of `[S, out]`."""
+
+
+def initial_parameters(seeds: Sequence[int], dtype: torch.dtype, device: torch.device | str) -> Parameters:
+    """PyTorch's default initialisation of nn.Linear: weights and biases `U(±1/√in)`, from each seed's own stream."""
+    draws = Streams(seeds, device).at(0)
+    parameters: Parameters = {}
+    for layer, (fan_in, fan_out) in LAYERS.items():
+        for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,))):
+            unit = draws.uniform(f"init/{layer}.{name}", (len(seeds), *shape), torch.float64)
+            parameters[f"{layer}.{name}"] = ((2 * unit - 1) / fan_in**0.5).to(dtype).requires_grad_()
+    return parameters
+
+
+def joint_from_x(parameters: Parameters, x: Tensor) -> Tensor:
+    """The part of the first joint layer that depends on x alone, bias included: `[S, B] -> [S, hidden, B]`."""
+    h = torch.relu(_linear(parameters, "x1", x.unsqueeze(1)))
+    h = torch.relu(_linear(parameters, "x2", h))
+    return torch.baddbmm(parameters["joint.bias"].unsqueeze(-1), parameters["joint.weight"][..., :HIDDEN], h)
+
+
+def plain_energy(parameters: Parameters, x: Tensor) -> Energy:
+    """`f(x, ·)` in PyTorch operations for a mini-batch x `[S, B]`; candidates are `[S, B, M, 1]`.
+
+    Activations are feature-first, `[S, hidden, B·M]`: row-major products with ten columns are slow.
+    """
+    from_x = joint_from_x(parameters, x)
+
+    def f(y: Tensor) -> Tensor:
+        seeds, batch, samples, _ = y.shape
+        h = torch.tanh(_linear(parameters, "y1", y.reshape(seeds, 1, batch * samples)))
+        joint = parameters["joint.weight"][..., HIDDEN:] @ h
+        h = torch.tanh(joint.unflatten(-1, (batch, samples)) + from_x.unsqueeze(-1)).flatten(-2)
+        h = torch.tanh(_linear(parameters, "res1", h)) + h
+        h = torch.tanh(_linear(parameters, "res2", h)) + h
+        return _linear(parameters, "out", h).reshape(seeds, batch, samples)
+
+    return AutogradEnergy(f)
+
+
+def _linear(parameters: Parameters, layer: str, h: Tensor) -> Tensor:
+    """`[S, in, N] -> [S, out, N]`."""
+    return torch.baddbmm(parameters[f"{layer}.bias"].unsqueeze(-1), parameters[f"{layer}.weight"], h)

@@ -1,0 +1,244 @@
+"""1D regression: S models trained side by side on the same points, and how they are scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ebmbench import metrics
+from ebmbench.config import RunConfig
+from ebmbench.energy import Energy
+from ebmbench.methods import Method
+from ebmbench.rng import Streams
+from ebmbench.runs import write_atomically
+from ebmbench.tasks.one_d.config import OneDTask, OneDTrainer
+from ebmbench.tasks.one_d.data import Y_HIGH, Y_LOW, Dataset
+from ebmbench.tasks.one_d.network import Parameters, initial_parameters, plain_energy
+
+EnergyFunction = Callable[[Parameters, Tensor], Energy]
+
+CALIBRATION_LEVELS = [round(0.05 * k, 2) for k in range(1, 20)]
+EDGE_MASS_LIMIT = 0.01
+QUADRATURE_LIMIT = 1e-3
+
+
+class OneDProblem:
+    """Implements `train.Problem`.
+
+    The parameters of all seeds lie in one tensor `flat` `[S, P]`, of which the layers' weights are views: one optimiser
+    operation serves them all.
+    """
+
+    def __init__(
+        self,
+        task: OneDTask,
+        trainer: OneDTrainer,
+        method: Method,
+        seeds: Sequence[int],
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        energy: EnergyFunction = plain_energy,
+    ) -> None:
+        self.task, self.method, self.energy = task, method, energy
+        self.seeds = tuple(seeds)
+        self.device, self.dtype = torch.device(device), dtype
+        self.dataset = Dataset.draw(task, device)
+        self.x = self.dataset.train.x.to(dtype)
+        self.y = self.dataset.train.y.to(dtype)
+        self.batch_size = min(trainer.batch_size, task.num_train)
+        self.steps_per_epoch = math.ceil(task.num_train / self.batch_size)
+        self.num_steps = trainer.epochs * self.steps_per_epoch
+        self.streams = Streams(self.seeds, device)
+        self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+
+        initial = initial_parameters(self.seeds, dtype, device)
+        flat = torch.cat([p.detach().flatten(1) for p in initial.values()], dim=1)
+        flat.grad = torch.zeros_like(flat)
+        self.parameters = {"flat": flat}
+        self.layers = views(flat, {name: tuple(p.shape[1:]) for name, p in initial.items()})
+        self.optimizer = torch.optim.Adam([flat], lr=trainer.learning_rate)
+        self.scheduler = None
+
+    def batch(self, step: int) -> Tensor:
+        """Indices of the training points of a step, `[S, B]`: each seed's epoch is its own permutation."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        if self._order[0] != epoch:
+            self._order = (epoch, self.streams.at(epoch).permutation("order", self.task.num_train))
+        return self._order[1][:, place * self.batch_size : (place + 1) * self.batch_size]
+
+    def losses(self, step: int) -> Tensor:
+        batch = self.batch(step)
+        f = self.energy(self.layers, self.x[batch])
+        return self.method.loss(f, self.y[batch].unsqueeze(-1), self.streams.at(step)).mean(-1)
+
+    @torch.no_grad()
+    def log_density_values(self, seed_index: int, x: Tensor, y: Tensor) -> Tensor:
+        """`f(x, y)` of one seed at every pair of x `[N]` and y `[G]`: `[N, G]` float64, in bounded memory."""
+        one = {name: p[seed_index : seed_index + 1].contiguous() for name, p in self.layers.items()}
+        ys = y.to(self.dtype).expand(1, 1, len(y)).unsqueeze(-1)
+        parts = []
+        for part in x.to(self.dtype).split(max(1, 2**21 // len(y))):
+            candidates = ys.expand(1, len(part), -1, -1).contiguous()
+            parts.append(self.energy(one, part.unsqueeze(0))(candidates)[0])
+        return torch.cat(parts).double()
+
+    def evaluate(self, run_dir: Path, diverged_step: Tensor) -> list[dict[str, Any]]:
+        """A row of metrics per seed; also writes `densities.npz` and `calibration.csv` for figures and reports."""
+        grids = _Grids(self.task, self.dataset, self.streams.device)
+        rows, curves, densities = [], [], []
+        for index, (seed, stopped) in enumerate(zip(self.seeds, diverged_step.tolist(), strict=True)):
+            scores, pit = self._score(index, grids)
+            diverged = stopped >= 0
+            if diverged:  # what a stopped seed scores is no result
+                scores = {name: math.nan for name in scores}
+            good = not diverged and scores["edge_mass"] <= EDGE_MASS_LIMIT
+            good = good and scores["nll_error"] <= QUADRATURE_LIMIT and all(map(math.isfinite, scores.values()))
+            rows.append(
+                {
+                    "seed": seed,
+                    **scores,
+                    "diverged": int(diverged),
+                    "diverged_step": stopped if diverged else "",
+                    "trusted": int(good),
+                }
+            )
+            values = math.nan if diverged else None
+            curves += [
+                {"seed": seed, "level": level, "coverage": values or metrics.coverage(pit, level).item()}
+                for level in CALIBRATION_LEVELS
+            ]
+            picture = self.log_density_values(index, grids.picture_x, grids.picture_y)
+            density = metrics.normalise(picture, grids.picture_spacing)
+            densities.append((density * math.nan if diverged else density).to(torch.float16).cpu().numpy())
+        write_atomically(run_dir / "calibration.csv", pd.DataFrame(curves).to_csv(index=False).encode())
+        _write_densities(run_dir / "densities.npz", grids, self.seeds, densities)
+        return rows
+
+    def _score(self, index: int, grids: _Grids) -> tuple[dict[str, float], Tensor]:
+        """Scores of one seed, and the PIT of its test points."""
+        spacing = grids.kl_spacing
+        model = self.log_density_values(index, grids.kl_x, grids.kl_y)
+        d_kl = metrics.kl_divergence(grids.log_true, model, spacing).mean().item()
+        noisy = d_kl
+        if self.task.target_noise:
+            noisy = metrics.kl_divergence(grids.log_noisy, model, spacing).mean().item()
+        test = self._test_scores(index, grids, self.dataset.test.x, self.dataset.test.y, grids.noisy_test_y)
+        val = self._test_scores(index, grids, self.dataset.val.x, self.dataset.val.y, self.dataset.val.y)
+        pit = test.pop("pit")
+        scores = {
+            "d_kl": d_kl,
+            "nll": test["nll"].mean().item(),
+            "nll_error": test["nll_error"].mean().item(),
+            "val_nll": val["nll"].mean().item(),
+            "crps": test["crps"].mean().item(),
+            "coverage_50": metrics.coverage(pit, 0.5).item(),
+            "coverage_90": metrics.coverage(pit, 0.9).item(),
+            "edge_mass": test["edge_mass"].mean().item(),
+            "d_kl_noisy": noisy,
+            "nll_noisy": test["nll_noisy"].mean().item(),
+        }
+        return scores, pit
+
+    def _test_scores(self, index: int, grids: _Grids, x: Tensor, y: Tensor, noisy_y: Tensor) -> dict[str, Tensor]:
+        parts: list[dict[str, Tensor]] = []
+        chunk = max(1, 2**21 // len(grids.y))
+        for some_x, some_y, some_noisy in zip(x.split(chunk), y.split(chunk), noisy_y.split(chunk), strict=True):
+            values = self.log_density_values(index, some_x, grids.y)
+            log_z = metrics.log_integral(values, grids.spacing)
+            density = metrics.normalise(values, grids.spacing)
+            parts.append(
+                {
+                    "nll": log_z - self._log_density_at(index, some_x, some_y),
+                    "nll_noisy": log_z - self._log_density_at(index, some_x, some_noisy),
+                    "nll_error": metrics.quadrature_error(values, grids.spacing),
+                    "crps": metrics.crps(density, some_y, Y_LOW, grids.spacing),
+                    "edge_mass": metrics.edge_mass(density, grids.spacing),
+                    "pit": metrics.probability_integral_transform(density, some_y, Y_LOW, grids.spacing),
+                }
+            )
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    @torch.no_grad()
+    def _log_density_at(self, index: int, x: Tensor, y: Tensor) -> Tensor:
+        """`f` at pairs, `[N], [N] -> [N]`; minus infinity outside the interval on which the model lives."""
+        one = {name: p[index : index + 1].contiguous() for name, p in self.layers.items()}
+        values = self.energy(one, x.to(self.dtype).unsqueeze(0))(y.to(self.dtype).view(1, -1, 1, 1)).view(-1).double()
+        return torch.where((y >= Y_LOW) & (y <= Y_HIGH), values, -math.inf)
+
+
+def views(flat: Tensor, shapes: dict[str, tuple[int, ...]]) -> Parameters:
+    """Leaf tensors that share the memory, and the gradient's memory, of columns of `flat` `[S, P]`."""
+    assert flat.grad is not None
+    parameters: Parameters = {}
+    start = 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        columns = slice(start, start + size)
+        parameters[name] = flat.detach()[:, columns].unflatten(1, shape).requires_grad_()
+        parameters[name].grad = flat.grad[:, columns].unflatten(1, shape)
+        start += size
+    return parameters
+
+
+class _Grids:
+    """The points at which all seeds are scored, and the truth there."""
+
+    def __init__(self, task: OneDTask, dataset: Dataset, device: torch.device) -> None:
+        # D_KL: the paper's grid, on which densities are normalised by their sum.
+        self.kl_x = self.kl_y = metrics.grid(Y_LOW, Y_HIGH, task.grid_points, device)
+        self.kl_spacing = (Y_HIGH - Y_LOW) / (task.grid_points - 1)
+        self.log_true = dataset.law.log_prob(self.kl_x[:, None], self.kl_y)
+        if task.target_noise:
+            self.log_noisy = dataset.law.noisy_log_prob(self.kl_x[:, None], self.kl_y, task.target_noise)
+        # Everything else: an odd number of points, so that every other one spans the same interval.
+        points = task.grid_points | 1
+        self.y = metrics.grid(Y_LOW, Y_HIGH, points, device)
+        self.spacing = (Y_HIGH - Y_LOW) / (points - 1)
+        noise = Streams([task.data_seed], device, stacked=False).at(0)
+        test_y = dataset.test.y
+        self.noisy_test_y = test_y + task.target_noise * noise.normal("test/target_noise", test_y.shape, torch.float64)
+        self.picture_x = metrics.grid(Y_LOW, Y_HIGH, 121, device)
+        self.picture_y = metrics.grid(Y_LOW, Y_HIGH, 241, device)
+        self.picture_spacing = (Y_HIGH - Y_LOW) / 240
+        self.picture_true = dataset.law.log_prob(self.picture_x[:, None], self.picture_y).exp()
+
+
+def _write_densities(path: Path, grids: _Grids, seeds: Sequence[int], densities: list[np.ndarray]) -> None:
+    from io import BytesIO
+
+    buffer = BytesIO()
+    np.savez_compressed(
+        buffer,
+        x=grids.picture_x.cpu().numpy(),
+        y=grids.picture_y.cpu().numpy(),
+        true=grids.picture_true.to(torch.float16).cpu().numpy(),
+        model=np.stack(densities),
+        seeds=np.array(seeds),
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+def energy_function(config: RunConfig, device: torch.device) -> EnergyFunction:
+    """The fastest implementation of the network's energy that fits the device."""
+    return plain_energy
+
+
+def build(config: RunConfig, seeds: Sequence[int], device: torch.device) -> OneDProblem:
+    """The problem of a run, for some of its seeds."""
+    assert isinstance(config.task, OneDTask) and isinstance(config.trainer, OneDTrainer)
+    method = config.build_method()
+    return OneDProblem(
+        config.task, config.trainer, method, seeds, device, energy=energy_function(config, device)
+    )
+
+
+def split(config: RunConfig) -> list[tuple[int, ...]]:
+    """Groups of seeds that fit into memory together."""
+    return [config.seeds]

@@ -1,0 +1,196 @@
+"""The training loop, one for all tasks."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ebmbench import checkpoint
+from ebmbench.interrupt import Interrupted, StopFlag
+
+
+class Problem(Protocol):
+    """What a task gives to be trained: S models side by side, or a single one."""
+
+    seeds: tuple[int, ...]
+    num_steps: int
+    steps_per_epoch: int
+    """History is written once per epoch; a task without epochs gives its logging interval."""
+    parameters: dict[str, Tensor]
+    """Leaf tensors. Where S > 1 their first axis is the seeds'."""
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None
+
+    def losses(self, step: int) -> Tensor:
+        """Mean loss per seed `[S]`: a function of the parameters and the step alone."""
+        ...
+
+
+@dataclass
+class Progress:
+    """How far training is; with the parameters, all that a checkpoint holds."""
+
+    step: int
+    diverged_step: Tensor
+    """Step at which a seed's loss or gradient turned non-finite, `[S]`; -1 while it has not."""
+    loss_sum: Tensor
+    grad_norm_sum: Tensor
+    """Sums over the steps of the epoch under way, `[S]` float64."""
+    seconds: float = 0.0
+
+    @property
+    def alive(self) -> Tensor:
+        return self.diverged_step < 0
+
+
+@dataclass
+class Callbacks:
+    """What the loop tells the world. Rows are one per seed: step, epoch, seed, loss, grad_norm, seconds."""
+
+    on_epoch: Callable[[Progress, list[dict[str, Any]]], None] = lambda progress, rows: None
+    on_step: Callable[[Progress], None] = lambda progress: None
+
+
+@dataclass
+class CheckpointPlan:
+    """Where and how often the state is saved, and what it is stamped with."""
+
+    path: Path
+    every_seconds: float
+    stamp: dict[str, Any] = field(default_factory=dict)
+
+
+def train(
+    problem: Problem,
+    plan: CheckpointPlan | None = None,
+    callbacks: Callbacks | None = None,
+    stop: StopFlag | None = None,
+) -> Progress:
+    """Trains to the last step, from the checkpoint where there is one.
+
+    A seed whose loss or gradient turns non-finite keeps the parameters it had and trains no further; the others are not
+    touched by it.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint was saved.
+    """
+    callbacks = callbacks or Callbacks()
+    progress = _start(problem, plan)
+    started = time.monotonic() - progress.seconds
+    saved = time.monotonic()
+    while progress.step < problem.num_steps:
+        _step(problem, progress)
+        progress.seconds = time.monotonic() - started
+        if progress.step % problem.steps_per_epoch == 0 or progress.step == problem.num_steps:
+            callbacks.on_epoch(progress, _history_rows(problem, progress))
+            if not bool(progress.alive.any()):  # the epoch's rows were read from the device anyway
+                break
+        callbacks.on_step(progress)
+        stopped = stop is not None and stop.signum is not None
+        if plan and (stopped or time.monotonic() - saved >= plan.every_seconds):
+            save(problem, progress, plan)
+            saved = time.monotonic()
+        if stopped:
+            assert stop is not None and stop.signum is not None
+            raise Interrupted(stop.signum)
+    if plan:
+        save(problem, progress, plan)
+    return progress
+
+
+def _step(problem: Problem, progress: Progress) -> None:
+    """One optimiser step, without a host synchronisation."""
+    parameters = list(problem.parameters.values())
+    problem.optimizer.zero_grad(set_to_none=False)
+    losses = problem.losses(progress.step)
+    losses.sum().backward()
+    with torch.no_grad():
+        num_seeds = len(problem.seeds)
+        grads = [p.grad for p in parameters if p.grad is not None]
+        grad_norm = torch.stack([g.reshape(num_seeds, -1).double().square().sum(1) for g in grads]).sum(0).sqrt()
+        finite = losses.isfinite() & grad_norm.isfinite()
+        progress.diverged_step.masked_fill_(progress.alive & ~finite, progress.step)
+        alive = progress.alive
+        for grad in grads:
+            grad.copy_(torch.where(_like(alive, grad), grad, 0))
+        before = [p.clone() for p in parameters]
+    problem.optimizer.step()
+    with torch.no_grad():
+        # Momentum would go on moving a stopped seed.
+        for parameter, old in zip(parameters, before, strict=True):
+            parameter.copy_(torch.where(_like(alive, parameter), parameter, old))
+        progress.loss_sum += losses.detach().double()
+        progress.grad_norm_sum += grad_norm
+    if problem.scheduler is not None:
+        problem.scheduler.step()
+    progress.step += 1
+
+
+def _like(mask: Tensor, parameter: Tensor) -> Tensor:
+    """The seeds' mask `[S]`, to broadcast over a parameter whose first axis is the seeds' (any axis if S = 1)."""
+    return mask.view(-1, *[1] * (parameter.dim() - 1))
+
+
+def _history_rows(problem: Problem, progress: Progress) -> list[dict[str, Any]]:
+    """Means over the epoch that ends here, and resets its sums."""
+    steps = (progress.step - 1) % problem.steps_per_epoch + 1
+    losses = (progress.loss_sum / steps).tolist()
+    norms = (progress.grad_norm_sum / steps).tolist()
+    progress.loss_sum.zero_()
+    progress.grad_norm_sum.zero_()
+    epoch = (progress.step - 1) // problem.steps_per_epoch + 1
+    return [
+        {
+            "step": progress.step,
+            "epoch": epoch,
+            "seed": seed,
+            "loss": loss,
+            "grad_norm": norm,
+            "seconds": round(progress.seconds, 3),
+        }
+        for seed, loss, norm in zip(problem.seeds, losses, norms, strict=True)
+    ]
+
+
+# ---------------------------------------------------------------------------------------------------- checkpoints
+
+
+def save(problem: Problem, progress: Progress, plan: CheckpointPlan) -> None:
+    """Saves all that training needs to go on."""
+    state = {
+        **plan.stamp,
+        "seeds": list(problem.seeds),
+        "parameters": {name: p.detach().cpu().clone() for name, p in problem.parameters.items()},
+        "optimizer": problem.optimizer.state_dict(),
+        "scheduler": problem.scheduler.state_dict() if problem.scheduler else None,
+        "step": progress.step,
+        "diverged_step": progress.diverged_step.cpu(),
+        "loss_sum": progress.loss_sum.cpu(),
+        "grad_norm_sum": progress.grad_norm_sum.cpu(),
+        "seconds": progress.seconds,
+    }
+    checkpoint.save(plan.path, state)
+
+
+def _start(problem: Problem, plan: CheckpointPlan | None) -> Progress:
+    device = next(iter(problem.parameters.values())).device
+    num_seeds = len(problem.seeds)
+    state = checkpoint.load(plan.path) if plan else None
+    if state is None:
+        zeros = torch.zeros(num_seeds, dtype=torch.float64, device=device)
+        never = torch.full((num_seeds,), -1, dtype=torch.int64, device=device)
+        return Progress(0, never, zeros, zeros.clone())
+    with torch.no_grad():
+        for name, parameter in problem.parameters.items():
+            parameter.copy_(state["parameters"][name])
+    problem.optimizer.load_state_dict(state["optimizer"])
+    if problem.scheduler:
+        problem.scheduler.load_state_dict(state["scheduler"])
+    moved = (state[name].to(device) for name in ("diverged_step", "loss_sum", "grad_norm_sum"))
+    return Progress(state["step"], *moved, seconds=state["seconds"])
