@@ -45,7 +45,7 @@ class Logger(Protocol):
 
 
 def open(config: RunConfig, run_dir: Path, resume: Mapping[int, int] | None = None) -> Logger:
-    """The logger that `config.logger` names; it writes run_dir/history.csv, cut back to the steps of `resume`.
+    """The logger that `config.logger` names; it writes run_dir/history.csv, cut back to `resume`.
 
     resume: per seed the step that it goes on from (its whole length where it is finished); None starts anew.
 
@@ -83,8 +83,8 @@ class LoggerGroup:
 class CsvLogger:
     """`history.csv`, append-only; every `log` is one write of whole lines, synced to the disk.
 
-    With `resume`, rows after a seed's step in it and a line torn by a kill are dropped first, so that the file ends
-    up as an uninterrupted run's (the times apart). Without, the file starts anew.
+    With `resume`, rows after a seed's step in it and a line torn by a kill are dropped first, so that the
+    file ends up as an uninterrupted run's (the times apart). Without, the file starts anew.
     """
 
     def __init__(self, path: Path, resume: Mapping[int, int] | None = None) -> None:
@@ -141,6 +141,8 @@ class WandbLogger:
     def __init__(self, config: RunConfig, earlier: Sequence[Row], resume: bool) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's own crash reports
+        root = Path(config.launch.results_dir).absolute()
+        os.environ.setdefault("WANDB_DATA_DIR", str(root / "wandb"))  # artifacts' files until they are sent
         import wandb
 
         settings = config.logger
@@ -151,14 +153,14 @@ class WandbLogger:
                 "or choose logger.mode=offline and `wandb sync` later."
             )
         self._wandb = wandb
-        root = Path(config.launch.results_dir)
         self._superseded: list[Path] = []
         self.runs: dict[int, Any] = {}
         group = config.sweep.name if config.sweep else f"{config.label}-{config.slug}"
         for seed in config.seeds:
             run_id = wandb_run_id(config, seed)
             if not online:
-                self._superseded += sorted(root.glob(f"wandb/offline-run-*-{run_id}"))
+                files = root.glob(f"wandb/offline-run-*/run-{run_id}.wandb")
+                self._superseded += sorted(file.parent for file in files)
             try:
                 self.runs[seed] = wandb.init(
                     entity=settings.entity,
@@ -220,7 +222,7 @@ class WandbLogger:
             first.summary.update({f"figures/{path.stem}": self._wandb.Image(str(path)) for path in images})
         artifact = self._wandb.Artifact(artifact_name(run_dir), type="run")
         for path in sorted(run_dir.rglob("*")):
-            if path.is_file() and path.suffix not in (".tmp", ".lock"):
+            if path.is_file() and path.suffix != ".tmp" and path.name != "lock":
                 artifact.add_file(str(path), name=path.relative_to(run_dir).as_posix())
         first.log_artifact(artifact)
 
