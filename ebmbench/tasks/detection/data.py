@@ -1,0 +1,327 @@
+"""The images and boxes of a split: made shapes, or any dataset in COCO's format.
+
+Boxes are x1 y1 x2 y2 in pixels of the image as loaded; labels are the dataset's own category ids. Nothing that a file
+holds is unpickled or evaluated, and no image outside the image folder is opened.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from pycocotools.coco import COCO
+from torch import Tensor
+
+from ebmbench.errors import UserError
+from ebmbench.tasks.detection import shapes
+from ebmbench.tasks.detection.config import CocoData, DataConfig, ShapesData
+
+Split = Literal["train", "val", "test"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image with what is to be learned from it.
+
+    Attributes:
+        image: `[3, H, W]` uint8, RGB.
+        boxes: `[N, 4]` float32, neither crowds nor degenerate boxes.
+        categories: `[N]` int64, category ids.
+    """
+
+    image: Tensor
+    boxes: Tensor
+    categories: Tensor
+
+
+class Dataset(Protocol):
+    """A split of a dataset."""
+
+    split: Split
+    categories: dict[int, str]  # category id -> name, by rising id
+    image_ids: list[int]  # of the images in order; of a training split only those with a box to learn from
+    notes: list[str]  # what was left out, a sentence each
+
+    def load(self, index: int) -> Example | None:
+        """The example at a place in `image_ids`; None for a bad image that the user allows to be skipped."""
+        ...
+
+    def ground_truth(self) -> COCO:
+        """All annotations, crowds included, as COCOeval takes them."""
+        ...
+
+
+def open_split(config: DataConfig, split: Split) -> Dataset:
+    """The split of the configured dataset.
+
+    Raises:
+        UserError: the annotations are missing or not COCO's format, name an image that is not there, or hold no box.
+    """
+    if isinstance(config, ShapesData):
+        return ShapesDataset(config, split)
+    return CocoDataset(config, split)
+
+
+class ShapesDataset:
+    """Made images (see `shapes`), drawn when first asked for and kept: 48 KiB each."""
+
+    def __init__(self, config: ShapesData, split: Split) -> None:
+        self.config = config
+        self.split = split
+        self.categories = dict(enumerate(shapes.CLASSES, start=1))
+        count = {"train": config.num_train, "val": config.num_val, "test": config.num_test}[split]
+        self.image_ids = list(range(1, count + 1))
+        self.notes: list[str] = []
+        self._images: dict[int, shapes.ShapesImage] = {}
+
+    def _make(self, index: int) -> shapes.ShapesImage:
+        if index not in self._images:
+            self._images[index] = shapes.make_image(self.config.data_seed, self.split, index)
+        return self._images[index]
+
+    def load(self, index: int) -> Example:
+        made = self._make(index)
+        boxes = made.boxes
+        if self.split == "train" and self.config.annotation_noise:
+            boxes = shapes.annotation_noise(boxes, self.config.annotation_noise, self.config.data_seed, index)
+        return Example(
+            image=torch.from_numpy(made.image).permute(2, 0, 1).contiguous(),
+            boxes=torch.from_numpy(boxes),
+            categories=torch.from_numpy(made.labels),
+        )
+
+    def ground_truth(self) -> COCO:
+        annotations = []
+        for index, image_id in enumerate(self.image_ids):
+            made = self._make(index)
+            for (x1, y1, x2, y2), label in zip(made.boxes.tolist(), made.labels.tolist(), strict=True):
+                box = [x1, y1, x2 - x1, y2 - y1]
+                annotations.append(
+                    {
+                        "image_id": image_id,
+                        "category_id": label,
+                        "bbox": box,
+                        "area": box[2] * box[3],
+                        "iscrowd": 0,
+                    }
+                )
+        images = [{"id": i, "width": shapes.SIZE, "height": shapes.SIZE} for i in self.image_ids]
+        return as_coco(images, annotations, self.categories)
+
+
+def as_coco(
+    images: list[dict[str, Any]], annotations: list[dict[str, Any]], categories: dict[int, str]
+) -> COCO:
+    """A pycocotools object without a file. Annotations are numbered from 1: COCOeval takes a match with 0 for none."""
+    coco = COCO()
+    coco.dataset = {
+        "images": images,
+        "annotations": [
+            {**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)
+        ],
+        "categories": [{"id": number, "name": name} for number, name in categories.items()],
+    }
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.createIndex()
+    return coco
+
+
+@dataclass
+class CocoDataset:
+    """A split in COCO's format: a JSON file of annotations and a folder of images.
+
+    Grey, CMYK, palette and 16-bit images become RGB. Like torchvision, it takes the pixels as stored; an image is
+    turned by its EXIF tag only where the annotations' width and height fit the turned image and not the stored one.
+    """
+
+    config: CocoData
+    split: Split
+    categories: dict[int, str] = field(init=False)
+    image_ids: list[int] = field(init=False)
+    notes: list[str] = field(init=False, default_factory=list)
+    bad_images: set[int] = field(init=False, default_factory=set)
+
+    def __post_init__(self) -> None:
+        annotations, images = self.config.files(self.split)
+        self.folder = images
+        self.annotation_file = annotations
+        content = read_annotations(annotations)
+        self._images = {image["id"]: image for image in content["images"]}
+        self._annotations = content["annotations"]
+        self.categories = {
+            c["id"]: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])
+        }
+        self._boxes: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in self._images}
+        crowds = degenerate = 0
+        for annotation in self._annotations:
+            x, y, w, h = annotation["bbox"]
+            image = self._images[annotation["image_id"]]
+            x1, y1 = max(x, 0.0), max(y, 0.0)
+            x2, y2 = min(x + w, float(image["width"])), min(y + h, float(image["height"]))
+            if annotation["iscrowd"]:
+                crowds += 1
+            elif x2 - x1 < 1 or y2 - y1 < 1:
+                degenerate += 1
+            else:
+                self._boxes[image["id"]].append(([x1, y1, x2, y2], annotation["category_id"]))
+        self.image_ids = list(self._images)
+        empty = [image_id for image_id, boxes in self._boxes.items() if not boxes]
+        if len(empty) == len(self.image_ids):
+            raise UserError(
+                f"{annotations} holds no box to learn from or to score: all its images are empty."
+            )
+        if self.split == "train":
+            self.image_ids = [image_id for image_id in self.image_ids if self._boxes[image_id]]
+        for count, what in (
+            (crowds, "crowd boxes, left out of training"),
+            (degenerate, "degenerate boxes (under a pixel wide or high), left out of training"),
+            (len(empty) if self.split == "train" else 0, "images without boxes, left out of training"),
+        ):
+            if count:
+                self.notes.append(f"{annotations.name}: {count} {what}.")
+        self._check_files()
+
+    def _path(self, image: dict[str, Any]) -> Path:
+        name = image["file_name"]
+        path = os.path.normpath(name)
+        if os.path.isabs(path) or path.split(os.sep)[0] == os.pardir or "\0" in name:
+            raise UserError(
+                f"{self.annotation_file}: file_name {name!r} of image {image['id']} leads out of the image folder."
+            )
+        return self.folder / path
+
+    def _check_files(self) -> None:
+        """Names a missing image before anything is trained."""
+        if not self.folder.is_dir():
+            raise UserError(
+                f"The image folder {self.folder} of task.data's {self.split} split does not exist."
+            )
+        present = {entry.name for entry in os.scandir(self.folder)}
+        for image_id in self.image_ids:
+            image = self._images[image_id]
+            path = self._path(image)
+            if path.name in present if path.parent == self.folder else path.exists():
+                continue
+            if not self.config.skip_bad_images:
+                raise UserError(
+                    f"{self.annotation_file}: image {image_id} ({image['file_name']!r}) is not in {self.folder}; "
+                    "task.data.skip_bad_images=true leaves out such images."
+                )
+
+    def load(self, index: int) -> Example | None:
+        image_id = self.image_ids[index]
+        if image_id in self.bad_images:
+            return None
+        record = self._images[image_id]
+        path = self._path(record)
+        try:
+            image = _read_image(path, record["width"], record["height"])
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = str(error) or type(error).__name__
+            text = f"{path}, image {image_id} of {self.annotation_file.name}, cannot be used: {reason}"
+            if not self.config.skip_bad_images:
+                raise UserError(f"{text}; task.data.skip_bad_images=true leaves out such images.") from error
+            self.bad_images.add(image_id)
+            print(f"{text}; skipped ({len(self.bad_images)} so far).", file=sys.stderr)
+            return None
+        boxes = self._boxes[image_id]
+        return Example(
+            image=torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(),
+            boxes=torch.tensor([box for box, _ in boxes], dtype=torch.float32).reshape(-1, 4),
+            categories=torch.tensor([category for _, category in boxes], dtype=torch.int64),
+        )
+
+    def ground_truth(self) -> COCO:
+        images = [image for image in self._images.values() if image["id"] not in self.bad_images]
+        kept = {image["id"] for image in images}
+        annotations = [a for a in self._annotations if a["image_id"] in kept]
+        return as_coco(images, annotations, self.categories)
+
+
+def _read_image(path: Path, width: int, height: int) -> Image.Image:
+    with Image.open(path) as opened:
+        opened.load()
+        image: Image.Image = opened
+        if image.size != (width, height):
+            turned = ImageOps.exif_transpose(image)
+            if turned.size != (width, height):
+                raise ValueError(
+                    f"it is {image.width}x{image.height} pixels and its annotations say {width}x{height}"
+                )
+            image = turned
+        if image.mode.startswith("I"):  # 16 bits: the conversion to RGB would cut, not scale
+            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+        return image.convert("RGB")
+
+
+def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
+    """Reads and checks a COCO annotation file; missing `area` and `iscrowd` are filled in.
+
+    Raises:
+        UserError: names the file and the entry that is not as COCO's format says.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(
+            f"The annotation file {path} does not exist; task.data.root and task.data.*_annotations say where it is."
+        ) from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"The annotation file {path} cannot be read as JSON: {error}") from error
+    tables = ("images", "annotations", "categories")
+    if not isinstance(content, dict) or not all(isinstance(content.get(table), list) for table in tables):
+        raise UserError(
+            f"{path} is not in COCO's format: it needs the lists images, annotations and categories."
+        )
+
+    def refuse(table: str, place: int, what: str) -> UserError:
+        return UserError(f"{path} is not in COCO's format: {table}[{place}] {what}.")
+
+    seen: dict[str, set[int]] = {"images": set(), "categories": set()}
+    required = {"images": {"file_name": str, "width": int, "height": int}, "categories": {"name": str}}
+    for table, fields in required.items():
+        for place, entry in enumerate(content[table]):
+            if not isinstance(entry, dict):
+                raise refuse(table, place, "is not an object")
+            for name, kind in {"id": int, **fields}.items():
+                if not isinstance(entry.get(name), kind):
+                    raise refuse(table, place, f"has no {name} that is a {kind.__name__}")
+            if entry["id"] in seen[table]:
+                raise refuse(table, place, f"repeats the id {entry['id']}")
+            seen[table].add(entry["id"])
+    for place, entry in enumerate(content["annotations"]):
+        if not isinstance(entry, dict):
+            raise refuse("annotations", place, "is not an object")
+        box = entry.get("bbox")
+        if not (isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box)):
+            raise refuse("annotations", place, f"has bbox {box!r}, not four finite numbers")
+        if entry.get("image_id") not in seen["images"]:
+            raise refuse(
+                "annotations", place, f"names image {entry.get('image_id')!r}, which is not among its images"
+            )
+        if entry.get("category_id") not in seen["categories"]:
+            raise refuse(
+                "annotations", place, f"names category {entry.get('category_id')!r}, which is not listed"
+            )
+        entry.setdefault("iscrowd", 0)
+        if not _is_number(entry.setdefault("area", max(box[2], 0) * max(box[3], 0))):
+            raise refuse("annotations", place, f"has area {entry['area']!r}, not a number")
+    if not content["images"] or not content["annotations"]:
+        raise UserError(
+            f"{path} holds {len(content['images'])} images and {len(content['annotations'])} boxes."
+        )
+    return {table: content[table] for table in tables}
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

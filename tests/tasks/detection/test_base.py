@@ -1,0 +1,159 @@
+"""The base detector: trained once under its key, loaded safely, and equal to torchvision's own detections."""
+
+import json
+import multiprocessing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torchvision.ops import batched_nms
+
+from ebmbench.errors import UserError
+from ebmbench.tasks.detection import base
+from ebmbench.tasks.detection.config import DetectionTask
+from ebmbench.tasks.detection.data import open_split
+
+
+def task_config(
+    data: dict[str, Any] | None = None, base_settings: dict[str, Any] | None = None
+) -> DetectionTask:
+    shapes = {
+        "name": "shapes", "data_seed": 0, "num_train": 8, "num_val": 4, "num_test": 4, "annotation_noise": 0.0,
+        "short_side": 128, "long_side": 128, "eval_split": "test",
+    }  # fmt: skip
+    settings = {
+        "architecture": "small", "weights": "train", "iterations": 2, "batch_size": 2, "learning_rate": 1e-3,
+        "weight_decay": 0.01, "warmup": 1, "seed": 0, "feature_cache_mb": 0,
+    }  # fmt: skip
+    return DetectionTask.model_validate(
+        {
+            "name": "detection",
+            "data": {**shapes, **(data or {})},
+            "base": {**settings, **(base_settings or {})},
+            "head": {"activation": "relu", "from_base": True, "keep_level": True},
+            "inference": {
+                "score_threshold": 0.05, "nms_threshold": 0.5, "max_detections": 100, "steps": 2,
+                "step_centre": 1e-3, "step_size": 1e-3, "bootstrap": 10,
+            },
+        }
+    )  # fmt: skip
+
+
+def _train(folder: str) -> None:
+    torch.set_num_threads(1)
+    base.load_base(task_config(), Path(folder), "cpu")
+
+
+def test_two_processes_train_one_detector_and_the_next_finds_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_train, args=(str(tmp_path),)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    folders = [path for path in (tmp_path / "base").iterdir() if path.is_dir()]
+    assert [path.name for path in folders] == [base.base_key(task_config())]
+    written = (folders[0] / "model.pt").stat().st_mtime_ns
+    detector = base.load_base(task_config(), tmp_path, "cpu")
+    assert (folders[0] / "model.pt").stat().st_mtime_ns == written
+    assert detector.category_ids == (1, 2, 3, 4, 5) and not detector.model.training
+    assert not any(p.requires_grad for p in detector.model.parameters())
+    assert json.loads((folders[0] / "base.json").read_text())["parameters"] < 2_000_000
+
+
+def test_training_is_a_function_of_its_seed() -> None:
+    config = task_config()
+    dataset = open_split(config.data, "train")
+    before = torch.get_rng_state()
+    first, second = (base.train_base(config, dataset, "cpu").state_dict() for _ in range(2))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(before, torch.get_rng_state())
+    other = base.train_base(task_config(base_settings={"seed": 1}), dataset, "cpu").state_dict()
+    assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+def test_the_key_follows_what_makes_the_detector_and_nothing_else() -> None:
+    key = base.base_key(task_config())
+    assert key == base.base_key(task_config({"eval_split": "val", "num_test": 9}, {"feature_cache_mb": 5}))
+    assert key != base.base_key(task_config(base_settings={"iterations": 3}))
+    assert key != base.base_key(task_config({"annotation_noise": 0.1}))
+
+
+@pytest.mark.parametrize("architecture", ["small", "resnet50"])
+def test_candidates_with_nms_are_torchvisions_detections(tmp_path: Path, architecture: str) -> None:
+    """NMS of the candidates by score, best 100, mapped back: what the torchvision model itself returns."""
+    config = task_config(
+        {"short_side": 96, "long_side": 128}, {"weights": "none", "architecture": architecture}
+    )
+    detector = base.load_base(config, tmp_path, "cpu")
+    images = [
+        torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8),
+        torch.randint(0, 256, (3, 100, 150), dtype=torch.uint8),
+    ]
+    features, candidates = detector.candidates(images, score_threshold=0.05)
+    expected = detector.model([image / 255 for image in images])
+    for image, size, found, want in zip(images, features.sizes, candidates, expected, strict=True):
+        keep = batched_nms(found.boxes, found.scores, found.labels, 0.5)[:100]
+        scale = torch.tensor([image.shape[2] / size[1], image.shape[1] / size[0]]).repeat(2)
+        torch.testing.assert_close(found.boxes[keep] * scale, want["boxes"], atol=2e-3, rtol=1e-4)
+        assert torch.equal(found.labels[keep], want["labels"])
+    assert len(expected[0]["boxes"]) > 0
+    assert [m.shape[0] for m in features.maps] == [2] * len(detector.strides)
+    assert torch.equal(detector.features(images).maps[0], features.maps[0])
+
+
+def test_a_saved_checkpoint_loads_and_others_are_refused(tmp_path: Path) -> None:
+    dataset = open_split(task_config().data, "train")
+    state = base.train_base(task_config(), dataset, "cpu").state_dict()
+    torch.save({"model": state, "epoch": 3}, tmp_path / "good.pt")
+
+    def load(name: str, **settings: Any) -> base.BaseDetector:
+        return base.load_base(
+            task_config(base_settings={"weights": str(tmp_path / name), **settings}), tmp_path, "cpu"
+        )
+
+    assert load("good.pt").category_ids == (1, 2, 3, 4, 5)
+    with pytest.raises(UserError, match="does not fit task.base.architecture=resnet50"):
+        load("good.pt", architecture="resnet50")
+    with pytest.raises(UserError, match="neither|not train, coco, none or the path"):
+        load("missing.pt")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(UserError, match="cannot be loaded|not a checkpoint"):
+        load("text.pt")
+    torch.save({"weights": [1, 2]}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="holds no model"):
+        load("other.pt")
+    torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
+    with pytest.raises(UserError, match="not a torchvision Faster R-CNN"):
+        load("linear.pt")
+    fewer = base.build_model("small", 4, 128, 128).state_dict()
+    torch.save(fewer, tmp_path / "fewer.pt")
+    with pytest.raises(UserError, match="knows 3 categories and the dataset has 5"):
+        load("fewer.pt")
+
+
+class _Trap:
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("/tmp/ebmbench-trap"),))
+
+
+def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
+    torch.save({"model": _Trap()}, tmp_path / "trap.pt")
+    with pytest.raises(UserError):
+        base.load_base(task_config(base_settings={"weights": str(tmp_path / "trap.pt")}), tmp_path, "cpu")
+    assert not Path("/tmp/ebmbench-trap").exists()
+
+
+def test_unknown_categories_are_named() -> None:
+    detector = base.BaseDetector(base.build_model("small", 4, 64, 64), [3, 7, 90])
+    assert detector.labels(torch.tensor([90, 3, 7, 3])).tolist() == [3, 1, 2, 1]
+    with pytest.raises(UserError, match="category 4"):
+        detector.labels(torch.tensor([3, 4]))
+
+
+def test_flip_boxes_is_its_own_inverse() -> None:
+    boxes = torch.tensor([[1.0, 2.0, 5.0, 9.0]])
+    assert base.flip_boxes(boxes, 20.0).tolist() == [[15.0, 2.0, 19.0, 9.0]]
+    assert torch.equal(base.flip_boxes(base.flip_boxes(boxes, 20.0), 20.0), boxes)
