@@ -390,6 +390,22 @@ def from_omegaconf(cfg: DictConfig) -> RunConfig:
     return _validate({str(key): value for key, value in raw.items() if key != "hydra"})
 
 
+def for_task(overrides: Sequence[str]) -> list[str]:
+    """The overrides, with a preset that has a file per task (a folder of conf/experiment) resolved to that file.
+
+    `+experiment=smoke` becomes `+experiment=smoke/1d`: Hydra resolves no group choice inside a preset by itself.
+    """
+    tasks = [text.removeprefix("task=") for text in overrides if text.startswith("task=")]
+    task = tasks[-1] if tasks else "1d"
+    folder = config_dir() / "experiment"
+    resolved = []
+    for text in overrides:
+        key, _, name = text.partition("=")
+        by_task = key == "+experiment" and re.fullmatch(r"[\w-]+", name) and (folder / name).is_dir()
+        resolved.append(f"{text}/{task}" if by_task else text)
+    return resolved
+
+
 def compose(overrides: Sequence[str]) -> RunConfig:
     """Composes and validates one run from command-line overrides such as `["task=1d", "method=nce+"]`.
 
@@ -397,7 +413,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
         UserError: one sentence that names the key, the value and what is allowed.
     """
     with _config_loader() as loader:
-        return _compose(loader, overrides)
+        return _compose(loader, for_task(overrides))
 
 
 def _compose(loader: ConfigLoader, overrides: Sequence[str]) -> RunConfig:
@@ -406,7 +422,7 @@ def _compose(loader: ConfigLoader, overrides: Sequence[str]) -> RunConfig:
     try:
         cfg = hydra.compose("config", [*overrides, search_path_override()], return_hydra_config=False)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_explain(error)) from None
+        raise UserError(explain(error)) from None
     return from_omegaconf(cfg)
 
 
@@ -419,6 +435,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     # The sweeper's own expansion, so that `--multirun` and this project's submit agree on what the jobs are.
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 
+    overrides = for_task(overrides)
     with _config_loader() as loader:
         parsed = _parse(loader, overrides)
         fixed = [o.input_line for o in parsed if o.input_line and not o.is_sweep_override()]
@@ -426,7 +443,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
             cfg = hydra.compose("config", [*fixed, search_path_override()], return_hydra_config=True)
         except (HydraException, OmegaConfBaseException) as error:
             _check_groups(loader, parsed)
-            raise UserError(_explain(error)) from None
+            raise UserError(explain(error)) from None
         params = cfg.hydra.sweeper.get("params") or {}
         grid = [f"{key}={_grid_text(value)}" for key, value in params.items()]
         given = {o.key_or_group for o in parsed}
@@ -466,10 +483,11 @@ def _check_groups(loader: ConfigLoader, overrides: Sequence[Override]) -> None:
         value = override.value()
         if override.is_delete() or not isinstance(value, str | int | float) or group.startswith("hydra/"):
             continue
-        options = loader.get_group_options(group)
+        folder, _, option = str(value).rpartition("/")
+        options = loader.get_group_options(f"{group}/{folder}" if folder else group)
         if group == "sweeps" and not options:  # the search path of sweeps/ is not part of this loader
             options = known_sweeps()
-        if options and str(value) not in options:
+        if options and option not in options:
             raise UserError(f"{group}={value} is not known{_did_you_mean(str(value), options)}")
 
 
@@ -484,7 +502,7 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _explain(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """One sentence for what Hydra found wrong."""
     cause: BaseException = error
     while cause.__cause__ is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,15 @@ from ebmbench.config import RunConfig
 from ebmbench.energy import Energy
 from ebmbench.methods import Method
 from ebmbench.rng import Streams
-from ebmbench.runs import write_atomically
+from ebmbench.files import write_atomically
 from ebmbench.tasks.one_d.config import OneDTask, OneDTrainer
 from ebmbench.tasks.one_d.data import Y_HIGH, Y_LOW, Dataset
+from ebmbench.tasks.one_d.figures import figures
 from ebmbench.tasks.one_d.network import Parameters, initial_parameters, plain_energy
+
+__all__ = ["TARGET_DIM", "OneDProblem", "build", "figures", "finish", "split"]
+
+TARGET_DIM = 1
 
 EnergyFunction = Callable[[Parameters, Tensor], Energy]
 
@@ -55,6 +61,7 @@ class OneDProblem:
         self.batch_size = min(trainer.batch_size, task.num_train)
         self.steps_per_epoch = math.ceil(task.num_train / self.batch_size)
         self.num_steps = trainer.epochs * self.steps_per_epoch
+        self.num_examples = trainer.epochs * task.num_train
         self.streams = Streams(self.seeds, device)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
 
@@ -109,16 +116,16 @@ class OneDProblem:
                     "trusted": int(good),
                 }
             )
-            values = math.nan if diverged else None
-            curves += [
-                {"seed": seed, "level": level, "coverage": values or metrics.coverage(pit, level).item()}
-                for level in CALIBRATION_LEVELS
-            ]
+            for level in CALIBRATION_LEVELS:
+                share = math.nan if diverged else metrics.coverage(pit, level).item()
+                curves.append({"seed": seed, "level": level, "coverage": share})
             picture = self.log_density_values(index, grids.picture_x, grids.picture_y)
             density = metrics.normalise(picture, grids.picture_spacing)
             densities.append((density * math.nan if diverged else density).to(torch.float16).cpu().numpy())
-        write_atomically(run_dir / "calibration.csv", pd.DataFrame(curves).to_csv(index=False).encode())
-        _write_densities(run_dir / "densities.npz", grids, self.seeds, densities)
+        part = self.seeds[0]  # `finish` puts the parts of a run together
+        write_atomically(run_dir / f"calibration.{part}.csv", pd.DataFrame(curves).to_csv(index=False).encode())
+        arrays = grids.picture_arrays()
+        _write_arrays(run_dir / f"densities.{part}.npz", {**arrays, "model": np.stack(densities), "seeds": self.seeds})
         return rows
 
     def _score(self, index: int, grids: _Grids) -> tuple[dict[str, float], Tensor]:
@@ -209,19 +216,17 @@ class _Grids:
         self.picture_spacing = (Y_HIGH - Y_LOW) / 240
         self.picture_true = dataset.law.log_prob(self.picture_x[:, None], self.picture_y).exp()
 
+    def picture_arrays(self) -> dict[str, np.ndarray]:
+        return {
+            "x": self.picture_x.cpu().numpy(),
+            "y": self.picture_y.cpu().numpy(),
+            "true": self.picture_true.to(torch.float16).cpu().numpy(),
+        }
 
-def _write_densities(path: Path, grids: _Grids, seeds: Sequence[int], densities: list[np.ndarray]) -> None:
-    from io import BytesIO
 
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     buffer = BytesIO()
-    np.savez_compressed(
-        buffer,
-        x=grids.picture_x.cpu().numpy(),
-        y=grids.picture_y.cpu().numpy(),
-        true=grids.picture_true.to(torch.float16).cpu().numpy(),
-        model=np.stack(densities),
-        seeds=np.array(seeds),
-    )
+    np.savez_compressed(buffer, **arrays)
     write_atomically(path, buffer.getvalue())
 
 
@@ -242,3 +247,19 @@ def build(config: RunConfig, seeds: Sequence[int], device: torch.device) -> OneD
 def split(config: RunConfig) -> list[tuple[int, ...]]:
     """Groups of seeds that fit into memory together."""
     return [config.seeds]
+
+
+def finish(config: RunConfig, run_dir: Path) -> None:
+    """Puts together what the parts of a run wrote."""
+    firsts = [seeds[0] for seeds in split(config)]
+    tables = [run_dir / f"calibration.{first}.csv" for first in firsts]
+    arrays = [run_dir / f"densities.{first}.npz" for first in firsts]
+    if not tables[0].exists():
+        return  # put together before, by an attempt that was then interrupted
+    curves = pd.concat([pd.read_csv(path) for path in tables])
+    write_atomically(run_dir / "calibration.csv", curves.to_csv(index=False).encode())
+    parts = [dict(np.load(path, allow_pickle=False)) for path in arrays]
+    joined = {key: np.concatenate([part[key] for part in parts]) for key in ("model", "seeds")}
+    _write_arrays(run_dir / "densities.npz", {**parts[0], **joined})
+    for path in (*tables, *arrays):
+        path.unlink()

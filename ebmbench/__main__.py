@@ -1,0 +1,8 @@
+"""`python -m ebmbench`."""
+
+import sys
+
+from ebmbench.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

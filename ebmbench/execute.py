@@ -1,0 +1,297 @@
+"""One run from its configuration to a complete run directory."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebmbench import checkpoint, loggers, runs
+from ebmbench.config import RunConfig, share_dir
+from ebmbench.energy import AutogradEnergy
+from ebmbench.errors import UserError
+from ebmbench.files import write_atomically
+from ebmbench.interrupt import Interrupted, StopFlag
+from ebmbench.methods import Method
+from ebmbench.progress import ProgressDisplay
+from ebmbench.rng import Streams
+from ebmbench.train import Callbacks, CheckpointPlan, Progress, train
+
+TASK_MODULES = {"1d": "ebmbench.tasks.one_d.problem", "detection": "ebmbench.tasks.detection.problem"}
+"""Each offers TARGET_DIM, split(config), build(config, seeds, device), finish(config, run_dir), figures(config, run_dir)."""
+
+PACKAGES = ("ebmbench", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "pandas", "pycocotools")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `state` as `runs.read_state` gives it; `existed` if nothing had to be done."""
+
+    run_dir: Path
+    state: str
+    existed: bool
+
+
+def execute(config: RunConfig, quiet: bool = False) -> Outcome:
+    """Trains and evaluates a run, or finds its result; goes on with an unfinished one.
+
+    Raises:
+        UserError: the device or the folder cannot be had, or another process works on the run.
+        Interrupted: a signal came; the run goes on when it is executed again.
+        Exception: whatever made it fail; the run directory is marked as failed.
+    """
+    device = resolve_device(config.launch.device)
+    if not config.launch.force and runs.read_state(config.run_dir) in ("done", "diverged"):
+        return Outcome(config.run_dir, runs.read_state(config.run_dir), existed=True)
+    if config.launch.threads:
+        torch.set_num_threads(config.launch.threads)
+    with runs.open_attempt(config, commit()) as attempt, StopFlag() as stop:
+        try:
+            _run(config, device, attempt, stop, quiet)
+        except (Interrupted, KeyboardInterrupt):
+            attempt.update(state="interrupted")
+            raise
+        except BaseException as error:
+            (attempt.work_dir / "error.txt").write_text(traceback.format_exc())
+            attempt.update(state="failed", error=last_line(error))
+            raise
+    return Outcome(config.run_dir, runs.read_state(config.run_dir), existed=False)
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        UserError: a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count() if name.startswith("cuda") else 0
+    if name.startswith("cuda") and (torch.device(name).index or 0) >= count:
+        have = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
+        raise UserError(f"device={name} cannot be had: this machine has {have}; use device=auto or device=cpu")
+    return torch.device(name)
+
+
+def last_line(error: BaseException) -> str:
+    """The error in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+
+
+def _run(config: RunConfig, device: torch.device, attempt: runs.Attempt, stop: StopFlag, quiet: bool) -> None:
+    started = time.monotonic()
+    work_dir = attempt.work_dir
+    task = importlib.import_module(TASK_MODULES[config.task.name])
+    method = config.build_method()
+    groups: list[tuple[int, ...]] = task.split(config)
+    parts = [_Part(work_dir, index, seeds) for index, seeds in enumerate(groups)]
+    logger = loggers.open(config, work_dir, _resume_steps(parts))
+    state = "failed"
+    try:
+        rows: list[dict[str, Any]] = []
+        states: list[dict[str, Any]] = []
+        for part in parts:
+            stop.check()
+            result = part.result()
+            if result is None:
+                result = _train_part(config, task, part, device, attempt, logger, stop, quiet, len(parts))
+            rows += result["rows"]
+            states.append(result)
+        evaluations = energy_evaluations(method, task.TARGET_DIM)
+        for row in rows:
+            row["energy_evaluations"] = evaluations * int(row.pop("examples"))
+        task.finish(config, work_dir)
+        write_atomically(work_dir / "checkpoint.pt", _final_checkpoint(config, states))
+        write_atomically(work_dir / "metrics.csv", _csv(rows))
+        seconds = sum(result["seconds"] for result in states)
+        runs.write_json(work_dir / "environment.json", environment(device, seconds, time.monotonic() - started))
+        figures = task.figures(config, work_dir)
+        attempt.status.diverged = {str(row["seed"]): int(row["diverged_step"]) for row in rows if row["diverged"]}
+        logger.finish(rows, figures, work_dir)
+        for part in parts:
+            part.remove()
+        (work_dir / "error.txt").unlink(missing_ok=True)
+        state = "done"
+    except (Interrupted, KeyboardInterrupt):
+        state = "interrupted"
+        raise
+    finally:
+        logger.close(state)
+    attempt.publish()
+
+
+class _Part:
+    """Seeds that train together: the checkpoint of their training, then their result."""
+
+    def __init__(self, work_dir: Path, index: int, seeds: tuple[int, ...]) -> None:
+        self.seeds = seeds
+        self.index = index
+        self.training = work_dir / f"training.{index}.pt"
+        self.finished = work_dir / f"part.{index}.pt"
+
+    def result(self) -> dict[str, Any] | None:
+        return checkpoint.load(self.finished)
+
+    def remove(self) -> None:
+        checkpoint.remove(self.training)
+        checkpoint.remove(self.finished)
+
+
+def _resume_steps(parts: Sequence[_Part]) -> dict[int, int] | None:
+    """Per seed the step to which its history stands, None if nothing was begun."""
+    steps: dict[int, int] = {}
+    for part in parts:
+        state = checkpoint.load(part.finished) or checkpoint.load(part.training)
+        if state is not None:
+            steps |= dict.fromkeys(part.seeds, int(state["step"]))
+    return steps or None
+
+
+def _train_part(
+    config: RunConfig,
+    task: Any,
+    part: _Part,
+    device: torch.device,
+    attempt: runs.Attempt,
+    logger: loggers.Logger,
+    stop: StopFlag,
+    quiet: bool,
+    num_parts: int,
+) -> dict[str, Any]:
+    problem = task.build(config, part.seeds, device)
+    stamp = {"run_hash": config.run_hash, "threads": torch.get_num_threads(), "device": device.type}
+    plan = CheckpointPlan(part.training, config.launch.checkpoint_seconds, stamp)
+    attempt.update(num_steps=problem.num_steps * num_parts)
+    before = part.index * problem.num_steps
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    title = f"{config.label} {config.method.name}"
+    if num_parts > 1:
+        title += f" part {part.index + 1}/{num_parts}"
+    with ProgressDisplay(title, problem, quiet) as display:
+
+        def on_epoch(progress: Progress, rows: list[dict[str, Any]]) -> None:
+            logger.log(rows)
+            display.epoch(rows)
+
+        def on_step(progress: Progress) -> None:
+            display.step(progress)
+            attempt.heartbeat(before + progress.step)
+
+        progress = train(problem, plan, Callbacks(on_epoch, on_step), stop)
+        display.message("evaluating")
+    rows = problem.evaluate(attempt.work_dir, progress.diverged_step)
+    stop.check()
+    share = progress.seconds / len(part.seeds)
+    memory = round(peak_memory(device) / 2**20, 1)
+    for row in rows:
+        row |= {"train_seconds": round(share, 3), "peak_memory_mb": memory, "examples": problem.num_examples}
+    result = {
+        "rows": rows,
+        "seeds": list(part.seeds),
+        "step": progress.step,
+        "seconds": progress.seconds,
+        "parameters": {name: p.detach().cpu().clone() for name, p in problem.parameters.items()},
+    }
+    checkpoint.save(part.finished, result)
+    return result
+
+
+def _final_checkpoint(config: RunConfig, states: Sequence[dict[str, Any]]) -> bytes:
+    """The trained parameters by seed."""
+    parameters: dict[int, dict[str, Tensor]] = {}
+    for state in states:
+        for index, seed in enumerate(state["seeds"]):
+            stacked = len(state["seeds"]) > 1 or config.task.name == "1d"
+            parameters[seed] = {k: p[index].clone() if stacked else p for k, p in state["parameters"].items()}
+    buffer = io.BytesIO()
+    torch.save({"run_hash": config.run_hash, "parameters": parameters}, buffer)
+    return buffer.getvalue()
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def energy_evaluations(method: Method, dim: int) -> int:
+    """How often a method evaluates f (or its gradient) for one example and step, counted on a quadratic energy."""
+    count = 0
+
+    def quadratic(y: Tensor) -> Tensor:
+        nonlocal count
+        count += y.shape[-2]
+        return -0.5 * y.square().sum(-1)
+
+    method.loss(AutogradEnergy(quadratic), torch.zeros(1, dim), Streams([0], stacked=False).at(0))
+    return count
+
+
+def environment(device: torch.device, train_seconds: float, total_seconds: float) -> dict[str, Any]:
+    """What the run ran on."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "commit": commit(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({os.cpu_count()} cores)",
+        "threads": torch.get_num_threads(),
+        "train_seconds": round(train_seconds, 3),
+        "total_seconds": round(total_seconds, 3),
+        "peak_memory_mb": round(peak_memory(device) / 2**20, 1),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device's allocator on a GPU, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def commit() -> str | None:
+    """The commit of this checkout (with `+` where files differ from it), None in an installed package."""
+    root = share_dir()
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        return head + "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *words: str) -> str:
+    result = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10)
+    return result.stdout.strip()
+
+
+def read_environment(run_dir: Path) -> dict[str, Any]:
+    """`environment.json` of a run directory."""
+    return json.loads((run_dir / "environment.json").read_text())

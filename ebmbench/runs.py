@@ -1,0 +1,239 @@
+"""Run directories: `<results_dir>/runs/<run id>/`, found again from their settings.
+
+A run directory holds
+
+    config.yaml       the resolved configuration
+    status.json       state, step, diverged seeds, error, identity (schema in `Status`)
+    metrics.csv       one row per seed, only when the run is done
+    history.csv       training history, one row per epoch and seed
+    checkpoint.pt     the trained parameters (torch.load with weights_only=True)
+    environment.json  versions, commit, device, threads, seconds, peak memory
+    figures/          PNG and PDF
+
+Every file is written under a temporary name and renamed, so that no reader sees half of one. With `force=true` a new
+attempt works in `attempt/`, of the same layout, and its files take the place of the old ones when it is complete.
+"""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ebmbench.config import ALGORITHMS, RunConfig
+from ebmbench.errors import UserError
+from ebmbench.files import write_atomically
+from ebmbench.locking import Lock, is_held
+
+SCHEMA = 1
+"""Version of the run directory's layout."""
+
+
+@dataclass
+class Status:
+    """What `status.json` holds."""
+
+    run_id: str
+    run_hash: str
+    config_hash: str
+    task: str
+    dataset: str
+    method: str
+    seeds: list[int]
+    sweep: str | None
+    state: str
+    """running, done, failed or interrupted; `read_state` says what becomes of `running` when nobody runs it."""
+    attempt: int = 1
+    step: int = 0
+    num_steps: int = 0
+    diverged: dict[str, int] = field(default_factory=dict)
+    """Seed to the step at which its loss or gradient turned non-finite."""
+    error: str | None = None
+    started: str | None = None
+    updated: str | None = None
+    finished: str | None = None
+    host: str | None = None
+    pid: int | None = None
+    slurm_job: str | None = None
+    commit: str | None = None
+    schema: int = SCHEMA
+    algorithms: int = ALGORITHMS
+
+
+def now() -> str:
+    """The time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read_status(run_dir: Path) -> Status | None:
+    """The status of a run directory, None where there is none.
+
+    Raises:
+        UserError: where `status.json` is damaged or of another version.
+    """
+    path = run_dir / "status.json"
+    try:
+        raw = json.loads(path.read_text())
+        if raw.get("schema") != SCHEMA:
+            raise UserError(f"{path} is of layout version {raw.get('schema')}, and this ebmbench reads {SCHEMA}")
+        return Status(**raw)
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f"{path} is damaged") from None
+
+
+def read_state(run_dir: Path) -> str:
+    """missing, running, interrupted, failed, diverged (done, with a seed that diverged) or done."""
+    status = read_status(run_dir)
+    if status is None:
+        return "missing"
+    if status.state == "running" and not is_held(run_dir / "lock"):
+        return "interrupted"  # killed: nobody holds the lock
+    return "diverged" if status.state == "done" and status.diverged else status.state
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, str]]:
+    """The rows of `metrics.csv` as text."""
+    with open(run_dir / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+class Attempt:
+    """A run under way: writes its status, and publishes its files at the end."""
+
+    def __init__(self, run_dir: Path, work_dir: Path, status: Status) -> None:
+        self.run_dir, self.work_dir, self.status = run_dir, work_dir, status
+        self._written = 0.0
+
+    def update(self, **changes: Any) -> None:
+        """Changes the status, and writes it."""
+        for name, value in changes.items():
+            setattr(self.status, name, value)
+        self.status.updated = now()
+        write_json(self.work_dir / "status.json", asdict(self.status))
+        self._written = time.monotonic()
+
+    def heartbeat(self, step: int, every_seconds: float = 2.0) -> None:
+        """Writes the step, not more often than said."""
+        if time.monotonic() - self._written >= every_seconds:
+            self.update(step=step)
+
+    def publish(self) -> None:
+        """The attempt is complete: `status.json` says done last of all."""
+        self.update(state="done", step=self.status.num_steps, finished=now(), error=None)
+        if self.work_dir != self.run_dir:
+            _promote(self.work_dir, self.run_dir)
+
+
+@contextmanager
+def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt]:
+    """Locks the run directory and gives the attempt to work on: a new one, or the unfinished one that is there.
+
+    Raises:
+        UserError: the folder cannot be written, or another process works on the run.
+    """
+    run_dir = config.run_dir
+    created = _make_run_dir(run_dir)
+    try:
+        lock = Lock(run_dir / "lock")
+        lock.acquire()
+    except BaseException:
+        if created:
+            shutil.rmtree(run_dir, ignore_errors=True)
+        raise
+    try:
+        _finish_promotion(run_dir)
+        work_dir = run_dir / "attempt" if config.launch.force and _is_done(run_dir) else run_dir
+        if (run_dir / "attempt").is_dir() and work_dir == run_dir and _is_done(run_dir):
+            shutil.rmtree(run_dir / "attempt")
+        work_dir.mkdir(exist_ok=True)
+        old = read_status(work_dir)
+        published = read_status(run_dir)
+        number = old.attempt if old else (published.attempt + 1 if published else 1)
+        status = Status(
+            run_id=config.run_id,
+            run_hash=config.run_hash,
+            config_hash=config.config_hash,
+            task=config.task.name,
+            dataset=config.task.dataset_name,
+            method=config.method.name,
+            seeds=list(config.seeds),
+            sweep=config.sweep.name if config.sweep else None,
+            state="running",
+            attempt=number,
+            step=old.step if old else 0,
+            started=old.started if old else now(),
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            slurm_job=slurm_job(),
+            commit=commit,
+        )
+        write_atomically(work_dir / "config.yaml", config.to_yaml().encode())
+        attempt = Attempt(run_dir, work_dir, status)
+        attempt.update()
+        yield attempt
+    finally:
+        lock.release()
+
+
+def slurm_job() -> str | None:
+    """`<array job>_<task>` or the job's id, inside SLURM."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Plain data as JSON, whole or not at all."""
+    write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
+
+
+def _make_run_dir(run_dir: Path) -> bool:
+    """Creates the directory; True if it was not there. Leaves nothing behind where it cannot be written."""
+    created: list[Path] = []
+    try:
+        for folder in (*reversed(run_dir.parents), run_dir):
+            if not folder.exists():
+                folder.mkdir(exist_ok=True)
+                created.append(folder)
+        if not os.access(run_dir, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(run_dir))
+    except OSError as error:
+        for folder in reversed(created):
+            folder.rmdir()
+        raise UserError(
+            f"results_dir={str(run_dir.parent.parent)!r} cannot be written ({error.strerror}); "
+            "give a folder that can be"
+        ) from None
+    return run_dir in created
+
+
+def _is_done(folder: Path) -> bool:
+    status = read_status(folder)
+    return status is not None and status.state == "done"
+
+
+def _finish_promotion(run_dir: Path) -> None:
+    """Completes what `_promote` had begun when it was killed."""
+    if _is_done(run_dir / "attempt"):
+        _promote(run_dir / "attempt", run_dir)
+
+
+def _promote(work_dir: Path, run_dir: Path) -> None:
+    """Moves an attempt's files over the old ones, `status.json` last; can be done again after a kill at any moment."""
+    paths = sorted(path for path in work_dir.rglob("*") if path.is_file())
+    for path in sorted(paths, key=lambda path: path == work_dir / "status.json"):
+        target = run_dir / path.relative_to(work_dir)
+        target.parent.mkdir(exist_ok=True)
+        os.replace(path, target)
+    shutil.rmtree(work_dir)
