@@ -1,0 +1,36 @@
+# Two commands do everything on a fresh machine with python3 and make:  make run  and  make test
+VENV ?= .venv
+PYTHON = $(VENV)/bin/python
+INSTALLED = $(VENV)/.installed
+
+.PHONY: install run test test-all soak lint bench clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml
+	python3 -m venv $(VENV)
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $(INSTALLED)
+
+# The main job: nce+ on 1D dataset 1, one seed.
+run: install
+	$(PYTHON) -m ebmbench task=1d method=nce+
+
+# The fast tests, on all cores; each process computes on one.
+test: install
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile -m "not slow"
+
+# Everything, the long ones too: SLURM, a browser, long trainings, the short soak.
+test-all: install
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile
+
+lint: install
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
+
+bench: install
+	$(PYTHON) -m ebmbench.bench
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
