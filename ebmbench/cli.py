@@ -111,11 +111,16 @@ def run_one(config: RunConfig) -> int:
         )
         return stopped.exit_code
     except KeyboardInterrupt:
-        print(f"ebmbench: stopped; the same command goes on from the last checkpoint in {config.run_dir}", file=sys.stderr)
+        print(
+            f"ebmbench: stopped; the same command goes on from the last checkpoint in {config.run_dir}", file=sys.stderr
+        )
         return 130
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        print(f"ebmbench: {error.strerror or error}{where}; the run is unfinished and can be started again", file=sys.stderr)
+        print(
+            f"ebmbench: {error.strerror or error}{where}; the run is unfinished and can be started again",
+            file=sys.stderr,
+        )
         return 1
     except Exception as error:
         print(f"ebmbench: the run failed: {last_line(error)}; the trace is in {config.run_dir}", file=sys.stderr)

@@ -521,5 +521,3 @@ def explain(error: Exception) -> str:
         return f"{key} is not a setting{_did_you_mean(key, sorted(keys))}"
     detail = _first_line(cause) if isinstance(cause, Exception) and cause is not error else ""
     return f"{text} {detail}".strip() if detail and detail not in text else text
-
-

@@ -249,7 +249,7 @@ def energy_evaluations(method: Method, dim: int) -> int:
 
 def environment(device: torch.device, train_seconds: float, total_seconds: float) -> dict[str, Any]:
     """What the run ran on."""
-    versions = {}
+    versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
             versions[package] = importlib.metadata.version(package)

@@ -35,7 +35,9 @@ class StopFlag:
                 self._old[signum] = signal.signal(signum, self._handle)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for signum, handler in self._old.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
 

@@ -124,8 +124,14 @@ def quantile(density: Tensor, probability: Tensor | float, low: float, spacing: 
     """The y below which the density has a given probability: `[..., G] -> [...]`, linear within a cell."""
     distribution = cdf(density, spacing)
     distribution = distribution / distribution[..., -1:]
-    p = torch.as_tensor(probability, dtype=torch.float64, device=density.device).expand(density.shape[:-1]).unsqueeze(-1)
-    cell = (torch.searchsorted(distribution.contiguous(), p.contiguous(), right=True) - 1).clamp(0, density.shape[-1] - 2)
+    p = (
+        torch.as_tensor(probability, dtype=torch.float64, device=density.device)
+        .expand(density.shape[:-1])
+        .unsqueeze(-1)
+    )
+    cell = (torch.searchsorted(distribution.contiguous(), p.contiguous(), right=True) - 1).clamp(
+        0, density.shape[-1] - 2
+    )
     left, right = distribution.gather(-1, cell), distribution.gather(-1, cell + 1)
     place = torch.where(right > left, (p - left) / (right - left), 0.5).clamp(0, 1)
     return (low + spacing * (cell + place)).squeeze(-1)

@@ -113,8 +113,7 @@ def split_layers(parameters: dict[int, dict[str, Tensor]]) -> dict[int, Paramete
     sizes = [shape.numel() for shape in shapes.values()]
     return {
         seed: {
-            name: part.view(shape)
-            for (name, shape), part in zip(shapes.items(), p["flat"].split(sizes), strict=True)
+            name: part.view(shape) for (name, shape), part in zip(shapes.items(), p["flat"].split(sizes), strict=True)
         }
         for seed, p in parameters.items()
     }

@@ -192,5 +192,5 @@ def _start(problem: Problem, plan: CheckpointPlan | None) -> Progress:
     problem.optimizer.load_state_dict(state["optimizer"])
     if problem.scheduler:
         problem.scheduler.load_state_dict(state["scheduler"])
-    moved = (state[name].to(device) for name in ("diverged_step", "loss_sum", "grad_norm_sum"))
-    return Progress(state["step"], *moved, seconds=state["seconds"])
+    tensors = {name: state[name].to(device) for name in ("diverged_step", "loss_sum", "grad_norm_sum")}
+    return Progress(state["step"], seconds=state["seconds"], **tensors)

@@ -1,7 +1,29 @@
-"""The figures of a report."""
+"""The figures of a report: each a set of panels that can be drawn for the page (SVG) or for a paper (PDF, PNG).
+
+A panel is one pair of axes, so that the page can lay panels out for a phone or a desk, and a paper figure can put the
+same panels in a grid. Every figure carries the numbers that it shows as a table.
+"""
 
 from __future__ import annotations
 
+import io
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as MplFigure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from ebmbench.report.data import Results, axis_title, setting_keys
 from ebmbench.report.palette import (
     BASE_COLOR,
     DENSITY_CMAP,
@@ -11,4 +33,810 @@ from ebmbench.report.palette import (
     TRUTH_COLOR,
 )
 
-__all__ = ["BASE_COLOR", "DENSITY_CMAP", "METHODS", "METHOD_COLORS", "METHOD_MARKERS", "TRUTH_COLOR"]
+__all__ = [
+    "BASE_COLOR",
+    "DENSITY_CMAP",
+    "METHODS",
+    "METHOD_COLORS",
+    "METHOD_MARKERS",
+    "TRUTH_COLOR",
+    "Figure",
+    "Panel",
+    "all_figures",
+    "save_figure",
+    "to_svg",
+]
+
+# Ink of text, axes and grid. On the page, to_svg replaces each by a CSS colour of the light or dark theme.
+INK, MUTED, GRID = "#1b1c1e", "#5b5c5e", "#dcdddf"
+_CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
+
+METRIC_TITLES = {
+    "d_kl": "D_KL(true ‖ model), nats",
+    "nll": "NLL on held-out points, nats",
+    "crps": "CRPS, units of y",
+    "coverage_90": "coverage of the 90 % interval",
+    "ap": "AP after refinement, %",
+    "ap75": "AP75 after refinement, %",
+    "ap_gain": "AP gained over the base detector, points",
+    "box_nll": "box NLL, nats",
+}
+LOWER_IS_BETTER = {"d_kl", "nll", "crps", "box_nll"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes: a title, what draws it, its width and height in inches."""
+
+    title: str
+    draw: Callable[[Axes], None]
+    size: tuple[float, float] = (3.5, 2.5)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels that belong together, the methods or labels of their legend, and the numbers behind them."""
+
+    name: str
+    title: str
+    caption: str
+    panels: tuple[Panel, ...]
+    data: pd.DataFrame
+    legend: tuple[str, ...] = ()
+    columns: int = 2
+
+
+# ------------------------------------------------------------------------------------------------------- rendering
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.rc_context(
+        {
+            "font.size": 8,
+            "axes.titlesize": 8.5,
+            "axes.titleweight": "bold",
+            "axes.titlelocation": "left",
+            "axes.labelsize": 8,
+            "xtick.labelsize": 7.5,
+            "ytick.labelsize": 7.5,
+            "legend.fontsize": 7.5,
+            "text.color": INK,
+            "axes.labelcolor": INK,
+            "axes.edgecolor": MUTED,
+            "xtick.color": MUTED,
+            "ytick.color": MUTED,
+            "xtick.labelcolor": INK,
+            "ytick.labelcolor": INK,
+            "grid.color": GRID,
+            "grid.linewidth": 0.6,
+            "axes.grid": True,
+            "axes.axisbelow": True,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "lines.linewidth": 1.3,
+            "lines.markersize": 4.5,
+            "svg.fonttype": "none",
+            "pdf.fonttype": 42,
+            "axes.unicode_minus": True,
+        }
+    ):
+        yield
+
+
+def to_svg(panel: Panel, prefix: str) -> str:
+    """The panel as an inline SVG without a title: text stays text, its ids begin with `prefix`, its ink follows
+    the page's theme."""
+    with _style(), matplotlib.rc_context({"svg.hashsalt": prefix}):
+        figure = MplFigure(figsize=panel.size, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        panel.draw(axes)
+        figure.patch.set_alpha(0)
+        axes.patch.set_alpha(0)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, flags=re.S)
+    text = re.sub(r'\bid="', f'id="{prefix}-', text)
+    text = re.sub(r"url\(#", f"url(#{prefix}-", text)
+    text = re.sub(r'xlink:href="#', f'xlink:href="#{prefix}-', text)
+    for color, css in _CSS.items():
+        text = text.replace(color, css)
+    text = text.replace("'DejaVu Sans'", "system-ui, sans-serif")
+    width, height = (72 * inches for inches in panel.size)
+    return re.sub(
+        r"<svg [^>]*>",
+        f'<svg viewBox="0 0 {width:g} {height:g}" role="img" xmlns="http://www.w3.org/2000/svg" '
+        'xmlns:xlink="http://www.w3.org/1999/xlink">',
+        text,
+        count=1,
+    )
+
+
+def save_figure(figure: Figure, folder: Path) -> list[Path]:
+    """Writes `<name>.pdf`, `<name>.png` (300 dpi) and the numbers as `<name>.csv`; returns the paths."""
+    columns = min(figure.columns, len(figure.panels))
+    lines = math.ceil(len(figure.panels) / columns)
+    width, height = figure.panels[0].size
+    legend_height = 0.35 if figure.legend else 0.0
+    with _style():
+        page = MplFigure(figsize=(width * columns, height * lines + legend_height), layout="constrained")
+        FigureCanvasAgg(page)
+        if figure.legend:
+            page.legend(
+                handles=[legend_handle(name) for name in figure.legend],
+                loc="outside upper center",
+                ncols=min(len(figure.legend), max(2, int(width * columns / 0.9))),
+                frameon=False,
+            )
+        grid = page.subplots(lines, columns, squeeze=False)
+        for axes in grid.flat[len(figure.panels) :]:
+            axes.set_axis_off()
+        for axes, panel in zip(grid.flat, figure.panels, strict=False):
+            panel.draw(axes)
+            axes.set_title(panel.title)
+        folder.mkdir(parents=True, exist_ok=True)
+        paths = [folder / f"{figure.name}.{ending}" for ending in ("pdf", "png", "csv")]
+        page.savefig(paths[0], metadata={"CreationDate": None})
+        page.savefig(paths[1], dpi=300)
+    figure.data.to_csv(paths[2], index=False)
+    return paths
+
+
+def legend_handle(name: str) -> Line2D:
+    """A method's marker and colour; the truth is a grey line."""
+    if name not in METHOD_COLORS:
+        return Line2D([], [], color=TRUTH_COLOR, lw=3, alpha=0.6, label=name)
+    return Line2D([], [], color=METHOD_COLORS[name], marker=METHOD_MARKERS[name], label=name)
+
+
+# ----------------------------------------------------------------------------------------------------- small tools
+
+
+def bootstrap_mean(values: np.ndarray) -> tuple[float, float, float]:
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(0, len(values), (2000, len(values)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(values.mean()), float(low), float(high)
+
+
+def _methods(frame: pd.DataFrame) -> list[str]:
+    present = set(frame["method"])
+    return [method for method in METHODS if method in present] + sorted(present - set(METHODS))
+
+
+def _color(method: str) -> str:
+    return METHOD_COLORS.get(method, MUTED)
+
+
+def _marker(method: str) -> str:
+    return METHOD_MARKERS.get(method, "o")
+
+
+def _spread_asks_for_log(values: Sequence[float]) -> bool:
+    finite = [v for v in values if math.isfinite(v)]
+    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > 12
+
+
+def _log_axis(axes: Axes, which: str = "x") -> None:
+    """A logarithmic axis with plain numbers, labelled often enough within a decade or two."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    (axes.set_xscale if which == "x" else axes.set_yscale)("log")
+    low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
+    decades = math.log10(high / low) if low > 0 else 3
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1, 3) if decades < 2.5 else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _jitter(count: int, width: float = 0.5) -> np.ndarray:
+    """Even, fixed offsets that look random: the golden ratio's multiples."""
+    return ((np.arange(count) * 0.618034) % 1 - 0.5) * width
+
+
+def best_five(values: Sequence[float], metric: str) -> float | None:
+    """The paper's figure: the mean of the best 5 of (at least) 20."""
+    finite = sorted((v for v in values if math.isfinite(v)), reverse=metric not in LOWER_IS_BETTER)
+    return float(np.mean(finite[:5])) if len(values) >= 20 and len(finite) >= 5 else None
+
+
+def _labels_with(frame: pd.DataFrame, metric: str) -> list[str]:
+    if metric not in frame:
+        return []
+    return [label for label, part in frame.groupby("label") if part[metric].notna().any()]
+
+
+# -------------------------------------------------------------------------------------------------- method figures
+
+
+def summary_table(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
+    """Per label, method and metric: mean of the seeds that have a value with its 95 % interval, best 5, counts."""
+    rows = []
+    for metric in metrics:
+        for label in _labels_with(frame, metric):
+            part = frame[frame["label"] == label]
+            for method in _methods(part):
+                values = part.loc[part["method"] == method, metric].to_numpy(float)
+                finite = values[np.isfinite(values)]
+                mean, low, high = bootstrap_mean(finite) if len(finite) else (math.nan,) * 3
+                rows.append(
+                    {
+                        "label": label,
+                        "metric": metric,
+                        "method": method,
+                        "mean": mean,
+                        "low": low,
+                        "high": high,
+                        "best5": best_five(list(values), metric),
+                        "seeds": len(values),
+                        "without_value": len(values) - len(finite),
+                    }
+                )
+    return pd.DataFrame(rows)
+
+
+def ranking(results: Results) -> Figure | None:
+    """Mean over seeds with its interval, best method on top."""
+    table = summary_table(results.comparison, ["d_kl", "nll", "ap", "ap_gain", "box_nll"])
+    if table.empty:
+        return None
+    panels = []
+    for (metric, label), part in table.groupby(["metric", "label"], sort=False):
+        part = part.sort_values("mean", ascending=metric not in LOWER_IS_BETTER, na_position="first")
+        part = part.iloc[::-1] if metric in LOWER_IS_BETTER else part
+        # Best on top: the last row is drawn highest.
+        panels.append(Panel(f"{label}: {_metric_name(metric)}", _ranking_panel(part, metric)))
+    return Figure(
+        "ranking",
+        "Ranking",
+        "Mean over all seeds that have a value (filled) with its 95 % bootstrap interval, best on top. Hollow "
+        "diamonds: the paper's mean of the best 5 of 20, which hides failures.",
+        tuple(panels),
+        table,
+    )
+
+
+def _metric_name(metric: str) -> str:
+    return METRIC_TITLES.get(metric, metric).split(",")[0]
+
+
+def _ranking_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        rows = part.to_dict("records")
+        spread = [row[key] for row in rows for key in ("low", "high", "best5") if row[key] is not None]
+        for place, row in enumerate(rows):
+            color = _color(row["method"])
+            axes.plot([row["low"], row["high"]], [place, place], color=color, lw=2, solid_capstyle="butt")
+            axes.plot(row["mean"], place, marker=_marker(row["method"]), color=color, ms=6)
+            if row["best5"] is not None and not math.isnan(row["best5"]):
+                axes.plot(row["best5"], place, marker="D", mfc="none", mec=color, ms=5)
+            if row["without_value"]:
+                axes.annotate(
+                    f"{row['without_value']} of {row['seeds']} without value",
+                    (0.99, place),
+                    xycoords=("axes fraction", "data"),
+                    xytext=(0, 6),
+                    textcoords="offset points",
+                    ha="right",
+                    va="center",
+                    fontsize=6.5,
+                    color=MUTED,
+                )
+        axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(METRIC_TITLES.get(metric, metric))
+        if _spread_asks_for_log([float(v) for v in spread]):
+            _log_axis(axes)
+
+    return draw
+
+
+def strip(results: Results) -> Figure | None:
+    """Every seed as a point."""
+    frame = results.comparison
+    metrics = [m for m in ("d_kl", "nll", "crps", "coverage_90", "ap", "ap75", "box_nll") if m in frame]
+    panels = [
+        Panel(f"{label}: {_metric_name(metric)}", _strip_panel(frame[frame["label"] == label], metric))
+        for metric in metrics
+        for label in _labels_with(frame, metric)
+    ]
+    if not panels:
+        return None
+    columns = ["label", "method", "run_id", "seed", "diverged", *metrics]
+    return Figure(
+        "strip",
+        "Every seed",
+        "One point per seed; the line is the median. Seeds without a value (diverged) are counted at the right.",
+        tuple(panels),
+        frame[[c for c in columns if c in frame]],
+    )
+
+
+def _strip_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        methods = _methods(part)[::-1]
+        for place, method in enumerate(methods):
+            values = part.loc[part["method"] == method].sort_values("seed")[metric].to_numpy(float)
+            finite = np.isfinite(values)
+            axes.scatter(
+                values[finite],
+                place + _jitter(len(values))[finite],
+                s=11,
+                color=_color(method),
+                marker=_marker(method),
+                alpha=0.75,
+                linewidths=0,
+            )
+            if finite.any():
+                axes.plot([np.median(values[finite])] * 2, [place - 0.38, place + 0.38], color=INK, lw=1.4)
+            if not finite.all():
+                axes.annotate(
+                    f"{int((~finite).sum())} of {len(values)} ✕",
+                    (1.0, place),
+                    xycoords=("axes fraction", "data"),
+                    ha="right",
+                    va="center",
+                    fontsize=7,
+                    color=INK,
+                )
+        axes.set_yticks(range(len(methods)), methods)
+        axes.set_ylim(-0.6, len(methods) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(METRIC_TITLES.get(metric, metric))
+        if metric == "coverage_90":
+            axes.axvline(0.9, color=TRUTH_COLOR, lw=1, ls="--")
+        elif _spread_asks_for_log(part[metric].to_list()):
+            _log_axis(axes)
+
+    return draw
+
+
+@dataclass(frozen=True)
+class _Densities:
+    """A label's densities on one grid: the truth, and per method the seed with the median D_KL."""
+
+    x: np.ndarray
+    y: np.ndarray
+    true: np.ndarray
+    models: dict[str, tuple[int, np.ndarray]]
+
+
+def _median_seed_densities(results: Results) -> dict[str, _Densities]:
+    found: dict[str, _Densities] = {}
+    frame = results.comparison
+    if "d_kl" not in frame:
+        return found
+    for (label, method), part in frame.groupby(["label", "method"], sort=False):
+        part = part[part["d_kl"].notna()].sort_values(["d_kl", "seed"])
+        if part.empty:
+            continue
+        row = part.iloc[(len(part) - 1) // 2]
+        path = results.folders[row["run_id"]] / "densities.npz"
+        if not path.exists():
+            continue
+        with np.load(path, allow_pickle=False) as data:
+            seeds = data["seeds"].tolist()
+            if int(row["seed"]) not in seeds:
+                continue
+            model = data["model"][seeds.index(int(row["seed"]))].astype(float)
+            entry = found.setdefault(label, _Densities(data["x"], data["y"], data["true"].astype(float), {}))
+        if model.shape == entry.true.shape:
+            entry.models[method] = (int(row["seed"]), model)
+    return found
+
+
+def densities(results: Results) -> Iterator[Figure]:
+    """Learned against true density, side by side, a figure per dataset; and cuts through it at four x."""
+    for label, entry in _median_seed_densities(results).items():
+        methods = [m for m in METHODS if m in entry.models]
+        top = float(np.quantile(entry.true, 0.995))
+        panels = [Panel("true", _density_panel(entry, entry.true, top), (2.6, 2.1))]
+        for method in methods:
+            seed, model = entry.models[method]
+            panels.append(Panel(f"{method} (seed {seed})", _density_panel(entry, model, top), (2.6, 2.1)))
+        thin = slice(None, None, 2)
+        wide = {
+            "x": np.repeat(entry.x, len(entry.y[thin])),
+            "y": np.tile(entry.y[thin], len(entry.x)),
+            "true": entry.true[:, thin].ravel(),
+            **{method: entry.models[method][1][:, thin].ravel() for method in methods},
+        }
+        yield Figure(
+            f"densities-{label}",
+            f"Learned and true density, {label}",
+            "p(y|x) over the x-y plane on one colour scale (brighter is denser); of each method the seed whose "
+            "D_KL is the median.",
+            tuple(panels),
+            pd.DataFrame({name: np.round(column, 4) for name, column in wide.items()}),
+            columns=4,
+        )
+        places = [int(round(q * (len(entry.x) - 1))) for q in (0.15, 0.4, 0.6, 0.85)]
+        yield Figure(
+            f"slices-{label}",
+            f"Slices through the density, {label}",
+            "p(y|x) at four x: truth in grey, of each method the seed whose D_KL is the median.",
+            tuple(Panel(f"x = {entry.x[i]:.2f}", _slice_panel(entry, methods, i)) for i in places),
+            pd.concat(
+                pd.DataFrame(
+                    {
+                        "x": entry.x[i],
+                        "y": entry.y,
+                        "true": entry.true[i],
+                        **{method: entry.models[method][1][i] for method in methods},
+                    }
+                )
+                for i in places
+            ).round(5),
+            legend=("true", *methods),
+        )
+
+
+def _density_panel(entry: _Densities, values: np.ndarray, top: float) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        extent = (float(entry.x[0]), float(entry.x[-1]), float(entry.y[0]), float(entry.y[-1]))
+        axes.imshow(
+            values.T,
+            origin="lower",
+            extent=extent,
+            aspect="auto",
+            cmap=DENSITY_CMAP,
+            vmin=0,
+            vmax=top,
+            interpolation="none",
+        )
+        axes.grid(visible=False)
+        axes.set_xlabel("x")
+        axes.set_ylabel("y")
+
+    return draw
+
+
+def _slice_panel(entry: _Densities, methods: Sequence[str], index: int) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        axes.fill_between(entry.y, entry.true[index], color=TRUTH_COLOR, alpha=0.35, lw=0)
+        for method in methods:
+            axes.plot(entry.y, entry.models[method][1][index], color=_color(method), lw=1.1)
+        mass = np.cumsum(entry.true[index]) / entry.true[index].sum()
+        low, high = entry.y[np.searchsorted(mass, [0.002, 0.998])]
+        margin = 0.25 * (high - low) + 0.1
+        axes.set_xlim(max(low - margin, entry.y[0]), min(high + margin, entry.y[-1]))
+        axes.set_ylim(0, 1.35 * float(entry.true[index].max()))
+        axes.set_xlabel("y")
+        axes.set_ylabel("p(y|x)")
+
+    return draw
+
+
+def pareto(results: Results) -> Figure | None:
+    """Cost against quality."""
+    frame = results.comparison
+    panels, tables = [], []
+    for metric, label in [(m, lab) for m in ("d_kl", "ap") for lab in _labels_with(frame, m)]:
+        for cost, title in (
+            ("train_seconds", "training time per model, s"),
+            ("energy_evaluations", "energy evaluations per model"),
+        ):
+            part = frame[frame["label"] == label]
+            if cost not in part or part[cost].isna().all():
+                continue
+            quality = summary_table(part, [metric]).set_index("method")
+            quality["cost_name"] = cost
+            quality["cost"] = part.groupby("method")[cost].mean()
+            quality = quality[quality["mean"].notna() & (quality["cost"] > 0)]
+            if quality.empty:
+                continue
+            better = quality["mean"] if metric in LOWER_IS_BETTER else -quality["mean"]
+            quality["on_front"] = [
+                not ((quality["cost"] <= c) & (better <= b) & ((quality["cost"] < c) | (better < b))).any()
+                for c, b in zip(quality["cost"], better, strict=True)
+            ]
+            table = quality.reset_index()
+            tables.append(table)
+            panels.append(Panel(f"{label}: {_metric_name(metric)}", _pareto_panel(table, metric, title)))
+    if not panels:
+        return None
+    return Figure(
+        "pareto",
+        "Cost against quality",
+        "Mean over seeds with its 95 % interval. The line joins the methods that no other one beats in both cost and "
+        "quality. Training time depends on the machine; the number of energy evaluations does not.",
+        tuple(panels),
+        pd.concat(tables),
+        legend=tuple(_methods(pd.concat(tables))),
+    )
+
+
+def _pareto_panel(table: pd.DataFrame, metric: str, cost_title: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        front = table[table["on_front"]].sort_values("cost")
+        axes.plot(front["cost"], front["mean"], color=MUTED, lw=1, ls="--", zorder=1)
+        for row in table.to_dict("records"):
+            color = _color(row["method"])
+            axes.plot([row["cost"]] * 2, [row["low"], row["high"]], color=color, lw=1.5)
+            axes.plot(row["cost"], row["mean"], marker=_marker(row["method"]), color=color, ms=6.5)
+        axes.margins(x=0.12, y=0.12)
+        axes.set_xlabel(cost_title)
+        axes.set_ylabel(METRIC_TITLES[metric].split("(")[0].replace(" on held-out points", ""))
+        if _spread_asks_for_log(table["cost"].to_list()):
+            _log_axis(axes)
+        if _spread_asks_for_log([*table["low"], *table["high"]]):
+            _log_axis(axes, "y")
+
+    return draw
+
+
+def calibration(results: Results) -> Figure | None:
+    """How far the coverage of central intervals is off, at every level."""
+    frame = results.comparison
+    rows = []
+    for run_id in frame["run_id"].unique():
+        path = results.folders[run_id] / "calibration.csv"
+        if path.exists():
+            run = frame[frame["run_id"] == run_id]
+            part = pd.read_csv(path)
+            part = part[part["seed"].isin(run.loc[run["diverged"] != 1, "seed"])]
+            rows.append(part.assign(label=run["label"].iloc[0], method=run["method"].iloc[0]))
+    if not rows:
+        return None
+    table = (
+        pd.concat(rows)
+        .groupby(["label", "method", "level"], sort=False)["coverage"]
+        .agg(coverage="mean", low=lambda c: c.quantile(0.1), high=lambda c: c.quantile(0.9))
+        .reset_index()
+    )
+    panels = [
+        Panel(f"{label}: calibration", _calibration_panel(part)) for label, part in table.groupby("label")
+    ]
+    return Figure(
+        "calibration",
+        "Calibration",
+        "Coverage of the central interval minus its nominal level, on held-out points; mean over seeds, band: the "
+        "middle 80 % of seeds. Above zero: too wide, below: too narrow.",
+        tuple(panels),
+        table.round(5),
+        legend=tuple(_methods(table)),
+    )
+
+
+def _calibration_panel(table: pd.DataFrame) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        axes.axhline(0, color=TRUTH_COLOR, lw=2, alpha=0.7)
+        for method in _methods(table):
+            part = table[table["method"] == method].sort_values("level")
+            color = _color(method)
+            axes.fill_between(
+                part["level"], part["low"] - part["level"], part["high"] - part["level"], color=color, alpha=0.13, lw=0
+            )
+            axes.plot(
+                part["level"],
+                part["coverage"] - part["level"],
+                color=color,
+                marker=_marker(method),
+                markevery=4,
+                ms=4,
+            )
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("nominal level")
+        axes.set_ylabel("coverage − level")
+
+    return draw
+
+
+def settings(results: Results) -> Iterator[Figure]:
+    """For every numeric setting that the runs vary: quality against it, a line per method (the M sweep, β, σ, λ)."""
+    frame = results.frame
+    varied = {key for keys in results.varied.values() for key in keys}
+    for key in setting_keys(frame):
+        if key not in varied or key == "task.data_seed":
+            continue
+        panels, tables = [], []
+        for metric in ("d_kl", "nll", "ap", "box_nll", "d_kl_noisy"):
+            for label in _labels_with(frame, metric):
+                numeric = pd.to_numeric(frame[key], errors="coerce")
+                part = frame.assign(**{key: numeric})[(frame["label"] == label) & numeric.notna()]
+                # Only methods that vary it, and of these only runs that share all other settings with most.
+                kept = []
+                for _, own in part.groupby("method", sort=False):
+                    others = [c for c in setting_keys(frame) if c != key]
+                    groups = [g for _, g in own.groupby(others, dropna=False)] if others else [own]
+                    widest = max(groups, key=lambda g: g[key].nunique())
+                    if widest[key].nunique() > 1:
+                        kept.append(widest)
+                if not kept:
+                    continue
+                rows = []
+                for own in kept:
+                    for value, at in own.groupby(key):
+                        values = at[metric].to_numpy(float)
+                        finite = values[np.isfinite(values)]
+                        mean, low, high = bootstrap_mean(finite) if len(finite) else (math.nan,) * 3
+                        rows.append(
+                            {"label": label, "metric": metric, "method": own["method"].iloc[0], key: float(value)}
+                            | {"mean": mean, "low": low, "high": high, "seeds": len(values)}
+                            | {"without_value": len(values) - len(finite)}
+                        )
+                table = pd.DataFrame(rows)
+                tables.append(table)
+                panels.append(Panel(f"{label}: {_metric_name(metric)}", _settings_panel(table, key, metric)))
+        if panels:
+            whole = pd.concat(tables)
+            yield Figure(
+                "settings-" + key.replace(".", "-"),
+                f"Against {axis_title(key)}",
+                "Mean over seeds with its 95 % bootstrap interval.",
+                tuple(panels),
+                whole,
+                legend=tuple(_methods(whole)),
+            )
+
+
+def _settings_panel(table: pd.DataFrame, key: str, metric: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        for method in _methods(table):
+            part = table[table["method"] == method].sort_values(key)
+            color = _color(method)
+            axes.fill_between(part[key], part["low"], part["high"], color=color, alpha=0.16, lw=0)
+            axes.plot(part[key], part["mean"], color=color, marker=_marker(method))
+        axes.set_xlabel(axis_title(key))
+        axes.set_ylabel(METRIC_TITLES.get(metric, metric).split("(")[0].replace(" on held-out points", ""))
+        if _spread_asks_for_log(table[key].to_list()):
+            axes.set_xscale("log", base=2 if key == "method.num_samples" else 10)
+            if key == "method.num_samples":
+                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        if _spread_asks_for_log([*table["low"], *table["high"]]):
+            _log_axis(axes, "y")
+
+    return draw
+
+
+def curves(results: Results) -> Iterator[Figure]:
+    """Training loss of all seeds, a panel per method, since the losses of different methods have different scales."""
+    frame = results.comparison
+    for label, part in frame.groupby("label", sort=False):
+        panels, tables = [], []
+        for method in _methods(part):
+            own = part[part["method"] == method]
+            histories = []
+            for run_id in own["run_id"].unique():
+                path = results.folders[run_id] / "history.csv"
+                if path.exists():
+                    histories.append(pd.read_csv(path, usecols=["step", "seed", "loss"]))
+            if not histories or all(h.empty for h in histories):
+                continue
+            table = pd.concat(histories)
+            steps = np.sort(table["step"].unique())
+            if len(steps) > 150:  # long runs: an even choice of points
+                table = table[table["step"].isin(steps[:: math.ceil(len(steps) / 150)])]
+            tables.append(table.assign(label=label, method=method))
+            panels.append(Panel(method, _curves_panel(table, method), (2.6, 1.9)))
+        if panels:
+            yield Figure(
+                f"curves-{label}",
+                f"Training curves, {label}",
+                "Mean training loss of every seed (thin) and their median (thick). Losses of different methods are "
+                "different quantities: compare shapes, not heights.",
+                tuple(panels),
+                pd.concat(tables)[["label", "method", "seed", "step", "loss"]].round({"loss": 6}),
+                columns=4,
+            )
+
+
+def _curves_panel(table: pd.DataFrame, method: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        wide = table.pivot_table(index="step", columns="seed", values="loss", dropna=False)
+        for seed in list(wide.columns)[:40]:
+            axes.plot(wide.index, wide[seed], color=_color(method), lw=0.5, alpha=0.45)
+        axes.plot(wide.index, wide.median(axis=1), color=_color(method), lw=1.8)
+        finite = table["loss"].replace([np.inf, -np.inf], np.nan).dropna()
+        if len(finite) > 20:  # one exploding seed must not flatten the others
+            low, high = finite.quantile([0.005, 0.995])
+            margin = 0.08 * (high - low) + 1e-9
+            axes.set_ylim(low - margin, high + margin)
+        axes.set_xlabel("training step")
+        axes.set_ylabel("loss")
+
+    return draw
+
+
+# ------------------------------------------------------------------------------------------------ detection figures
+
+
+def detection_stages(results: Results) -> Figure | None:
+    """AP of the base detector, with f-ordered NMS alone, and with refinement."""
+    frame = results.comparison
+    stages = {
+        "AP": ("base_ap", "nms_ap", "ap"),
+        "AP75": ("base_ap75", "nms_ap75", "ap75"),
+    }
+    panels, rows = [], []
+    for title, columns in stages.items():
+        for label in _labels_with(frame, columns[-1]):
+            if not set(columns) <= set(frame.columns):
+                continue
+            part = frame[frame["label"] == label]
+            mean = part.groupby("method")[list(columns)].mean().loc[_methods(part)]
+            rows.append(mean.reset_index().melt("method", var_name="stage", value_name="mean").assign(label=label))
+            panels.append(Panel(f"{label}: {title}", _stages_panel(mean, title)))
+    if not panels:
+        return None
+    return Figure(
+        "stages",
+        "What each stage gains",
+        "Grey line: the base detector. Hollow: non-maximum suppression ordered by f alone. Filled: with gradient-ascent "
+        "refinement of the boxes. Mean over seeds.",
+        tuple(panels),
+        pd.concat(rows),
+    )
+
+
+def _stages_panel(mean: pd.DataFrame, title: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        base, nms, refined = mean.columns
+        axes.axvline(float(mean[base].mean()), color=TRUTH_COLOR, lw=2, alpha=0.7)
+        methods = list(mean.index)[::-1]
+        for place, method in enumerate(methods):
+            color, marker = _color(method), _marker(method)
+            axes.plot([mean.at[method, nms], mean.at[method, refined]], [place] * 2, color=color, lw=1.2)
+            axes.plot(mean.at[method, nms], place, marker=marker, mfc="none", mec=color, ms=6)
+            axes.plot(mean.at[method, refined], place, marker=marker, color=color, ms=6)
+        axes.set_yticks(range(len(methods)), methods)
+        axes.set_ylim(-0.6, len(methods) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"{title}, %")
+
+    return draw
+
+
+def detection_sizes(results: Results) -> Figure | None:
+    """AP by object size."""
+    frame = results.comparison
+    sizes = {"ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
+    if not set(sizes) <= set(frame.columns):
+        return None
+    panels, rows = [], []
+    for label in _labels_with(frame, "ap_small"):
+        part = frame[frame["label"] == label]
+        mean = part.groupby("method")[list(sizes)].mean().loc[_methods(part)]
+        rows.append(mean.reset_index().assign(label=label))
+        panels.append(Panel(f"{label}: AP by object size", _sizes_panel(mean, list(sizes.values()))))
+    if not panels:
+        return None
+    return Figure(
+        "sizes",
+        "AP by object size",
+        "After refinement, mean over seeds; sizes as COCO defines them.",
+        tuple(panels),
+        pd.concat(rows),
+        legend=tuple(_methods(frame[frame["ap_small"].notna()])),
+    )
+
+
+def _sizes_panel(mean: pd.DataFrame, names: list[str]) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        for index, method in enumerate(mean.index):
+            offset = (index - (len(mean) - 1) / 2) * 0.09
+            axes.plot(
+                np.arange(len(names)) + offset,
+                mean.loc[method],
+                marker=_marker(method),
+                color=_color(method),
+                ls="none",
+                ms=6,
+            )
+        axes.set_xticks(range(len(names)), names)
+        axes.set_ylabel("AP, %")
+        axes.grid(axis="x", visible=False)
+
+    return draw
+
+
+def all_figures(results: Results) -> list[Figure]:
+    """Every figure that these runs have numbers for, in the order of the page."""
+    if results.frame.empty:
+        return []
+    made = [ranking(results), strip(results), *settings(results), detection_stages(results), detection_sizes(results)]
+    made += [*densities(results), calibration(results), pareto(results), *curves(results)]
+    return [figure for figure in made if figure is not None]

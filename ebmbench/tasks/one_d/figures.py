@@ -54,7 +54,10 @@ def _density(config: RunConfig, arrays: dict[str, np.ndarray]) -> Figure:
     top = float(np.quantile(true, 0.995))
     figure = Figure(figsize=(7.2, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharex=True, sharey=True)
-    for axes, values, title in ((left, true, "true p(y | x)"), (right, model, f"learned, seed {arrays['seeds'][shown]}")):
+    for axes, values, title in (
+        (left, true, "true p(y | x)"),
+        (right, model, f"learned, seed {arrays['seeds'][shown]}"),
+    ):
         mesh = axes.pcolormesh(
             x, y, np.clip(values, 0, top).T, cmap=DENSITY_CMAP, vmin=0, vmax=top, shading="gouraud", rasterized=True
         )
@@ -76,7 +79,9 @@ def _slices(config: RunConfig, arrays: dict[str, np.ndarray]) -> Figure:
         for number, density in enumerate(arrays["model"][:, index].astype(float)):
             label = f"learned ({len(arrays['seeds'])} seed{'s' * (len(arrays['seeds']) > 1)})" if number == 0 else None
             axes.plot(y, density, color=color, linewidth=1, alpha=max(0.25, 1 / len(arrays["seeds"])), label=label)
-        axes.plot(y, arrays["true"][index].astype(float), color=TRUTH_COLOR, linewidth=1.2, linestyle="--", label="true")
+        axes.plot(
+            y, arrays["true"][index].astype(float), color=TRUTH_COLOR, linewidth=1.2, linestyle="--", label="true"
+        )
         axes.set(title=f"x = {x[index]:.2f}", xlim=(-3, 3))
         axes.set_ylim(bottom=0)
         axes.spines[["top", "right"]].set_visible(False)
@@ -94,7 +99,10 @@ def _training(config: RunConfig, history: pd.DataFrame) -> Figure:
     loss, norm = figure.subplots(1, 2, sharex=True)
     color = METHOD_COLORS[config.method.name]
     groups: Any = history.groupby("seed")
-    for axes, column, label in ((loss, "loss", "training loss (mean of the epoch)"), (norm, "grad_norm", "gradient norm")):
+    for axes, column, label in (
+        (loss, "loss", "training loss (mean of the epoch)"),
+        (norm, "grad_norm", "gradient norm"),
+    ):
         for _, rows in groups:
             axes.plot(rows["epoch"], rows[column], color=color, linewidth=1, alpha=max(0.3, 1 / len(groups)))
         axes.set(xlabel="epoch", ylabel=label)

@@ -16,9 +16,9 @@ from torch import Tensor
 from ebmbench import metrics
 from ebmbench.config import RunConfig
 from ebmbench.energy import Energy
+from ebmbench.files import write_atomically
 from ebmbench.methods import Method
 from ebmbench.rng import Streams
-from ebmbench.files import write_atomically
 from ebmbench.tasks.one_d.config import OneDTask, OneDTrainer
 from ebmbench.tasks.one_d.data import Y_HIGH, Y_LOW, Dataset
 from ebmbench.tasks.one_d.figures import figures
@@ -239,9 +239,7 @@ def build(config: RunConfig, seeds: Sequence[int], device: torch.device) -> OneD
     """The problem of a run, for some of its seeds."""
     assert isinstance(config.task, OneDTask) and isinstance(config.trainer, OneDTrainer)
     method = config.build_method()
-    return OneDProblem(
-        config.task, config.trainer, method, seeds, device, energy=energy_function(config, device)
-    )
+    return OneDProblem(config.task, config.trainer, method, seeds, device, energy=energy_function(config, device))
 
 
 def split(config: RunConfig) -> list[tuple[int, ...]]:
