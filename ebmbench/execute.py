@@ -34,7 +34,7 @@ from ebmbench.rng import Streams
 from ebmbench.train import Callbacks, CheckpointPlan, Progress, train
 
 TASK_MODULES = {"1d": "ebmbench.tasks.one_d.problem", "detection": "ebmbench.tasks.detection.problem"}
-"""Each offers TARGET_DIM, split(config), build(config, seeds, device), finish(config, run_dir), figures(config, run_dir)."""
+"""Each offers TARGET_DIM, and split(config), build(config, seeds, device), finish and figures(config, run_dir)."""
 
 PACKAGES = ("ebmbench", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "pandas", "pycocotools")
 

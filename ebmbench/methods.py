@@ -2,8 +2,8 @@
 
 Equations: Gustafsson, Danelljan, Timofte, Schön, "How to Train Your Energy-Based Model for Regression", BMVC 2020
 (arXiv 2005.01698). `f` is the unnormalised log-density. A loss takes the energy of a mini-batch, its targets
-`y [..., D]` and the step's random draws, and returns one number per example, `[...]`. It knows nothing of networks, images
-or grids: one implementation serves every task. All is computed in log space.
+`y [..., D]` and the step's random draws, and returns one number per example, `[...]`. It knows nothing of networks,
+images or grids: one implementation serves every task. All is computed in log space.
 
 A method's fields are what it needs, and the configuration holds it to them: `num_samples` and `langevin_steps` come
 from `method`, `proposal` from `proposal`, and `sigma`, `beta` and `langevin_step` from `noise`.

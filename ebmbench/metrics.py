@@ -54,7 +54,7 @@ def normalise(log_values: Tensor, spacing: float) -> Tensor:
 
 
 def cdf(density: Tensor, spacing: float) -> Tensor:
-    """The distribution function at the grid points, of a density that is linear between them: `[..., G] -> [..., G]`."""
+    """The distribution function at the grid points; the density is linear between them: `[..., G] -> [..., G]`."""
     cells = 0.5 * (density[..., 1:] + density[..., :-1]) * spacing
     return torch.nn.functional.pad(cells.cumsum(-1), (1, 0))
 
@@ -67,7 +67,7 @@ def _cell(y: Tensor, low: float, spacing: float, points: int) -> tuple[Tensor, T
 
 
 def probability_integral_transform(density: Tensor, y: Tensor, low: float, spacing: float) -> Tensor:
-    """PIT, the model's distribution function at the observations: `[N, G], [N] -> [N]`, uniform for a calibrated model."""
+    """PIT, the model's distribution function at the observations: `[N, G], [N] -> [N]`; uniform if calibrated."""
     cell, t = _cell(y, low, spacing, density.shape[-1])
     index = torch.stack((cell, cell + 1), dim=-1)
     left, right = density.gather(-1, index).unbind(-1)
@@ -76,7 +76,7 @@ def probability_integral_transform(density: Tensor, y: Tensor, low: float, spaci
 
 
 def crps(density: Tensor, y: Tensor, low: float, spacing: float) -> Tensor:
-    """Continuous ranked probability score, `∫ (F(t) − 1{t ≥ y})² dt` over the grid: `[N, G], [N] -> [N]`, in units of y.
+    """Continuous ranked probability score, `∫ (F(t) − 1{t ≥ y})² dt`: `[N, G], [N] -> [N]`, in units of y.
 
     (Gneiting and Raftery, 2007.) The cell that holds y is cut there; F is taken as linear within a piece. The exact
     distance is added for a y outside the grid, where F is 0 or 1.
