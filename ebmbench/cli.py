@@ -82,7 +82,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if any(argument.split("=")[0] in _HYDRA_INFO for argument in arguments):
         resolved = ["--resolve"] if {"--cfg", "-c"} & set(arguments) and "--resolve" not in arguments else []
-        _with_hydra(lambda cfg: None, [*arguments, *resolved])
+        _with_hydra(lambda cfg: None, [*resolved, *arguments])
         return 0
     flags = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]
