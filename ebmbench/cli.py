@@ -158,7 +158,11 @@ def _with_hydra(job: Callable[[DictConfig], Any], arguments: list[str]) -> None:
     """Hydra's own entry, for multiruns and for `--cfg`."""
     configuration.register_resolvers()
     entry = hydra.main(version_base="1.3", config_path=str(configuration.config_dir()), config_name="config")(job)
-    old, sys.argv = sys.argv, ["ebmbench", *configuration.for_task(arguments), configuration.search_path_override()]
+    overrides = [text for text in arguments if not text.startswith("-") and ("=" in text or text.startswith("~"))]
+    flags = [text for text in arguments if text not in overrides]
+    # argparse wants all overrides in one row, after the flags.
+    words = [*flags, *configuration.for_task(overrides), configuration.search_path_override()]
+    old, sys.argv = sys.argv, ["ebmbench", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # an error comes here instead of ending the process with a hint
     try:
         entry()
