@@ -143,10 +143,11 @@ class SM:
         with torch.enable_grad():
             point = y.detach().unsqueeze(-2).requires_grad_()
             score = f.grad(point, create_graph=True)
-            trace = sum(
-                torch.autograd.grad(score[..., d].sum(), point, create_graph=True)[0][..., d]
-                for d in range(y.shape[-1])
-            )
+            trace = torch.zeros_like(score[..., 0])
+            for d in range(y.shape[-1]):
+                # Where f is linear in y the score does not depend on it: its derivative is zero, not an error.
+                row = torch.autograd.grad(score[..., d].sum(), point, create_graph=True, materialize_grads=True)[0]
+                trace = trace + row[..., d]
         return (trace + 0.5 * score.square().sum(-1)).squeeze(-1)
 
 
