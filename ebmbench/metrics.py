@@ -115,23 +115,27 @@ def edge_mass(density: Tensor, spacing: float, fraction: float = 0.01) -> Tensor
 
     Where it is not small, the model would put mass outside the grid if it could, and scores on the grid flatter it.
     """
-    width = max(1, round(fraction * (density.shape[-1] - 1)))
-    distribution = cdf(density, spacing)
-    return distribution[..., width] + 1 - distribution[..., -1 - width]
+    low = fraction * (density.shape[-1] - 1)
+    cell, place = int(low), low - int(low)
+
+    def mass(density: Tensor) -> Tensor:
+        """From the left end up to `cell + place`."""
+        left, right = density[..., cell], density[..., cell + 1]
+        return cdf(density, spacing)[..., cell] + spacing * place * (left + 0.5 * place * (right - left))
+
+    return mass(density) + mass(density.flip(-1))
 
 
 def quantile(density: Tensor, probability: Tensor | float, low: float, spacing: float) -> Tensor:
-    """The y below which the density has a given probability: `[..., G] -> [...]`, linear within a cell."""
+    """The least y up to which the density has a given probability: `[..., G] -> [...]`; the inverse of the PIT."""
     distribution = cdf(density, spacing)
-    distribution = distribution / distribution[..., -1:]
-    p = (
-        torch.as_tensor(probability, dtype=torch.float64, device=density.device)
-        .expand(density.shape[:-1])
-        .unsqueeze(-1)
-    )
-    cell = (torch.searchsorted(distribution.contiguous(), p.contiguous(), right=True) - 1).clamp(
-        0, density.shape[-1] - 2
-    )
-    left, right = distribution.gather(-1, cell), distribution.gather(-1, cell + 1)
-    place = torch.where(right > left, (p - left) / (right - left), 0.5).clamp(0, 1)
+    total = distribution[..., -1:]
+    p = torch.as_tensor(probability, dtype=torch.float64, device=density.device).expand(density.shape[:-1])
+    p = p.unsqueeze(-1) * total
+    cell = (torch.searchsorted(distribution.contiguous(), p.contiguous()) - 1).clamp(0, density.shape[-1] - 2)
+    left, right = density.gather(-1, cell), density.gather(-1, cell + 1)
+    # mass = left t + (right - left) t²/2 in a cell of unit length, solved for t without cancellation.
+    mass = (p - distribution.gather(-1, cell)) / spacing
+    root = (left.square() + 2 * (right - left) * mass).clamp(min=0).sqrt()
+    place = torch.where(mass > 0, 2 * mass / (left + root), 0).clamp(0, 1)
     return (low + spacing * (cell + place)).squeeze(-1)
