@@ -1,14 +1,23 @@
-"""Checkpoints: written whole or not at all, recognised when damaged, and read as data only."""
+"""Checkpoints: written whole or not at all, recognised when damaged, and read as data only.
+
+A file is a line of text, the SHA-256 of what follows, and what `torch.save` wrote. (torch's own format carries a CRC
+per record, which covers neither the file's directory nor its headers.)
+"""
 
 from __future__ import annotations
 
-import os
+import hashlib
+import io
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ebmbench.files import write_atomically
+
+_MAGIC = b"ebmbench checkpoint 1\n"
+_HEADER = len(_MAGIC) + hashlib.sha256().digest_size
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -16,27 +25,32 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
     At every moment at least one of the two is whole: the new one is on disk before the old one is renamed.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if path.exists():
-            os.replace(path, _previous(path))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    write_atomically(path, _MAGIC + hashlib.sha256(data).digest() + data, keep=_previous(path))
 
 
 def load(path: Path) -> dict[str, Any] | None:
-    """The state at `path`, or the one before it if that is damaged (with a warning), or None if there is neither."""
-    for candidate in (path, _previous(path)):
-        if candidate.exists():
-            state = _read(candidate)
-            if state is not None:
-                return state
-            warnings.warn(f"{candidate} is damaged; the checkpoint before it is used", stacklevel=2)
+    """The state at `path`, or the one before it if that is damaged (with a warning), or None if there is neither.
+
+    A damaged file is deleted: it must not become the one that is kept when the next is written.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    for candidate, instead in ((path, "the checkpoint before it is used"), (_previous(path), "it is not used")):
+        try:
+            data = candidate.read_bytes()
+        except FileNotFoundError:
+            continue
+        state = _decode(data)
+        if state is not None:
+            return state
+        if candidate == path and not _previous(path).exists():
+            instead = "there is none before it"
+        warnings.warn(f"{candidate} is damaged (its checksum is wrong); {instead}", stacklevel=2)
+        candidate.unlink(missing_ok=True)
     return None
 
 
@@ -50,11 +64,12 @@ def _previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        with zipfile.ZipFile(path) as archive:  # torch's format is a zip file: every record carries a CRC-32
-            if archive.testzip() is not None:
-                return None
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # whatever a damaged file raises, it is not a checkpoint
+def _decode(data: bytes) -> dict[str, Any] | None:
+    payload = data[_HEADER:]
+    if data[:_HEADER] != _MAGIC + hashlib.sha256(payload).digest():
         return None
+    try:
+        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception:  # made by somebody else, with a checksum that is right: not a checkpoint either
+        return None
+    return state if isinstance(state, dict) else None

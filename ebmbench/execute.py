@@ -31,7 +31,7 @@ from ebmbench.interrupt import Interrupted, StopFlag
 from ebmbench.methods import Method
 from ebmbench.progress import ProgressDisplay
 from ebmbench.rng import Streams
-from ebmbench.train import Callbacks, CheckpointPlan, Progress, train
+from ebmbench.train import Callbacks, CheckpointPlan, Progress, read_checkpoint, train
 
 TASK_MODULES = {"1d": "ebmbench.tasks.one_d.problem", "detection": "ebmbench.tasks.detection.problem"}
 """Each offers TARGET_DIM, and split(config), build(config, seeds, device), finish and figures(config, run_dir)."""
@@ -57,21 +57,25 @@ def execute(config: RunConfig, quiet: bool = False) -> Outcome:
         Exception: whatever made it fail; the run directory is marked as failed.
     """
     device = resolve_device(config.launch.device)
-    if not config.launch.force and runs.read_state(config.run_dir) in ("done", "diverged"):
-        return Outcome(config.run_dir, runs.read_state(config.run_dir), existed=True)
+    run_dir = config.run_dir
+    state = runs.read_state(run_dir)
+    if not config.launch.force and state in ("done", "diverged") and not runs.is_promotion_pending(run_dir):
+        _remove_checkpoints(run_dir)
+        return Outcome(run_dir, state, existed=True)
     if config.launch.threads:
         torch.set_num_threads(config.launch.threads)
     with runs.open_attempt(config, commit()) as attempt, StopFlag() as stop:
+        if attempt is None:
+            return Outcome(run_dir, runs.read_state(run_dir), existed=True)
         try:
             _run(config, device, attempt, stop, quiet)
         except (Interrupted, KeyboardInterrupt):
-            attempt.update(state="interrupted")
+            attempt.end("interrupted")
             raise
         except BaseException as error:
-            (attempt.work_dir / "error.txt").write_text(traceback.format_exc())
-            attempt.update(state="failed", error=last_line(error))
+            attempt.end("failed", last_line(error), traceback.format_exc())
             raise
-    return Outcome(config.run_dir, runs.read_state(config.run_dir), existed=False)
+    return Outcome(run_dir, runs.read_state(run_dir), existed=False)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -101,7 +105,7 @@ def _run(config: RunConfig, device: torch.device, attempt: runs.Attempt, stop: S
     task = importlib.import_module(TASK_MODULES[config.task.name])
     method = config.build_method()
     groups: list[tuple[int, ...]] = task.split(config)
-    parts = [_Part(work_dir, index, seeds) for index, seeds in enumerate(groups)]
+    parts = [_Part(work_dir, index, seeds, config.run_hash) for index, seeds in enumerate(groups)]
     logger = loggers.open(config, work_dir, _resume_steps(parts))
     state = "failed"
     try:
@@ -125,8 +129,6 @@ def _run(config: RunConfig, device: torch.device, attempt: runs.Attempt, stop: S
         figures = task.figures(config, work_dir)
         attempt.status.diverged = {str(row["seed"]): int(row["diverged_step"]) for row in rows if row["diverged"]}
         logger.finish(rows, figures, work_dir)
-        for part in parts:
-            part.remove()
         (work_dir / "error.txt").unlink(missing_ok=True)
         state = "done"
     except (Interrupted, KeyboardInterrupt):
@@ -134,33 +136,44 @@ def _run(config: RunConfig, device: torch.device, attempt: runs.Attempt, stop: S
         raise
     finally:
         logger.close(state)
-    attempt.publish()
+    with stop.deferred():  # so near the end, a signal does not stop it
+        attempt.publish()
+        _remove_checkpoints(attempt.run_dir)
+
+
+def _remove_checkpoints(run_dir: Path) -> None:
+    """What a complete run needs no longer; after `status.json` says done, so that a kill loses no work."""
+    for path in run_dir.glob("*.ckpt*"):
+        path.unlink(missing_ok=True)
 
 
 class _Part:
     """Seeds that train together: the checkpoint of their training, then their result."""
 
-    def __init__(self, work_dir: Path, index: int, seeds: tuple[int, ...]) -> None:
+    def __init__(self, work_dir: Path, index: int, seeds: tuple[int, ...], run_hash: str) -> None:
         self.seeds = seeds
         self.index = index
-        self.training = work_dir / f"training.{index}.pt"
-        self.finished = work_dir / f"part.{index}.pt"
+        self.training = work_dir / f"training.{index}.ckpt"
+        self.finished = work_dir / f"part.{index}.ckpt"
+        self._run_hash = run_hash
 
     def result(self) -> dict[str, Any] | None:
-        return checkpoint.load(self.finished)
+        """What `_train_part` returned, if it did."""
+        return read_checkpoint(self.finished, self._run_hash, self.seeds)
 
-    def remove(self) -> None:
-        checkpoint.remove(self.training)
-        checkpoint.remove(self.finished)
+    def step(self) -> int | None:
+        """The step that its training goes on from, None if it starts anew."""
+        state = self.result() or read_checkpoint(self.training, self._run_hash, self.seeds)
+        return None if state is None else int(state["step"])
 
 
 def _resume_steps(parts: Sequence[_Part]) -> dict[int, int] | None:
     """Per seed the step to which its history stands, None if nothing was begun."""
     steps: dict[int, int] = {}
     for part in parts:
-        state = checkpoint.load(part.finished) or checkpoint.load(part.training)
-        if state is not None:
-            steps |= dict.fromkeys(part.seeds, int(state["step"]))
+        step = part.step()
+        if step is not None:
+            steps |= dict.fromkeys(part.seeds, step)
     return steps or None
 
 
@@ -176,7 +189,14 @@ def _train_part(
     num_parts: int,
 ) -> dict[str, Any]:
     problem = task.build(config, part.seeds, device)
-    stamp = {"run_hash": config.run_hash, "threads": torch.get_num_threads(), "device": device.type}
+    stamp = {
+        "run_hash": config.run_hash,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "code path": getattr(problem, "code_path", "plain"),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+    }
     plan = CheckpointPlan(part.training, config.launch.checkpoint_seconds, stamp)
     attempt.update(num_steps=problem.num_steps * num_parts)
     before = part.index * problem.num_steps
@@ -204,6 +224,7 @@ def _train_part(
     for row in rows:
         row |= {"train_seconds": round(share, 3), "peak_memory_mb": memory, "examples": problem.num_examples}
     result = {
+        "run_hash": config.run_hash,
         "rows": rows,
         "seeds": list(part.seeds),
         "step": progress.step,

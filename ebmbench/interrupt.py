@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 
 class Interrupted(Exception):
-    """The run stopped at a signal, after a checkpoint; it goes on when it is started again."""
+    """The run stopped at a signal; it goes on from its checkpoint when it is started again."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name}")
@@ -20,13 +22,17 @@ class Interrupted(Exception):
 
 
 class StopFlag:
-    """Remembers the first of SIGINT, SIGTERM and SIGUSR1 (SLURM's warning) while it is entered.
+    """Turns the first of SIGINT, SIGTERM and SIGUSR1 (SLURM's warning) into Interrupted while it is entered.
 
-    A second SIGINT raises KeyboardInterrupt at once. Outside the main thread no handler can be set, and none is.
+    It is raised at once, wherever the run is (every file is written whole or not at all, so any moment will do), or by
+    the next `check()` inside `deferred()`, for work that has something to save first. Later signals change nothing, but
+    for a second SIGINT, which raises KeyboardInterrupt at once. Outside the main thread no handler can be set, and
+    none is.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
+        self._deferred = False
         self._old: dict[int, object] = {}
 
     def __enter__(self) -> StopFlag:
@@ -41,12 +47,25 @@ class StopFlag:
         for signum, handler in self._old.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
 
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum is not None and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signum = self.signum or signum
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Inside, a signal is only remembered, for `check()`."""
+        before, self._deferred = self._deferred, True
+        try:
+            yield
+        finally:
+            self._deferred = before
 
     def check(self) -> None:
         """Raises Interrupted if a signal came."""
         if self.signum is not None:
             raise Interrupted(self.signum)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum is not None:
+            if signum == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.signum = signum
+        if not self._deferred:
+            raise Interrupted(signum)

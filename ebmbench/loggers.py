@@ -11,6 +11,7 @@ directory as artifact, figures) hangs on the W&B run of its first seed.
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import math
 import os
@@ -92,16 +93,16 @@ class CsvLogger:
         rows = read_history(path) if resume is not None else []
         kept = [r for r in rows if resume and int(r["step"]) <= resume.get(int(r["seed"]), 0)]
         temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(
-            _lines([dict(zip(HISTORY_COLUMNS, HISTORY_COLUMNS, strict=True)), *kept]), newline=""
-        )
+        temporary.write_text(_lines([dict(zip(HISTORY_COLUMNS, HISTORY_COLUMNS, strict=True)), *kept]), newline="")
         os.replace(temporary, path)
         self._file: io.FileIO | None = io.FileIO(path, "ab")
 
     def log(self, rows: Sequence[Row]) -> None:
         if self._file is None:
             raise ValueError(f"{self.path} is closed")
-        self._file.write(_lines(rows).encode())
+        data = _lines(rows).encode()
+        if self._file.write(data) != len(data):  # a full disk may take a part of it
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         os.fsync(self._file.fileno())
 
     def finish(self, metrics_rows: Sequence[Row], figures: Sequence[Path], run_dir: Path) -> None:
@@ -222,7 +223,7 @@ class WandbLogger:
             first.summary.update({f"figures/{path.stem}": self._wandb.Image(str(path)) for path in images})
         artifact = self._wandb.Artifact(artifact_name(run_dir), type="run")
         for path in sorted(run_dir.rglob("*")):
-            if path.is_file() and path.suffix != ".tmp" and path.name != "lock":
+            if path.is_file() and path.suffix != ".tmp" and ".ckpt" not in path.name and path.name != "lock":
                 artifact.add_file(str(path), name=path.relative_to(run_dir).as_posix())
         first.log_artifact(artifact)
 

@@ -24,7 +24,7 @@ import shutil
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from typing import Any
 
 from ebmbench.config import ALGORITHMS, RunConfig
 from ebmbench.errors import UserError
-from ebmbench.files import write_atomically
+from ebmbench.files import remove_temporaries, write_atomically
 from ebmbench.locking import Lock, is_held
 
 SCHEMA = 1
@@ -90,7 +90,7 @@ def read_status(run_dir: Path) -> Status | None:
     except FileNotFoundError:
         return None
     except (ValueError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged") from None
+        raise UserError(f"{path} is damaged; delete the run directory {run_dir} to start the run anew") from None
 
 
 def read_state(run_dir: Path) -> str:
@@ -99,7 +99,9 @@ def read_state(run_dir: Path) -> str:
     if status is None:
         return "missing"
     if status.state == "running" and not is_held(run_dir / "lock"):
-        return "interrupted"  # killed: nobody holds the lock
+        status = read_status(run_dir) or status  # it may have ended since
+        if status.state == "running":
+            return "interrupted"  # killed: nobody holds the lock
     return "diverged" if status.state == "done" and status.diverged else status.state
 
 
@@ -112,12 +114,19 @@ def read_metrics(run_dir: Path) -> list[dict[str, str]]:
 class Attempt:
     """A run under way: writes its status, and publishes its files at the end."""
 
-    def __init__(self, run_dir: Path, work_dir: Path, status: Status) -> None:
+    def __init__(self, run_dir: Path, work_dir: Path, status: Status, lock: Lock) -> None:
         self.run_dir, self.work_dir, self.status = run_dir, work_dir, status
+        self._lock = lock
         self._written = 0.0
+        self._complete = False
 
     def update(self, **changes: Any) -> None:
-        """Changes the status, and writes it."""
+        """Changes the status, and writes it.
+
+        Raises:
+            OSError: it cannot be written, or the folder is no longer this process's.
+        """
+        self._lock.check()
         for name, value in changes.items():
             setattr(self.status, name, value)
         self.status.updated = now()
@@ -129,34 +138,55 @@ class Attempt:
         if time.monotonic() - self._written >= every_seconds:
             self.update(step=step)
 
+    def end(self, state: str, error: str | None = None, trace: str | None = None) -> None:
+        """The attempt ended before it was complete. Raises nothing: what ended it is what is to be told."""
+        if self._complete:
+            return
+        with suppress(OSError):
+            if trace is not None:
+                (self.work_dir / "error.txt").write_text(trace)
+        with suppress(OSError):
+            self.update(state=state, error=error)
+
     def publish(self) -> None:
         """The attempt is complete: `status.json` says done last of all."""
         self.update(state="done", step=self.status.num_steps, finished=now(), error=None)
+        self._complete = True
         if self.work_dir != self.run_dir:
             _promote(self.work_dir, self.run_dir)
 
 
 @contextmanager
-def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt]:
+def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt | None]:
     """Locks the run directory and gives the attempt to work on: a new one, or the unfinished one that is there.
 
+    None if there is nothing to do: another process finished the run meanwhile, or an attempt that `force` asked for is
+    complete and was stopped just before its end.
+
     Raises:
-        UserError: the folder cannot be written, or another process works on the run.
+        UserError: the folder cannot be written, or another process works on the run. Nothing is left of it then.
     """
     run_dir = config.run_dir
     created = _make_run_dir(run_dir)
+    lock = Lock(run_dir / "lock")
     try:
-        lock = Lock(run_dir / "lock")
         lock.acquire()
-    except BaseException:
-        if created:
-            shutil.rmtree(run_dir, ignore_errors=True)
+    except OSError as error:
+        _remove_created(created)
+        raise _cannot_write(config, error) from None
+    except UserError:
+        _remove_created(created)
         raise
     try:
-        _finish_promotion(run_dir)
-        work_dir = run_dir / "attempt" if config.launch.force and _is_done(run_dir) else run_dir
-        if (run_dir / "attempt").is_dir() and work_dir == run_dir and _is_done(run_dir):
-            shutil.rmtree(run_dir / "attempt")
+        remove_temporaries(run_dir)
+        promoted = is_promotion_pending(run_dir)
+        if promoted:
+            _promote(run_dir / "attempt", run_dir)
+        done = _is_done(run_dir)
+        if done and (promoted or not config.launch.force or _is_requeued(run_dir)):
+            yield None
+            return
+        work_dir = run_dir / "attempt" if done else run_dir
         work_dir.mkdir(exist_ok=True)
         old = read_status(work_dir)
         published = read_status(run_dir)
@@ -179,10 +209,20 @@ def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt]:
             slurm_job=slurm_job(),
             commit=commit,
         )
-        write_atomically(work_dir / "config.yaml", config.to_yaml().encode())
-        attempt = Attempt(run_dir, work_dir, status)
-        attempt.update()
-        yield attempt
+        try:
+            write_atomically(work_dir / "config.yaml", config.to_yaml().encode())
+            attempt = Attempt(run_dir, work_dir, status, lock)
+            attempt.update()
+        except OSError as error:
+            _remove_created(created)
+            raise _cannot_write(config, error) from None
+        try:
+            yield attempt
+        except UserError:
+            # What the user can put right leaves nothing behind; a sweep's status is to show what failed, though.
+            if created and config.sweep is None and not any(work_dir.glob("*.ckpt*")):
+                _remove_created(created)
+            raise
     finally:
         lock.release()
 
@@ -198,8 +238,20 @@ def write_json(path: Path, data: Any) -> None:
     write_atomically(path, (json.dumps(data, indent=1) + "\n").encode())
 
 
-def _make_run_dir(run_dir: Path) -> bool:
-    """Creates the directory; True if it was not there. Leaves nothing behind where it cannot be written."""
+def is_promotion_pending(run_dir: Path) -> bool:
+    """Whether a complete attempt's files are still to take the place of the old ones: it was killed just then."""
+    return _is_done(run_dir / "attempt")
+
+
+def _is_requeued(run_dir: Path) -> bool:
+    """Whether this very SLURM job, started before, has made the result that is there."""
+    status = read_status(run_dir)
+    restarted = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
+    return restarted and status is not None and status.slurm_job == slurm_job()
+
+
+def _make_run_dir(run_dir: Path) -> list[Path]:
+    """Creates the directory; returns the folders made. Leaves nothing behind where it cannot be written."""
     created: list[Path] = []
     try:
         for folder in (*reversed(run_dir.parents), run_dir):
@@ -209,13 +261,27 @@ def _make_run_dir(run_dir: Path) -> bool:
         if not os.access(run_dir, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(run_dir))
     except OSError as error:
-        for folder in reversed(created):
-            folder.rmdir()
-        raise UserError(
-            f"results_dir={str(run_dir.parent.parent)!r} cannot be written ({error.strerror}); "
-            "give a folder that can be"
-        ) from None
-    return run_dir in created
+        _remove_created(created)
+        raise _cannot_write_folder(run_dir.parent.parent, error) from None
+    return created
+
+
+def _remove_created(created: list[Path]) -> None:
+    """Deletes the run directory that was made, and its parents that were made with it and hold nothing else."""
+    for folder in reversed(created):
+        with suppress(OSError):
+            if folder == created[-1]:
+                shutil.rmtree(folder)
+            else:
+                folder.rmdir()
+
+
+def _cannot_write(config: RunConfig, error: OSError) -> UserError:
+    return _cannot_write_folder(Path(config.launch.results_dir), error)
+
+
+def _cannot_write_folder(folder: Path, error: OSError) -> UserError:
+    return UserError(f"results_dir={str(folder)!r} cannot be written ({error.strerror}); give a folder that can be")
 
 
 def _is_done(folder: Path) -> bool:
@@ -223,15 +289,9 @@ def _is_done(folder: Path) -> bool:
     return status is not None and status.state == "done"
 
 
-def _finish_promotion(run_dir: Path) -> None:
-    """Completes what `_promote` had begun when it was killed."""
-    if _is_done(run_dir / "attempt"):
-        _promote(run_dir / "attempt", run_dir)
-
-
 def _promote(work_dir: Path, run_dir: Path) -> None:
     """Moves an attempt's files over the old ones, `status.json` last; can be done again after a kill at any moment."""
-    paths = sorted(path for path in work_dir.rglob("*") if path.is_file())
+    paths = [path for path in work_dir.rglob("*") if path.is_file() and ".ckpt" not in path.name]
     for path in sorted(paths, key=lambda path: path == work_dir / "status.json"):
         target = run_dir / path.relative_to(work_dir)
         target.parent.mkdir(exist_ok=True)

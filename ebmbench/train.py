@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ebmbench import checkpoint
-from ebmbench.interrupt import Interrupted, StopFlag
+from ebmbench.errors import UserError
+from ebmbench.interrupt import StopFlag
 
 
 class Problem(Protocol):
@@ -81,27 +84,33 @@ def train(
         Interrupted: a signal came; a checkpoint was saved.
     """
     callbacks = callbacks or Callbacks()
+    stop = stop or StopFlag()
     progress = _start(problem, plan)
     started = time.monotonic() - progress.seconds
     saved = time.monotonic()
-    while progress.step < problem.num_steps:
-        _step(problem, progress)
-        progress.seconds = time.monotonic() - started
-        if progress.step % problem.steps_per_epoch == 0 or progress.step == problem.num_steps:
-            callbacks.on_epoch(progress, _history_rows(problem, progress))
-            if not bool(progress.alive.any()):  # the epoch's rows were read from the device anyway
-                break
-        callbacks.on_step(progress)
-        stopped = stop is not None and stop.signum is not None
-        if plan and (stopped or time.monotonic() - saved >= plan.every_seconds):
+    with stop.deferred():
+        while progress.step < problem.num_steps and not _all_diverged(problem, progress):
+            _step(problem, progress)
+            progress.seconds = time.monotonic() - started
+            if _ends_epoch(problem, progress):
+                callbacks.on_epoch(progress, _history_rows(problem, progress))
+            callbacks.on_step(progress)
+            if plan and (stop.signum is not None or time.monotonic() - saved >= plan.every_seconds):
+                save(problem, progress, plan)
+                saved = time.monotonic()
+            stop.check()
+        if plan:
             save(problem, progress, plan)
-            saved = time.monotonic()
-        if stopped:
-            assert stop is not None and stop.signum is not None
-            raise Interrupted(stop.signum)
-    if plan:
-        save(problem, progress, plan)
     return progress
+
+
+def _ends_epoch(problem: Problem, progress: Progress) -> bool:
+    return progress.step % problem.steps_per_epoch == 0 or progress.step == problem.num_steps
+
+
+def _all_diverged(problem: Problem, progress: Progress) -> bool:
+    """Whether no seed is left to train; asked at the end of an epoch, whose rows were read from the device anyway."""
+    return progress.step > 0 and _ends_epoch(problem, progress) and not bool(progress.alive.any())
 
 
 def _step(problem: Problem, progress: Progress) -> None:
@@ -114,7 +123,9 @@ def _step(problem: Problem, progress: Progress) -> None:
         num_seeds = len(problem.seeds)
         grads = [p.grad for p in parameters if p.grad is not None]
         grad_norm = torch.stack([g.reshape(num_seeds, -1).double().square().sum(1) for g in grads]).sum(0).sqrt()
-        finite = losses.isfinite() & grad_norm.isfinite()
+        # A gradient whose square overflows is as good as infinite: Adam's second moment would stop the parameter.
+        largest = math.sqrt(torch.finfo(parameters[0].dtype).max)
+        finite = losses.isfinite() & (grad_norm < largest)
         progress.diverged_step.masked_fill_(progress.alive & ~finite, progress.step)
         alive = progress.alive
         for grad in grads:
@@ -125,8 +136,9 @@ def _step(problem: Problem, progress: Progress) -> None:
         # Momentum would go on moving a stopped seed.
         for parameter, old in zip(parameters, before, strict=True):
             parameter.copy_(torch.where(_like(alive, parameter), parameter, old))
-        progress.loss_sum += losses.detach().double()
-        progress.grad_norm_sum += grad_norm
+        # What a stopped seed computes is no part of any mean: its history is nan from the epoch in which it stopped.
+        progress.loss_sum += torch.where(alive, losses.detach().double(), torch.nan)
+        progress.grad_norm_sum += torch.where(alive, grad_norm, torch.nan)
     if problem.scheduler is not None:
         problem.scheduler.step()
     progress.step += 1
@@ -164,6 +176,7 @@ def _history_rows(problem: Problem, progress: Progress) -> list[dict[str, Any]]:
 def save(problem: Problem, progress: Progress, plan: CheckpointPlan) -> None:
     """Saves all that training needs to go on."""
     state = {
+        "run_hash": None,
         **plan.stamp,
         "seeds": list(problem.seeds),
         "parameters": {name: p.detach().cpu().clone() for name, p in problem.parameters.items()},
@@ -178,19 +191,42 @@ def save(problem: Problem, progress: Progress, plan: CheckpointPlan) -> None:
     checkpoint.save(plan.path, state)
 
 
+def read_checkpoint(path: Path, run_hash: str | None, seeds: Sequence[int]) -> dict[str, Any] | None:
+    """The checkpoint at `path`, None where there is none that can be used; whatever is wrong with it is said.
+
+    Raises:
+        UserError: it is another run's.
+    """
+    state = checkpoint.load(path)
+    if state is None:
+        return None
+    if state["run_hash"] != run_hash:
+        raise UserError(f"{path} belongs to another run ({state['run_hash']}, and this is {run_hash}); move it away")
+    if state["seeds"] != list(seeds):
+        warnings.warn(f"{path} holds other seeds than are trained together now; it is not used", stacklevel=2)
+        return None
+    return state
+
+
 def _start(problem: Problem, plan: CheckpointPlan | None) -> Progress:
     device = next(iter(problem.parameters.values())).device
     num_seeds = len(problem.seeds)
-    state = checkpoint.load(plan.path) if plan else None
-    if state is None:
+    state = read_checkpoint(plan.path, plan.stamp.get("run_hash"), problem.seeds) if plan else None
+    if plan is None or state is None:
         zeros = torch.zeros(num_seeds, dtype=torch.float64, device=device)
         never = torch.full((num_seeds,), -1, dtype=torch.int64, device=device)
         return Progress(0, never, zeros, zeros.clone())
+    changed = [f"{key} {state.get(key)} then and {now} now" for key, now in plan.stamp.items() if state.get(key) != now]
+    if changed:
+        text = f"goes on with {', '.join(changed)}: the result agrees with an uninterrupted run's within rounding only"
+        warnings.warn(text, stacklevel=2)
     with torch.no_grad():
         for name, parameter in problem.parameters.items():
             parameter.copy_(state["parameters"][name])
     problem.optimizer.load_state_dict(state["optimizer"])
     if problem.scheduler:
         problem.scheduler.load_state_dict(state["scheduler"])
-    tensors = {name: state[name].to(device) for name in ("diverged_step", "loss_sum", "grad_norm_sum")}
-    return Progress(state["step"], seconds=state["seconds"], **tensors)
+    diverged_step, loss_sum, grad_norm_sum = (
+        state[name].to(device) for name in ("diverged_step", "loss_sum", "grad_norm_sum")
+    )
+    return Progress(state["step"], diverged_step, loss_sum, grad_norm_sum, state["seconds"])

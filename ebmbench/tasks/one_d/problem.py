@@ -252,12 +252,11 @@ def finish(config: RunConfig, run_dir: Path) -> None:
     firsts = [seeds[0] for seeds in split(config)]
     tables = [run_dir / f"calibration.{first}.csv" for first in firsts]
     arrays = [run_dir / f"densities.{first}.npz" for first in firsts]
-    if not tables[0].exists():
-        return  # put together before, by an attempt that was then interrupted
-    curves = pd.concat([pd.read_csv(path) for path in tables])
-    write_atomically(run_dir / "calibration.csv", curves.to_csv(index=False).encode())
-    parts = [dict(np.load(path, allow_pickle=False)) for path in arrays]
-    joined = {key: np.concatenate([part[key] for part in parts]) for key in ("model", "seeds")}
-    _write_arrays(run_dir / "densities.npz", {**parts[0], **joined})
+    if tables[0].exists():  # else put together before, by an attempt that was then interrupted
+        curves = pd.concat([pd.read_csv(path) for path in tables])
+        write_atomically(run_dir / "calibration.csv", curves.to_csv(index=False).encode())
+        parts = [dict(np.load(path, allow_pickle=False)) for path in arrays]
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in ("model", "seeds")}
+        _write_arrays(run_dir / "densities.npz", {**parts[0], **joined})
     for path in (*tables, *arrays):
-        path.unlink()
+        path.unlink(missing_ok=True)
