@@ -22,6 +22,7 @@ import hydra
 import yaml
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -460,9 +461,42 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
 
 def expand_and_compose(overrides: Sequence[str]) -> list[RunConfig]:
     """Every job of a multirun, validated: what can be seen to be wrong is refused before the first one starts."""
-    jobs = expand(overrides)
+    return compose_all(expand(overrides))
+
+
+def compose_all(jobs: Sequence[Sequence[str]]) -> list[RunConfig]:
+    """Composes and validates jobs, each as `compose` would: those that choose the same groups share one composition,
+    for Hydra takes a tenth of a second for each, and a sweep may have thousands.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    configs = []
     with _config_loader() as loader:
-        return [_compose(loader, job) for job in jobs]
+        shared: dict[tuple[str, ...], DictConfig] = {}
+        for job in jobs:
+            parsed = _parse(loader, job)
+            _check_groups(loader, parsed)
+            plain = [o for o in parsed if re.match(r"[^+~=@]+=", o.input_line or "") and not _is_group(loader, o)]
+            rest = tuple(o.input_line or "" for o in parsed if o not in plain)
+            try:
+                if rest not in shared:
+                    shared[rest] = hydra.compose("config", [*rest, search_path_override()])
+                cfg = shared[rest].copy()
+                ConfigLoaderImpl._apply_overrides_to_config(plain, cfg)
+            except (HydraException, OmegaConfBaseException) as error:
+                raise UserError(explain(error)) from None
+            configs.append(from_omegaconf(cfg))
+    return configs
+
+
+def _is_group(loader: ConfigLoader, override: Override) -> bool:
+    group = override.key_or_group
+    return group == "sweeps" or group.startswith("hydra") or bool(_options(loader, group))
+
+
+def _options(loader: ConfigLoader, group: str) -> list[str]:
+    """Options of a group; asked of the repository itself, for the loader makes a copy of all it knows at each call."""
+    return loader.repository.get_group_options(group, ObjectType.CONFIG)  # type: ignore[attr-defined]
 
 
 def _grid_text(value: Any) -> str:
@@ -484,7 +518,7 @@ def _check_groups(loader: ConfigLoader, overrides: Sequence[Override]) -> None:
         if override.is_delete() or not isinstance(value, str | int | float) or group.startswith("hydra/"):
             continue
         folder, _, option = str(value).rpartition("/")
-        options = loader.get_group_options(f"{group}/{folder}" if folder else group)
+        options = _options(loader, f"{group}/{folder}" if folder else group)
         if group == "sweeps" and not options:  # the search path of sweeps/ is not part of this loader
             options = known_sweeps()
         if options and option not in options:
