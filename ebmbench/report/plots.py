@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as MplFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ebmbench.report.data import Results, axis_title, setting_keys
 from ebmbench.report.palette import (
@@ -32,6 +32,7 @@ from ebmbench.report.palette import (
     METHODS,
     TRUTH_COLOR,
 )
+from ebmbench.stats import best_mean, bootstrap_interval
 
 __all__ = [
     "BASE_COLOR",
@@ -54,6 +55,8 @@ _CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
 METRIC_TITLES = {
     "d_kl": "D_KL(true ‖ model), nats",
     "nll": "NLL on held-out points, nats",
+    "d_kl_noisy": "D_KL(noisy truth ‖ model), nats",
+    "nll_noisy": "NLL on noisy held-out points, nats",
     "crps": "CRPS, units of y",
     "coverage_90": "coverage of the 90 % interval",
     "ap": "AP after refinement, %",
@@ -195,11 +198,10 @@ def legend_handle(name: str) -> Line2D:
 # ----------------------------------------------------------------------------------------------------- small tools
 
 
-def bootstrap_mean(values: np.ndarray) -> tuple[float, float, float]:
-    rng = np.random.default_rng(0)
-    means = values[rng.integers(0, len(values), (2000, len(values)))].mean(1)
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(values.mean()), float(low), float(high)
+def _mean_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean of the finite values and its 95 % interval; nan where there is none."""
+    finite = values[np.isfinite(values)]
+    return (float(finite.mean()), *bootstrap_interval(finite)) if len(finite) else (math.nan,) * 3
 
 
 def _methods(frame: pd.DataFrame) -> list[str]:
@@ -220,6 +222,10 @@ def _spread_asks_for_log(values: Sequence[float]) -> bool:
     return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > 12
 
 
+def _name_with_failures(method: str, without_value: int) -> str:
+    return f"{method} ({without_value}✕)" if without_value else method
+
+
 def _log_axis(axes: Axes, which: str = "x") -> None:
     """A logarithmic axis with plain numbers, labelled often enough within a decade or two."""
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -227,8 +233,17 @@ def _log_axis(axes: Axes, which: str = "x") -> None:
     low, high = axes.get_xlim() if which == "x" else axes.get_ylim()
     decades = math.log10(high / low) if low > 0 else 3
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.7 else (1, 3) if decades < 2.5 else (1,)))
-    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_major_formatter(FuncFormatter(_plain_number))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _plain_number(value: float, position: int | None = None) -> str:
+    """0.01, 300, 2·10⁷: without mathtext, which would set a font of its own."""
+    if 1e-4 < abs(value) < 1e5 or value == 0:
+        return f"{value:g}"
+    digits, exponent = f"{value:e}".split("e")
+    power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return power if float(digits) == 1 else f"{float(digits):g}·{power}"
 
 
 def _jitter(count: int, width: float = 0.5) -> np.ndarray:
@@ -236,10 +251,10 @@ def _jitter(count: int, width: float = 0.5) -> np.ndarray:
     return ((np.arange(count) * 0.618034) % 1 - 0.5) * width
 
 
-def best_five(values: Sequence[float], metric: str) -> float | None:
-    """The paper's figure: the mean of the best 5 of (at least) 20."""
-    finite = sorted((v for v in values if math.isfinite(v)), reverse=metric not in LOWER_IS_BETTER)
-    return float(np.mean(finite[:5])) if len(values) >= 20 and len(finite) >= 5 else None
+def _best_quarter(values: np.ndarray, metric: str) -> float:
+    """The published headline, the mean of the best 5 of 20 (a quarter of however many); nan for fewer than 4."""
+    sign = 1 if metric in LOWER_IS_BETTER else -1
+    return sign * best_mean(sign * values) if len(values) >= 4 else math.nan
 
 
 def _labels_with(frame: pd.DataFrame, metric: str) -> list[str]:
@@ -252,15 +267,14 @@ def _labels_with(frame: pd.DataFrame, metric: str) -> list[str]:
 
 
 def summary_table(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Per label, method and metric: mean of the seeds that have a value with its 95 % interval, best 5, counts."""
+    """Per label, method and metric: mean of the seeds that have a value with its interval, best quarter, counts."""
     rows = []
     for metric in metrics:
         for label in _labels_with(frame, metric):
             part = frame[frame["label"] == label]
             for method in _methods(part):
                 values = part.loc[part["method"] == method, metric].to_numpy(float)
-                finite = values[np.isfinite(values)]
-                mean, low, high = bootstrap_mean(finite) if len(finite) else (math.nan,) * 3
+                mean, low, high = _mean_interval(values)
                 rows.append(
                     {
                         "label": label,
@@ -269,9 +283,9 @@ def summary_table(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
                         "mean": mean,
                         "low": low,
                         "high": high,
-                        "best5": best_five(list(values), metric),
+                        "best_quarter": _best_quarter(values, metric),
                         "seeds": len(values),
-                        "without_value": len(values) - len(finite),
+                        "without_value": int((~np.isfinite(values)).sum()),
                     }
                 )
     return pd.DataFrame(rows)
@@ -284,15 +298,15 @@ def ranking(results: Results) -> Figure | None:
         return None
     panels = []
     for (metric, label), part in table.groupby(["metric", "label"], sort=False):
+        # The last row is drawn highest: the best on top.
         part = part.sort_values("mean", ascending=metric not in LOWER_IS_BETTER, na_position="first")
-        part = part.iloc[::-1] if metric in LOWER_IS_BETTER else part
-        # Best on top: the last row is drawn highest.
         panels.append(Panel(f"{label}: {_metric_name(metric)}", _ranking_panel(part, metric)))
     return Figure(
         "ranking",
         "Ranking",
         "Mean over all seeds that have a value (filled) with its 95 % bootstrap interval, best on top. Hollow "
-        "diamonds: the paper's mean of the best 5 of 20, which hides failures.",
+        "diamonds: the mean of the best quarter (the paper's best 5 of 20), which hides failures. "
+        "✕ counts the seeds without a value (diverged).",
         tuple(panels),
         table,
     )
@@ -305,26 +319,13 @@ def _metric_name(metric: str) -> str:
 def _ranking_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         rows = part.to_dict("records")
-        spread = [row[key] for row in rows for key in ("low", "high", "best5") if row[key] is not None]
+        spread = [row[key] for row in rows for key in ("low", "high", "best_quarter")]
         for place, row in enumerate(rows):
             color = _color(row["method"])
             axes.plot([row["low"], row["high"]], [place, place], color=color, lw=2, solid_capstyle="butt")
             axes.plot(row["mean"], place, marker=_marker(row["method"]), color=color, ms=6)
-            if row["best5"] is not None and not math.isnan(row["best5"]):
-                axes.plot(row["best5"], place, marker="D", mfc="none", mec=color, ms=5)
-            if row["without_value"]:
-                axes.annotate(
-                    f"{row['without_value']} of {row['seeds']} without value",
-                    (0.99, place),
-                    xycoords=("axes fraction", "data"),
-                    xytext=(0, 6),
-                    textcoords="offset points",
-                    ha="right",
-                    va="center",
-                    fontsize=6.5,
-                    color=MUTED,
-                )
-        axes.set_yticks(range(len(rows)), [row["method"] for row in rows])
+            axes.plot(row["best_quarter"], place, marker="D", mfc="none", mec=color, ms=5)
+        axes.set_yticks(range(len(rows)), [_name_with_failures(row["method"], row["without_value"]) for row in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(METRIC_TITLES.get(metric, metric))
@@ -349,7 +350,7 @@ def strip(results: Results) -> Figure | None:
     return Figure(
         "strip",
         "Every seed",
-        "One point per seed; the line is the median. Seeds without a value (diverged) are counted at the right.",
+        "One point per seed; the line is the median. ✕ counts the seeds without a value (diverged).",
         tuple(panels),
         frame[[c for c in columns if c in frame]],
     )
@@ -358,6 +359,7 @@ def strip(results: Results) -> Figure | None:
 def _strip_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         methods = _methods(part)[::-1]
+        names = []
         for place, method in enumerate(methods):
             values = part.loc[part["method"] == method].sort_values("seed")[metric].to_numpy(float)
             finite = np.isfinite(values)
@@ -372,17 +374,8 @@ def _strip_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
             )
             if finite.any():
                 axes.plot([np.median(values[finite])] * 2, [place - 0.38, place + 0.38], color=INK, lw=1.4)
-            if not finite.all():
-                axes.annotate(
-                    f"{int((~finite).sum())} of {len(values)} ✕",
-                    (1.0, place),
-                    xycoords=("axes fraction", "data"),
-                    ha="right",
-                    va="center",
-                    fontsize=7,
-                    color=INK,
-                )
-        axes.set_yticks(range(len(methods)), methods)
+            names.append(_name_with_failures(method, int((~finite).sum())))
+        axes.set_yticks(range(len(methods)), names)
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(METRIC_TITLES.get(metric, metric))
@@ -453,7 +446,7 @@ def densities(results: Results) -> Iterator[Figure]:
             pd.DataFrame({name: np.round(column, 4) for name, column in wide.items()}),
             columns=4,
         )
-        places = [int(round(q * (len(entry.x) - 1))) for q in (0.15, 0.4, 0.6, 0.85)]
+        places = [round(q * (len(entry.x) - 1)) for q in (0.15, 0.4, 0.6, 0.85)]
         yield Figure(
             f"slices-{label}",
             f"Slices through the density, {label}",
@@ -587,9 +580,7 @@ def calibration(results: Results) -> Figure | None:
         .agg(coverage="mean", low=lambda c: c.quantile(0.1), high=lambda c: c.quantile(0.9))
         .reset_index()
     )
-    panels = [
-        Panel(f"{label}: calibration", _calibration_panel(part)) for label, part in table.groupby("label")
-    ]
+    panels = [Panel(f"{label}: calibration", _calibration_panel(part)) for label, part in table.groupby("label")]
     return Figure(
         "calibration",
         "Calibration",
@@ -633,7 +624,8 @@ def settings(results: Results) -> Iterator[Figure]:
         if key not in varied or key == "task.data_seed":
             continue
         panels, tables = [], []
-        for metric in ("d_kl", "nll", "ap", "box_nll", "d_kl_noisy"):
+        noisy = ("d_kl_noisy", "nll_noisy") if key == "task.target_noise" else ()
+        for metric in ("d_kl", "nll", *noisy, "ap", "box_nll"):
             for label in _labels_with(frame, metric):
                 numeric = pd.to_numeric(frame[key], errors="coerce")
                 part = frame.assign(**{key: numeric})[(frame["label"] == label) & numeric.notna()]
@@ -651,12 +643,11 @@ def settings(results: Results) -> Iterator[Figure]:
                 for own in kept:
                     for value, at in own.groupby(key):
                         values = at[metric].to_numpy(float)
-                        finite = values[np.isfinite(values)]
-                        mean, low, high = bootstrap_mean(finite) if len(finite) else (math.nan,) * 3
+                        mean, low, high = _mean_interval(values)
                         rows.append(
                             {"label": label, "metric": metric, "method": own["method"].iloc[0], key: float(value)}
                             | {"mean": mean, "low": low, "high": high, "seeds": len(values)}
-                            | {"without_value": len(values) - len(finite)}
+                            | {"without_value": int((~np.isfinite(values)).sum())}
                         )
                 table = pd.DataFrame(rows)
                 tables.append(table)
@@ -685,7 +676,7 @@ def _settings_panel(table: pd.DataFrame, key: str, metric: str) -> Callable[[Axe
         if _spread_asks_for_log(table[key].to_list()):
             axes.set_xscale("log", base=2 if key == "method.num_samples" else 10)
             if key == "method.num_samples":
-                axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+                axes.xaxis.set_major_formatter(FuncFormatter(_plain_number))
         if _spread_asks_for_log([*table["low"], *table["high"]]):
             _log_axis(axes, "y")
 
@@ -765,8 +756,8 @@ def detection_stages(results: Results) -> Figure | None:
     return Figure(
         "stages",
         "What each stage gains",
-        "Grey line: the base detector. Hollow: non-maximum suppression ordered by f alone. Filled: with gradient-ascent "
-        "refinement of the boxes. Mean over seeds.",
+        "Grey line: the base detector. Hollow: non-maximum suppression ordered by f alone. Filled: with "
+        "gradient-ascent refinement of the boxes. Mean over seeds.",
         tuple(panels),
         pd.concat(rows),
     )

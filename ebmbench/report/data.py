@@ -1,0 +1,255 @@
+"""The runs that a report is about, read from their directories. What is in them is data, never executed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from ebmbench import runs as run_directories
+from ebmbench.config import setting
+from ebmbench.errors import UserError
+
+_SECTIONS = ("task", "method", "proposal", "noise", "trainer")
+_SHORT = {
+    "method.num_samples": "M (samples per target)",
+    "method.langevin_steps": "L (Langevin steps)",
+    "noise.langevin_step": "λ (Langevin step length)",
+    "noise.sigma": "σ (noise scale)",
+    "noise.beta": "β (annotation noise)",
+    "task.target_noise": "noise added to the training targets, units of y",
+    "task.data_seed": "draw of the data",
+}
+_SYMBOLS = {
+    "method.num_samples": "M",
+    "method.langevin_steps": "L",
+    "noise.langevin_step": "λ",
+    "noise.sigma": "σ",
+    "noise.beta": "β",
+    "task.target_noise": "target noise",
+    "task.data_seed": "data seed",
+    "proposal.stds": "σ_k",
+    "proposal.shared": "shared noise",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory: its status (None if there is none or it is damaged), state, flat settings, environment."""
+
+    folder: Path
+    state: str
+    status: run_directories.Status | None
+    settings: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    problem: str | None = None
+
+    @property
+    def label(self) -> str:
+        return f"{self.status.task}-{self.status.dataset}" if self.status else "?"
+
+    @property
+    def method(self) -> str:
+        return self.status.method if self.status else "?"
+
+
+@dataclass(frozen=True)
+class Results:
+    """All runs of a report, and a tidy table with a row per finished run and seed."""
+
+    name: str
+    runs: tuple[Run, ...]
+    frame: pd.DataFrame
+    """run_id, config_hash, label, method, variant, seed, the metrics, and the settings under their dotted names."""
+
+    @cached_property
+    def folders(self) -> dict[str, Path]:
+        return {run.status.run_id: run.folder for run in self.runs if run.status}
+
+    @cached_property
+    def varied(self) -> dict[str, list[str]]:
+        """Per method the settings that differ between its runs on one dataset."""
+        found: dict[str, list[str]] = {}
+        for (_, method), part in self.frame.groupby(["label", "method"], sort=False):
+            keys = [key for key in setting_keys(self.frame) if part[key].nunique(dropna=False) > 1]
+            found[method] = list(dict.fromkeys([*found.get(method, []), *keys]))
+        return found
+
+    @cached_property
+    def comparison(self) -> pd.DataFrame:
+        """One variant per dataset and method: where settings are varied, the published one, else the most seeds'."""
+        kept = []
+        for (label, method), part in self.frame.groupby(["label", "method"], sort=False):
+            for key in self.varied[method]:
+                part = part[part[key] == _reference_value(part, key, str(label), str(method))]
+            if part["config_hash"].nunique() > 1:
+                largest = part.groupby("config_hash", sort=False).size().idxmax()
+                part = part[part["config_hash"] == largest]
+            kept.append(part.drop_duplicates(["config_hash", "seed"]))
+        return pd.concat(kept, ignore_index=True) if kept else self.frame
+
+    @property
+    def varies(self) -> bool:
+        return any(self.varied.values())
+
+
+def setting_keys(frame: pd.DataFrame) -> list[str]:
+    """The settings among the columns; most wanted first."""
+    keys = [c for c in frame.columns if c.split(".")[0] in _SECTIONS and "." in c]
+    return sorted(keys, key=lambda key: (key not in _SHORT, list(_SHORT).index(key) if key in _SHORT else 0, key))
+
+
+def axis_title(key: str) -> str:
+    """A setting's name for an axis."""
+    return _SHORT.get(key, key)
+
+
+def symbol(key: str) -> str:
+    """A setting's name in a word."""
+    return _SYMBOLS.get(key, key)
+
+
+def _reference_value(part: pd.DataFrame, key: str, label: str, method: str) -> Any:
+    task, _, dataset = label.partition("-")
+    values = part[key]
+    published = _flat_value(setting(task, dataset, method, key))
+    if published is not None and (values == published).any():
+        return published
+    if key in ("task.target_noise", "task.data_seed"):
+        return values.min()
+    counts = values.value_counts()
+    return max(counts[counts == counts.max()].index)
+
+
+def _flat_value(value: Any) -> Any:
+    """Lists as text, so that settings can be compared and grouped."""
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
+
+
+def _flatten(raw: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        return {prefix: _flat_value(raw)}
+    flat: dict[str, Any] = {}
+    for key, value in raw.items():
+        flat |= _flatten(value, f"{prefix}.{key}")
+    return flat
+
+
+def read_run(folder: Path) -> Run:
+    """A run directory as it is now; a damaged one is a Run with a `problem`."""
+    try:
+        status = run_directories.read_status(folder)
+        state = run_directories.read_state(folder)
+    except UserError as error:
+        return Run(folder, "damaged", None, {}, {}, str(error))
+    settings: dict[str, Any] = {}
+    environment: dict[str, Any] = {}
+    problem = status.error if status else "no status.json"
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        raw = yaml.load((folder / "config.yaml").read_text(), Loader=loader)  # a safe loader: plain data only
+        for section in _SECTIONS:
+            settings |= _flatten(raw[section], section)
+        for key in ("task.name", "method.name"):
+            settings.pop(key, None)
+        environment = json.loads((folder / "environment.json").read_text())
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
+        problem = problem or f"{type(error).__name__}: {error}"
+    return Run(folder, state, status, settings, environment if isinstance(environment, dict) else {}, problem)
+
+
+def load(name: str, folders: Iterable[Path]) -> Results:
+    """Reads run directories, in the order of their names."""
+    found, rows = [], []
+    for folder in sorted(set(folders)):
+        run = read_run(folder)
+        found.append(run)
+        if run.status is None or run.state not in ("done", "diverged"):
+            continue
+        try:
+            metrics = pd.read_csv(folder / "metrics.csv")
+        except (OSError, ValueError) as error:
+            found[-1] = Run(folder, "damaged", run.status, run.settings, run.environment, f"metrics.csv: {error}")
+            continue
+        identity = {
+            "run_id": run.status.run_id,
+            "config_hash": run.status.config_hash,
+            "label": run.label,
+            "method": run.status.method,
+        }
+        rows += [{**identity, **run.settings, **row} for row in metrics.to_dict("records")]
+    frame = pd.DataFrame(rows, columns=None if rows else ["run_id", "config_hash", "label", "method", "seed"])
+    results = Results(name, tuple(found), frame)
+    frame["variant"] = [_variant(row, results.varied) for row in frame.to_dict("records")]
+    return results
+
+
+def _variant(row: Mapping[str, Any], varied: Mapping[str, Sequence[str]]) -> str:
+    keys = varied.get(row["method"], [])
+    return ", ".join(
+        f"{symbol(key)} = {row[key]:g}" if isinstance(row[key], int | float) else f"{symbol(key)} = {row[key]}"
+        for key in keys
+    )
+
+
+def find(targets: Sequence[str], results_dir: Path) -> tuple[str, list[Path]]:
+    """Run directories from the command line: folders, or the name of one sweep.
+
+    Raises:
+        UserError: nothing is there under that name.
+    """
+    root = results_dir / "runs"
+    folders = [Path(target) for target in targets]
+    if all((folder / "status.json").exists() for folder in folders):
+        return (folders[0].name if len(folders) == 1 else f"{len(folders)} runs"), folders
+    missing = [str(folder) for folder in folders if not (folder / "status.json").exists()]
+    if len(targets) > 1:
+        raise UserError(
+            f"{missing[0]!r} is no run directory (it has no status.json); give run directories or one sweep"
+        )
+    found = _of_sweep(targets[0], root)
+    if not found:
+        names = sorted({run.get("sweep") for _, run in _statuses(root)} - {None})
+        known = f"; sweeps with runs there: {', '.join(names)}" if names else "; no sweep has runs there"
+        raise UserError(f"{targets[0]!r} is neither a run directory nor a sweep with runs in {str(root)!r}{known}")
+    return targets[0], found
+
+
+def _of_sweep(name: str, root: Path) -> list[Path]:
+    return [folder for folder, status in _statuses(root) if status.get("sweep") == name]
+
+
+def _statuses(root: Path) -> list[tuple[Path, dict[str, Any]]]:
+    found = []
+    for path in sorted(root.glob("*/status.json")):
+        try:
+            raw = json.loads(path.read_text())
+        except (OSError, ValueError):
+            continue
+        if isinstance(raw, dict):
+            found.append((path.parent, raw))
+    return found
+
+
+def provenance(results: Results) -> dict[str, str]:
+    """What every table and page carries: commits, dates, versions."""
+    statuses = [run.status for run in results.runs if run.status]
+    times = sorted(t for s in statuses for t in (s.started, s.finished) if t)
+    return {
+        "commit": ", ".join(sorted({s.commit for s in statuses if s.commit})) or "unknown",
+        "runs": str(len(results.runs)),
+        "from": times[0] if times else "unknown",
+        "to": times[-1] if times else "unknown",
+        "algorithms": ", ".join(sorted({str(s.algorithms) for s in statuses})),
+    }
+
+
+def status_dict(run: Run) -> dict[str, Any]:
+    """The status as plain data; empty where there is none."""
+    return asdict(run.status) if run.status else {}
