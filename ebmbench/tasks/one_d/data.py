@@ -20,6 +20,13 @@ def _normal_log_prob(y: Tensor, mean: Tensor, std: Tensor | float) -> Tensor:
     return -0.5 * ((y - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)
 
 
+def _log_normal_log_prob(y: Tensor) -> Tensor:
+    """`y + 1` is log-normal with log-mean 0 and log-standard-deviation 0.25."""
+    log_shifted = (y + 1).clamp(min=1e-300).log()
+    log_prob = _normal_log_prob(log_shifted, torch.zeros_like(y), 0.25) - log_shifted
+    return torch.where(y > -1, log_prob, -math.inf)
+
+
 @dataclass(frozen=True)
 class Law:
     """The true p(y|x) of dataset 1 or 2 (DESIGN.md, section 2).
@@ -37,25 +44,37 @@ class Law:
             return _normal_log_prob(y, x.sin(), 0.15 * torch.sigmoid(x))
         major = math.log(0.8) + _normal_log_prob(y, x.sin(), 0.075)
         minor = math.log(0.2) + _normal_log_prob(y, -x.sin(), 0.075)
-        shifted = (y + 1).clamp(min=1e-300)
-        log_normal = _normal_log_prob(shifted.log(), torch.zeros_like(x), 0.25) - shifted.log()
-        log_normal = torch.where(y > -1, log_normal, -math.inf)
-        return torch.where(x < 0, torch.logaddexp(major, minor), log_normal)
+        return torch.where(x < 0, torch.logaddexp(major, minor), _log_normal_log_prob(y))
 
     def noisy_log_prob(self, x: Tensor, y: Tensor, noise: float) -> Tensor:
-        """`log p(y + ε | x)` with `ε ~ N(0, noise²)`, the convolution by quadrature; x and y broadcast."""
+        """`log p(y + ε | x)` with `ε ~ N(0, noise²)`, in closed form where there is one; x and y broadcast."""
         if noise == 0:
             return self.log_prob(x, y)
         if self.dataset == 2:
             x, y = torch.broadcast_tensors(x.double(), y.double())
             return _normal_log_prob(y, x.sin(), (0.15 * torch.sigmoid(x)).square().add(noise**2).sqrt())
-        # Equally spaced nodes over ±6 noise: the trapezoidal rule converges geometrically for such integrands.
-        nodes = torch.linspace(-6, 6, 193, dtype=torch.float64, device=y.device)
-        log_weights = -0.5 * nodes.square()
-        log_weights = log_weights - torch.logsumexp(log_weights, 0)
-        total = torch.full(torch.broadcast_shapes(x.shape, y.shape), -math.inf, dtype=torch.float64, device=y.device)
+        x, y = torch.broadcast_tensors(x.double(), y.double())
+        std = math.hypot(0.075, noise)
+        major = math.log(0.8) + _normal_log_prob(y, x.sin(), std)
+        minor = math.log(0.2) + _normal_log_prob(y, -x.sin(), std)
+        return torch.where(x < 0, torch.logaddexp(major, minor), self._noisy_log_normal(y, noise))
+
+    @staticmethod
+    def _noisy_log_normal(y: Tensor, noise: float) -> Tensor:
+        """The convolution by the trapezoidal rule, which converges geometrically for such integrands.
+
+        Its variable is the narrower of the two factors' own: the noise in units of its standard deviation, or the
+        normal number that the log-normal is made from. The rest of the integrand is then wide in it.
+        """
+        nodes = torch.linspace(-8, 8, 257, dtype=torch.float64, device=y.device)
+        log_weights = torch.log_softmax(-0.5 * nodes.square(), 0)
+        total = torch.full_like(y, -math.inf)
         for node, log_weight in zip(nodes, log_weights, strict=True):
-            total = torch.logaddexp(total, log_weight + self.log_prob(x, y - noise * node))
+            if noise < 0.15:
+                part = _log_normal_log_prob(y - noise * node)
+            else:
+                part = _normal_log_prob(y, (0.25 * node).exp() - 1, noise)
+            total = torch.logaddexp(total, log_weight + part)
         return total
 
     def sample(self, x: Tensor, streams: Streams, name: str) -> Tensor:
