@@ -20,9 +20,14 @@ LEVEL = 0.95
 
 
 @lru_cache(maxsize=8)
-def _resamples(n: int, count: int) -> NDArray[np.int64]:
-    """Indices of bootstrap samples `[count, n]`, the same for every call: intervals side by side share their noise."""
-    return np.random.RandomState(n).randint(0, n, size=(count, n))
+def _resamples(n: int, count: int) -> Values:
+    """How often each of n seeds is in each bootstrap sample, over n: `[count, n]`, so that `_resamples(...) @ values` are
+    the samples' means. The same for every call: intervals side by side share their noise.
+    """
+    drawn = np.random.RandomState(n).randint(0, n, size=(count, n))
+    weights = np.zeros((count, n))
+    np.add.at(weights, (np.arange(count)[:, None], drawn), 1 / n)
+    return weights
 
 
 def bootstrap_interval(values: Values, level: float = LEVEL, count: int = RESAMPLES) -> tuple[float, float]:
@@ -38,8 +43,7 @@ def bootstrap_interval(values: Values, level: float = LEVEL, count: int = RESAMP
     n = len(values)
     if n < 2:
         return math.nan, math.nan
-    means = values[_resamples(n, count)].mean(axis=1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(_resamples(n, count) @ values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 
@@ -61,19 +65,17 @@ def paired_p_value(first: Values, second: Values, count: int = RESAMPLES) -> flo
     n = len(d)
     if n < 2 or not np.any(d):
         return 1.0
-    samples = d[_resamples(n, count)]
-    tiny = 1e-12 * float(np.abs(d).max())  # rounding of a sample of equal numbers
-    observed = _t(np.array([d.mean()]), np.array([d.std(ddof=1)]), tiny)[0]
-    drawn = _t(samples.mean(axis=1) - d.mean(), samples.std(axis=1, ddof=1), tiny)
-    return float((1 + np.count_nonzero(drawn >= observed * (1 - 1e-9))) / (count + 1))
-
-
-def _t(mean: Values, std: Values, tiny: float) -> Values:
-    """|mean| / std, infinite where the std alone is zero, zero where both are."""
-    mean = np.where(np.abs(mean) <= tiny, 0.0, np.abs(mean))
+    centred = d - d.mean()
+    if np.abs(centred).max() <= 1e-9 * np.abs(d).max():  # the same difference at every seed: no sample can exceed it
+        return 1 / (count + 1)
+    weights = _resamples(n, count)
+    mean = weights @ centred
+    variance = weights @ centred**2 - mean**2
+    rounding = 1e-12 * float(np.square(centred).max())  # a sample of equal numbers
     with np.errstate(divide="ignore", invalid="ignore"):
-        t = np.where(std <= tiny, np.inf, mean / std)
-    return np.where(mean == 0, 0.0, t)
+        drawn = np.where(variance <= rounding, np.where(mean**2 <= rounding, 0.0, np.inf), mean**2 / variance)
+    observed = d.mean() ** 2 / centred.var()
+    return float((1 + np.count_nonzero(drawn >= observed * (1 - 1e-9))) / (count + 1))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
