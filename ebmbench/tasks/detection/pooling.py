@@ -3,14 +3,14 @@
 Source of the definition: Jiang, Luo, Mao, Xiao, Jiang, "Acquisition of Localization Confidence for Accurate Object
 Detection", ECCV 2018 (arXiv 1807.11590), eq. 5. The map is the surface `Σ_ij F[i, j] hat(x − j) hat(y − i)` with
 `hat(t) = max(0, 1 − |t|)`: pixel (i, j) sits at the point (x, y) = (j, i), as in torchvision's box head
-(`aligned=False`), and the surface falls to zero within one cell outside the map. The hat is separable, so the mean over a
-bin `[a, b] × [c, d]` is
+(`aligned=False`), and the surface falls to zero within one cell outside the map. The hat is separable, so the mean
+over a bin `[a, b] × [c, d]` is
 
     Σ_ij F[i, j] w(a, b; j) w(c, d; i),    w(a, b; j) = (G(b − j) − G(a − j)) / (b − a),    G(t) = ∫_−∞^t hat,
 
 a weighted sum over the few pixels that a bin touches. That sum is a bag of weighted rows of the features laid out
-as a table `[pixels, C]`, which `torch.nn.functional.embedding_bag` computes fast on the CPU and on a GPU. It is linear in
-the weights and in the table; `_Bag` and its two adjoints are each other's derivatives, so that pooling can be
+as a table `[pixels, C]`, which `torch.nn.functional.embedding_bag` computes fast on the CPU and on a GPU. It is linear
+in the weights and in the table; `_Bag` and its two adjoints are each other's derivatives, so that pooling can be
 differentiated any number of times, in the boxes and in the features.
 
 What is defined beyond ordinary boxes, all with finite values and gradients:
@@ -108,8 +108,8 @@ def assign_levels(
 ) -> Tensor:
     """The pyramid level that fits a box: `[K, 4]` x1 y1 x2 y2 -> `[K]` int64, an index into `strides`.
 
-    Level `floor(4 + log2(sqrt(area) / 224))` of the canonical ones, where stride 2^l is level l, held to those there are:
-    Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, eq. 1, as torchvision's MultiScaleRoIAlign
+    Level `floor(4 + log2(sqrt(area) / 224))` of the canonical ones, where stride 2^l is level l, held to those that
+    exist: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, eq. 1, as torchvision's MultiScaleRoIAlign
     computes it. A box without area goes to the finest.
     """
     finest = round(torch.tensor(float(strides[0])).log2().item())
@@ -118,9 +118,7 @@ def assign_levels(
     return level.nan_to_num().clamp(finest, finest + len(strides) - 1).long() - finest
 
 
-def pool_boxes(
-    pyramid: Pyramid, boxes: Tensor, images: Tensor, levels: Tensor | None = None, bins: int = 7
-) -> Tensor:
+def pool_boxes(pyramid: Pyramid, boxes: Tensor, images: Tensor, levels: Tensor | None = None, bins: int = 7) -> Tensor:
     """Precise RoI Pooling of K boxes: `[K, bins, bins, C]`, of the features' dtype.
 
     The result is channels-last; `permute(0, 3, 1, 2)` is torchvision's layout.
@@ -128,8 +126,8 @@ def pool_boxes(
     Args:
         boxes: `[K, 4]` x1 y1 x2 y2 in pixels of the image; float32 or float64.
         images: `[K]` int64, the image of each box.
-        levels: `[K]` int64, the pyramid level of each box; by default the one that fits it (`assign_levels`). An energy must
-            not jump between the candidates for one target, so these are to share a level: pass that of the target.
+        levels: `[K]` int64, the pyramid level of each box; by default the one that fits it (`assign_levels`). An energy
+            must not jump between the candidates for one target, so these are to share a level: pass the target's.
         bins: bins along each axis.
     """
     if levels is None:
@@ -254,9 +252,7 @@ class _Bag(Function):
         out = table.new_empty(plan.boxes, plan.bins, plan.bins, channels)
         for bucket, weight in zip(plan.buckets, weights, strict=True):
             for part, members, index in bucket.chunks():
-                bags = F.embedding_bag(
-                    index, table, mode="sum", per_sample_weights=weight[part].reshape(index.shape)
-                )
+                bags = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight[part].reshape(index.shape))
                 out.index_copy_(0, members, bags.view(-1, plan.bins, plan.bins, channels))
         return out
 

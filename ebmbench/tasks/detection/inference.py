@@ -1,0 +1,144 @@
+"""From the base detector's candidates to detections: NMS in the order of f, then gradient ascent on f.
+
+The two stages overlap in what they gain, so their results are kept apart: the boxes after NMS alone are `boxes[0]`,
+those after k steps `boxes[k]`; scores and classes are the same at all of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms, box_iou
+
+from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
+from ebmbench.tasks.detection.pooling import Pyramid
+
+
+@dataclass(frozen=True)
+class Detections:
+    """The detections of one image, best score first.
+
+    Attributes:
+        boxes: `[T + 1, N, 4]` x1 y1 x2 y2 after 0, 1 … T refinement steps, in the frame that the candidates were given
+            in; a refined box may reach out of the image a little (clip it last, when it has been mapped back).
+        scores: `[N]` class scores of the base.
+        labels: `[N]` int64, from 1.
+        energies: `[T + 1, N]` f at each of these boxes; it never falls.
+    """
+
+    boxes: Tensor
+    scores: Tensor
+    labels: Tensor
+    energies: Tensor
+
+
+def detect(
+    head: EnergyHead,
+    pyramid: Pyramid,
+    candidates: list[tuple[Tensor, Tensor, Tensor]],
+    *,
+    nms_threshold: float,
+    max_detections: int,
+    steps: int,
+    step_centre: float,
+    step_size: float,
+    decay: float = 0.5,
+    keep_level: bool = True,
+    max_boxes: int = 16384,
+) -> list[Detections]:
+    """Detections in each image of a pyramid.
+
+    Args:
+        candidates: per image boxes `[N, 4]` of positive size, class scores `[N]` and labels `[N]`, class-specific,
+            before any NMS.
+        nms_threshold: overlap (IoU) above which a box of the same class is suppressed.
+        max_detections: of the highest class scores, per image.
+        steps: gradient-ascent steps; no NMS follows them.
+        step_centre, step_size: length of a step in (cx/w, cy/h) and in (log w, log h), per unit of gradient.
+        decay: a step that lowers f is undone, and that box's steps shrink by this factor.
+    """
+    boxes, scores, labels = (torch.cat(parts) for parts in zip(*candidates, strict=True))
+    images = torch.cat([torch.full((len(c[0]),), i, device=boxes.device) for i, c in enumerate(candidates)])  # [all]
+    energy = BoxEnergy(head, pyramid, boxes, images, labels, keep_level, max_boxes)
+    with torch.no_grad():
+        values = energy(boxes.new_zeros(len(boxes), 1, 4))[:, 0] if len(boxes) else boxes.new_zeros(0)
+    kept, kept_scores = [], []
+    for image in range(len(candidates)):
+        members = torch.nonzero(images == image)[:, 0]
+        best, score = suppress(
+            boxes[members], values[members], scores[members], labels[members], nms_threshold, max_detections
+        )
+        kept.append(members[best])
+        kept_scores.append(score)
+    rows = torch.cat(kept)
+    start = BoxEnergy(head, pyramid, boxes[rows], images[rows], labels[rows], keep_level, max_boxes)
+    path, energies = refine(start, steps, step_centre, step_size, decay)
+    counts = [len(k) for k in kept]
+    return [
+        Detections(path_, scores_, labels_, energies_)
+        for path_, scores_, labels_, energies_ in zip(
+            path.split(counts, dim=1),
+            kept_scores,
+            labels[rows].split(counts),
+            energies.split(counts, dim=1),
+            strict=True,
+        )
+    ]
+
+
+def suppress(
+    boxes: Tensor, order: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: int
+) -> tuple[Tensor, Tensor]:
+    """Per-class NMS of one image in the order of any value: which boxes stay, and the scores they take.
+
+    Greedy: the highest value first; it stays and suppresses the boxes of its class that overlap it by more than the
+    threshold. It takes the highest class score among itself and those it suppresses. The best `limit` by score stay, in
+    that order. With `order = scores` this is the ordinary NMS.
+
+    Args:
+        boxes: `[N, 4]`; order, scores: `[N]`; labels: `[N]` int64.
+        order: a value that is not a number counts as the lowest.
+    """
+    if not len(boxes):
+        return torch.zeros(0, dtype=torch.int64, device=boxes.device), scores
+    order = order.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    kept = batched_nms(boxes.float(), order.float(), labels, threshold)
+    over = (box_iou(boxes[kept].float(), boxes.float()) > threshold) & (labels[kept, None] == labels)
+    over[torch.arange(len(kept), device=boxes.device), kept] = True  # a box without area overlaps nothing
+    suppressor = over.int().argmax(0)  # the first, hence highest, kept box that overlaps it
+    counted = torch.where(over.any(0), scores, -torch.inf)  # the two IoUs may differ in the last bit
+    taken = scores[kept].scatter_reduce(0, suppressor, counted, "amax")
+    best = taken.argsort(descending=True, stable=True)[:limit]
+    return kept[best], taken[best]
+
+
+def refine(
+    energy: BoxEnergy, steps: int, step_centre: float, step_size: float, decay: float = 0.5
+) -> tuple[Tensor, Tensor]:
+    """Gradient ascent on f from each target box of an energy, all boxes at once.
+
+    In coordinates relative to the starting box, whose w and h stay fixed: `y ← y + step · ∂f/∂y`. A step that lowers f
+    (or leaves it not a number) is undone and the steps of that box shrink by `decay`.
+
+    Returns:
+        boxes `[steps + 1, N, 4]` in pixels, the starting boxes first, and f there `[steps + 1, N]`.
+    """
+    y = energy.reference.new_zeros(len(energy), 1, 4, dtype=torch.float32)
+    step = y.new_tensor([step_centre, step_centre, step_size, step_size]).repeat(len(energy), 1, 1)
+    if not len(energy):
+        return y.reshape(1, 0, 4).repeat(steps + 1, 1, 1), y.new_zeros(steps + 1, 0)
+    value, grad = energy.value_and_grad(y)
+    path, values = [energy.boxes(y)], [value]
+    for _ in range(steps):
+        candidate = y + step * grad
+        new_value, new_grad = energy.value_and_grad(candidate)
+        better = (new_value >= value)[..., None]
+        y = torch.where(better, candidate, y)
+        grad = torch.where(better, new_grad, grad)
+        value = torch.where(better[..., 0], new_value, value)
+        step = torch.where(better, step, decay * step)
+        path.append(energy.boxes(y))
+        values.append(value)
+    return torch.stack(path)[:, :, 0], torch.stack(values)[..., 0]
