@@ -1,0 +1,522 @@
+"""Tables of a sweep, as Markdown, LaTeX (booktabs) and CSV: a pure function of its tidy table of runs.
+
+That it is pure is what makes a committed table checkable: `ebmbench sweep check` builds it again and compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pandas as pd
+
+from ebmbench.errors import UserError
+from ebmbench.report import scores
+from ebmbench.report.scores import COST, METRICS
+
+SCORES_1D = ("d_kl", "nll", "crps", "coverage_50", "coverage_90", "edge_mass")
+SCORES_DETECTION = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar", "box_nll")
+KINDS = ("scores", "cost", "comparisons", "audit", "draws", "grid")
+MARKS = "Bold: the best mean. Underlined: not significantly worse (p ≥ 0.05, paired by seed, Holm over the methods)."
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What of a sweep its tables depend on, beside its runs."""
+
+    name: str
+    description: str
+    tables: tuple[Any, ...]
+    axes: tuple[str, ...]
+    """Columns of the tidy table that the sweep varies, beside task, dataset and method."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text, and how it is marked: best, close or not."""
+
+    text: str
+    mark: str = ""
+    tex: str | None = None
+    """LaTeX, where it is not the escaped text."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table before it is Markdown or LaTeX."""
+
+    title: str
+    header: list[Cell]
+    rows: list[list[Cell]]
+    notes: list[str] = field(default_factory=list)
+
+
+def build(frame: pd.DataFrame, sweep: Sweep) -> dict[str, str]:
+    """File name to text of all that a sweep ends in, figures apart.
+
+    Args:
+        frame: one row per run and seed, done or not, as `sweep.collect` gives it.
+
+    Raises:
+        UserError: the sweep asks for a table that is not known.
+    """
+    good = scores.finished(frame)
+    tables: list[Table] = []
+    files: dict[str, str] = {}
+    for entry in sweep.tables:
+        kind, options = _parse(entry)
+        if len(good):
+            made, data = _BUILDERS[kind](good, sweep, options)
+            tables += made
+            for name, csv_frame in data.items():
+                files[name] = files.get(name, "") + (csv_text(csv_frame) if len(csv_frame) else "")
+    origin = provenance(frame, sweep)
+    return {"tables.md": _markdown(tables, sweep, origin, frame), "tables.tex": _latex(tables, sweep, origin), **files}
+
+
+def _parse(entry: Any) -> tuple[str, dict[str, Any]]:
+    """`scores` or `{grid: {by: …}}`."""
+    if isinstance(entry, str):
+        kind, options = entry, {}
+    elif isinstance(entry, dict) and len(entry) == 1:
+        kind, options = next(iter(entry.items()))
+    else:
+        raise UserError(f"sweep.tables has {entry!r}: give a kind of table, or one kind with its options")
+    if kind not in KINDS:
+        raise UserError(f"sweep.tables has {kind!r}: choose from {', '.join(KINDS)}")
+    if not isinstance(options or {}, dict):
+        raise UserError(f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: noise.beta")
+    return kind, dict(options or {})
+
+
+def check_entries(tables: Iterable[Any]) -> None:
+    """Raises UserError for a table that could not be built, before a sweep is run for it."""
+    for entry in tables:
+        kind, options = _parse(entry)
+        if kind == "grid" and not isinstance(options.get("by"), str):
+            raise UserError("sweep.tables has a grid without `by`: the swept key that makes its rows, such as noise.beta")
+        for metric in options.get("metrics", ()):
+            if metric not in METRICS:
+                raise UserError(f"sweep.tables names the metric {metric!r}: choose from {', '.join(METRICS)}")
+
+
+# ------------------------------------------------------------------------------------------------------- tables
+
+
+def _groups(sweep: Sweep, without: Sequence[str] = ()) -> list[str]:
+    return ["task", "dataset", *(axis for axis in sweep.axes if axis not in without)]
+
+
+def _title(groups: Sequence[str], row: Any) -> str:
+    values = dict(zip(groups, row, strict=True))
+    name = {"1d": "1D, dataset"}.get(values["task"], str(values["task"]).capitalize() + ",")
+    rest = [f"{axis} = {_plain(values[axis])}" for axis in groups if axis not in ("task", "dataset")]
+    return ", ".join([f"{name} {values['dataset']}", *rest])
+
+
+def _main_metrics(frame: pd.DataFrame, options: dict[str, Any]) -> list[str]:
+    given = options.get("metrics") or (SCORES_1D if "d_kl" in frame else SCORES_DETECTION)
+    return [metric for metric in given if metric in frame and frame[metric].notna().any()]
+
+
+def _scores(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
+    """Two tables per group: every metric's mean, and the headline's other summaries."""
+    groups, main, top = _groups(sweep), _main_metrics(frame, options), scores.headline(frame)
+    more = [metric for metric in METRICS if metric in frame and metric not in (*main, *COST)]
+    cells = scores.summarise(frame, groups, "method", [*main, *more])
+    tables = []
+    for key, part in cells.groupby(groups, sort=True, dropna=False):
+        title = _title(groups, key)
+        by = {(row["method"], row["metric"]): row for row in part.to_dict("records")}
+        methods = scores.in_order(part["method"].tolist())
+        rows = []
+        for method in methods:
+            row = by[method, main[0]]
+            rows.append([Cell(str(method)), *(_mean_cell(by[method, metric]) for metric in main), *_counts(row)])
+        header = [Cell("method"), *(_head(metric, arrow=True) for metric in main), Cell("n"), Cell("diverged")]
+        tables.append(Table(f"{title}: mean over seeds with 95 % interval", header, rows, [MARKS, *_few_seeds(part)]))
+        tables.append(_headline_table(title, part[part["metric"] == top].to_dict("records"), top))
+        if "base_ap" in frame:
+            group = _select(frame, groups, key)
+            tables.append(_stages_table(title, group))
+    return tables, {"scores.csv": cells}
+
+
+def _headline_table(title: str, rows: list[dict[str, Any]], metric: str) -> Table:
+    label, lines = METRICS[metric].label, []
+    for row in rows:
+        lines.append(
+            [
+                Cell(str(row["method"])),
+                _mean_cell(row),
+                Cell(number(row["median"], _decimals(row))),
+                Cell(number(row["best"], _decimals(row)) + f" (of {row['best_of']})"),
+                Cell(_share(row["beats_best"])),
+                Cell(_p_value(row["p"])),
+                *_counts(row),
+                Cell(str(row["config_hash"]), tex=rf"\texttt{{{row['config_hash']}}}"),
+            ]
+        )
+    header = [Cell("method"), _head(metric, arrow=True), Cell("median"), Cell("mean of the best quarter")]
+    header += [Cell("P(beats the best)"), Cell("p"), Cell("n"), Cell("diverged"), Cell("settings")]
+    notes = [
+        "The best quarter of 20 seeds is the published best 5 of 20; it hides failures. The median counts a diverged "
+        "seed as the worst. P(beats the best): share of the seeds at which the method is better than the best one."
+    ]
+    return Table(f"{title}: {label} in other words", header, lines, notes)
+
+
+def _stages_table(title: str, group: pd.DataFrame) -> Table:
+    """Detection: what NMS by f and what refinement gain, apart, with the interval over images."""
+    rows = []
+    for method in scores.in_order(group["method"].tolist()):
+        mine = group[group["method"] == method]
+
+        def mean(metric: str, mine: pd.DataFrame = mine) -> str:
+            values = scores.usable(mine, metric) if metric in mine else []
+            good = [value for value in values if math.isfinite(value)]
+            return f"{sum(good) / len(good):.2f}" if good else "–"
+
+        gains = [
+            Cell(f"{mean(name)} [{mean(f'{name}_low')}, {mean(f'{name}_high')}]") for name in ("ap_gain", "ap75_gain")
+        ]
+        stages = [Cell(mean(name)) for name in ("base_ap", "nms_ap", "ap", "base_ap75", "nms_ap75", "ap75")]
+        rows.append([Cell(str(method)), *stages, *gains])
+    header = [Cell("method"), Cell("AP: base"), Cell("NMS by f"), Cell("refined"), Cell("AP75: base"), Cell("NMS by f")]
+    header += [Cell("refined"), Cell("gain in AP"), Cell("gain in AP75")]
+    notes = ["Means over seeds. In brackets: the mean over seeds of the ends of the 95 % bootstrap interval over images."]
+    return Table(f"{title}: what each stage gains", header, rows, notes)
+
+
+def _cost(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
+    groups = _groups(sweep)
+    cells = scores.summarise(frame, groups, "method", COST)
+    tables = []
+    for key, part in cells.groupby(groups, sort=True, dropna=False):
+        by = {(row["method"], row["metric"]): row for row in part.to_dict("records")}
+        methods = scores.in_order(part["method"].tolist())
+        rows = [
+            [Cell(str(method)), *(Cell(f"{by[method, metric]['mean']:.3g}") for metric in COST), *_counts(by[method, COST[0]])]
+            for method in methods
+        ]
+        header = [Cell("method"), *(_head(metric) for metric in COST), Cell("n"), Cell("diverged")]
+        notes = ["Means over seeds. Seeds that trained together share their time equally; memory is that of their process."]
+        tables.append(Table(f"{_title(groups, key)}: cost", header, rows, notes))
+    return tables, {"cost.csv": cells}
+
+
+def _comparisons(
+    frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]
+) -> tuple[list[Table], dict[str, pd.DataFrame]]:
+    groups, top = _groups(sweep), scores.headline(frame)
+    pairs = scores.compare(frame, groups, "method", top)
+    tables = []
+    for key, part in pairs.groupby(groups, sort=True, dropna=False) if len(pairs) else []:
+        beats = {(row["first"], row["second"]): (row["beats"], row["p"]) for row in part.to_dict("records")}
+        beats |= {(second, first): (1 - share, p) for (first, second), (share, p) in beats.items()}
+        names = scores.in_order([*part["first"], *part["second"]])
+        rows = []
+        for first in names:
+            row = [Cell(str(first))]
+            for second in names:
+                share, p = beats.get((first, second), (math.nan, math.nan))
+                star = "*" if p < scores.SIGNIFICANCE else ""
+                row.append(Cell("–" if first == second else _share(share) + star))
+            rows.append(row)
+        header = [Cell("row beats column"), *(Cell(str(name)) for name in names)]
+        note = (
+            f"Share of the seeds at which the row's {METRICS[top].label} is better than the column's; a diverged seed is "
+            "beaten by any other. *: the means differ (p < 0.05, studentised paired bootstrap, Holm over all pairs)."
+        )
+        tables.append(Table(f"{_title(groups, key)}: which method beats which", header, rows, [note]))
+    return tables, {"comparisons.csv": pairs}
+
+
+_RULE_NAMES = {
+    "all": "mean of all",
+    "median": "median",
+    "best": "best quarter",
+    "best_by_val": "best quarter by validation NLL",
+}
+
+
+def _audit(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
+    groups, top = _groups(sweep), scores.headline(frame)
+    data = scores.audit(frame, groups, "method", top)
+    tables = []
+    for key, part in data.groupby(groups, sort=True, dropna=False) if len(data) else []:
+        rules = [rule for rule in scores.RULES if rule in set(part["rule"])]
+        by = {(row["method"], row["rule"]): row for row in part.to_dict("records")}
+        methods = scores.in_order(part["method"].tolist())
+        rows = []
+        for method in methods:
+            found = [by[method, rule] for rule in rules]
+            rows.append([Cell(str(method)), *(Cell(f"{number(row['value'])} ({row['rank']})") for row in found)])
+        header = [Cell("method"), *(Cell(_RULE_NAMES[rule]) for rule in rules)]
+        taus = [f"{_RULE_NAMES[rule]} {by[methods[0], rule]['tau']:.2f}" for rule in rules[1:]]
+        note = f"{METRICS[top].label} (rank). Kendall's tau with the ranking by the mean of all: {', '.join(taus)}."
+        changed = any(len({by[method, rule]["rank"] for rule in rules}) > 1 for method in methods)
+        verdict = "The ranking depends on the rule." if changed else "The ranking is the same by every rule."
+        tables.append(Table(f"{_title(groups, key)}: does the choice of seeds decide?", header, rows, [note, verdict]))
+    return tables, {"audit.csv": data}
+
+
+def _draws(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
+    draw = "task.data_seed"
+    if draw not in frame:
+        raise UserError("sweep.tables has draws, and the sweep does not vary task.data_seed")
+    groups, top = _groups(sweep, without=[draw]), scores.headline(frame)
+    data = scores.draws(frame, groups, top, draw)
+    tables = []
+    for key, part in data.groupby(groups, sort=True, dropna=False):
+        rows = []
+        records = part.to_dict("records")
+        for row in records:
+            cells = [_mean_cell(row), Cell(number(row["std_draws"])), Cell(number(row["std_seeds"]))]
+            rows.append([Cell(row["method"]), *cells, Cell(row["ranks"]), Cell(_p_value(row["p"])), Cell(str(row["diverged"]))])
+        header = [Cell("method"), _head(top, arrow=True), Cell("std between draws"), Cell("std between seeds")]
+        header += [Cell("rank at each draw"), Cell("p"), Cell("diverged")]
+        numbers = ", ".join(_plain(value) for value in sorted(set(frame[draw])))
+        note = (
+            f"Draws of the training data: task.data_seed = {numbers}. Mean and 95 % interval over the draws of the mean over "
+            f"seeds; tests paired by draw. Mean Kendall's tau between the rankings of two draws: {records[0]['tau']:.2f}."
+        )
+        marks = MARKS.replace("by seed", "by draw")
+        tables.append(Table(f"{_title(groups, key)}: does the draw of the data decide?", header, rows, [marks, note]))
+    return tables, {"draws.csv": data}
+
+
+def _grid(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
+    """Rows: the values of one swept key. Columns: the methods, or the values of a second key if there is one method."""
+    by = options["by"]
+    if by not in frame:
+        raise UserError(f"sweep.tables has a grid by {by}, which the sweep does not vary; it varies {', '.join(sweep.axes)}")
+    metrics = [m for m in options.get("metrics") or [scores.headline(frame)] if m in frame]
+    many = frame["method"].nunique() > 1
+    other = [axis for axis in sweep.axes if axis != by]
+    across = "method" if many else (other[0] if other else "method")
+    groups = [g for g in _groups(sweep, without=[by]) if g != across]
+    # Compared are the methods at equal setting; of one method, the settings.
+    over, within = ("method", [*groups, by]) if many else (by, [*groups, across])
+    cells = scores.summarise(frame, within, over, metrics)
+    tables = []
+    for key, part in cells.groupby(groups, sort=True, dropna=False):
+        for metric in metrics:
+            some = {(row[by], row[across]): row for row in part.to_dict("records") if row["metric"] == metric}
+            columns = scores.in_order([column for _, column in some])
+            rows = []
+            for value in sorted({value for value, _ in some}):
+                found = [some.get((value, column)) for column in columns]
+                rows.append([Cell(_plain(value)), *(_mean_cell(row) if row else Cell("") for row in found)])
+            names = [str(c) if across == "method" else f"{across.rpartition('.')[2]} = {_plain(c)}" for c in columns]
+            seeds = sorted({row["n"] for row in some.values()})
+            lost = sum(row["diverged"] for row in some.values())
+            notes = [f"{METRICS[metric].label}, mean over seeds with 95 % interval; n = {_range(seeds)}; {lost} diverged."]
+            note = MARKS if many else MARKS.replace("the methods", f"the values of {by}")
+            title = f"{_title(groups, key)}: {METRICS[metric].label} by {by}"
+            tables.append(Table(title, [Cell(by), *map(Cell, names)], rows, [*notes, note, *_few_seeds(part)]))
+    return tables, {"scores.csv": cells}
+
+
+_BUILDERS = {
+    "scores": _scores,
+    "cost": _cost,
+    "comparisons": _comparisons,
+    "audit": _audit,
+    "draws": _draws,
+    "grid": _grid,
+}
+
+
+def _select(frame: pd.DataFrame, groups: Sequence[str], key: Any) -> pd.DataFrame:
+    for name, value in zip(groups, key, strict=True):
+        frame = frame[frame[name] == value]
+    return frame
+
+
+# -------------------------------------------------------------------------------------------------------- cells
+
+
+def _head(metric: str, arrow: bool = False) -> Cell:
+    better = METRICS[metric].better
+    sign = {"lower": "↓", "higher": "↑"}.get(better, "") if arrow and isinstance(better, str) else ""
+    tex = {"↓": r" $\downarrow$", "↑": r" $\uparrow$"}.get(sign, "")
+    return Cell(f"{METRICS[metric].label} {sign}".strip(), tex=METRICS[metric].tex + tex)
+
+
+def _mean_cell(row: dict[str, Any]) -> Cell:
+    text = number(row["mean"], _decimals(row))
+    if math.isfinite(row["low"]):
+        places = _decimals(row)
+        text += f" [{number(row['low'], places)}, {number(row['high'], places)}]"
+    if row["n"] < row["seeds"] or row["diverged"]:
+        text += " †"
+    return Cell(text, row["mark"])
+
+
+def _counts(row: dict[str, Any]) -> list[Cell]:
+    return [Cell(str(row["n"])), Cell(str(row["diverged"]))]
+
+
+def _decimals(row: dict[str, Any]) -> int | None:
+    """As many as the interval's half width has two significant digits; None where there is no interval."""
+    half = (row["high"] - row["low"]) / 2
+    return min(8, max(0, 1 - math.floor(math.log10(half)))) if math.isfinite(half) and half > 0 else None
+
+
+def number(value: float, decimals: int | None = None) -> str:
+    """A number as it is printed: to so many decimals, else to four significant digits."""
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    text = f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}"
+    return text.replace("-", "−", 1) if text.startswith("-") else text
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+def _p_value(p: float) -> str:
+    if math.isnan(p):
+        return "–"
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _range(values: Sequence[int]) -> str:
+    return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+
+def _few_seeds(cells: pd.DataFrame) -> list[str]:
+    notes = []
+    if (cells["n"] < cells["seeds"]).any() or (cells["diverged"] > 0).any():
+        notes.append("†: over fewer than all seeds, for some diverged or have no finite value; never marked as best.")
+    if 1 < cells["n"].min() < 8:
+        notes.append(
+            f"With n = {cells['n'].min()} seeds the interval is too narrow (for n = 3 it is the range, which holds the mean "
+            "three times in four), and below n = 5 no difference can be significant."
+        )
+    return notes
+
+
+# --------------------------------------------------------------------------------------------------- provenance
+
+
+def provenance(frame: pd.DataFrame, sweep: Sweep) -> list[str]:
+    """Where the numbers come from: sweep, what is done and what is not, settings, commits, dates."""
+    good = scores.finished(frame)
+    runs, done = frame.drop_duplicates("run_id"), good.drop_duplicates("run_id")
+    hashes = sorted(set(frame["config_hash"]))
+    digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
+    lines = [f"Sweep {sweep.name}. {sweep.description}".strip()]
+    lines.append(
+        f"{len(done)} of {len(runs)} runs and {len(good)} of {len(frame)} seeds are in these tables; "
+        f"{int((good['diverged'] == 1).sum())} seeds diverged, {int(((good['trusted'] == 0) & (good['diverged'] == 0)).sum())} "
+        "more are doubtful (mass at the edge of the grid, or a quadrature error)."
+    )
+    for state, part in runs[~runs["run_id"].isin(done["run_id"])].groupby("state", sort=True):
+        names = part["run_id"].tolist()
+        shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
+        lines.append(f"Not in them, {state}: {shown}.")
+    commits = sorted({str(commit) for commit in done["commit"].dropna()}) or ["unknown"]
+    dates = sorted(str(date)[:10] for date in done["finished"].dropna())
+    when = f"{dates[0]} to {dates[-1]}" if dates else "none"
+    lines.append(
+        f"Made by commit {', '.join(commits)}; runs finished {when} (UTC). "
+        f"{len(hashes)} settings, digest {digest}; each one's hash is in runs.csv."
+    )
+    return lines
+
+
+# -------------------------------------------------------------------------------------------------------- output
+
+
+def csv_text(frame: pd.DataFrame) -> str:
+    """CSV to ten significant digits: more than any use needs, and fewer than other machines may round differently."""
+    return frame.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+
+
+def _markdown(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str], frame: pd.DataFrame) -> str:
+    lines = [f"# {sweep.name}", "", *(f"{line}  " for line in origin), ""]
+    if not tables:
+        lines += ["No run is done yet.", ""]
+    for table in tables:
+        lines += [f"## {table.title}", ""]
+        lines.append("| " + " | ".join(_md(cell) for cell in table.header) + " |")
+        lines.append("|" + "---|" + "---:|" * (len(table.header) - 1))
+        lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in table.rows]
+        lines += ["", *(f"{note}  " for note in table.notes), ""]
+    lines += ["## Settings", "", "| run | method | seeds | settings | state | finished |", "|---|---|---:|---|---|---|"]
+    for run_id, part in frame.groupby("run_id", sort=False):
+        first = part.iloc[0]
+        date = "" if pd.isna(first["finished"]) else str(first["finished"])
+        lines.append(
+            f"| {run_id} | {first['method']} | {len(part)} | {first['config_hash']} | {first['state']} | {date} |"
+        )
+        if len(lines) > 2000:  # runs.csv has them all
+            lines.append("| … | | | | | |")
+            break
+    return "\n".join(lines) + "\n"
+
+
+def _md(cell: Cell) -> str:
+    text = cell.text.replace("|", r"\|").replace("*", r"\*")
+    return {"best": f"**{text}**", "close": f"<u>{text}</u>"}.get(cell.mark, text)
+
+
+def _latex(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str]) -> str:
+    lines = [f"% {line}" for line in origin]
+    lines += [r"% In the preamble: \usepackage{booktabs}, \usepackage{graphicx}. Then: \input{tables.tex}", ""]
+    for index, table in enumerate(tables):
+        lines += [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{_escape(table.title)}.}}"]
+        lines += [rf"\label{{tab:{sweep.name}-{index + 1}}}", r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
+        lines += [rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", r"\toprule"]
+        lines.append(" & ".join(_tex(cell) for cell in table.header) + r" \\")
+        lines.append(r"\midrule")
+        lines += [" & ".join(_tex(cell) for cell in row) + r" \\" for row in table.rows]
+        lines += [r"\bottomrule", r"\end{tabular}}"]
+        notes = " ".join(_escape(note) for note in [*table.notes, origin[0], origin[-1]])
+        lines += ["", r"\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {notes}}}", r"\end{table}", ""]
+    return "\n".join(lines)
+
+
+def _tex(cell: Cell) -> str:
+    text = _escape(cell.text) if cell.tex is None else cell.tex
+    return {"best": rf"\textbf{{{text}}}", "close": rf"\underline{{{text}}}"}.get(cell.mark, text)
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "–": "--",
+    "−": "$-$",
+    "∞": r"$\infty$",
+    "≥": r"$\geq$",
+    "†": r"$\dagger$",
+    "↓": r"$\downarrow$",
+    "↑": r"$\uparrow$",
+    "→": r"$\rightarrow$",
+    "…": r"\dots{}",
+    "×": r"$\times$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "λ": r"$\lambda$",
+    "σ": r"$\sigma$",
+    "θ": r"$\theta$",
+}
+
+
+def _escape(text: str) -> str:
+    return "".join(_TEX.get(character, character) for character in text)
