@@ -208,7 +208,8 @@ def total_loss(method: Method, energy: BoxEnergy, draws: Draws, num_samples: int
     """The sum over the target boxes of a method's loss, in bounded memory: boxes are split, never dropped.
 
     Where the targets and their samples are more than `energy.max_boxes` candidates, some targets at a time go forward
-    and backward, and the sum comes with its gradient known. Noise is drawn for all and cut, so the split changes nothing.
+    and backward, and the sum comes with its gradient known. Noise is drawn for all and cut, so the split changes
+    nothing.
 
     Args:
         num_samples: candidates per target (at least; the target itself is one more), to tell how many targets fit.

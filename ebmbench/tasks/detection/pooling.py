@@ -109,8 +109,8 @@ def assign_levels(
     """The pyramid level that fits a box: `[K, 4]` x1 y1 x2 y2 -> `[K]` int64, an index into `strides`.
 
     Level `floor(4 + log2(sqrt(area) / 224))` of the canonical ones, where stride 2^l is level l, held to those that
-    exist: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, eq. 1, as torchvision's MultiScaleRoIAlign
-    computes it. A box without area goes to the finest.
+    exist: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, eq. 1, as torchvision's
+    MultiScaleRoIAlign computes it. A box without area goes to the finest.
     """
     finest = round(torch.tensor(float(strides[0])).log2().item())
     area = (boxes[:, 2] - boxes[:, 0]).clamp(min=0) * (boxes[:, 3] - boxes[:, 1]).clamp(min=0)
