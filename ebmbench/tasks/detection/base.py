@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -38,7 +39,8 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
 from ebmbench.errors import UserError
-from ebmbench.tasks.detection.config import BaseConfig, DetectionTask
+from ebmbench.tasks.detection import shapes
+from ebmbench.tasks.detection.config import DetectionTask, ShapesData
 from ebmbench.tasks.detection.data import Dataset, open_split
 
 VERSION = 1
@@ -58,9 +60,7 @@ class _Residual(nn.Module):
         )
         self.skip: nn.Module = nn.Identity()
         if stride != 1 or inputs != outputs:
-            self.skip = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.body(x) + self.skip(x))
@@ -74,12 +74,10 @@ class SmallBackbone(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         widths = (32, 48, 80, 128)
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(3, widths[0], 3, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
         self.stages = nn.ModuleList(
             nn.Sequential(_Residual(inputs, outputs, 2), _Residual(outputs, outputs, 1))
-            for inputs, outputs in zip(widths, widths[1:], strict=False)
+            for inputs, outputs in itertools.pairwise(widths)
         )
         self.fpn = FeaturePyramidNetwork(list(widths[1:]), self.out_channels)
 
@@ -118,7 +116,7 @@ def build_model(architecture: str, num_classes: int, short_side: int, long_side:
         rpn_pre_nms_top_n_test=300,
         rpn_post_nms_top_n_test=200,
         rpn_batch_size_per_image=64,
-        box_batch_size_per_image=64,
+        box_batch_size_per_image=32,
         box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=7, sampling_ratio=2),
         box_head=TwoMLPHead(backbone.out_channels * 49, 256),
         box_predictor=FastRCNNPredictor(256, num_classes),
@@ -212,9 +210,7 @@ class BaseDetector:
         return Features([maps[level] for level in self.levels], batch.image_sizes)
 
     @torch.no_grad()
-    def candidates(
-        self, images: Sequence[Tensor], score_threshold: float
-    ) -> tuple[Features, list[Candidates]]:
+    def candidates(self, images: Sequence[Tensor], score_threshold: float) -> tuple[Features, list[Candidates]]:
         """Features, and every class-specific box whose class score is above the threshold."""
         batch = self.resize(images)
         maps = self.model.backbone(batch.tensors)
@@ -248,6 +244,8 @@ def _identity(config: DetectionTask) -> dict[str, Any]:
     data = config.data.model_dump(mode="json")
     for evaluation_only in ("eval_split", "num_test"):
         data.pop(evaluation_only, None)
+    if isinstance(config.data, ShapesData):
+        data["version"] = shapes.VERSION
     base = config.base.model_dump(mode="json")
     base.pop("feature_cache_mb")
     return {"version": VERSION, "data": data, "base": base}
@@ -266,16 +264,12 @@ def load_base(config: DetectionTask, results_dir: Path, device: torch.device | s
     data = config.data
     if weights == "none":
         with _seeded(config.base.seed):
-            model = build_model(
-                config.base.architecture, len(dataset.categories) + 1, data.short_side, data.long_side
-            )
+            model = build_model(config.base.architecture, len(dataset.categories) + 1, data.short_side, data.long_side)
         return BaseDetector(model, list(dataset.categories)).to(device)
     state, source = _checkpoint(weights)
     predictor = state.get("roi_heads.box_predictor.cls_score.weight")
     if predictor is None:
-        raise UserError(
-            f"task.base.weights: {source} is not a torchvision Faster R-CNN (it has no box predictor)."
-        )
+        raise UserError(f"task.base.weights: {source} is not a torchvision Faster R-CNN (it has no box predictor).")
     num_classes = len(predictor)
     model = build_model(config.base.architecture, num_classes, data.short_side, data.long_side)
     try:
@@ -295,9 +289,7 @@ def _category_ids(num_classes: int, dataset: Dataset, source: str) -> list[int]:
         ids = list(range(1, 91))
         unknown = [category for category in dataset.categories if category not in ids]
         if unknown:
-            raise UserError(
-                f"{source} does not know category {unknown[0]} of the dataset; it knows COCO's, 1 to 90."
-            )
+            raise UserError(f"{source} does not know category {unknown[0]} of the dataset; it knows COCO's, 1 to 90.")
         return ids
     if num_classes != len(dataset.categories) + 1:
         raise UserError(
@@ -310,18 +302,14 @@ def _category_ids(num_classes: int, dataset: Dataset, source: str) -> list[int]:
 def _checkpoint(weights: str) -> tuple[dict[str, Tensor], str]:
     if weights == "coco":
         try:
-            return torch.hub.load_state_dict_from_url(
-                COCO_WEIGHTS, progress=False, weights_only=True
-            ), "COCO's"
+            return torch.hub.load_state_dict_from_url(COCO_WEIGHTS, progress=False, weights_only=True), "COCO's"
         except OSError as error:
             raise UserError(
                 f"task.base.weights=coco: {COCO_WEIGHTS} cannot be downloaded ({error}); give the path of a copy instead."
             ) from None
     path = Path(weights).expanduser()
     if not path.is_file():
-        raise UserError(
-            f"task.base.weights is {weights!r}, not train, coco, none or the path of a checkpoint."
-        )
+        raise UserError(f"task.base.weights is {weights!r}, not train, coco, none or the path of a checkpoint.")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for a file that is no checkpoint
@@ -345,9 +333,7 @@ def _trained(config: DetectionTask, results_dir: Path, device: torch.device | st
                 _train_and_store(config, folder, device)
     facts = json.loads((folder / "base.json").read_text())
     data = config.data
-    model = build_model(
-        config.base.architecture, len(facts["category_ids"]) + 1, data.short_side, data.long_side
-    )
+    model = build_model(config.base.architecture, len(facts["category_ids"]) + 1, data.short_side, data.long_side)
     model.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
     return BaseDetector(model, facts["category_ids"])
 
@@ -358,9 +344,7 @@ def _train_and_store(config: DetectionTask, folder: Path, device: torch.device |
     model = train_base(config, dataset, device)
     seconds = time.perf_counter() - started
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        torch.save(
-            {name: value.cpu() for name, value in model.state_dict().items()}, Path(scratch) / "model.pt"
-        )
+        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, Path(scratch) / "model.pt")
         facts = {
             **_identity(config),
             "category_ids": list(dataset.categories),
@@ -385,18 +369,12 @@ def train_base(config: DetectionTask, dataset: Dataset, device: torch.device | s
         "it is stored and shared by all methods and seeds."
     )
     with _seeded(base.seed):
-        model = build_model(
-            base.architecture, len(dataset.categories) + 1, data.short_side, data.long_side
-        ).to(device)
+        model = build_model(base.architecture, len(dataset.categories) + 1, data.short_side, data.long_side).to(device)
         model.train()
-        optimizer = torch.optim.AdamW(
-            model.parameters(), lr=base.learning_rate, weight_decay=base.weight_decay
-        )
+        optimizer = torch.optim.AdamW(model.parameters(), lr=base.learning_rate, weight_decay=base.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
-            lambda step: min(
-                (step + 1) / max(base.warmup, 1), 0.5 + 0.5 * math.cos(math.pi * step / base.iterations)
-            ),
+            lambda step: min((step + 1) / max(base.warmup, 1), 0.5 + 0.5 * math.cos(math.pi * step / base.iterations)),
         )
         order = _endless_order(len(dataset.image_ids))
         started, running = time.perf_counter(), 0.0

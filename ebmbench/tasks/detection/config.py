@@ -27,7 +27,9 @@ class ShapesData(Section):
 class CocoData(Section):
     """A dataset in COCO's format; see conf/task/data/coco.yaml."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$")
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$", description="at most 41 lower-case letters, digits, _ . and -"
+    )
     root: str | None
     train_images: str
     train_annotations: str

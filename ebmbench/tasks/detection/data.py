@@ -56,6 +56,10 @@ class Dataset(Protocol):
         """The example at a place in `image_ids`; None for a bad image that the user allows to be skipped."""
         ...
 
+    def num_boxes(self, index: int) -> int:
+        """How many boxes there are to learn from in an image."""
+        ...
+
     def ground_truth(self) -> COCO:
         """All annotations, crowds included, as COCOeval takes them."""
         ...
@@ -100,6 +104,9 @@ class ShapesDataset:
             categories=torch.from_numpy(made.labels),
         )
 
+    def num_boxes(self, index: int) -> int:
+        return len(self._make(index).boxes)
+
     def ground_truth(self) -> COCO:
         annotations = []
         for index, image_id in enumerate(self.image_ids):
@@ -119,16 +126,12 @@ class ShapesDataset:
         return as_coco(images, annotations, self.categories)
 
 
-def as_coco(
-    images: list[dict[str, Any]], annotations: list[dict[str, Any]], categories: dict[int, str]
-) -> COCO:
+def as_coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]], categories: dict[int, str]) -> COCO:
     """A pycocotools object without a file. Annotations are numbered from 1: COCOeval takes a match with 0 for none."""
     coco = COCO()
     coco.dataset = {
         "images": images,
-        "annotations": [
-            {**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)
-        ],
+        "annotations": [{**annotation, "id": number} for number, annotation in enumerate(annotations, start=1)],
         "categories": [{"id": number, "name": name} for number, name in categories.items()],
     }
     with contextlib.redirect_stdout(io.StringIO()):
@@ -158,9 +161,7 @@ class CocoDataset:
         content = read_annotations(annotations)
         self._images = {image["id"]: image for image in content["images"]}
         self._annotations = content["annotations"]
-        self.categories = {
-            c["id"]: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])
-        }
+        self.categories = {c["id"]: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])}
         self._boxes: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in self._images}
         crowds = degenerate = 0
         for annotation in self._annotations:
@@ -177,9 +178,7 @@ class CocoDataset:
         self.image_ids = list(self._images)
         empty = [image_id for image_id, boxes in self._boxes.items() if not boxes]
         if len(empty) == len(self.image_ids):
-            raise UserError(
-                f"{annotations} holds no box to learn from or to score: all its images are empty."
-            )
+            raise UserError(f"{annotations} holds no box to learn from or to score: all its images are empty.")
         if self.split == "train":
             self.image_ids = [image_id for image_id in self.image_ids if self._boxes[image_id]]
         for count, what in (
@@ -203,9 +202,7 @@ class CocoDataset:
     def _check_files(self) -> None:
         """Names a missing image before anything is trained."""
         if not self.folder.is_dir():
-            raise UserError(
-                f"The image folder {self.folder} of task.data's {self.split} split does not exist."
-            )
+            raise UserError(f"The image folder {self.folder} of task.data's {self.split} split does not exist.")
         present = {entry.name for entry in os.scandir(self.folder)}
         for image_id in self.image_ids:
             image = self._images[image_id]
@@ -241,6 +238,9 @@ class CocoDataset:
             categories=torch.tensor([category for _, category in boxes], dtype=torch.int64),
         )
 
+    def num_boxes(self, index: int) -> int:
+        return len(self._boxes[self.image_ids[index]])
+
     def ground_truth(self) -> COCO:
         images = [image for image in self._images.values() if image["id"] not in self.bad_images]
         kept = {image["id"] for image in images}
@@ -255,9 +255,7 @@ def _read_image(path: Path, width: int, height: int) -> Image.Image:
         if image.size != (width, height):
             turned = ImageOps.exif_transpose(image)
             if turned.size != (width, height):
-                raise ValueError(
-                    f"it is {image.width}x{image.height} pixels and its annotations say {width}x{height}"
-                )
+                raise ValueError(f"it is {image.width}x{image.height} pixels and its annotations say {width}x{height}")
             image = turned
         if image.mode.startswith("I"):  # 16 bits: the conversion to RGB would cut, not scale
             image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
@@ -280,9 +278,7 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
         raise UserError(f"The annotation file {path} cannot be read as JSON: {error}") from error
     tables = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(table), list) for table in tables):
-        raise UserError(
-            f"{path} is not in COCO's format: it needs the lists images, annotations and categories."
-        )
+        raise UserError(f"{path} is not in COCO's format: it needs the lists images, annotations and categories.")
 
     def refuse(table: str, place: int, what: str) -> UserError:
         return UserError(f"{path} is not in COCO's format: {table}[{place}] {what}.")
@@ -306,20 +302,14 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
         if not (isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box)):
             raise refuse("annotations", place, f"has bbox {box!r}, not four finite numbers")
         if entry.get("image_id") not in seen["images"]:
-            raise refuse(
-                "annotations", place, f"names image {entry.get('image_id')!r}, which is not among its images"
-            )
+            raise refuse("annotations", place, f"names image {entry.get('image_id')!r}, which is not among its images")
         if entry.get("category_id") not in seen["categories"]:
-            raise refuse(
-                "annotations", place, f"names category {entry.get('category_id')!r}, which is not listed"
-            )
+            raise refuse("annotations", place, f"names category {entry.get('category_id')!r}, which is not listed")
         entry.setdefault("iscrowd", 0)
         if not _is_number(entry.setdefault("area", max(box[2], 0) * max(box[3], 0))):
             raise refuse("annotations", place, f"has area {entry['area']!r}, not a number")
     if not content["images"] or not content["annotations"]:
-        raise UserError(
-            f"{path} holds {len(content['images'])} images and {len(content['annotations'])} boxes."
-        )
+        raise UserError(f"{path} holds {len(content['images'])} images and {len(content['annotations'])} boxes.")
     return {table: content[table] for table in tables}
 
 

@@ -139,9 +139,7 @@ def _class_precision(matches: _ClassMatches, weights: NDArray[np.float64]) -> ND
     return result
 
 
-def paired_bootstrap(
-    base: Evaluation, refined: Evaluation, resamples: int, seed: int = 0
-) -> dict[str, Interval]:
+def paired_bootstrap(base: Evaluation, refined: Evaluation, resamples: int, seed: int = 0) -> dict[str, Interval]:
     """95 % intervals of refined − base in AP ("ap") and AP75 ("ap75"), images drawn with replacement.
 
     Both are scored on the same resampled images, so what an image does to both cancels.
@@ -156,9 +154,7 @@ def paired_bootstrap(
     centre = difference(np.ones(num_images))
     draws = np.array(
         [
-            difference(
-                np.bincount(rng.integers(num_images, size=num_images), minlength=num_images).astype(float)
-            )
+            difference(np.bincount(rng.integers(num_images, size=num_images), minlength=num_images).astype(float))
             for _ in range(resamples)
         ]
     ).reshape(-1, 2)

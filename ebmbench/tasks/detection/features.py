@@ -1,0 +1,160 @@
+"""Frozen features and base detections of a dataset's images, computed once and kept on disk where that is wanted.
+
+Feature maps are always rounded to half precision, kept or not, so that the cache changes no result.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ebmbench.tasks.detection.base import BaseDetector, Candidates, flip_boxes
+from ebmbench.tasks.detection.data import Dataset
+from ebmbench.tasks.detection.pooling import Pyramid
+
+_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """One image as the energy sees it.
+
+    Attributes:
+        maps: pyramid levels, finest first, `[C, H_l, W_l]` half precision each.
+        size: height and width after resizing.
+        original: height and width before.
+        boxes: `[N, 4]` the ground truth in the resized frame.
+        labels: `[N]` the detector's labels.
+    """
+
+    maps: list[Tensor]
+    size: tuple[int, int]
+    original: tuple[int, int]
+    boxes: Tensor
+    labels: Tensor
+
+
+class FeatureStore:
+    """The features of a split's images, by place in the split and whether flipped.
+
+    Args:
+        folder: where features are kept, shared by all runs with the same base detector and data.
+        limit_mb: no more than this is kept there; 0 keeps none.
+    """
+
+    def __init__(self, base: BaseDetector, dataset: Dataset, folder: Path, limit_mb: int) -> None:
+        self.base, self.dataset, self.folder = base, dataset, folder
+        self.device = next(base.model.parameters()).device
+        self.enabled = limit_mb > 0
+        self._left = limit_mb * 2**20
+        if self.enabled and folder.is_dir():
+            self._left -= sum(path.stat().st_size for path in folder.glob("*.npz"))
+
+    def load(self, index: int, flipped: bool = False) -> ImageFeatures | None:
+        """None for a bad image that the user allows to be skipped."""
+        path = self.folder / f"{self.dataset.split}-{index}{'-flipped' if flipped else ''}.npz"
+        if self.enabled and path.exists():
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    return _from_arrays(dict(arrays), self.device)
+            except _DAMAGED:
+                path.unlink(missing_ok=True)  # damaged: made again
+        example = self.dataset.load(index)
+        if example is None:
+            return None
+        image, boxes = example.image, example.boxes
+        if flipped:
+            image, boxes = image.flip(-1), flip_boxes(boxes, image.shape[-1])
+        features = self.base.features([image])
+        (height, width), original = features.sizes[0], (int(image.shape[1]), int(image.shape[2]))
+        scale = torch.tensor([width / original[1], height / original[0]]).repeat(2)
+        result = ImageFeatures(
+            [level[0].half() for level in features.maps],
+            (height, width),
+            original,
+            (boxes * scale).to(self.device),
+            self.base.labels(example.categories).to(self.device),
+        )
+        self._keep(path, _to_arrays(result))
+        return result
+
+    def num_boxes(self) -> list[int]:
+        """How many boxes there are to learn from in each image; known without its features."""
+        path = self.folder / f"{self.dataset.split}-boxes.npz"
+        if self.enabled and path.exists():
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    return arrays["counts"].tolist()
+            except _DAMAGED:
+                path.unlink(missing_ok=True)
+        counts = [self.dataset.num_boxes(index) for index in range(len(self.dataset.image_ids))]
+        self._keep(path, {"counts": np.array(counts)})
+        return counts
+
+    def candidates(self, index: int, score_threshold: float) -> Candidates | None:
+        """The base detector's candidates in the image as it is; None for a bad image."""
+        path = self.folder / f"{self.dataset.split}-{index}-candidates-{score_threshold}.npz"
+        if self.enabled and path.exists():
+            try:
+                with np.load(path, allow_pickle=False) as arrays:
+                    parts = (torch.from_numpy(arrays[name]) for name in ("boxes", "scores", "labels"))
+                    return Candidates(*(part.to(self.device) for part in parts))
+            except _DAMAGED:
+                path.unlink(missing_ok=True)
+        example = self.dataset.load(index)
+        if example is None:
+            return None
+        found = self.base.candidates([example.image], score_threshold)[1][0]
+        arrays = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
+        self._keep(path, {name: value.cpu().numpy() for name, value in arrays.items()})
+        return found
+
+    def _keep(self, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
+        if self._left <= 0:
+            return
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        content = buffer.getvalue()
+        if len(content) > self._left:
+            self._left = 0  # full: nothing more is written, and what is there is still read
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_bytes(content)  # not synced to the disk: a damaged file is made again
+        os.replace(temporary, path)
+        self._left -= len(content)
+
+
+def _to_arrays(features: ImageFeatures) -> dict[str, NDArray[Any]]:
+    arrays = {f"map{level}": m.cpu().numpy() for level, m in enumerate(features.maps)}
+    arrays |= {"boxes": features.boxes.cpu().numpy(), "labels": features.labels.cpu().numpy()}
+    return {**arrays, "sizes": np.array([features.size, features.original])}
+
+
+def _from_arrays(arrays: dict[str, NDArray[Any]], device: torch.device) -> ImageFeatures:
+    levels = sum(name.startswith("map") for name in arrays)
+    size, original = arrays["sizes"].tolist()
+    return ImageFeatures(
+        [torch.from_numpy(arrays[f"map{level}"]).to(device) for level in range(levels)],
+        (size[0], size[1]),
+        (original[0], original[1]),
+        torch.from_numpy(arrays["boxes"]).to(device),
+        torch.from_numpy(arrays["labels"]).to(device),
+    )
+
+
+def pyramid(images: Sequence[ImageFeatures], strides: Sequence[int]) -> Pyramid:
+    """The feature maps of images of any sizes, in single precision, to pool boxes from."""
+    return Pyramid.stack(
+        [Pyramid.from_maps([level[None].float() for level in image.maps], strides) for image in images]
+    )

@@ -1,0 +1,183 @@
+"""Scores a trained head: the base's detections, NMS in the order of f, and refinement, each apart from the others."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ebmbench.files import write_atomically
+from ebmbench.tasks.detection.base import Candidates
+from ebmbench.tasks.detection.config import DetectionTask, InferenceConfig
+from ebmbench.tasks.detection.evaluation import Detection, Evaluation, evaluate, paired_bootstrap
+from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
+from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
+from ebmbench.tasks.detection.inference import detect, suppress
+
+CANDIDATES_AT_A_TIME = 4096
+STEPS_SHOWN = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
+"""Refinement steps after which AP is measured, besides the last."""
+STEPWISE_IMAGES = 1000
+"""In a split of more images AP is measured before the first and after the last step only."""
+SLICE_BOXES, SLICE_POINTS, SLICE_HALF_WIDTH = 6, 81, 0.5
+"""Boxes of which f is kept along each coordinate, the points on each line, and how far the lines go."""
+
+
+@dataclass(frozen=True)
+class _Image:
+    image_id: int
+    features: ImageFeatures
+    candidates: Candidates
+
+
+def score(task: DetectionTask, store: FeatureStore, head: EnergyHead, seed: int, run_dir: Path) -> dict[str, float]:
+    """Metrics of one seed on the scored split: AP and its kin in percent, NLL in nats.
+
+    Writes into `run_dir` (one file a seed): `detections/{base,nms,refined}.<seed>.json`, in COCO's result format;
+    `stages.<seed>.csv`, all metrics of the three; `refinement.<seed>.csv`, AP by step; `energies.<seed>.npz`, f along each
+    coordinate of some boxes.
+    """
+    options = task.inference
+    steps = [0, options.steps]
+    if len(store.dataset.image_ids) <= STEPWISE_IMAGES:
+        steps += [step for step in STEPS_SHOWN if step < options.steps]
+    steps = sorted(set(steps))
+    base: list[Detection] = []
+    after: dict[int, list[Detection]] = {step: [] for step in steps}
+    seen = []
+    for images in _groups(store, options.score_threshold):
+        maps = pyramid([image.features for image in images], store.base.strides)
+        found = detect(
+            head,
+            maps,
+            [(i.candidates.boxes, i.candidates.scores, i.candidates.labels) for i in images],
+            nms_threshold=options.nms_threshold,
+            max_detections=options.max_detections,
+            steps=options.steps,
+            step_centre=options.step_centre,
+            step_size=options.step_size,
+            keep_level=task.head.keep_level,
+        )
+        for image, detections in zip(images, found, strict=True):
+            seen.append(image.image_id)
+            base += _base_detections(store, image, options)
+            for step in steps:
+                boxes = detections.boxes[step]
+                after[step] += _to_coco(store, image, boxes, detections.scores, detections.labels)
+    truth = store.dataset.ground_truth()
+    by_step = {step: evaluate(truth, detections, seen) for step, detections in after.items()}
+    stages = {"base": evaluate(truth, base, seen), "nms": by_step[0], "refined": by_step[options.steps]}
+    (run_dir / "detections").mkdir(exist_ok=True)
+    for name, detections in (("base", base), ("nms", after[0]), ("refined", after[options.steps])):
+        write_atomically(run_dir / "detections" / f"{name}.{seed}.json", json.dumps(detections).encode())
+    _write_table(run_dir / f"stages.{seed}.csv", [{"seed": seed, "stage": k, **e.metrics} for k, e in stages.items()])
+    _write_table(
+        run_dir / f"refinement.{seed}.csv",
+        [{"seed": seed, "step": step, **e.metrics} for step, e in by_step.items()],
+    )
+    _write_slices(run_dir / f"energies.{seed}.npz", task, store, head)
+    return {**_row(stages, options), **_nll(task, store, head, seed)}
+
+
+def _row(stages: dict[str, Evaluation], options: InferenceConfig) -> dict[str, float]:
+    base, nms, refined = (stages[name].metrics for name in ("base", "nms", "refined"))
+    gains = paired_bootstrap(stages["base"], stages["refined"], options.bootstrap)
+    row = dict(refined)
+    row |= {f"base_{name}": base[name] for name in ("ap", "ap50", "ap75")}
+    row |= {f"nms_{name}": nms[name] for name in ("ap", "ap75")}
+    for name, gain in gains.items():
+        row |= {f"{name}_gain": gain.value, f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
+    return row
+
+
+def _groups(store: FeatureStore, score_threshold: float) -> Iterator[list[_Image]]:
+    """Images with their candidates, so many at a time that the memory is bounded."""
+    group: list[_Image] = []
+    count = 0
+    for index, image_id in enumerate(store.dataset.image_ids):
+        features, candidates = store.load(index), store.candidates(index, score_threshold)
+        if features is None or candidates is None:
+            continue  # a bad image that may be skipped; the dataset counted it
+        if group and count + len(candidates.boxes) > CANDIDATES_AT_A_TIME:
+            yield group
+            group, count = [], 0
+        group.append(_Image(image_id, features, candidates))
+        count += len(candidates.boxes)
+    if group:
+        yield group
+
+
+def _base_detections(store: FeatureStore, image: _Image, options: InferenceConfig) -> list[Detection]:
+    """What the base detector itself reports: NMS by class score."""
+    found = image.candidates
+    kept, scores = suppress(
+        found.boxes, found.scores, found.scores, found.labels, options.nms_threshold, options.max_detections
+    )
+    return _to_coco(store, image, found.boxes[kept], scores, found.labels[kept])
+
+
+def _to_coco(store: FeatureStore, image: _Image, boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detection]:
+    """Detections mapped back to the image as it was, and cut at its edges."""
+    (height, width), original = image.features.size, image.features.original
+    scale = boxes.new_tensor([original[1] / width, original[0] / height]).repeat(2)
+    limit = boxes.new_tensor([original[1], original[0]]).repeat(2)
+    corners = torch.minimum((boxes * scale).clamp(min=0), limit)
+    rows = torch.cat((corners[:, :2], corners[:, 2:] - corners[:, :2]), dim=1).tolist()
+    return [
+        {
+            "image_id": image.image_id,
+            "category_id": store.base.category_ids[label - 1],
+            "bbox": [round(value, 3) for value in row],
+            "score": round(value, 6),
+        }
+        for row, value, label in zip(rows, scores.tolist(), labels.tolist(), strict=True)
+    ]
+
+
+def _write_table(path: Path, rows: Sequence[dict[str, float | int | str]]) -> None:
+    write_atomically(path, pd.DataFrame(list(rows)).to_csv(index=False).encode())
+
+
+def _write_slices(path: Path, task: DetectionTask, store: FeatureStore, head: EnergyHead) -> None:
+    """f around the true boxes of the first images, along each relative coordinate: `[boxes, 4, points]`."""
+    offsets = torch.linspace(-SLICE_HALF_WIDTH, SLICE_HALF_WIDTH, SLICE_POINTS, device=store.device)
+    lines, owners, boxes = [], [], []
+    for index, image_id in enumerate(store.dataset.image_ids):
+        features = store.load(index)
+        if features is None or not len(features.boxes):
+            continue
+        y = torch.zeros(4, SLICE_POINTS, 4, device=store.device)
+        for axis in range(4):
+            y[axis, :, axis] = offsets
+        largest = (features.boxes[:, 2:] - features.boxes[:, :2]).prod(1).argmax().view(1)
+        image = torch.zeros(1, dtype=torch.int64, device=store.device)
+        maps = pyramid([features], store.base.strides)
+        energy = BoxEnergy(head, maps, features.boxes[largest], image, features.labels[largest], task.head.keep_level)
+        with torch.no_grad():
+            lines.append(energy(y.view(1, -1, 4)).view(4, SLICE_POINTS).cpu())
+        owners.append(image_id)
+        boxes.append(features.boxes[largest][0].cpu())
+        if len(lines) == SLICE_BOXES:
+            break
+    if not lines:
+        return
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        offsets=offsets.cpu().numpy(),
+        energies=torch.stack(lines).numpy(),
+        image_ids=np.array(owners),
+        boxes=torch.stack(boxes).numpy(),
+    )
+    write_atomically(path, buffer.getvalue())
+
+
+def _nll(task: DetectionTask, store: FeatureStore, head: EnergyHead, seed: int) -> dict[str, float]:
+    return {}
