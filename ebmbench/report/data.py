@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ebmbench import runs as run_directories
 from ebmbench.config import setting
 from ebmbench.errors import UserError
 
+_COLUMNS = ["run_id", "config_hash", "label", "method", "seed", "diverged", "trusted"]
 _SECTIONS = ("task", "method", "proposal", "noise", "trainer")
 _SHORT = {
     "method.num_samples": "M (samples per target)",
@@ -67,6 +69,9 @@ class Results:
     runs: tuple[Run, ...]
     frame: pd.DataFrame
     """run_id, config_hash, label, method, variant, seed, the metrics, and the settings under their dotted names."""
+    sweep: str | None = None
+    """The sweep's name, where the runs are one's."""
+    description: str = ""
 
     @cached_property
     def folders(self) -> dict[str, Path]:
@@ -118,7 +123,7 @@ def symbol(key: str) -> str:
 def _reference_value(part: pd.DataFrame, key: str, label: str, method: str) -> Any:
     task, _, dataset = label.partition("-")
     values = part[key]
-    published = _flat_value(setting(task, dataset, method, key))
+    published = flat_value(setting(task, dataset, method, key))
     if published is not None and (values == published).any():
         return published
     if key in ("task.target_noise", "task.data_seed"):
@@ -127,18 +132,28 @@ def _reference_value(part: pd.DataFrame, key: str, label: str, method: str) -> A
     return max(counts[counts == counts.max()].index)
 
 
-def _flat_value(value: Any) -> Any:
+def flat_value(value: Any) -> Any:
     """Lists as text, so that settings can be compared and grouped."""
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
 def _flatten(raw: Any, prefix: str) -> dict[str, Any]:
     if not isinstance(raw, dict):
-        return {prefix: _flat_value(raw)}
+        return {prefix: flat_value(raw)}
     flat: dict[str, Any] = {}
     for key, value in raw.items():
         flat |= _flatten(value, f"{prefix}.{key}")
     return flat
+
+
+def flat_settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """What identifies a run beside task and method, under dotted names; lists as JSON."""
+    settings: dict[str, Any] = {}
+    for section in _SECTIONS:
+        settings |= _flatten(raw[section], section)
+    for key in ("task.name", "method.name"):
+        settings.pop(key, None)
+    return settings
 
 
 def read_run(folder: Path) -> Run:
@@ -154,17 +169,14 @@ def read_run(folder: Path) -> Run:
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         raw = yaml.load((folder / "config.yaml").read_text(), Loader=loader)  # a safe loader: plain data only
-        for section in _SECTIONS:
-            settings |= _flatten(raw[section], section)
-        for key in ("task.name", "method.name"):
-            settings.pop(key, None)
+        settings = flat_settings(raw)
         environment = json.loads((folder / "environment.json").read_text())
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         problem = problem or f"{type(error).__name__}: {error}"
     return Run(folder, state, status, settings, environment if isinstance(environment, dict) else {}, problem)
 
 
-def load(name: str, folders: Iterable[Path]) -> Results:
+def load(name: str, folders: Iterable[Path], sweep: str | None = None) -> Results:
     """Reads run directories, in the order of their names."""
     found, rows = [], []
     for folder in sorted(set(folders)):
@@ -184,8 +196,8 @@ def load(name: str, folders: Iterable[Path]) -> Results:
             "method": run.status.method,
         }
         rows += [{**identity, **run.settings, **row} for row in metrics.to_dict("records")]
-    frame = pd.DataFrame(rows, columns=None if rows else ["run_id", "config_hash", "label", "method", "seed"])
-    results = Results(name, tuple(found), frame)
+    frame = pd.DataFrame(rows, columns=None if rows else _COLUMNS)
+    results = Results(name, tuple(found), frame, sweep)
     frame["variant"] = [_variant(row, results.varied) for row in frame.to_dict("records")]
     return results
 
@@ -198,8 +210,8 @@ def _variant(row: Mapping[str, Any], varied: Mapping[str, Sequence[str]]) -> str
     )
 
 
-def find(targets: Sequence[str], results_dir: Path) -> tuple[str, list[Path]]:
-    """Run directories from the command line: folders, or the name of one sweep.
+def find(targets: Sequence[str], results_dir: Path) -> Results:
+    """The runs that the command line names: run directories, or one sweep.
 
     Raises:
         UserError: nothing is there under that name.
@@ -207,7 +219,7 @@ def find(targets: Sequence[str], results_dir: Path) -> tuple[str, list[Path]]:
     root = results_dir / "runs"
     folders = [Path(target) for target in targets]
     if all((folder / "status.json").exists() for folder in folders):
-        return (folders[0].name if len(folders) == 1 else f"{len(folders)} runs"), folders
+        return load(folders[0].resolve().name if len(folders) == 1 else f"{len(folders)} runs", folders)
     missing = [str(folder) for folder in folders if not (folder / "status.json").exists()]
     if len(targets) > 1:
         raise UserError(
@@ -215,10 +227,10 @@ def find(targets: Sequence[str], results_dir: Path) -> tuple[str, list[Path]]:
         )
     found = _of_sweep(targets[0], root)
     if not found:
-        names = sorted({run.get("sweep") for _, run in _statuses(root)} - {None})
+        names = sorted({str(raw["sweep"]) for _, raw in _statuses(root) if raw.get("sweep")})
         known = f"; sweeps with runs there: {', '.join(names)}" if names else "; no sweep has runs there"
         raise UserError(f"{targets[0]!r} is neither a run directory nor a sweep with runs in {str(root)!r}{known}")
-    return targets[0], found
+    return load(targets[0], found, sweep=targets[0])
 
 
 def _of_sweep(name: str, root: Path) -> list[Path]:
@@ -244,10 +256,18 @@ def provenance(results: Results) -> dict[str, str]:
     return {
         "commit": ", ".join(sorted({s.commit for s in statuses if s.commit})) or "unknown",
         "runs": str(len(results.runs)),
-        "from": times[0] if times else "unknown",
-        "to": times[-1] if times else "unknown",
+        "from": _minute(times[0]) if times else "unknown",
+        "to": _minute(times[-1]) if times else "unknown",
         "algorithms": ", ".join(sorted({str(s.algorithms) for s in statuses})),
     }
+
+
+def _minute(time: str) -> str:
+    """2026-01-02 03:04 UTC; what is no time is shown as it is."""
+    try:
+        return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return time
 
 
 def status_dict(run: Run) -> dict[str, Any]:

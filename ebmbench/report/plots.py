@@ -21,8 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as MplFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from ebmbench.report import scores
 from ebmbench.report.data import Results, axis_title, setting_keys
 from ebmbench.report.palette import (
     BASE_COLOR,
@@ -32,7 +33,6 @@ from ebmbench.report.palette import (
     METHODS,
     TRUTH_COLOR,
 )
-from ebmbench.stats import best_mean, bootstrap_interval
 
 __all__ = [
     "BASE_COLOR",
@@ -50,6 +50,8 @@ __all__ = [
 
 # Ink of text, axes and grid. On the page, to_svg replaces each by a CSS colour of the light or dark theme.
 INK, MUTED, GRID = "#1b1c1e", "#5b5c5e", "#dcdddf"
+SMALL, DENSITY_SIZE = (2.2, 1.8), (1.9, 1.6)
+NAMES = 0.78  # inches that the names of the methods take
 _CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
 
 METRIC_TITLES = {
@@ -69,11 +71,12 @@ LOWER_IS_BETTER = {"d_kl", "nll", "crps", "box_nll"}
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: a title, what draws it, its width and height in inches."""
+    """One pair of axes: a title, what draws it, its width and height and the room for its y labels in inches."""
 
     title: str
     draw: Callable[[Axes], None]
-    size: tuple[float, float] = (3.5, 2.5)
+    size: tuple[float, float] = (3.7, 2.5)
+    left: float = 0.52
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,8 @@ class Figure:
     data: pd.DataFrame
     legend: tuple[str, ...] = ()
     columns: int = 2
+    short: str = ""
+    """Its name in a list of links, if the title is too long for it."""
 
 
 # ------------------------------------------------------------------------------------------------------- rendering
@@ -96,13 +101,13 @@ class Figure:
 def _style() -> Iterator[None]:
     with matplotlib.rc_context(
         {
-            "font.size": 8,
-            "axes.titlesize": 8.5,
+            "font.size": 7.5,
+            "axes.titlesize": 8,
             "axes.titleweight": "bold",
             "axes.titlelocation": "left",
-            "axes.labelsize": 8,
-            "xtick.labelsize": 7.5,
-            "ytick.labelsize": 7.5,
+            "axes.labelsize": 7.5,
+            "xtick.labelsize": 7,
+            "ytick.labelsize": 7,
             "legend.fontsize": 7.5,
             "text.color": INK,
             "axes.labelcolor": INK,
@@ -131,9 +136,13 @@ def to_svg(panel: Panel, prefix: str) -> str:
     """The panel as an inline SVG without a title: text stays text, its ids begin with `prefix`, its ink follows
     the page's theme."""
     with _style(), matplotlib.rc_context({"svg.hashsalt": prefix}):
-        figure = MplFigure(figsize=panel.size, layout="constrained")
+        # Margins of a fixed width: matplotlib's own layout would draw everything twice.
+        width, height = panel.size
+        left, right, bottom, top = panel.left, 0.09, 0.38, 0.06
+        figure = MplFigure(figsize=panel.size)
         FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+        inner = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
+        axes = figure.add_axes(inner)
         panel.draw(axes)
         figure.patch.set_alpha(0)
         axes.patch.set_alpha(0)
@@ -198,12 +207,6 @@ def legend_handle(name: str) -> Line2D:
 # ----------------------------------------------------------------------------------------------------- small tools
 
 
-def _mean_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """Mean of the finite values and its 95 % interval; nan where there is none."""
-    finite = values[np.isfinite(values)]
-    return (float(finite.mean()), *bootstrap_interval(finite)) if len(finite) else (math.nan,) * 3
-
-
 def _methods(frame: pd.DataFrame) -> list[str]:
     present = set(frame["method"])
     return [method for method in METHODS if method in present] + sorted(present - set(METHODS))
@@ -251,12 +254,6 @@ def _jitter(count: int, width: float = 0.5) -> np.ndarray:
     return ((np.arange(count) * 0.618034) % 1 - 0.5) * width
 
 
-def _best_quarter(values: np.ndarray, metric: str) -> float:
-    """The published headline, the mean of the best 5 of 20 (a quarter of however many); nan for fewer than 4."""
-    sign = 1 if metric in LOWER_IS_BETTER else -1
-    return sign * best_mean(sign * values) if len(values) >= 4 else math.nan
-
-
 def _labels_with(frame: pd.DataFrame, metric: str) -> list[str]:
     if metric not in frame:
         return []
@@ -267,28 +264,12 @@ def _labels_with(frame: pd.DataFrame, metric: str) -> list[str]:
 
 
 def summary_table(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """Per label, method and metric: mean of the seeds that have a value with its interval, best quarter, counts."""
-    rows = []
-    for metric in metrics:
-        for label in _labels_with(frame, metric):
-            part = frame[frame["label"] == label]
-            for method in _methods(part):
-                values = part.loc[part["method"] == method, metric].to_numpy(float)
-                mean, low, high = _mean_interval(values)
-                rows.append(
-                    {
-                        "label": label,
-                        "metric": metric,
-                        "method": method,
-                        "mean": mean,
-                        "low": low,
-                        "high": high,
-                        "best_quarter": _best_quarter(values, metric),
-                        "seeds": len(values),
-                        "without_value": int((~np.isfinite(values)).sum()),
-                    }
-                )
-    return pd.DataFrame(rows)
+    """`scores.summarise` by method within each dataset; rows without any value are left out."""
+    table = scores.summarise(frame, ["label"], "method", [m for m in metrics if m in frame])
+    if table.empty:
+        return table
+    usable = table.groupby(["label", "metric"])["n"].transform("sum") > 0
+    return table[usable].assign(without_value=table["seeds"] - table["n"])
 
 
 def ranking(results: Results) -> Figure | None:
@@ -300,7 +281,7 @@ def ranking(results: Results) -> Figure | None:
     for (metric, label), part in table.groupby(["metric", "label"], sort=False):
         # The last row is drawn highest: the best on top.
         part = part.sort_values("mean", ascending=metric not in LOWER_IS_BETTER, na_position="first")
-        panels.append(Panel(f"{label}: {_metric_name(metric)}", _ranking_panel(part, metric)))
+        panels.append(Panel(f"{label}: {_metric_name(metric)}", _ranking_panel(part, metric), left=NAMES))
     return Figure(
         "ranking",
         "Ranking",
@@ -319,12 +300,12 @@ def _metric_name(metric: str) -> str:
 def _ranking_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         rows = part.to_dict("records")
-        spread = [row[key] for row in rows for key in ("low", "high", "best_quarter")]
+        spread = [row[key] for row in rows for key in ("low", "high", "best")]
         for place, row in enumerate(rows):
             color = _color(row["method"])
             axes.plot([row["low"], row["high"]], [place, place], color=color, lw=2, solid_capstyle="butt")
             axes.plot(row["mean"], place, marker=_marker(row["method"]), color=color, ms=6)
-            axes.plot(row["best_quarter"], place, marker="D", mfc="none", mec=color, ms=5)
+            axes.plot(row["best"], place, marker="D", mfc="none", mec=color, ms=5)
         axes.set_yticks(range(len(rows)), [_name_with_failures(row["method"], row["without_value"]) for row in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(axis="y", visible=False)
@@ -340,7 +321,7 @@ def strip(results: Results) -> Figure | None:
     frame = results.comparison
     metrics = [m for m in ("d_kl", "nll", "crps", "coverage_90", "ap", "ap75", "box_nll") if m in frame]
     panels = [
-        Panel(f"{label}: {_metric_name(metric)}", _strip_panel(frame[frame["label"] == label], metric))
+        Panel(f"{label}: {_metric_name(metric)}", _strip_panel(frame[frame["label"] == label], metric), left=NAMES)
         for metric in metrics
         for label in _labels_with(frame, metric)
     ]
@@ -379,6 +360,7 @@ def _strip_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(METRIC_TITLES.get(metric, metric))
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         if metric == "coverage_90":
             axes.axvline(0.9, color=TRUTH_COLOR, lw=1, ls="--")
         elif _spread_asks_for_log(part[metric].to_list()):
@@ -426,10 +408,10 @@ def densities(results: Results) -> Iterator[Figure]:
     for label, entry in _median_seed_densities(results).items():
         methods = [m for m in METHODS if m in entry.models]
         top = float(np.quantile(entry.true, 0.995))
-        panels = [Panel("true", _density_panel(entry, entry.true, top), (2.6, 2.1))]
+        panels = [Panel("true", _density_panel(entry, entry.true, top), DENSITY_SIZE, 0.28)]
         for method in methods:
             seed, model = entry.models[method]
-            panels.append(Panel(f"{method} (seed {seed})", _density_panel(entry, model, top), (2.6, 2.1)))
+            panels.append(Panel(f"{method} (seed {seed})", _density_panel(entry, model, top), DENSITY_SIZE, 0.28))
         thin = slice(None, None, 2)
         wide = {
             "x": np.repeat(entry.x, len(entry.y[thin])),
@@ -445,13 +427,14 @@ def densities(results: Results) -> Iterator[Figure]:
             tuple(panels),
             pd.DataFrame({name: np.round(column, 4) for name, column in wide.items()}),
             columns=4,
+            short=f"Density {label}",
         )
         places = [round(q * (len(entry.x) - 1)) for q in (0.15, 0.4, 0.6, 0.85)]
         yield Figure(
             f"slices-{label}",
             f"Slices through the density, {label}",
             "p(y|x) at four x: truth in grey, of each method the seed whose D_KL is the median.",
-            tuple(Panel(f"x = {entry.x[i]:.2f}", _slice_panel(entry, methods, i)) for i in places),
+            tuple(Panel(f"x = {entry.x[i]:.2f}", _slice_panel(entry, methods, i), SMALL, 0.38) for i in places),
             pd.concat(
                 pd.DataFrame(
                     {
@@ -464,6 +447,8 @@ def densities(results: Results) -> Iterator[Figure]:
                 for i in places
             ).round(5),
             legend=("true", *methods),
+            columns=4,
+            short=f"Slices {label}",
         )
 
 
@@ -481,8 +466,10 @@ def _density_panel(entry: _Densities, values: np.ndarray, top: float) -> Callabl
             interpolation="none",
         )
         axes.grid(visible=False)
-        axes.set_xlabel("x")
-        axes.set_ylabel("y")
+        axes.set_xticks([extent[0], 0, extent[1]])
+        axes.set_yticks([extent[2], 0, extent[3]])
+        axes.set_xlabel("x", labelpad=-5)
+        axes.set_ylabel("y", labelpad=-3)
 
     return draw
 
@@ -639,17 +626,8 @@ def settings(results: Results) -> Iterator[Figure]:
                         kept.append(widest)
                 if not kept:
                     continue
-                rows = []
-                for own in kept:
-                    for value, at in own.groupby(key):
-                        values = at[metric].to_numpy(float)
-                        mean, low, high = _mean_interval(values)
-                        rows.append(
-                            {"label": label, "metric": metric, "method": own["method"].iloc[0], key: float(value)}
-                            | {"mean": mean, "low": low, "high": high, "seeds": len(values)}
-                            | {"without_value": int((~np.isfinite(values)).sum())}
-                        )
-                table = pd.DataFrame(rows)
+                table = pd.concat(scores.summarise(own, ["label", "method"], key, [metric]) for own in kept)
+                table = table[table["n"] > 0]
                 tables.append(table)
                 panels.append(Panel(f"{label}: {_metric_name(metric)}", _settings_panel(table, key, metric)))
         if panels:
@@ -702,7 +680,7 @@ def curves(results: Results) -> Iterator[Figure]:
             if len(steps) > 150:  # long runs: an even choice of points
                 table = table[table["step"].isin(steps[:: math.ceil(len(steps) / 150)])]
             tables.append(table.assign(label=label, method=method))
-            panels.append(Panel(method, _curves_panel(table, method), (2.6, 1.9)))
+            panels.append(Panel(method, _curves_panel(table, method), SMALL, 0.42))
         if panels:
             yield Figure(
                 f"curves-{label}",
@@ -712,6 +690,7 @@ def curves(results: Results) -> Iterator[Figure]:
                 tuple(panels),
                 pd.concat(tables)[["label", "method", "seed", "step", "loss"]].round({"loss": 6}),
                 columns=4,
+                short=f"Curves {label}",
             )
 
 
@@ -726,6 +705,7 @@ def _curves_panel(table: pd.DataFrame, method: str) -> Callable[[Axes], None]:
             low, high = finite.quantile([0.005, 0.995])
             margin = 0.08 * (high - low) + 1e-9
             axes.set_ylim(low - margin, high + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("training step")
         axes.set_ylabel("loss")
 
@@ -750,7 +730,7 @@ def detection_stages(results: Results) -> Figure | None:
             part = frame[frame["label"] == label]
             mean = part.groupby("method")[list(columns)].mean().loc[_methods(part)]
             rows.append(mean.reset_index().melt("method", var_name="stage", value_name="mean").assign(label=label))
-            panels.append(Panel(f"{label}: {title}", _stages_panel(mean, title)))
+            panels.append(Panel(f"{label}: {title}", _stages_panel(mean, title), left=NAMES))
     if not panels:
         return None
     return Figure(
