@@ -21,6 +21,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ebmbench import native
+
 _MASK = 0xFFFFFFFF
 
 
@@ -59,7 +61,8 @@ class Streams:
         self.seeds = tuple(seeds)
         self.stacked = stacked
         self.device = torch.device(device)
-        keys = torch.tensor(self.seeds, dtype=torch.int64, device=device)[:, None]
+        self.seed_tensor = torch.tensor(self.seeds, dtype=torch.int64, device=device)
+        keys = self.seed_tensor[:, None]
         self.keys = (keys & _MASK, keys >> 32)
 
     def at(self, step: int | Tensor) -> Draws:
@@ -74,6 +77,11 @@ class Draws:
     streams: Streams
     step: int | Tensor
 
+    @property
+    def _compiled(self) -> bool:
+        """Whether to draw with compiled code: the same words, and normals equal within rounding."""
+        return self.streams.device.type == "cpu" and native.unavailable() is None
+
     def words(self, name: str, shape: Sequence[int]) -> Tensor:
         """Uniform 32-bit words as int64, of `shape`; the first axis is the seeds' where they are stacked."""
         streams = self.streams
@@ -81,6 +89,8 @@ class Draws:
         if streams.stacked and shape[:1] != (len(streams.seeds),):
             raise ValueError(f"the first axis of {shape} is not the {len(streams.seeds)} seeds")
         size = math.prod(shape[1:] if streams.stacked else shape)
+        if self._compiled and isinstance(self.step, int):
+            return native.words(streams.seed_tensor, self.step, stream_id(name), size).reshape(shape)
         block = torch.arange((size + 3) // 4, device=streams.device)
         step = torch.as_tensor(self.step, dtype=torch.int64, device=streams.device)
         stream = torch.full((), stream_id(name), dtype=torch.int64, device=streams.device)
@@ -97,6 +107,8 @@ class Draws:
         shape = tuple(shape)
         lead = shape[:1] if streams.stacked else ()
         size = math.prod(shape[len(lead) :])
+        if dtype == torch.float32 and self._compiled and isinstance(self.step, int):
+            return native.normal(streams.seed_tensor, self.step, stream_id(name), size).reshape(shape)
         pairs = _to_unit(self.words(name, (*lead, (size + 3) // 4 * 4)), dtype).unflatten(-1, (-1, 2))
         radius = torch.sqrt(-2 * torch.log(pairs[..., 0]))
         angle = 2 * math.pi * pairs[..., 1]

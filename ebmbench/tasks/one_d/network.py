@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ebmbench.energy import AutogradEnergy, Energy
+from ebmbench.native import fused_or_plain
 from ebmbench.rng import Streams
 
 HIDDEN = 10
@@ -65,6 +66,11 @@ def plain_energy(parameters: Parameters, x: Tensor) -> Energy:
         return _linear(parameters, "out", h).reshape(seeds, batch, samples)
 
     return AutogradEnergy(f)
+
+
+def fused_energy(parameters: Parameters, x: Tensor) -> Energy:
+    """`f(x, ·)` by compiled kernels where they can be had, else the plain one."""
+    return fused_or_plain(parameters, x, lambda: plain_energy(parameters, x))
 
 
 def _linear(parameters: Parameters, layer: str, h: Tensor) -> Tensor:

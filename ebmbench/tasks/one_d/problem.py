@@ -22,7 +22,7 @@ from ebmbench.rng import Streams
 from ebmbench.tasks.one_d.config import OneDTask, OneDTrainer
 from ebmbench.tasks.one_d.data import Y_HIGH, Y_LOW, Dataset
 from ebmbench.tasks.one_d.figures import figures
-from ebmbench.tasks.one_d.network import Parameters, initial_parameters, plain_energy
+from ebmbench.tasks.one_d.network import Parameters, fused_energy, initial_parameters, plain_energy
 
 __all__ = ["TARGET_DIM", "OneDProblem", "build", "figures", "finish", "split"]
 
@@ -67,11 +67,17 @@ class OneDProblem:
 
         initial = initial_parameters(self.seeds, dtype, device)
         flat = torch.cat([p.detach().flatten(1) for p in initial.values()], dim=1)
-        flat.grad = torch.zeros_like(flat)
+        flat.requires_grad_().grad = torch.zeros_like(flat)
         self.parameters = {"flat": flat}
-        self.layers = views(flat, {name: tuple(p.shape[1:]) for name, p in initial.items()})
+        self._shapes = {name: p.shape[1:] for name, p in initial.items()}
         self.optimizer = torch.optim.Adam([flat], lr=trainer.learning_rate)
         self.scheduler = None
+
+    @property
+    def layers(self) -> Parameters:
+        """The layers' weights and biases, views of the one tensor through which gradients flow back to it."""
+        parts = self.parameters["flat"].split([shape.numel() for shape in self._shapes.values()], dim=1)
+        return {name: p.unflatten(1, shape) for (name, shape), p in zip(self._shapes.items(), parts, strict=True)}
 
     def batch(self, step: int) -> Tensor:
         """Indices of the training points of a step, `[S, B]`: each seed's epoch is its own permutation."""
@@ -180,20 +186,6 @@ class OneDProblem:
         return torch.where((y >= Y_LOW) & (y <= Y_HIGH), values, -math.inf)
 
 
-def views(flat: Tensor, shapes: dict[str, tuple[int, ...]]) -> Parameters:
-    """Leaf tensors that share the memory, and the gradient's memory, of columns of `flat` `[S, P]`."""
-    assert flat.grad is not None
-    parameters: Parameters = {}
-    start = 0
-    for name, shape in shapes.items():
-        size = math.prod(shape)
-        columns = slice(start, start + size)
-        parameters[name] = flat.detach()[:, columns].unflatten(1, shape).requires_grad_()
-        parameters[name].grad = flat.grad[:, columns].unflatten(1, shape)
-        start += size
-    return parameters
-
-
 class _Grids:
     """The points at which all seeds are scored, and the truth there."""
 
@@ -234,7 +226,7 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
 
 def energy_function(config: RunConfig, device: torch.device) -> EnergyFunction:
     """The fastest implementation of the network's energy that fits the device."""
-    return plain_energy
+    return plain_energy if config.launch.backend == "plain" else fused_energy
 
 
 def build(config: RunConfig, seeds: Sequence[int], device: torch.device) -> OneDProblem:
