@@ -5,6 +5,8 @@ Exit codes: 0 done; 1 a run failed; 2 bad input; 128 + n stopped by signal n (13
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import sys
@@ -82,7 +84,13 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     if any(argument.split("=")[0] in _HYDRA_INFO for argument in arguments):
         resolved = ["--resolve"] if {"--cfg", "-c"} & set(arguments) and "--resolve" not in arguments else []
-        _with_hydra(lambda cfg: None, [*resolved, *arguments])
+        usage = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(usage):
+                _with_hydra(lambda cfg: None, [*resolved, *arguments])
+        except SystemExit as exit:  # its argument parser's
+            if exit.code:
+                raise UserError(usage.getvalue().strip().rpartition("error: ")[2]) from None
         return 0
     flags = [argument for argument in arguments if argument.startswith("-")]
     overrides = [argument for argument in arguments if not argument.startswith("-")]

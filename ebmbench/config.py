@@ -10,13 +10,14 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import hydra
 import yaml
@@ -24,7 +25,7 @@ from hydra.core.config_loader import ConfigLoader
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -39,6 +40,9 @@ from ebmbench.tasks.one_d.config import OneDTask, OneDTrainer
 
 ALGORITHMS = 1
 """Version of what is computed: raised when the same settings would give other results."""
+
+MOST_JOBS = 100_000
+"""In one sweep."""
 
 TASKS: dict[str, tuple[type[Section], type[Section]]] = {
     "1d": (OneDTask, OneDTrainer),
@@ -82,7 +86,7 @@ class LoggerConfig(Section):
 class SweepConfig(Section):
     """What a file of sweeps/ says beside its grid: its name, and the tables and figures it ends in."""
 
-    name: str = Field(min_length=1, max_length=100, pattern=r"^[\w.+-]+$")
+    name: str = Field(max_length=100, pattern=r"^[\w.+-]+$", description="a name of letters, digits, _ . + and -")
     description: str = ""
     tables: tuple[Any, ...] = ()
     figures: tuple[Any, ...] = ()
@@ -91,7 +95,7 @@ class SweepConfig(Section):
 class Launch(Section):
     """Where and how a run is carried out: nothing here changes its results, nor its identity."""
 
-    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$")
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")
     backend: Literal["auto", "plain"]
     threads: int | None = Field(ge=1, le=4096)
     checkpoint_seconds: float = Field(ge=0)
@@ -230,8 +234,15 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
         "logger": LoggerConfig,
     }
     root = set(Launch.model_fields) | {"seeds", "sweep"}
-    known = sorted(root | {f"{s}.{k}" for s, model in models.items() for k in model.model_fields})
-    faults += [f"{key} is not a setting{_did_you_mean(key, known)}" for key in raw if key not in root | set(models)]
+    known = sorted(root | {key for section, model in models.items() for key in _keys(model, section)})
+    faults += [
+        f"{key} is not a setting{_did_you_mean(str(key), known)}" for key in raw if key not in root | set(models)
+    ]
+    other = _other_task(task_name, raw.get("trainer"))
+    if other:
+        raise UserError(
+            f"trainer={other} contradicts task={task_name}; leave trainer out, or choose trainer={task_name}"
+        )
 
     parts: dict[str, Any] = {}
     for name, model in models.items():
@@ -241,29 +252,88 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
     parts["sweep"] = _section(SweepConfig, raw["sweep"], "sweep.", known, faults) if raw.get("sweep") else None
     parts["seeds"] = _seeds(raw.get("seeds"), faults)
     if not faults:
-        faults += _contradictions(parts["method"], parts["proposal"], parts["noise"])
+        faults += _contradictions(parts["method"], parts["proposal"], parts["noise"], parts["logger"])
     if faults:
         raise UserError("; ".join(faults))
     return RunConfig(**parts)
 
 
+def _keys(model: Any, prefix: str) -> Iterator[str]:
+    """Every setting of a section, with those of the sections in it."""
+    for name, field in model.model_fields.items():
+        inner = [part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, Section)]
+        yield from (key for part in inner for key in _keys(part, f"{prefix}.{name}"))
+        if not inner:
+            yield f"{prefix}.{name}"
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """A type, and those that a union or an Annotated is made of."""
+    yield annotation
+    for part in get_args(annotation):
+        yield from _parts(part)
+
+
+def _other_task(task: str, trainer: Any) -> str | None:
+    """The task whose trainer it is, where that is not the task at hand."""
+    if not isinstance(trainer, dict) or set(trainer) & set(TASKS[task][1].model_fields) == set(trainer):
+        return None
+    return next(
+        (name for name, (_, model) in TASKS.items() if name != task and set(trainer) == set(model.model_fields)), None
+    )
+
+
 def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], faults: list[str]) -> Any:
     if not isinstance(raw, dict):
-        faults.append(f"{prefix.rstrip('.')}={raw!r} is not a group of settings")
+        faults.append(f"{prefix.rstrip('.')}={_show(raw)} is not a group of settings")
         return None
     try:
         return model.model_validate(_tuples(raw))
     except ValidationError as error:
         for fault in error.errors(include_url=False):
-            key = prefix + ".".join(str(part) for part in fault["loc"])
-            if fault["type"] == "extra_forbidden":
+            key = prefix + _key(fault["loc"], raw)
+            if fault["type"] in ("extra_forbidden", "invalid_key"):
                 faults.append(f"{key} is not a setting{_did_you_mean(key, known)}")
             elif fault["type"] == "missing":
                 faults.append(f"{key} is missing")
             else:
-                allowed = fault["msg"].removeprefix("Value error, ").removeprefix("Input ")
-                faults.append(f"{key}={_show(fault['input'])} is not allowed: it {allowed}")
+                faults.append(f"{key}={_show(fault['input'])} is not allowed: {_allowed(model, fault)}")
         return None
+
+
+def _key(loc: Sequence[str | int], raw: Any) -> str:
+    """A fault's place in the data; pydantic's own names of the alternatives of a union are left out."""
+    key: list[str] = []
+    for place, part in enumerate(loc):
+        here = (isinstance(raw, dict) and part in raw) or (isinstance(raw, list | tuple) and isinstance(part, int))
+        if here or place == len(loc) - 1:
+            key.append(str(part))
+        raw = raw[part] if here else raw
+    return ".".join(key)
+
+
+def _allowed(model: Any, fault: Any) -> str:
+    """What is allowed, in words: a field's description where a pattern would say nothing to people."""
+    described = [field.description for field in _fields(model, fault["loc"]) if field.description]
+    if fault["type"] == "string_pattern_mismatch" and described:
+        return f"choose {described[-1]}"
+    if fault["type"] == "literal_error":
+        allowed = fault["ctx"]["expected"].replace("'", "")
+        close = difflib.get_close_matches(str(fault["input"]), re.split(", | or ", allowed), n=1)
+        return f"choose {allowed}" + (f" (did you mean {close[0]}?)" if close else "")
+    text = re.sub(r"^(Value error, |Input |String |Tuple )", "", fault["msg"])
+    return "it " + text.replace("valid tuple", "list, such as [1,2]").replace("a valid boolean", "true or false")
+
+
+def _fields(model: Any, loc: Sequence[str | int]) -> Iterator[Any]:
+    """The fields on the way to a fault's place."""
+    models = [model]
+    for part in loc:
+        fields = [m.model_fields[part] for m in models if part in m.model_fields]
+        if fields:
+            yield from fields
+            types = [part for field in fields for part in _parts(field.annotation)]
+            models = [part for part in types if isinstance(part, type) and issubclass(part, Section)]
 
 
 def _seeds(raw: Any, faults: list[str]) -> tuple[int, ...]:
@@ -280,8 +350,10 @@ def _seeds(raw: Any, faults: list[str]) -> tuple[int, ...]:
     return ()
 
 
-def _contradictions(method: MethodConfig, proposal: ProposalConfig, noise: NoiseConfig) -> list[str]:
-    """Settings that the method needs and lacks, or has and does not use."""
+def _contradictions(
+    method: MethodConfig, proposal: ProposalConfig, noise: NoiseConfig, logger: LoggerConfig
+) -> list[str]:
+    """Settings that the method needs and lacks, or has and does not use; and a logger's."""
     needed = {_METHOD_FIELDS[field.name] for field in dataclasses.fields(METHODS[method.name])}  # type: ignore[arg-type]
     if "proposal.stds" in needed:
         needed.add("proposal.shared")
@@ -303,6 +375,11 @@ def _contradictions(method: MethodConfig, proposal: ProposalConfig, noise: Noise
             f"proposal.stds={_show(list(stds))} is not allowed: give one standard deviation > 0 per component, "
             "such as [0.1,0.8]"
         )
+    unused = logger.model_dump(exclude={"name"}, exclude_defaults=True) if logger.name != "wandb" else {}
+    faults += [
+        f"logger.{key}={_show(value)} contradicts logger={logger.name}, which has no such setting; choose logger=wandb"
+        for key, value in unused.items()
+    ]
     return faults
 
 
@@ -319,7 +396,7 @@ def _show(value: Any) -> str:
 
 
 def _did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.5)
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     if not close:  # a key may be right in its last part: trainer.sigma for noise.sigma
         tail = word.rsplit(".", 1)[-1]
         close = [key for key in known if key.rsplit(".", 1)[-1] == tail][:3]
@@ -377,8 +454,13 @@ def register_resolvers() -> None:
 @contextmanager
 def _config_loader() -> Iterator[ConfigLoader]:
     register_resolvers()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-        yield GlobalHydra.instance().config_loader()
+    hydra_state = GlobalHydra.instance()
+    outer, hydra_state.hydra = hydra_state.hydra, None  # one may be at work already: a job of a multirun, say
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+            yield hydra_state.config_loader()
+    finally:
+        hydra_state.hydra = outer
 
 
 def from_omegaconf(cfg: DictConfig) -> RunConfig:
@@ -386,7 +468,8 @@ def from_omegaconf(cfg: DictConfig) -> RunConfig:
     try:
         raw = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
-        raise UserError(_first_line(error)) from None
+        key = str(error.full_key or "the configuration")
+        raise UserError(f"{key} cannot be resolved: {_first_line(error)}") from None
     assert isinstance(raw, dict)
     return _validate({str(key): value for key, value in raw.items() if key != "hydra"})
 
@@ -413,18 +496,50 @@ def compose(overrides: Sequence[str]) -> RunConfig:
     Raises:
         UserError: one sentence that names the key, the value and what is allowed.
     """
+    with composer() as compose_one:
+        return compose_one(for_task(overrides))
+
+
+@contextmanager
+def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
+    """A function that does what `compose` does, for many: those that choose the same groups share one composition.
+
+    Hydra takes a tenth of a second for each, and a sweep may have thousands.
+    """
+    from hydra._internal.config_loader_impl import ConfigLoaderImpl
+
+    shared: dict[tuple[str, ...], DictConfig] = {}
     with _config_loader() as loader:
-        return _compose(loader, for_task(overrides))
+
+        def compose_one(overrides: Sequence[str]) -> RunConfig:
+            parsed = _parse(loader, overrides)
+            for override in parsed:
+                if override.is_sweep_override():
+                    text = f"{_show(override.input_line)} gives several values: add -m for a run of each"
+                    raise UserError(f"{text}, or put a text that holds a comma in quotes")
+            _check_groups(loader, parsed)
+            grouped = [o for o in parsed if _is_group(loader, o)]
+            values = [o for o in parsed if not _is_group(loader, o)]
+            groups = tuple(o.input_line or "" for o in grouped)
+            with _explained():
+                if groups not in shared:
+                    shared[groups] = hydra.compose("config", [*groups, search_path_override()])
+                cfg = shared[groups].copy()
+                ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
+            return from_omegaconf(cfg)
+
+        yield compose_one
 
 
-def _compose(loader: ConfigLoader, overrides: Sequence[str]) -> RunConfig:
-    parsed = _parse(loader, overrides)
-    _check_groups(loader, parsed)
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Whatever goes wrong inside Hydra is the fault of what it was given: conf/ itself composes."""
     try:
-        cfg = hydra.compose("config", [*overrides, search_path_override()], return_hydra_config=False)
-    except (HydraException, OmegaConfBaseException) as error:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
         raise UserError(explain(error)) from None
-    return from_omegaconf(cfg)
 
 
 def expand(overrides: Sequence[str]) -> list[list[str]]:
@@ -440,23 +555,39 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     with _config_loader() as loader:
         parsed = _parse(loader, overrides)
         fixed = [o.input_line for o in parsed if o.input_line and not o.is_sweep_override()]
-        try:
+        _check_groups(loader, parsed)
+        with _explained():
             cfg = hydra.compose("config", [*fixed, search_path_override()], return_hydra_config=True)
-        except (HydraException, OmegaConfBaseException) as error:
-            _check_groups(loader, parsed)
-            raise UserError(explain(error)) from None
         params = cfg.hydra.sweeper.get("params") or {}
         grid = [f"{key}={_grid_text(value)}" for key, value in params.items()]
         given = {o.key_or_group for o in parsed}
         # What is said on the command line wins over the sweep file.
         grid = [line for line in grid if line.split("=", 1)[0].lstrip("+~") not in given]
-        batches = BasicSweeper.split_arguments(_parse(loader, [*grid, *overrides]), None)
-        jobs = [job for batch in batches for job in batch]
+        swept = _parse(loader, [*grid, *overrides])
+        _check_size(swept)
+        with _explained():
+            jobs = [job for batch in BasicSweeper.split_arguments(swept, None) for job in batch]
         if not jobs:
             raise UserError("the grid is empty: give each swept key at least one value, such as method=nce,nce+")
         for job in jobs:
             _check_groups(loader, _parse(loader, job))
         return [list(job) for job in jobs]
+
+
+def _check_size(overrides: Sequence[Override]) -> None:
+    """Refuses a grid that no memory holds, before it is listed."""
+    jobs = 1.0
+    for override in overrides:
+        value = override.value()
+        if isinstance(value, RangeSweep):
+            if not value.step:
+                raise UserError(f"{override.input_line} has a step of 0; give another")
+            steps = ((value.stop or 0) - (value.start or 0)) / value.step
+            jobs *= max(math.ceil(steps), 1) if math.isfinite(steps) else math.inf
+        elif isinstance(value, ChoiceSweep):
+            jobs *= max(len(value.list), 1)
+        if jobs > MOST_JOBS:
+            raise UserError(f"{override.input_line} makes a grid of more than {MOST_JOBS} jobs; give a smaller one")
 
 
 def expand_and_compose(overrides: Sequence[str]) -> list[RunConfig]:
@@ -465,28 +596,9 @@ def expand_and_compose(overrides: Sequence[str]) -> list[RunConfig]:
 
 
 def compose_all(jobs: Sequence[Sequence[str]]) -> list[RunConfig]:
-    """Composes and validates jobs, each as `compose` would: those that choose the same groups share one composition,
-    for Hydra takes a tenth of a second for each, and a sweep may have thousands.
-    """
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-
-    configs = []
-    with _config_loader() as loader:
-        shared: dict[tuple[str, ...], DictConfig] = {}
-        for job in jobs:
-            parsed = _parse(loader, job)
-            _check_groups(loader, parsed)
-            plain = [o for o in parsed if re.match(r"[^+~=@]+=", o.input_line or "") and not _is_group(loader, o)]
-            rest = tuple(o.input_line or "" for o in parsed if o not in plain)
-            try:
-                if rest not in shared:
-                    shared[rest] = hydra.compose("config", [*rest, search_path_override()])
-                cfg = shared[rest].copy()
-                ConfigLoaderImpl._apply_overrides_to_config(plain, cfg)
-            except (HydraException, OmegaConfBaseException) as error:
-                raise UserError(explain(error)) from None
-            configs.append(from_omegaconf(cfg))
-    return configs
+    """Composes and validates jobs, each as `compose` would."""
+    with composer() as compose_one:
+        return [compose_one(job) for job in jobs]
 
 
 def _is_group(loader: ConfigLoader, override: Override) -> bool:
@@ -504,25 +616,44 @@ def _grid_text(value: Any) -> str:
 
 
 def _parse(loader: ConfigLoader, overrides: Sequence[str]) -> list[Override]:
-    try:
-        return OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_first_line(error)) from None
+    parser = OverridesParser.create(config_loader=loader)
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except Exception as error:  # the grammar's own, and what very long numbers and deep brackets raise in Python
+            lines = [line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See https"))]
+            reason = (lines or [type(error).__name__])[0][:80]
+            raise UserError(f"{_show(text)} cannot be read ({reason}); give key=value, such as 'seeds=[3,7]'") from None
+        if not parsed[-1].key_or_group:
+            raise UserError(f"{_show(text)} names no setting; give key=value, such as 'seeds=[3,7]'")
+    return parsed
 
 
 def _check_groups(loader: ConfigLoader, overrides: Sequence[Override]) -> None:
     """Refuses an unknown option of a group, with the closest names."""
     for override in overrides:
-        group = override.key_or_group
-        value = override.value()
-        if override.is_delete() or not isinstance(value, str | int | float) or group.startswith("hydra/"):
+        group, value = override.key_or_group, override.value()
+        if group.startswith("hydra") or not _is_group(loader, override) or override.is_sweep_override():
             continue
-        folder, _, option = str(value).rpartition("/")
-        options = _options(loader, f"{group}/{folder}" if folder else group)
-        if group == "sweeps" and not options:  # the search path of sweeps/ is not part of this loader
-            options = known_sweeps()
-        if options and option not in options:
-            raise UserError(f"{group}={value} is not known{_did_you_mean(str(value), options)}")
+        options = known_sweeps() if group == "sweeps" else _options(loader, group)
+        if group == "experiment":
+            options = known_experiments()
+            value = str(value).split("/")[0]
+        choose = f"choose from {', '.join(options)}"
+        if group in ("experiment", "sweeps") and not override.is_add():
+            raise UserError(f"{group} is a preset that is added: give +{group}=NAME; {choose}")
+        if override.is_delete():
+            raise UserError(f"{group} cannot be left out; {choose}")
+        if not isinstance(value, str | int | float):
+            raise UserError(f"{group}={_show(value)} is not allowed; {choose}")
+        if str(value) not in options:
+            raise UserError(f"{group}={_show(value)[1:-1]} is not known{_did_you_mean(str(value), options)}")
+
+
+def known_experiments() -> list[str]:
+    """Names of the presets, which are files, or folders with a file per task."""
+    return sorted(path.stem for path in (config_dir() / "experiment").iterdir())
 
 
 def known_sweeps() -> list[str]:
@@ -542,16 +673,20 @@ def explain(error: Exception) -> str:
     while cause.__cause__ is not None:
         cause = cause.__cause__
     text = _first_line(error)
-    match = re.search(r"Could not override '([^']+)'|Key '([^']+)' is not in struct", text)
+    match = re.search(
+        r"Could not (?:override|append to config|delete).*?'([^']+)'|Key '([^']+)' is not in struct", text
+    )
     if match:
-        key = (match.group(1) or match.group(2)).lstrip("+~")
-        sections: list[type[Section]] = [MethodConfig, ProposalConfig, NoiseConfig, LoggerConfig]
-        names = ["method", "proposal", "noise", "logger"]
+        key = (match.group(1) or match.group(2)).lstrip("+~").partition("=")[0]
+        sections = {"method": MethodConfig, "proposal": ProposalConfig, "noise": NoiseConfig, "logger": LoggerConfig}
+        keys = {key for section, model in sections.items() for key in _keys(model, section)}
         for task, trainer in TASKS.values():
-            sections += [task, trainer]
-            names += ["task", "trainer"]
-        keys = {f"{n}.{k}" for n, m in zip(names, sections, strict=True) for k in m.model_fields}
+            keys |= {*_keys(task, "task"), *_keys(trainer, "trainer")}
         keys |= set(Launch.model_fields) | {"seeds"}
+        if key in keys:
+            return f"{key} is a setting, but not of what is chosen here (task, method, logger); leave it out"
         return f"{key} is not a setting{_did_you_mean(key, sorted(keys))}"
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return f"the overrides cannot be put together ({type(error).__name__}: {text})"
     detail = _first_line(cause) if isinstance(cause, Exception) and cause is not error else ""
     return f"{text} {detail}".strip() if detail and detail not in text else text
