@@ -13,6 +13,7 @@ import sys
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 SOURCES = ("energy.c", "random.c")
 HEADERS = ("simd.h",)
@@ -21,7 +22,7 @@ OPTIONAL_FLAGS = ("-fopenmp",)
 """Without it, as with Apple's compiler, the kernels use one core."""
 
 POINTER, LONG, INT, WORD = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_uint32
-SIGNATURES: dict[str, list[type]] = {
+SIGNATURES: dict[str, list[Any]] = {
     "ebm_forward": [POINTER] * 6 + [LONG] * 3 + [INT],
     "ebm_backward": [POINTER] * 5 + [INT] + [POINTER] * 3 + [LONG] * 3 + [INT],
     "ebm_partials": [LONG] * 3,
