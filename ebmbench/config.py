@@ -454,13 +454,13 @@ def register_resolvers() -> None:
 @contextmanager
 def _config_loader() -> Iterator[ConfigLoader]:
     register_resolvers()
-    hydra_state = GlobalHydra.instance()
-    outer, hydra_state.hydra = hydra_state.hydra, None  # one may be at work already: a job of a multirun, say
+    outer = GlobalHydra.instance().hydra  # one may be at work already: a job of a multirun, say
+    GlobalHydra.instance().hydra = None
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-            yield hydra_state.config_loader()
+            yield GlobalHydra.instance().config_loader()
     finally:
-        hydra_state.hydra = outer
+        GlobalHydra.instance().hydra = outer
 
 
 def from_omegaconf(cfg: DictConfig) -> RunConfig:

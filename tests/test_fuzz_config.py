@@ -66,9 +66,13 @@ numbers = st.one_of(
     st.sampled_from(["1e400", "-0", "0x1F", "1_000", "9" * 4400]),
 )
 words = st.sampled_from(
-    ["null", "true", "", "???", "auto", "cuda:0", "${seeds}", "${oc.env:NOPE}", "${setting:}", "${", "*", "1,2", "range(1,3)",
-     "glob(*)", "interval(0,1)", "shuffle(1,2)", "sort(3,1)", "int(x)", "cast(1)", "a,b", "choice(", "{a:1}", "{1:2,x:{}}", "[[1]]",
-     "[", "]]", "'", '"', "\\", "=", "@", "~", "~~x", "a:b", "${oc.decode:'['}", "..", "../task/1d", "smoke", "smoke/1d", "paper_1d"]
+    ["null", "true", "", "???", "auto", "cuda:0", "${seeds}", "${oc.env:NOPE}", "${setting:}", "${", "*", "1,2",
+     "range(1,3)",
+     "glob(*)", "interval(0,1)", "shuffle(1,2)", "sort(3,1)", "int(x)", "cast(1)", "a,b", "choice(",
+     "{a:1}", "{1:2,x:{}}",
+     "[[1]]",
+     "[", "]]", "'", '"', "\\", "=", "@", "~", "~~x", "a:b", "${oc.decode:'['}", "..", "../task/1d", "smoke",
+     "smoke/1d", "paper_1d"]
 )  # fmt: skip
 choices = st.sampled_from(sorted({option for options in GROUPS.values() for option in options}))
 scalars = st.one_of(numbers.map(str), words, choices, text)
@@ -196,7 +200,7 @@ def test_the_entry_itself(tmp_path_factory: pytest.TempPathFactory, arguments: l
         (["sigma=3"], ["sigma", "noise.sigma"]),
         (["noise.beta=-1"], ["noise.beta=-1", "greater than 0"]),
         (["task.dataset=3"], ["task.dataset=3", "1 or 2"]),
-        (["method=sm", "proposal.stds=[1.0]", "noise.beta=1"], ["proposal.stds=[1.0] contradicts", "noise.beta=1.0 contradicts"]),
+        (["method=sm", "proposal.stds=[1.0]", "noise.beta=1"], ["proposal.stds=[1.0] contradicts", "noise.beta=1.0"]),
         (["method=dsm", "proposal=single"], ["proposal.stds=[0.4]", "contradicts method=dsm"]),
         (["proposal.stds=[[0.1,0.2]]"], ["proposal.stds.0=[0.1, 0.2]", "valid number"]),
         (["task=detection", "trainer=1d"], ["trainer=1d contradicts task=detection"]),
