@@ -174,6 +174,7 @@ class WandbLogger:
                     config={
                         **config.to_dict(),
                         "seed": seed,
+                        "label": config.label,
                         "run_id": config.run_id,
                         "config_hash": config.config_hash,
                     },

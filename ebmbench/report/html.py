@@ -103,7 +103,7 @@ def render(results: Results, how: str) -> str:
         results=results,
         provenance=provenance(results),
         states=sorted(states.items(), key=lambda item: (item[0] not in ("done",), item[0])),
-        warnings=_warnings(results),
+        warnings=warnings(results),
         labels=list(dict.fromkeys(results.frame["label"])) if len(results.frame) else [],
         score_tables=score_tables(results),
         comparisons=comparison_tables(results),
@@ -341,7 +341,7 @@ def _number(value: Any, digits: int = 3) -> str:
     return f"{value:,}"
 
 
-def _warnings(results: Results) -> list[str]:
+def warnings(results: Results) -> list[str]:
     """What a reader must know before the numbers."""
     said = []
     unfinished = [run for run in results.runs if run.state not in ("done", "diverged")]

@@ -434,7 +434,7 @@ def densities(results: Results) -> Iterator[Figure]:
             f"slices-{label}",
             f"Slices through the density, {label}",
             "p(y|x) at four x: truth in grey, of each method the seed whose D_KL is the median.",
-            tuple(Panel(f"x = {entry.x[i]:.2f}", _slice_panel(entry, methods, i), SMALL, 0.38) for i in places),
+            tuple(Panel(f"x = {entry.x[i]:.2f}", _slice_panel(entry, methods, i), SMALL, 0.5) for i in places),
             pd.concat(
                 pd.DataFrame(
                     {
@@ -466,10 +466,10 @@ def _density_panel(entry: _Densities, values: np.ndarray, top: float) -> Callabl
             interpolation="none",
         )
         axes.grid(visible=False)
-        axes.set_xticks([extent[0], 0, extent[1]])
-        axes.set_yticks([extent[2], 0, extent[3]])
-        axes.set_xlabel("x", labelpad=-5)
-        axes.set_ylabel("y", labelpad=-3)
+        axes.set_xticks(extent[:2])
+        axes.set_yticks(extent[2:])
+        axes.set_xlabel("x", labelpad=-7)
+        axes.set_ylabel("y", labelpad=-7)
 
     return draw
 
@@ -515,7 +515,7 @@ def pareto(results: Results) -> Figure | None:
             ]
             table = quality.reset_index()
             tables.append(table)
-            panels.append(Panel(f"{label}: {_metric_name(metric)}", _pareto_panel(table, metric, title)))
+            panels.append(Panel(f"{label}: {_metric_name(metric)}", _pareto_panel(table, metric, title), left=0.66))
     if not panels:
         return None
     return Figure(
@@ -567,7 +567,9 @@ def calibration(results: Results) -> Figure | None:
         .agg(coverage="mean", low=lambda c: c.quantile(0.1), high=lambda c: c.quantile(0.9))
         .reset_index()
     )
-    panels = [Panel(f"{label}: calibration", _calibration_panel(part)) for label, part in table.groupby("label")]
+    panels = [
+        Panel(f"{label}: calibration", _calibration_panel(part), left=0.66) for label, part in table.groupby("label")
+    ]
     return Figure(
         "calibration",
         "Calibration",
@@ -629,7 +631,7 @@ def settings(results: Results) -> Iterator[Figure]:
                 table = pd.concat(scores.summarise(own, ["label", "method"], key, [metric]) for own in kept)
                 table = table[table["n"] > 0]
                 tables.append(table)
-                panels.append(Panel(f"{label}: {_metric_name(metric)}", _settings_panel(table, key, metric)))
+                panels.append(Panel(f"{label}: {_metric_name(metric)}", _settings_panel(table, key, metric), left=0.66))
         if panels:
             whole = pd.concat(tables)
             yield Figure(
