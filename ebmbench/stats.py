@@ -1,4 +1,4 @@
-"""Statistics over seeds: how sure a mean is, whether two methods differ, and what a rule of selection does to a ranking.
+"""Statistics over seeds: how sure a mean is, whether two methods differ, and what rules of selection do to a ranking.
 
 All randomness is numpy's legacy `RandomState`, whose stream is frozen for ever, so that a committed table can be made
 again to the last digit with any version of numpy.
@@ -21,8 +21,8 @@ LEVEL = 0.95
 
 @lru_cache(maxsize=8)
 def _resamples(n: int, count: int) -> Values:
-    """How often each of n seeds is in each bootstrap sample, over n: `[count, n]`, so that `_resamples(...) @ values` are
-    the samples' means. The same for every call: intervals side by side share their noise.
+    """How often each of n seeds is in each bootstrap sample, over n: `[count, n]`, so that `_resamples(...) @ values`
+    are the samples' means. The same for every call: intervals side by side share their noise.
     """
     drawn = np.random.RandomState(n).randint(0, n, size=(count, n))
     weights = np.zeros((count, n))
@@ -37,8 +37,8 @@ def bootstrap_interval(values: Values, level: float = LEVEL, count: int = RESAMP
         values: one finite number per seed `[n]`.
 
     Returns:
-        Its two ends, nan for fewer than two values. It is narrow where n is small: with normal values it covers the mean
-        in about 93 % of cases for n = 20 and 87 % for n = 7; for n = 3 it is no wider than the range.
+        Its two ends, nan for fewer than two values. It is narrow where n is small: with normal values it covers the
+        mean in about 93 % of cases for n = 20 and 87 % for n = 7; for n = 3 it is no wider than the range.
     """
     n = len(values)
     if n < 2:
@@ -48,7 +48,7 @@ def bootstrap_interval(values: Values, level: float = LEVEL, count: int = RESAMP
 
 
 def paired_p_value(first: Values, second: Values, count: int = RESAMPLES) -> float:
-    """Two-sided p-value of "the means are equal", by the studentised paired bootstrap (Efron & Tibshirani 1993, ch. 16).
+    """Two-sided p-value of "the means are equal", by the studentised paired bootstrap (Efron & Tibshirani 1993).
 
     The differences `d` of the pairs are resampled, and `|t|` of the data is compared with `|t*|` of the samples, where
     `t* = (mean(d*) - mean(d)) / se(d*)`. Studentised, because with few seeds the percentile form says "significant" far
@@ -79,7 +79,7 @@ def paired_p_value(first: Values, second: Values, count: int = RESAMPLES) -> flo
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment (1979): reject where the result is below the level, whatever is true of the others."""
+    """Holm's step-down adjustment (1979): reject where the result is below the level."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     adjusted = [0.0] * len(p_values)
     largest = 0.0
@@ -93,8 +93,8 @@ def probability_of_beating(first: Values, second: Values) -> float:
     """Share of the seeds at which the first is lower than the second, ties counting half.
 
     Args:
-        first, second: one number per seed `[n]`, lower is better, in the same order of seeds; nan (a seed that diverged)
-            is worse than any number.
+        first, second: one number per seed `[n]`, lower is better, in the same order of seeds; nan (a seed that
+            diverged) is worse than any number.
 
     Returns:
         In [0, 1]; nan without seeds.
@@ -140,7 +140,5 @@ def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
     n = len(first)
     if n < 2:
         return math.nan
-    agree = sum(
-        np.sign(first[i] - first[j]) * np.sign(second[i] - second[j]) for i in range(n) for j in range(i)
-    )
+    agree = sum(np.sign(first[i] - first[j]) * np.sign(second[i] - second[j]) for i in range(n) for j in range(i))
     return float(agree / (n * (n - 1) / 2))

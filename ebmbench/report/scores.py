@@ -1,7 +1,7 @@
-"""From a tidy table of runs (one row per run and seed, as `ebmbench.sweep.collect` gives it) to the figures of a table.
+"""From a tidy table of runs (one row per run and seed, as `ebmbench.sweep.collect` gives it) to what a table says.
 
-A seed that diverged is never averaged in silently: it is counted, it is left out of the mean, it is the worst of all for
-the median, the best quarter and the probability of beating, and a method that has one is not marked as best.
+A seed that diverged is never averaged in silently: it is counted, it is left out of the mean, it is the worst of all
+for the median, the best quarter and the probability of beating, and a method that has one is not marked as best.
 """
 
 from __future__ import annotations
@@ -128,8 +128,8 @@ def summarise(frame: pd.DataFrame, groups: Sequence[str], over: str, metrics: Se
         over: the column whose values are compared, such as method.
 
     Returns:
-        Columns: the groups, `over`, metric, seeds (there are), n (used), diverged, no_value, untrusted, mean, low, high,
-        median, best, best_of (the k of the best k), p (Holm over those compared with the best; nan for the best itself),
+        Columns: the groups, `over`, metric, seeds (there are), n (used), diverged, no_value, untrusted, mean, low,
+        high, median, best, best_of (the k of the best k), p (Holm over those compared with the best; nan for the best),
         beats_best (probability), mark (best, close or nothing), config_hash.
     """
     rows = []

@@ -71,8 +71,7 @@ def build(frame: pd.DataFrame, sweep: Sweep) -> dict[str, str]:
         if len(good):
             made, data = _BUILDERS[kind](good, sweep, options)
             tables += made
-            for name, csv_frame in data.items():
-                files[name] = files.get(name, "") + (csv_text(csv_frame) if len(csv_frame) else "")
+            files |= {name: csv_text(csv_frame) for name, csv_frame in data.items() if len(csv_frame)}
     origin = provenance(frame, sweep)
     return {"tables.md": _markdown(tables, sweep, origin, frame), "tables.tex": _latex(tables, sweep, origin), **files}
 
@@ -80,14 +79,14 @@ def build(frame: pd.DataFrame, sweep: Sweep) -> dict[str, str]:
 def _parse(entry: Any) -> tuple[str, dict[str, Any]]:
     """`scores` or `{grid: {by: …}}`."""
     if isinstance(entry, str):
-        kind, options = entry, {}
+        kind, options = entry, None
     elif isinstance(entry, dict) and len(entry) == 1:
         kind, options = next(iter(entry.items()))
     else:
         raise UserError(f"sweep.tables has {entry!r}: give a kind of table, or one kind with its options")
     if kind not in KINDS:
         raise UserError(f"sweep.tables has {kind!r}: choose from {', '.join(KINDS)}")
-    if not isinstance(options or {}, dict):
+    if not isinstance(options, dict | None):
         raise UserError(f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: noise.beta")
     return kind, dict(options or {})
 
@@ -97,7 +96,7 @@ def check_entries(tables: Iterable[Any]) -> None:
     for entry in tables:
         kind, options = _parse(entry)
         if kind == "grid" and not isinstance(options.get("by"), str):
-            raise UserError("sweep.tables has a grid without `by`: the swept key that makes its rows, such as noise.beta")
+            raise UserError("sweep.tables has a grid without `by`: the swept key of its rows, such as noise.beta")
         for metric in options.get("metrics", ()):
             if metric not in METRICS:
                 raise UserError(f"sweep.tables names the metric {metric!r}: choose from {', '.join(METRICS)}")
@@ -153,18 +152,18 @@ def _headline_table(title: str, rows: list[dict[str, Any]], metric: str) -> Tabl
                 Cell(str(row["method"])),
                 _mean_cell(row),
                 Cell(number(row["median"], _decimals(row))),
-                Cell(number(row["best"], _decimals(row)) + f" (of {row['best_of']})"),
+                Cell(f"{number(row['best'], _decimals(row))} ({row['best_of']} of {row['seeds']})"),
                 Cell(_share(row["beats_best"])),
                 Cell(_p_value(row["p"])),
                 *_counts(row),
                 Cell(str(row["config_hash"]), tex=rf"\texttt{{{row['config_hash']}}}"),
             ]
         )
-    header = [Cell("method"), _head(metric, arrow=True), Cell("median"), Cell("mean of the best quarter")]
+    header = [Cell("method"), _head(metric, arrow=True), Cell("median"), Cell("mean of the best")]
     header += [Cell("P(beats the best)"), Cell("p"), Cell("n"), Cell("diverged"), Cell("settings")]
     notes = [
-        "The best quarter of 20 seeds is the published best 5 of 20; it hides failures. The median counts a diverged "
-        "seed as the worst. P(beats the best): share of the seeds at which the method is better than the best one."
+        "The best are a quarter of the seeds, as in the published best 5 of 20; that hides failures. The median counts "
+        "a diverged seed as the worst. P(beats the best): share of the seeds at which the method is better than it."
     ]
     return Table(f"{title}: {label} in other words", header, lines, notes)
 
@@ -176,8 +175,7 @@ def _stages_table(title: str, group: pd.DataFrame) -> Table:
         mine = group[group["method"] == method]
 
         def mean(metric: str, mine: pd.DataFrame = mine) -> str:
-            values = scores.usable(mine, metric) if metric in mine else []
-            good = [value for value in values if math.isfinite(value)]
+            good = [v for v in scores.usable(mine, metric) if math.isfinite(v)] if metric in mine else []
             return f"{sum(good) / len(good):.2f}" if good else "–"
 
         gains = [
@@ -187,7 +185,7 @@ def _stages_table(title: str, group: pd.DataFrame) -> Table:
         rows.append([Cell(str(method)), *stages, *gains])
     header = [Cell("method"), Cell("AP: base"), Cell("NMS by f"), Cell("refined"), Cell("AP75: base"), Cell("NMS by f")]
     header += [Cell("refined"), Cell("gain in AP"), Cell("gain in AP75")]
-    notes = ["Means over seeds. In brackets: the mean over seeds of the ends of the 95 % bootstrap interval over images."]
+    notes = ["Means over seeds. In brackets: means over seeds of the ends of the 95 % bootstrap interval over images."]
     return Table(f"{title}: what each stage gains", header, rows, notes)
 
 
@@ -198,12 +196,12 @@ def _cost(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[l
     for key, part in cells.groupby(groups, sort=True, dropna=False):
         by = {(row["method"], row["metric"]): row for row in part.to_dict("records")}
         methods = scores.in_order(part["method"].tolist())
-        rows = [
-            [Cell(str(method)), *(Cell(f"{by[method, metric]['mean']:.3g}") for metric in COST), *_counts(by[method, COST[0]])]
-            for method in methods
-        ]
+        rows = []
+        for method in methods:
+            means = [Cell(f"{by[method, metric]['mean']:.3g}") for metric in COST]
+            rows.append([Cell(str(method)), *means, *_counts(by[method, COST[0]])])
         header = [Cell("method"), *(_head(metric) for metric in COST), Cell("n"), Cell("diverged")]
-        notes = ["Means over seeds. Seeds that trained together share their time equally; memory is that of their process."]
+        notes = ["Means over seeds. Seeds that trained together share their time; memory is that of their process."]
         tables.append(Table(f"{_title(groups, key)}: cost", header, rows, notes))
     return tables, {"cost.csv": cells}
 
@@ -228,8 +226,8 @@ def _comparisons(
             rows.append(row)
         header = [Cell("row beats column"), *(Cell(str(name)) for name in names)]
         note = (
-            f"Share of the seeds at which the row's {METRICS[top].label} is better than the column's; a diverged seed is "
-            "beaten by any other. *: the means differ (p < 0.05, studentised paired bootstrap, Holm over all pairs)."
+            f"Share of the seeds at which the row's {METRICS[top].label} is better than the column's; a diverged seed "
+            "is beaten by any other. *: the means differ (p < 0.05, studentised paired bootstrap, Holm over all pairs)."
         )
         tables.append(Table(f"{_title(groups, key)}: which method beats which", header, rows, [note]))
     return tables, {"comparisons.csv": pairs}
@@ -276,13 +274,15 @@ def _draws(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[
         records = part.to_dict("records")
         for row in records:
             cells = [_mean_cell(row), Cell(number(row["std_draws"])), Cell(number(row["std_seeds"]))]
-            rows.append([Cell(row["method"]), *cells, Cell(row["ranks"]), Cell(_p_value(row["p"])), Cell(str(row["diverged"]))])
+            cells += [Cell(row["ranks"]), Cell(_p_value(row["p"])), Cell(str(row["diverged"]))]
+            rows.append([Cell(row["method"]), *cells])
         header = [Cell("method"), _head(top, arrow=True), Cell("std between draws"), Cell("std between seeds")]
         header += [Cell("rank at each draw"), Cell("p"), Cell("diverged")]
         numbers = ", ".join(_plain(value) for value in sorted(set(frame[draw])))
         note = (
-            f"Draws of the training data: task.data_seed = {numbers}. Mean and 95 % interval over the draws of the mean over "
-            f"seeds; tests paired by draw. Mean Kendall's tau between the rankings of two draws: {records[0]['tau']:.2f}."
+            f"Draws of the training data: task.data_seed = {numbers}. Mean and 95 % interval over the draws of the "
+            "mean over seeds; tests paired by draw. Mean Kendall's tau between the rankings of two draws: "
+            f"{records[0]['tau']:.2f}."
         )
         marks = MARKS.replace("by seed", "by draw")
         tables.append(Table(f"{_title(groups, key)}: does the draw of the data decide?", header, rows, [marks, note]))
@@ -293,7 +293,8 @@ def _grid(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[l
     """Rows: the values of one swept key. Columns: the methods, or the values of a second key if there is one method."""
     by = options["by"]
     if by not in frame:
-        raise UserError(f"sweep.tables has a grid by {by}, which the sweep does not vary; it varies {', '.join(sweep.axes)}")
+        varied = ", ".join(sweep.axes) or "nothing"
+        raise UserError(f"sweep.tables has a grid by {by}, which the sweep does not vary; it varies {varied}")
     metrics = [m for m in options.get("metrics") or [scores.headline(frame)] if m in frame]
     many = frame["method"].nunique() > 1
     other = [axis for axis in sweep.axes if axis != by]
@@ -314,11 +315,13 @@ def _grid(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[l
             names = [str(c) if across == "method" else f"{across.rpartition('.')[2]} = {_plain(c)}" for c in columns]
             seeds = sorted({row["n"] for row in some.values()})
             lost = sum(row["diverged"] for row in some.values())
-            notes = [f"{METRICS[metric].label}, mean over seeds with 95 % interval; n = {_range(seeds)}; {lost} diverged."]
+            about = (
+                f"{METRICS[metric].label}, mean over seeds with 95 % interval; n = {_range(seeds)}; {lost} diverged."
+            )
             note = MARKS if many else MARKS.replace("the methods", f"the values of {by}")
             title = f"{_title(groups, key)}: {METRICS[metric].label} by {by}"
-            tables.append(Table(title, [Cell(by), *map(Cell, names)], rows, [*notes, note, *_few_seeds(part)]))
-    return tables, {"scores.csv": cells}
+            tables.append(Table(title, [Cell(by), *map(Cell, names)], rows, [about, note, *_few_seeds(part)]))
+    return tables, {f"grid_{by}.csv": cells}
 
 
 _BUILDERS = {
@@ -401,8 +404,8 @@ def _few_seeds(cells: pd.DataFrame) -> list[str]:
         notes.append("†: over fewer than all seeds, for some diverged or have no finite value; never marked as best.")
     if 1 < cells["n"].min() < 8:
         notes.append(
-            f"With n = {cells['n'].min()} seeds the interval is too narrow (for n = 3 it is the range, which holds the mean "
-            "three times in four), and below n = 5 no difference can be significant."
+            f"With n = {cells['n'].min()} seeds the interval is too narrow (for n = 3 it is the range, which holds the "
+            "mean three times in four), and below n = 5 no difference can be significant."
         )
     return notes
 
@@ -413,14 +416,15 @@ def _few_seeds(cells: pd.DataFrame) -> list[str]:
 def provenance(frame: pd.DataFrame, sweep: Sweep) -> list[str]:
     """Where the numbers come from: sweep, what is done and what is not, settings, commits, dates."""
     good = scores.finished(frame)
+    doubtful = int(((good["trusted"] == 0) & (good["diverged"] == 0)).sum())
     runs, done = frame.drop_duplicates("run_id"), good.drop_duplicates("run_id")
     hashes = sorted(set(frame["config_hash"]))
     digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
     lines = [f"Sweep {sweep.name}. {sweep.description}".strip()]
     lines.append(
         f"{len(done)} of {len(runs)} runs and {len(good)} of {len(frame)} seeds are in these tables; "
-        f"{int((good['diverged'] == 1).sum())} seeds diverged, {int(((good['trusted'] == 0) & (good['diverged'] == 0)).sum())} "
-        "more are doubtful (mass at the edge of the grid, or a quadrature error)."
+        f"{int((good['diverged'] == 1).sum())} seeds diverged, {doubtful} more are "
+        "doubtful (mass at the edge of the grid, or a quadrature error)."
     )
     for state, part in runs[~runs["run_id"].isin(done["run_id"])].groupby("state", sort=True):
         names = part["run_id"].tolist()
@@ -477,7 +481,10 @@ def _latex(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str]) -> str:
     lines += [r"% In the preamble: \usepackage{booktabs}, \usepackage{graphicx}. Then: \input{tables.tex}", ""]
     for index, table in enumerate(tables):
         lines += [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{_escape(table.title)}.}}"]
-        lines += [rf"\label{{tab:{sweep.name}-{index + 1}}}", r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%"]
+        lines += [
+            rf"\label{{tab:{sweep.name}-{index + 1}}}",
+            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        ]
         lines += [rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", r"\toprule"]
         lines.append(" & ".join(_tex(cell) for cell in table.header) + r" \\")
         lines.append(r"\midrule")

@@ -1,0 +1,75 @@
+"""One job of a sweep, wherever it runs: its settings come in as data, and nothing is composed again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+from ebmbench.config import RunConfig
+from ebmbench.errors import UserError
+from ebmbench.files import write_atomically
+from ebmbench.sweep.status import error_path
+
+
+def run_job(config_yaml: str, sweep_folder: str) -> int:
+    """Carries out a run; returns the exit code: 0 done, 1 failed, 2 refused, 128 + n stopped by signal n."""
+    from ebmbench.execute import execute, last_line
+    from ebmbench.interrupt import Interrupted
+    from ebmbench.summary import summary
+
+    warnings.simplefilter("ignore")  # libraries' own; nobody reads them in a log
+    config = RunConfig.from_yaml(config_yaml)
+    note = error_path(Path(sweep_folder), config.run_id)
+    note.unlink(missing_ok=True)
+    try:
+        outcome = execute(config)
+    except Interrupted as stopped:
+        print(f"{stopped}; a checkpoint is in {config.run_dir}", flush=True)
+        return stopped.exit_code
+    except UserError as error:
+        write_error(note, str(error))
+        return 2
+    except Exception as error:  # the run directory has its trace
+        write_error(note, last_line(error))
+        return 1
+    print(summary(outcome, config), flush=True)
+    return 0
+
+
+def write_error(note: Path, text: str) -> None:
+    """Leaves a job's last words for `sweep status`."""
+    print(text, file=sys.stderr, flush=True)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(note, (text.splitlines()[-1] + "\n").encode())
+
+
+def slurm_job(config_yaml: str, sweep_folder: str, max_requeues: int) -> str:
+    """Carries out a run inside SLURM; what submitit calls on the node.
+
+    A job that is stopped by the system goes back into the queue by itself and later goes on from its checkpoint: at its
+    time limit (SIGUSR1 comes before it) and when it is preempted with time to save (SIGTERM). A job that the user
+    cancelled gets the same SIGTERM, but SLURM then no longer calls it RUNNING, and it stays cancelled.
+    """
+    code = run_job(config_yaml, sweep_folder)
+    if code > 128 and _is_running():
+        restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+        if restarts >= max_requeues:
+            config = RunConfig.from_yaml(config_yaml)
+            text = f"stopped by SLURM {restarts + 1} times; raise hydra.launcher.timeout_min or max_num_timeout"
+            write_error(error_path(Path(sweep_folder), config.run_id), text)
+        else:
+            print("back into the queue", flush=True)
+            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=False, timeout=60)
+    if code != 0:
+        raise SystemExit(code)  # no Exception: submitit then leaves no result that a requeued job would trip over
+    return "done"
+
+
+def _is_running() -> bool:
+    """Whether SLURM still means this job to run, though it told it to stop."""
+    words = ["scontrol", "--oneliner", "show", "job", os.environ.get("SLURM_JOB_ID", "")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    return "JobState=RUNNING" in done.stdout.split()

@@ -1,0 +1,135 @@
+"""Jobs side by side on this machine: a bounded number of processes, spread over the GPUs."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from ebmbench.config import RunConfig
+from ebmbench.sweep.job import run_job, write_error
+from ebmbench.sweep.status import error_path
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place for one job at a time: the environment that its process gets, and its threads."""
+
+    environment: dict[str, str]
+    threads: int
+
+
+def slots(device: str, bound: int | None) -> list[Slot]:
+    """The places on this machine: as many as `bound` says, else one per GPU, or per core where there is none."""
+    cores = len(os.sched_getaffinity(0))
+    gpus = _visible_gpus() if device in ("auto", "cuda") else []
+    number = bound or len(gpus) or (1 if device.startswith("cuda") else cores)
+    threads = max(1, cores // number)
+    if not gpus:
+        return [Slot({}, threads)] * number
+    return [Slot({"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]}, threads) for i in range(number)]
+
+
+def _visible_gpus() -> list[str]:
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return given.split(",")[:count] if given else [str(index) for index in range(count)]
+
+
+def run_pool(configs: Sequence[RunConfig], places: Sequence[Slot], folder: Path) -> dict[str, int]:
+    """Runs all jobs, each in a process of its own, which ends alone where it crashes.
+
+    Ctrl-C (or SIGTERM) asks the running jobs to save and stop, and starts no more; a second one kills them.
+
+    Returns:
+        Run to exit code, of those that were started.
+    """
+    # A server that has imported torch forks the jobs: each starts at once, with memory of its own to be measured.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["ebmbench.execute", "ebmbench.tasks.one_d"])
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
+    waiting, free = list(configs), list(places)
+    active: dict[Any, tuple[RunConfig, Slot, Any, float]] = {}
+    codes: dict[str, int] = {}
+    with _Stop() as stop:
+        while (waiting and not stop.count) or active:
+            while waiting and free and not stop.count:
+                config, slot = waiting.pop(0), free.pop(0)
+                threads = config.launch.threads or slot.threads
+                text = config.replace(threads=threads).to_yaml()
+                log = folder / "logs" / f"{config.run_id}.log"
+                process = context.Process(target=_child, args=(text, str(folder), slot.environment, str(log)))
+                process.start()
+                active[process.sentinel] = (config, slot, process, time.monotonic())
+            for sentinel in connection.wait(list(active), timeout=0.5):
+                config, slot, process, started = active.pop(sentinel)
+                process.join()
+                free.append(slot)
+                codes[config.run_id] = code = _exit_code(process, config, folder)
+                word = "done" if code == 0 else ("stopped" if code > 128 else "FAILED")
+                seconds = time.monotonic() - started
+                print(f"[{len(codes)}/{len(configs)}] {word:8}{config.run_id}  {seconds:.1f} s", flush=True)
+            stop.pass_on([process for _, _, process, _ in active.values()])
+    return codes
+
+
+def _exit_code(process: Any, config: RunConfig, folder: Path) -> int:
+    """The job's exit code; where a signal ended it unasked, that is left for `sweep status` to say."""
+    code = process.exitcode
+    if code is None or code >= 0:
+        return code or 0
+    name = signal.Signals(-code).name
+    if -code not in (signal.SIGINT, signal.SIGTERM):
+        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+        write_error(error_path(folder, config.run_id), f"{config.run_id}: the process was ended by {name}{hint}")
+        return 1
+    return 128 - code
+
+
+def _child(config_yaml: str, folder: str, environment: dict[str, str], log: str) -> None:
+    os.environ.update(environment)  # before CUDA is first asked for anything
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the pool passes it on as SIGTERM
+    out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    sys.exit(run_job(config_yaml, folder))
+
+
+class _Stop:
+    """Counts the requests to stop, and passes them on."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._passed = 0
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stop:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            self._old[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for signum, handler in self._old.items():
+            signal.signal(signum, handler)
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self.count += 1
+
+    def pass_on(self, processes: list[Any]) -> None:
+        if self.count > self._passed:
+            if self._passed == 0:
+                print(f"stopping: {len(processes)} running jobs save their state", file=sys.stderr, flush=True)
+            for process in processes:
+                process.terminate() if self.count == 1 else process.kill()
+            self._passed = self.count

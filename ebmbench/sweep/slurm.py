@@ -1,0 +1,98 @@
+"""Jobs as one SLURM array, by submitit: submitted with resolved settings, and not waited for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ebmbench.config import RunConfig
+from ebmbench.errors import UserError
+from ebmbench.sweep.job import slurm_job
+
+# What submitit calls the same for every kind of cluster; the rest is SLURM's own and gets a prefix.
+_COMMON: tuple[str, ...] = (
+    "name",
+    "timeout_min",
+    "mem_gb",
+    "nodes",
+    "cpus_per_task",
+    "gpus_per_node",
+    "tasks_per_node",
+)
+_COMMON += ("stderr_to_stdout",)
+_NOT_PASSED = ("_target_", "submitit_folder", "max_num_timeout")
+ARRAY_SIZE = 1000
+"""SLURM's default MaxArraySize is 1001."""
+
+
+def submit_array(configs: Sequence[RunConfig], launcher: dict[str, Any], folder: Path) -> dict[str, str]:
+    """Submits the jobs and returns at once.
+
+    Args:
+        launcher: the values of conf/hydra/launcher/slurm*.yaml.
+
+    Returns:
+        Run to SLURM job, `12_3` for a task of an array.
+
+    Raises:
+        UserError: no SLURM here, or it refuses the jobs.
+    """
+    if shutil.which("sbatch") is None:
+        raise UserError("launcher=slurm cannot be had: sbatch is not on this machine; use --launcher local_parallel")
+    import submitit
+
+    threads = launcher.get("cpus_per_task")
+    texts = [config.replace(threads=config.launch.threads or threads).to_yaml() for config in configs]
+    restarts = int(launcher.get("max_num_timeout") or 0)
+    numbers: dict[str, str] = {}
+    with _clean_environment():
+        for start in range(0, len(texts), ARRAY_SIZE):
+            part = texts[start : start + ARRAY_SIZE]
+            executor = submitit.AutoExecutor(folder=str(folder / "slurm"), cluster="slurm")
+            try:
+                executor.update_parameters(**_parameters(launcher))
+                count = len(part)
+                jobs = executor.map_array(slurm_job, part, [str(folder.absolute())] * count, [restarts] * count)
+            except submitit.core.utils.FailedJobError as error:
+                raise UserError(f"SLURM refuses the jobs: {_reason(str(error))}") from None
+            except (ValueError, NameError) as error:
+                raise UserError(f"hydra.launcher is not what submitit takes: {_reason(str(error))}") from None
+            except (OSError, subprocess.SubprocessError) as error:
+                raise UserError(f"SLURM cannot be reached: {_reason(str(error))}") from None
+            some = configs[start : start + ARRAY_SIZE]
+            numbers |= {config.run_id: job.job_id for config, job in zip(some, jobs, strict=True)}
+    return numbers
+
+
+def _parameters(launcher: dict[str, Any]) -> dict[str, Any]:
+    given = {key: value for key, value in launcher.items() if value is not None and key not in _NOT_PASSED}
+    found = {key if key in _COMMON else f"slurm_{key}": value for key, value in given.items()}
+    delay = int(launcher.get("signal_delay_s") or 120)
+    # ebmbench's own warning, which makes a run save and queue again; submitit's SIGUSR2 stops it at once.
+    extra = {**(launcher.get("additional_parameters") or {}), "signal": f"USR1@{delay}"}
+    return {**found, "slurm_additional_parameters": extra}
+
+
+def _reason(text: str) -> str:
+    """The line that says why: sbatch's own last word."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if "error" in line.lower()]
+    return (errors or lines or ["no reason given"])[-1]
+
+
+class _clean_environment:
+    """Without the SLURM variables of a job that this itself runs in: sbatch would hand them on to the new jobs."""
+
+    def __enter__(self) -> None:
+        self._removed = {key: os.environ.pop(key) for key in list(os.environ) if _is_of_a_job(key)}
+
+    def __exit__(self, *error: object) -> None:
+        os.environ.update(self._removed)
+
+
+def _is_of_a_job(key: str) -> bool:
+    return key.startswith(("SLURM_", "SBATCH_")) and key != "SLURM_CONF"

@@ -1,0 +1,129 @@
+"""Submits what has no result yet: locally, in a bounded number of processes, or to SLURM as an array."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ebmbench import config as configuration
+from ebmbench.config import RunConfig
+from ebmbench.errors import UserError
+from ebmbench.execute import resolve_device
+from ebmbench.locking import Lock
+from ebmbench.sweep import local, slurm
+from ebmbench.sweep.estimate import estimate
+from ebmbench.sweep.plan import Plan, sweep_dir
+from ebmbench.sweep.status import ACTIVE, FINISHED, JobState, counts, job_states, record_submission
+
+LAUNCHERS = ("local", "local_parallel", "slurm", "slurm_gpu")
+
+
+def launcher_settings(name: str, overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of conf/hydra/launcher/<name>.yaml with overrides such as `hydra.launcher.partition=gpu`.
+
+    Raises:
+        UserError: an unknown launcher or key.
+    """
+    names = sorted(
+        {*LAUNCHERS, *(path.stem for path in (configuration.config_dir() / "hydra/launcher").glob("*.yaml"))}
+    )
+    if name not in names:
+        raise UserError(f"launcher={name} is not known; choose from {', '.join(names)}")
+    configuration.register_resolvers()
+    lines = [f"hydra/launcher={name}", *overrides, configuration.search_path_override()]
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configuration.config_dir())):
+            composed = hydra.compose("config", lines, return_hydra_config=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(configuration.explain(error)) from None
+    values = OmegaConf.to_container(composed.hydra.launcher, resolve=False)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def submit(
+    plan: Plan, results_dir: Path, launcher: str, overrides: Sequence[str], bound: int | None, dry_run: bool
+) -> int:
+    """Submits the jobs of a plan that have no result and are not under way; returns the exit code.
+
+    Local launchers return when all is done, SLURM's at once.
+
+    Raises:
+        UserError: a launcher that is not known or cannot be had, or another process that submits the same sweep.
+    """
+    settings = launcher_settings(launcher, overrides)
+    is_slurm = settings["_target_"].endswith("SlurmLauncher")
+    folder = sweep_dir(results_dir, plan.name)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = Lock(folder / "lock")
+    lock.acquire()
+    try:
+        states = job_states(plan, results_dir, submitting=True)
+        todo = [state.job for state in states if _is_to_do(state)]
+        for state in states:
+            if state.state == "damaged":
+                print(f"ebmbench: {state.job.run_id} is left alone: {state.detail}; delete the folder to run it again")
+        configs = [job.run_config(results_dir) for job in todo]
+        bound = bound or _bound(settings)
+        print(f"{plan.name}: {counts(_before(states))}; {len(todo)} to run", flush=True)
+        if not todo:
+            return 0
+        width = int(settings.get("array_parallelism") or 1) if is_slurm else _places(configs, bound)
+        print(
+            estimate(configs, "gpu" if _on_gpu(configs, settings, is_slurm) else "cpu", width, results_dir), flush=True
+        )
+        if dry_run:
+            return 0
+        if is_slurm:
+            numbers = slurm.submit_array(configs, settings, folder)
+            record_submission(folder, numbers, launcher)
+            arrays = sorted({number.partition("_")[0] for number in numbers.values()})
+            print(f"submitted to SLURM as {', '.join(arrays)}; python -m ebmbench sweep status {plan.name} shows them")
+            return 0
+        codes = local.run_pool(configs, local.slots(configs[0].launch.device, bound), folder)
+    finally:
+        lock.release()
+    states = job_states(plan, results_dir)
+    print(f"{plan.name}: {counts(states)}")
+    failed = [state for state in states if state.job.run_id in codes and state.state not in FINISHED]
+    for state in failed:
+        print(f"  {state.state:12}{state.job.run_id}  {state.detail}".rstrip(), file=sys.stderr)
+    if len(codes) < len(configs) or any(code > 128 for code in codes.values()):
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 130
+    return 1 if failed else 0
+
+
+def _is_to_do(state: JobState) -> bool:
+    return state.state not in (*FINISHED, *ACTIVE, "damaged")
+
+
+def _before(states: list[JobState]) -> list[JobState]:
+    return [state for state in states if state.state != "missing"] or states
+
+
+def _bound(settings: dict[str, Any]) -> int | None:
+    """Jobs at a time by the preset: Hydra's basic launcher is one; joblib's n_jobs, -1 being as many as fit."""
+    if settings["_target_"].endswith("BasicLauncher"):
+        return 1
+    number = settings.get("n_jobs")
+    return number if isinstance(number, int) and number > 0 else None
+
+
+def _places(configs: Sequence[RunConfig], bound: int | None) -> int:
+    for config in configs:
+        resolve_device(config.launch.device)  # refuses a GPU that is not there before anything starts
+    return min(len(configs), len(local.slots(configs[0].launch.device, bound)))
+
+
+def _on_gpu(configs: Sequence[RunConfig], settings: dict[str, Any], is_slurm: bool) -> bool:
+    if is_slurm:
+        return bool(settings.get("gpus_per_node") or settings.get("gpus_per_task") or settings.get("gres"))
+    return resolve_device(configs[0].launch.device).type == "cuda"
