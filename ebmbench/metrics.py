@@ -126,16 +126,14 @@ def edge_mass(density: Tensor, spacing: float, fraction: float = 0.01) -> Tensor
     return mass(density) + mass(density.flip(-1))
 
 
-def quantile(density: Tensor, probability: Tensor | float, low: float, spacing: float) -> Tensor:
-    """The least y up to which the density has a given probability: `[..., G] -> [...]`; the inverse of the PIT."""
+def quantile(density: Tensor, probability: Tensor, low: float, spacing: float) -> Tensor:
+    """The least y up to which a density has given probabilities, the inverse of the PIT: `[..., G], [..., K] -> [..., K]`."""
     distribution = cdf(density, spacing)
-    total = distribution[..., -1:]
-    p = torch.as_tensor(probability, dtype=torch.float64, device=density.device).expand(density.shape[:-1])
-    p = p.unsqueeze(-1) * total
-    cell = (torch.searchsorted(distribution.contiguous(), p.contiguous()) - 1).clamp(0, density.shape[-1] - 2)
+    p = probability.to(density).expand(*density.shape[:-1], -1) * distribution[..., -1:]
+    cell = (torch.searchsorted(distribution, p.contiguous()) - 1).clamp(0, density.shape[-1] - 2)
     left, right = density.gather(-1, cell), density.gather(-1, cell + 1)
     # mass = left t + (right - left) t²/2 in a cell of unit length, solved for t without cancellation.
     mass = (p - distribution.gather(-1, cell)) / spacing
     root = (left.square() + 2 * (right - left) * mass).clamp(min=0).sqrt()
     place = torch.where(mass > 0, 2 * mass / (left + root), 0).clamp(0, 1)
-    return (low + spacing * (cell + place)).squeeze(-1)
+    return low + spacing * (cell + place)

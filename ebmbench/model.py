@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ebmbench import metrics
+from ebmbench import metrics, runs
 from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
 from ebmbench.tasks.one_d.config import OneDTask
@@ -21,10 +21,15 @@ class Model:
     """The density `p(y|x)` of one trained seed, on y in [-3, 3].
 
     x is a tensor `[N]` or a list of numbers. The partition function is a quadrature over the interval.
+
+    Attributes:
+        seed: the seed that it was trained with.
+        diverged_step: the step at which its training diverged, None if it did not. The weights of a model that diverged
+            are those it had before, and no result.
     """
 
-    def __init__(self, parameters: Parameters, seed: int, grid_points: int) -> None:
-        self.seed = seed
+    def __init__(self, parameters: Parameters, seed: int, grid_points: int, diverged_step: int | None = None) -> None:
+        self.seed, self.diverged_step = seed, diverged_step
         self._parameters = {name: p.unsqueeze(0) for name, p in parameters.items()}
         self._points = grid_points | 1
 
@@ -38,9 +43,11 @@ class Model:
         return (Y_HIGH - Y_LOW) / (self._points - 1)
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
-        """`log p(y|x)` of pairs: x `[N]`, y `[N]` -> `[N]`; minus infinity outside [-3, 3]."""
+        """`log p(y|x)` of pairs: x and y `[N]` (or one of them a single number) -> `[N]`; minus infinity outside [-3, 3]."""
         x, y = _vector(x), _vector(y)
-        values = self._energy(x, y.unsqueeze(-1)).squeeze(-1) - self._log_partition(x)
+        log_partition = self._log_partition(x)
+        x, y = torch.broadcast_tensors(x, y)
+        values = self._energy(x, y.unsqueeze(-1)).squeeze(-1) - log_partition
         return torch.where((y >= Y_LOW) & (y <= Y_HIGH), values, -torch.inf)
 
     def density(self, x: Tensor) -> Tensor:
@@ -50,8 +57,7 @@ class Model:
     def sample(self, x: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
         """n independent draws of y for each x: `[N] -> [N, n]`."""
         density = self.density(x)
-        u = torch.rand(len(density), n, generator=generator, dtype=torch.float64)
-        return torch.stack([self._quantile(density, u[:, k]) for k in range(n)], dim=-1)
+        return self._quantile(density, torch.rand(len(density), n, generator=generator, dtype=torch.float64))
 
     def mean(self, x: Tensor) -> Tensor:
         """`E[y|x]`: `[N] -> [N]`."""
@@ -66,11 +72,11 @@ class Model:
         """Ends of the central interval that holds y with probability `level`: two `[N]`."""
         if not 0 < level < 1:
             raise ValueError(f"level={level} is not allowed: give a probability between 0 and 1")
-        density = self.density(x)
         tail = (1 - level) / 2
-        return self._quantile(density, tail), self._quantile(density, 1 - tail)
+        low, high = self._quantile(self.density(x), torch.tensor([tail, 1 - tail], dtype=torch.float64)).unbind(-1)
+        return low, high
 
-    def _quantile(self, density: Tensor, probability: Tensor | float) -> Tensor:
+    def _quantile(self, density: Tensor, probability: Tensor) -> Tensor:
         return metrics.quantile(density, probability, Y_LOW, self.spacing)
 
     @torch.no_grad()
@@ -101,8 +107,13 @@ def load(run_dir: str | Path) -> Mapping[int, Model]:
         raise UserError(f"{folder} holds no finished run: config.yaml and checkpoint.pt are expected there") from None
     if not isinstance(config.task, OneDTask):
         raise UserError(f"{folder} is a run of task={config.task.name}; ebmbench.load reads runs of task=1d")
+    status = runs.read_status(folder)
+    diverged = status.diverged if status else {}
     layers = split_layers(saved["parameters"])
-    return {seed: Model(parameters, seed, config.task.grid_points) for seed, parameters in layers.items()}
+    return {
+        seed: Model(parameters, seed, config.task.grid_points, diverged.get(str(seed)))
+        for seed, parameters in layers.items()
+    }
 
 
 def split_layers(parameters: dict[int, dict[str, Tensor]]) -> dict[int, Parameters]:

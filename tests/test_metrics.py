@@ -224,9 +224,9 @@ def test_crps_outside_the_grid_adds_the_distance() -> None:
 
 def test_crps_is_proper_here() -> None:
     """On observations of the law itself no wrong model may score better."""
-    y = torch.from_numpy(stats.norm(0.2, 0.3).ppf((np.arange(2000) + 0.5) / 2000))
+    y = torch.from_numpy(stats.norm(0.2, 0.3).ppf((np.arange(400) + 0.5) / 400))
     models = {(m, s): metrics.normalise(gaussian(m, s), SPACING) for m in (0.1, 0.2, 0.3) for s in (0.2, 0.3, 0.45)}
-    scores = {key: metrics.crps(d.expand(2000, -1), y, LOW, SPACING).mean().item() for key, d in models.items()}
+    scores = {key: metrics.crps(d.expand(400, -1), y, LOW, SPACING).mean().item() for key, d in models.items()}
     assert min(scores, key=scores.__getitem__) == (0.2, 0.3)
 
 
@@ -251,29 +251,34 @@ def test_edge_mass_of_a_uniform_density_is_its_share() -> None:
 @pytest.mark.parametrize("p", [0.001, 0.05, 0.5, 0.83, 0.999])
 def test_quantiles_are_scipy_s_and_undo_the_pit(p: float) -> None:
     density = torch.stack((metrics.normalise(gaussian(0.3, 0.5), SPACING), Mixture().density()))
-    quantile = metrics.quantile(density, p, LOW, SPACING)
+    quantile = metrics.quantile(density, torch.tensor([p], dtype=torch.float64), LOW, SPACING).squeeze(-1)
     assert quantile[0].item() == pytest.approx(stats.norm(0.3, 0.5).ppf(p), abs=1e-4)
     assert Mixture().cdf(quantile[1].item()) == pytest.approx(p, abs=1e-4)
     pit = metrics.probability_integral_transform(density, quantile, LOW, SPACING)
     torch.testing.assert_close(pit, torch.full((2,), p, dtype=torch.float64), atol=1e-12, rtol=0)
 
 
-def test_quantiles_of_several_probabilities_one_per_density() -> None:
-    density = metrics.normalise(gaussian(0, 1), SPACING).expand(3, -1)
-    quantile = metrics.quantile(density, torch.tensor([0.1, 0.5, 0.9]), LOW, SPACING)
-    assert quantile[1].item() == pytest.approx(0, abs=1e-6)
-    assert quantile[0].item() == pytest.approx(-quantile[2].item(), abs=1e-6)
+def test_quantiles_of_several_probabilities_for_each_density_or_for_all() -> None:
+    density = torch.stack((metrics.normalise(gaussian(0, 1), SPACING), metrics.normalise(gaussian(1, 0.1), SPACING)))
+    own = torch.tensor([[0.1, 0.5, 0.9], [0.2, 0.3, 0.4]], dtype=torch.float64)
+    each = metrics.quantile(density, own, LOW, SPACING)
+    assert each.shape == (2, 3)
+    assert each[0, 1].item() == pytest.approx(0, abs=1e-6)
+    assert each[0, 0].item() == pytest.approx(-each[0, 2].item(), abs=1e-6)
+    np.testing.assert_allclose(each[1].numpy(), stats.norm(1, 0.1).ppf([0.2, 0.3, 0.4]), atol=1e-5)
+    torch.testing.assert_close(metrics.quantile(density, own[0], LOW, SPACING)[0], each[0])
 
 
 def test_quantiles_are_the_least_y_that_has_the_probability() -> None:
     """Where there is no mass between two modes, or up to the end of the grid."""
     density = metrics.normalise(torch.where((GRID.abs() > 0.5) & (GRID.abs() < 1), 0.0, -torch.inf), SPACING)
     for p, expected in ((1.0, 1.0), (0.5, -0.5), (0.75, 0.75), (1e-9, -1.0)):
-        assert metrics.quantile(density, p, LOW, SPACING).item() == pytest.approx(expected, abs=2 * SPACING)
+        quantile = metrics.quantile(density, torch.tensor([p], dtype=torch.float64), LOW, SPACING)
+        assert quantile.item() == pytest.approx(expected, abs=2 * SPACING)
 
 
 def test_quantiles_are_exact_for_a_linear_density_on_a_coarse_grid() -> None:
     """F(y) = y² on [0, 1] with three points."""
     density = torch.tensor([0.0, 1.0, 2.0]).double()
-    for p in (0.0, 0.04, 0.25, 0.49, 1.0):
-        assert metrics.quantile(density, p, 0.0, 0.5).item() == pytest.approx(math.sqrt(p), abs=1e-12)
+    p = torch.tensor([0.0, 0.04, 0.25, 0.49, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(metrics.quantile(density, p, 0.0, 0.5), p.sqrt())
