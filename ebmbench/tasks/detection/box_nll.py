@@ -6,10 +6,10 @@ the model holds possible outside is not counted, and a density per pixel would b
 
     NLL = log Z − f(0),    Z = ∫_{[−1, 1]^4} exp f(y) dy = E_q[exp f(y) / q(y)].
 
-The proposal q is a mixture of the uniform density on the cube and of normals around the true box cut to the cube. Cut
-means normalised on it: along an axis, component σ has density `N(y; 0, σ²) / (2Φ(1/σ) − 1)`, and is drawn by inverting its
-distribution function, so no draw is rejected and q is exact. The uniform part bounds the weights `exp f / q` by
-`16 exp(max f) / share`, so their variance is finite whatever f is.
+The proposal q is a mixture of the uniform density on the cube and of normals around the true box cut to the cube.
+Cut means normalised on it: along an axis component σ has density `N(y; 0, σ²) / (2Φ(1/σ) − 1)`, and is drawn by
+inverting its distribution function, so no draw is rejected and q is exact. The uniform part bounds the weights
+`exp f / q` by `16 exp(max f) / share`, so their variance is finite whatever f is.
 """
 
 from __future__ import annotations

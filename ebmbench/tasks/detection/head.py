@@ -223,14 +223,15 @@ def total_loss(method: Method, energy: BoxEnergy, draws: Draws, num_samples: int
     parts = math.ceil(count / at_once)
     bounds = [count * i // parts for i in range(parts + 1)]
     total = targets.new_zeros(())
-    sums = [torch.zeros_like(p) for p in parameters]
+    sums: list[Tensor | None] = [None] * len(parameters)
     for begin, end in itertools.pairwise(bounds):
         drawn = _PartOfDraws(draws.streams, draws.step, count, begin, end)
         loss = method.loss(energy.part(begin, end), targets[begin:end], drawn).sum()
         grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for into, grad in zip(sums, grads, strict=True):
+        for i, grad in enumerate(grads):
             if grad is not None:  # f's constant is nothing to sm and dsm
-                into += grad
+                before = sums[i]
+                sums[i] = grad if before is None else before + grad
         total += loss.detach()
     known: Tensor = _WithGradient.apply(total, sums, *parameters)
     return known
@@ -240,13 +241,13 @@ class _WithGradient(Function):
     """A number whose gradient in the parameters has been computed already."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, grads: Sequence[Tensor], *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, grads: Sequence[Tensor | None], *parameters: Tensor) -> Tensor:
         ctx.grads = grads
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor) -> Any:
-        return None, None, *(outer[0] * grad for grad in ctx.grads)
+        return None, None, *(None if grad is None else outer[0] * grad for grad in ctx.grads)
 
 
 @dataclass(frozen=True)
