@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from ebmbench.errors import UserError
+from ebmbench.report import data
+from ebmbench.report.data import Results
 
 USAGE = """\
 python -m ebmbench report SWEEP | RUN_DIRECTORY...            one HTML page that compares them
@@ -34,9 +36,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("targets", nargs="+", metavar="SWEEP | RUN_DIRECTORY")
     parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where runs/ is (default: results)")
     if kind == "page":
-        parser.add_argument("--output", type=Path, help="default: <results-dir>/reports/<name>.html")
+        parser.add_argument("--output", type=Path, help="default: <results-dir>/<sweep>/report.html")
     elif kind == "figures":
-        parser.add_argument("--output", type=Path, help="folder; default: <results-dir>/reports/<name>")
+        parser.add_argument("--output", type=Path, help="folder; default: <results-dir>/<sweep>/figures")
     else:
         parser.add_argument("--project", default="ebmbench", help="the W&B project that the runs were logged to")
         parser.add_argument("--entity", help="the W&B user or team; default: the account's")
@@ -44,15 +46,16 @@ def main(argv: Sequence[str]) -> int:
     return kinds[kind](arguments)
 
 
-def _results(arguments: argparse.Namespace):  # type: ignore[no-untyped-def]
-    from ebmbench.report import data
-
+def _results(arguments: argparse.Namespace) -> Results:
     return data.find(arguments.targets, arguments.results_dir)
 
 
-def _default_output(arguments: argparse.Namespace, name: str) -> Path:
-    safe = "".join(c if c.isalnum() or c in "-_.+" else "-" for c in name)
-    return arguments.results_dir / "reports" / safe
+def _default_output(arguments: argparse.Namespace, results: Results, sweep_file: str, ending: str) -> Path:
+    """Beside the tables of a sweep; else under report/."""
+    if results.sweep:
+        return arguments.results_dir / results.sweep / sweep_file
+    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in results.name)
+    return arguments.results_dir / "report" / f"{safe}{ending}"
 
 
 def _how(arguments: argparse.Namespace) -> str:
@@ -66,7 +69,7 @@ def _page(arguments: argparse.Namespace) -> int:
     from ebmbench.report.html import write_page
 
     results = _results(arguments)
-    path = arguments.output or _default_output(arguments, results.name).with_suffix(".html")
+    path = arguments.output or _default_output(arguments, results, "report.html", ".html")
     _make_folder(path.parent)
     write_page(results, path, _how(arguments))
     print(path)
@@ -77,7 +80,7 @@ def _figures(arguments: argparse.Namespace) -> int:
     from ebmbench.report import plots
 
     results = _results(arguments)
-    folder = arguments.output or _default_output(arguments, results.name)
+    folder = arguments.output or _default_output(arguments, results, "figures", "")
     made = plots.all_figures(results)
     if not made:
         print(f"ebmbench: {results.name} has no finished run yet, so there is nothing to draw", file=sys.stderr)

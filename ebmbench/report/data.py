@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -43,22 +43,17 @@ _SYMBOLS = {
 
 @dataclass(frozen=True)
 class Run:
-    """A run directory: its status (None if there is none or it is damaged), state, flat settings, environment."""
+    """A run directory, or one that should be there: its state, its flat settings, and what is wrong with it."""
 
     folder: Path
     state: str
-    status: run_directories.Status | None
-    settings: Mapping[str, Any]
-    environment: Mapping[str, Any]
-    problem: str | None = None
-
-    @property
-    def label(self) -> str:
-        return f"{self.status.task}-{self.status.dataset}" if self.status else "?"
-
-    @property
-    def method(self) -> str:
-        return self.status.method if self.status else "?"
+    label: str = "?"
+    method: str = "?"
+    seeds: tuple[int, ...] = ()
+    status: run_directories.Status | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -162,42 +157,58 @@ def read_run(folder: Path) -> Run:
         status = run_directories.read_status(folder)
         state = run_directories.read_state(folder)
     except UserError as error:
-        return Run(folder, "damaged", None, {}, {}, str(error))
+        return Run(folder, "damaged", problem=str(error))
+    if status is None:
+        return Run(folder, "missing")
     settings: dict[str, Any] = {}
-    environment: dict[str, Any] = {}
-    problem = status.error if status else "no status.json"
+    environment: Any = {}
+    problem = status.error or ""
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         raw = yaml.load((folder / "config.yaml").read_text(), Loader=loader)  # a safe loader: plain data only
         settings = flat_settings(raw)
-        environment = json.loads((folder / "environment.json").read_text())
+        if (folder / "environment.json").exists():
+            environment = json.loads((folder / "environment.json").read_text())
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError) as error:
         problem = problem or f"{type(error).__name__}: {error}"
-    return Run(folder, state, status, settings, environment if isinstance(environment, dict) else {}, problem)
+    return Run(
+        folder,
+        state,
+        f"{status.task}-{status.dataset}",
+        status.method,
+        tuple(status.seeds),
+        status,
+        settings,
+        environment if isinstance(environment, dict) else {},
+        problem,
+    )
 
 
-def load(name: str, folders: Iterable[Path], sweep: str | None = None) -> Results:
-    """Reads run directories, in the order of their names."""
+def load(name: str, runs: Iterable[Run], sweep: str | None = None, description: str = "") -> Results:
+    """The results of these runs, in the order of their names."""
     found, rows = [], []
-    for folder in sorted(set(folders)):
-        run = read_run(folder)
+    for run in sorted(runs, key=lambda run: run.folder.name):
         found.append(run)
         if run.status is None or run.state not in ("done", "diverged"):
             continue
         try:
-            metrics = pd.read_csv(folder / "metrics.csv")
-        except (OSError, ValueError) as error:
-            found[-1] = Run(folder, "damaged", run.status, run.settings, run.environment, f"metrics.csv: {error}")
+            metrics = pd.read_csv(run.folder / "metrics.csv")
+            seeds = sorted(metrics["seed"])
+        except (OSError, ValueError, KeyError) as error:
+            found[-1] = replace(run, state="damaged", problem=f"metrics.csv: {error}")
+            continue
+        if seeds != sorted(run.seeds):
+            found[-1] = replace(run, state="damaged", problem=f"metrics.csv has {len(seeds)} seeds of {len(run.seeds)}")
             continue
         identity = {
             "run_id": run.status.run_id,
             "config_hash": run.status.config_hash,
             "label": run.label,
-            "method": run.status.method,
+            "method": run.method,
         }
         rows += [{**identity, **run.settings, **row} for row in metrics.to_dict("records")]
     frame = pd.DataFrame(rows, columns=None if rows else _COLUMNS)
-    results = Results(name, tuple(found), frame, sweep)
+    results = Results(name, tuple(found), frame, sweep, description)
     frame["variant"] = [_variant(row, results.varied) for row in frame.to_dict("records")]
     return results
 
@@ -218,23 +229,45 @@ def find(targets: Sequence[str], results_dir: Path) -> Results:
     """
     root = results_dir / "runs"
     folders = [Path(target) for target in targets]
+    if (results_dir / "sweeps" / targets[0] / "plan.json").exists() and len(targets) == 1:
+        return _planned(targets[0], results_dir)
     if all((folder / "status.json").exists() for folder in folders):
-        return load(folders[0].resolve().name if len(folders) == 1 else f"{len(folders)} runs", folders)
+        name = folders[0].resolve().name if len(folders) == 1 else f"{len(folders)} runs"
+        return load(name, map(read_run, dict.fromkeys(folders)))
     missing = [str(folder) for folder in folders if not (folder / "status.json").exists()]
     if len(targets) > 1:
         raise UserError(
             f"{missing[0]!r} is no run directory (it has no status.json); give run directories or one sweep"
         )
-    found = _of_sweep(targets[0], root)
+    # Runs of a multirun carry their sweep's name too, though it was never submitted.
+    found = [folder for folder, status in _statuses(root) if status.get("sweep") == targets[0]]
     if not found:
-        names = sorted({str(raw["sweep"]) for _, raw in _statuses(root) if raw.get("sweep")})
-        known = f"; sweeps with runs there: {', '.join(names)}" if names else "; no sweep has runs there"
+        names = {str(raw["sweep"]) for _, raw in _statuses(root) if raw.get("sweep")}
+        names |= {path.parent.name for path in (results_dir / "sweeps").glob("*/plan.json")}
+        known = f"; sweeps that are there: {', '.join(sorted(names))}" if names else "; no sweep is there"
         raise UserError(f"{targets[0]!r} is neither a run directory nor a sweep with runs in {str(root)!r}{known}")
-    return load(targets[0], found, sweep=targets[0])
+    return load(targets[0], map(read_run, found), sweep=targets[0])
 
 
-def _of_sweep(name: str, root: Path) -> list[Path]:
-    return [folder for folder, status in _statuses(root) if status.get("sweep") == name]
+def _planned(name: str, results_dir: Path) -> Results:
+    """A submitted sweep: all of its jobs, those without a run directory too."""
+    from ebmbench.sweep.plan import read_plan
+    from ebmbench.sweep.status import FINISHED, job_states
+
+    plan = read_plan(results_dir, name)
+    found = []
+    for job in job_states(plan, results_dir):
+        run = read_run(results_dir / "runs" / job.job.run_id)
+        if run.status is None:
+            settings = flat_settings(job.job.config)
+            task = job.job.config["task"]
+            dataset = task.get("dataset", (task.get("data") or {}).get("name"))
+            method, seeds = job.job.config["method"]["name"], tuple(job.job.config["seeds"])
+            run = Run(run.folder, job.state, f"{task['name']}-{dataset}", method, seeds, settings=settings)
+        if job.state not in FINISHED:
+            run = replace(run, state=job.state, problem=run.problem or job.detail)
+        found.append(run)
+    return load(name, found, sweep=name, description=plan.description)
 
 
 def _statuses(root: Path) -> list[tuple[Path, dict[str, Any]]]:
@@ -268,8 +301,3 @@ def _minute(time: str) -> str:
         return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M UTC")
     except ValueError:
         return time
-
-
-def status_dict(run: Run) -> dict[str, Any]:
-    """The status as plain data; empty where there is none."""
-    return asdict(run.status) if run.status else {}

@@ -438,7 +438,7 @@ def jobs(results: Results) -> Table:
                 Cell(run.folder.name, code=True),
                 Cell(run.method, method=True),
                 Cell(run.label),
-                Cell(_seed_text(status.seeds) if status else "", len(status.seeds) if status else 0),
+                Cell(_seed_text(run.seeds), len(run.seeds)),
                 Cell(run.state),
                 Cell(status.commit or "" if status else "", code=True),
                 Cell(str(run.environment.get("device", ""))),
@@ -518,10 +518,8 @@ def _defaults(task: str, dataset: str) -> tuple[tuple[str, ...], Mapping[str, An
 
 def command(run: Run) -> str:
     """What runs it again: only what differs from the published settings is spelled out."""
-    if run.status is None:
-        return ""
-    task, dataset, method, seeds = run.status.task, run.status.dataset, run.status.method, list(run.status.seeds)
-    known = _defaults(task, dataset)
+    (task, _, dataset), method, seeds = run.label.partition("-"), run.method, list(run.seeds)
+    known = _defaults(task, dataset) if run.settings else None
     if known is None:
         return ""
     parts = [*known[0], f"method={method}"]

@@ -67,9 +67,10 @@ def build(results: Results, project: str, entity: str) -> Any:
 def _what(results: Results, wr: Any) -> list[Any]:
     origin = provenance(results)
     methods = [m for m in METHODS if m in set(results.frame["method"])]
+    labels = ", ".join(sorted(set(results.frame["label"])))
     text = (
-        f"{len(results.frame)} models in {origin['runs']} jobs: {', '.join(methods)} on "
-        f"{', '.join(sorted(set(results.frame['label'])))}; commit {origin['commit']}, {origin['from']} to {origin['to']}."
+        f"{len(results.frame)} models in {origin['runs']} jobs: {', '.join(methods)} on {labels}; "
+        f"commit {origin['commit']}, {origin['from']} to {origin['to']}."
     )
     blocks = [wr.P(text)]
     warnings = html.warnings(results)

@@ -61,7 +61,10 @@ class Stub:
                 "name": "Tester",
                 "email": "t@example.org",
             }
-            return {"viewer": user | {"admin": False, "flags": "{}", "deletedAt": None, "apiKeys": None, "teams": {"edges": []}}}
+            return {
+                "viewer": user
+                | {"admin": False, "flags": "{}", "deletedAt": None, "apiKeys": None, "teams": {"edges": []}}
+            }
         self.unknown.append(query)
         raise KeyError(query)
 
