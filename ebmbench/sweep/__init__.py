@@ -44,6 +44,7 @@ def main(argv: list[str]) -> int:
     """
     from ebmbench.config import known_sweeps
     from ebmbench.errors import UserError
+    from ebmbench.sweep.plan import is_launcher
 
     if not argv or argv[0] in ("-h", "--help") or {"-h", "--help"} & set(argv):
         print(HELP.format(sweeps=" ".join(known_sweeps()) or "none"), end="")
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
     if command == "submit":
         return _submit(names[0], overrides, options)
     results_dir, name, rest = _place(names[0], overrides)
-    others = [text for text in rest if command != "resume" or not text.startswith("hydra")]
+    others = [text for text in rest if command != "resume" or not is_launcher(text)]
     if others:
         raise UserError(f"sweep {command} takes results_dir=DIR and no other setting, and got {others[0]}")
     if command == "resume":
@@ -121,12 +122,12 @@ def _place(name: str, overrides: list[str]) -> tuple[Path, str, list[str]]:
 
 def _submit(name: str, overrides: list[str], options: dict[str, str]) -> int:
     from ebmbench.execute import commit
-    from ebmbench.sweep.plan import make_plan, read_plan, sweep_dir, write_plan
+    from ebmbench.sweep.plan import is_launcher, make_plan, read_plan, sweep_dir, write_plan
     from ebmbench.sweep.submit import submit
 
     plan = make_plan(name, overrides, commit(), _number(options, "--seeds-per-job"))
     results_dir = Path(str(plan.jobs[0].config["results_dir"])).expanduser().absolute()
-    launcher_keys = [text for text in overrides if text.startswith("hydra")]
+    launcher_keys = [text for text in overrides if is_launcher(text)]
     launcher = options.get("--launcher") or _launcher(launcher_keys) or "local_parallel"
     launcher_keys = [text for text in launcher_keys if not text.startswith("hydra/launcher=")]
     dry_run = "--dry-run" in options
@@ -173,7 +174,7 @@ def _collect(name: str, results_dir: Path) -> int:
 
     plan = read_plan(results_dir, name)
     collected = collect.collect(plan, results_dir)
-    paths = collect.write(plan, collected, results_dir)
+    paths = collect.write(plan, collected, results_dir) + collect.write_figures(plan, results_dir)
     lacking = [state for state in collected.states if state.state not in FINISHED]
     for state in lacking[:40]:
         print(f"not in the tables: {state.state:12}{state.job.run_id}  {state.detail}".rstrip(), file=sys.stderr)

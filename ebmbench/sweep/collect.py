@@ -143,6 +143,22 @@ def write(plan: Plan, collected: Collected, results_dir: Path) -> list[Path]:
     return [folder / name for name in texts]
 
 
+def write_figures(plan: Plan, results_dir: Path) -> list[Path]:
+    """Draws the figures that the sweep asks for, of what is done; returns their paths."""
+    if not plan.figures:
+        return []
+    from ebmbench.report import data, plots  # matplotlib only when asked for
+
+    results = data.find([plan.name], results_dir)
+    paths: list[Path] = []
+    for name in plan.figures if len(results.frame) else ():
+        made = getattr(plots, name)(results)
+        figures = [made] if isinstance(made, plots.Figure) else list(made or ())
+        for figure in figures:
+            paths += plots.save_figure(figure, output_dir(results_dir, plan.name) / "figures")
+    return paths
+
+
 def runs_csv(frame: pd.DataFrame) -> str:
     """The tidy table as CSV, numbers to their last digit."""
     return frame.to_csv(index=False, lineterminator="\n")
@@ -235,8 +251,8 @@ def _check_runs(folder: Path, frame: pd.DataFrame, plan: Plan, results_dir: Path
         if wrong:
             key = wrong[0]
             faults.append(
-                f"{folder / 'runs.csv'} does not follow from {results_dir / 'runs' / row['run_id']}: seed {row['seed']} "
-                f"has {key}={row[key]!r} there, and {written.get(key)!r} in it"
+                f"{folder / 'runs.csv'} does not follow from {results_dir / 'runs' / row['run_id']}: "
+                f"seed {row['seed']} has {key}={row[key]!r} there, and {written.get(key)!r} in it"
             )
     return faults[:10]
 

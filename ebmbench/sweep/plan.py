@@ -23,6 +23,9 @@ from ebmbench.report.tables import check_entries
 SCHEMA = 1
 RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
 """Folders of `results/` that are no sweep's."""
+FIGURES: tuple[str, ...] = ("ranking", "strip", "settings", "densities", "calibration", "pareto", "curves")
+FIGURES += ("detection_stages", "detection_sizes")
+"""What `sweep.figures` may name: the functions of ebmbench.report.plots."""
 _NO_AXIS = ("task", "method", "task.dataset", "task/data", "seeds")
 """Keys that have a column of their own in every table of runs."""
 
@@ -75,7 +78,7 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
     known = configuration.known_sweeps()
     if sweep not in known:
         raise UserError(f"sweep {sweep!r} is not known; choose from {', '.join(known) or 'none: sweeps/ is empty'}")
-    own = [text for text in overrides if not text.startswith("hydra")]
+    own = [text for text in overrides if not is_launcher(text)]
     lines = configuration.expand([f"+sweeps={sweep}", *own])
     configs = configuration.compose_all(lines)
     if configs[0].sweep is None:
@@ -84,6 +87,9 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
     if about.name in RESERVED:
         raise UserError(f"sweep.name={about.name!r} is not allowed: results/{about.name} is something else")
     check_entries(about.tables)
+    strange = [name for name in about.figures if name not in FIGURES]
+    if strange:
+        raise UserError(f"sweep.figures has {strange[0]!r}: choose from {', '.join(FIGURES)}")
     axes = _axes(lines)
     jobs: dict[str, Job] = {}
     for line, config in zip(lines, configs, strict=True):
@@ -102,6 +108,11 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
         commit=commit,
         jobs=tuple(jobs.values()),
     )
+
+
+def is_launcher(override: str) -> bool:
+    """Whether an override is of hydra.*: of how jobs are launched, not of what they are."""
+    return override.lstrip("+~").startswith("hydra")
 
 
 def _chunks(seeds: tuple[int, ...], size: int | None) -> list[tuple[int, ...]]:

@@ -14,7 +14,7 @@ from ebmbench.errors import UserError
 from ebmbench.sweep.job import slurm_job
 
 # What submitit calls the same for every kind of cluster; the rest is SLURM's own and gets a prefix.
-_COMMON: tuple[str, ...] = (
+_COMMON = (
     "name",
     "timeout_min",
     "mem_gb",
@@ -22,8 +22,8 @@ _COMMON: tuple[str, ...] = (
     "cpus_per_task",
     "gpus_per_node",
     "tasks_per_node",
+    "stderr_to_stdout",
 )
-_COMMON += ("stderr_to_stdout",)
 _NOT_PASSED = ("_target_", "submitit_folder", "max_num_timeout")
 ARRAY_SIZE = 1000
 """SLURM's default MaxArraySize is 1001."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,10 +62,12 @@ def submit(
     settings = launcher_settings(launcher, overrides)
     is_slurm = settings["_target_"].endswith("SlurmLauncher")
     folder = sweep_dir(results_dir, plan.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = Lock(folder / "lock")
-    lock.acquire()
-    try:
+    with contextlib.ExitStack() as stack:
+        if not dry_run:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = Lock(folder / "lock")
+            lock.acquire()
+            stack.callback(lock.release)
         states = job_states(plan, results_dir, submitting=True)
         todo = [state.job for state in states if _is_to_do(state)]
         for state in states:
@@ -72,13 +75,12 @@ def submit(
                 print(f"ebmbench: {state.job.run_id} is left alone: {state.detail}; delete the folder to run it again")
         configs = [job.run_config(results_dir) for job in todo]
         bound = bound or _bound(settings)
-        print(f"{plan.name}: {counts(_before(states))}; {len(todo)} to run", flush=True)
+        print(f"{plan.name}: {counts(states)}; {len(todo)} to run", flush=True)
         if not todo:
             return 0
         width = int(settings.get("array_parallelism") or 1) if is_slurm else _places(configs, bound)
-        print(
-            estimate(configs, "gpu" if _on_gpu(configs, settings, is_slurm) else "cpu", width, results_dir), flush=True
-        )
+        device = "gpu" if _on_gpu(configs, settings, is_slurm) else "cpu"
+        print(estimate(configs, device, width, results_dir), flush=True)
         if dry_run:
             return 0
         if is_slurm:
@@ -88,8 +90,6 @@ def submit(
             print(f"submitted to SLURM as {', '.join(arrays)}; python -m ebmbench sweep status {plan.name} shows them")
             return 0
         codes = local.run_pool(configs, local.slots(configs[0].launch.device, bound), folder)
-    finally:
-        lock.release()
     states = job_states(plan, results_dir)
     print(f"{plan.name}: {counts(states)}")
     failed = [state for state in states if state.job.run_id in codes and state.state not in FINISHED]
@@ -103,10 +103,6 @@ def submit(
 
 def _is_to_do(state: JobState) -> bool:
     return state.state not in (*FINISHED, *ACTIVE, "damaged")
-
-
-def _before(states: list[JobState]) -> list[JobState]:
-    return [state for state in states if state.state != "missing"] or states
 
 
 def _bound(settings: dict[str, Any]) -> int | None:

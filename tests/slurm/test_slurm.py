@@ -1,0 +1,199 @@
+"""A sweep through a real SLURM: arrays, failed, cancelled and preempted jobs, and tables equal to the local run's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ebmbench.errors import UserError
+from ebmbench.execute import execute
+from ebmbench.sweep import collect, main
+from ebmbench.sweep.plan import Plan, read_plan, write_plan
+from ebmbench.sweep.status import job_states
+from tests.slurm.cluster import Cluster
+
+pytestmark = pytest.mark.slurm
+
+SWEEP = """\
+# @package _global_
+defaults:
+  - override /task: 1d
+seeds: 2
+task: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 129}}
+trainer: {{epochs: {epochs}}}
+hydra:
+  sweeper:
+    params:
+      method: {methods}
+sweep: {{name: tiny, description: A test., tables: [scores, comparisons]}}
+"""
+LAUNCHER = ["--launcher", "slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=30"]
+NOT_COMPARED = ["train_seconds", "peak_memory_mb", "commit", "finished"]
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: Cluster) -> Path:
+    """A working directory with a `sweeps/` of its own."""
+    (tmp_path / "sweeps").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_sweep(place: Path, methods: str, epochs: int = 1) -> None:
+    (place / "sweeps" / "tiny.yaml").write_text(SWEEP.format(methods=methods, epochs=epochs))
+
+
+def states(place: Path) -> dict[str, str]:
+    """Method to state."""
+    results = place / "results"
+    return {s.job.config["method"]["name"]: s.state for s in job_states(read_plan(results, "tiny"), results)}
+
+
+def wait(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.2)
+
+
+def status_of(place: Path, method: str) -> dict[str, object]:
+    slug = method.replace("+", "-plus")
+    path = next((place / "results" / "runs").glob(f"1d-1-{slug}-*/status.json"), None)
+    return json.loads(path.read_text()) if path else {}
+
+
+def log(place: Path, number: str) -> str:
+    """What a SLURM job has written."""
+    path = place / "results" / "sweeps" / "tiny" / "slurm" / f"{number}_0_log.out"
+    return path.read_text() if path.exists() else ""
+
+
+def local_run(plan: Plan, folder: Path) -> pd.DataFrame:
+    """The same settings, carried out in this process."""
+    for job in plan.jobs:
+        execute(job.run_config(folder, threads=1), quiet=True)
+    write_plan(plan, folder)
+    return collect.collect(plan, folder).frame.drop(columns=NOT_COMPARED)
+
+
+def test_an_array_waits_runs_what_was_frozen_and_gives_the_tables_of_the_local_run(
+    place: Path, slurm: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(place, "nce+,sm")
+    assert main(["submit", "tiny", *LAUNCHER, "+hydra.launcher.additional_parameters.hold=true"]) == 0
+    plan = read_plan(place / "results", "tiny")
+    assert states(place) == {"nce+": "queued", "sm": "queued"}
+    jobs = slurm.queue()
+    assert len(jobs) == 2 and len({job.split("_")[0] for job in jobs}) == 1  # one array
+
+    # Submitted again: what waits is not submitted twice.
+    assert main(["submit", "tiny", *LAUNCHER]) == 0
+    assert len(slurm.queue()) == 2
+    assert "0 to run" in capsys.readouterr().out
+
+    # What is changed now changes nothing of what waits.
+    write_sweep(place, "nce+,sm", epochs=7)
+    slurm.call("scontrol", "release", *jobs)
+    wait(lambda: not slurm.queue(), "the array")
+    assert set(states(place).values()) == {"done"}
+    assert {job.config["trainer"]["epochs"] for job in plan.jobs} == {1}
+
+    assert main(["collect", "tiny"]) == 0
+    assert main(["check", "tiny"]) == 0
+    collected = collect.collect(plan, place / "results").frame.drop(columns=NOT_COMPARED)
+    local = local_run(plan, place / "local")
+    pd.testing.assert_frame_equal(collected, local, check_exact=True)
+    assert status_of(place, "sm")["slurm_job"] in jobs
+
+
+def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, slurm: Cluster) -> None:
+    write_sweep(place, "nce,sm")
+    assert main(["submit", "tiny", "--dry-run"]) == 0
+    assert not (place / "results").exists()
+    assert main(["submit", "tiny", *LAUNCHER, "+hydra.launcher.additional_parameters.hold=true"]) == 0
+    plan = read_plan(place / "results", "tiny")
+    blocked = place / "results" / "runs" / plan.jobs[0].run_id / "metrics.csv"
+    blocked.mkdir(parents=True)  # its results cannot be written
+    slurm.call("scontrol", "release", *slurm.queue())
+    wait(lambda: not slurm.queue(), "the array")
+    assert states(place) == {"nce": "failed", "sm": "done"}
+    found = {s.job.run_id: s for s in job_states(plan, place / "results")}
+    assert "metrics.csv" in found[plan.jobs[0].run_id].detail
+    finished = status_of(place, "sm")["finished"]
+
+    blocked.rmdir()
+    assert main(["resume", "tiny", *LAUNCHER]) == 0
+    assert len(slurm.queue()) == 1
+    wait(lambda: not slurm.queue(), "the job")
+    assert set(states(place).values()) == {"done"}
+    assert status_of(place, "sm")["finished"] == finished  # not run again
+
+
+def test_preempted_and_warned_jobs_go_on_from_their_checkpoints_and_a_cancelled_one_stays_cancelled(
+    place: Path, slurm: Cluster
+) -> None:
+    write_sweep(place, "sm,dsm", epochs=2000)
+    assert main(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=low", "method.num_samples=null"]) == 0
+    plan = read_plan(place / "results", "tiny")
+    jobs = {job.config["method"]["name"]: number for job, number in zip(plan.jobs, slurm.queue(), strict=True)}
+
+    def step(method: str) -> int:
+        return int(str(status_of(place, method).get("step", 0)))
+
+    wait(lambda: step("sm") > 0 and step("dsm") > 0, "both to train")
+    assert states(place) == {"sm": "running", "dsm": "running"}
+
+    # What SLURM sends before the time limit: the job saves and goes back into the queue by itself.
+    slurm.call("scancel", "--signal=USR1", jobs["sm"])
+    wait(lambda: "back into the queue" in log(place, jobs["sm"]), "sm to save")
+    # A job of higher priority needs the whole node: SLURM tells the other to go, and it saves and queues again.
+    (urgent,) = [slurm.call("sbatch", "--parsable", "-p", "high", "-n2", "-o/dev/null", "--wrap=sleep 2").strip()]
+    wait(lambda: "back into the queue" in log(place, jobs["dsm"]), "dsm to make room")
+    stopped_at = {method: step(method) for method in jobs}
+    assert all(0 < at < 4000 for at in stopped_at.values())
+    wait(lambda: urgent not in slurm.queue(), "the urgent job")
+    wait(lambda: all(slurm.queue().get(number) == "PENDING" for number in jobs.values()), "both to queue", 60)
+    assert states(place) == {"sm": "queued", "dsm": "queued"}
+    for number in jobs.values():  # SLURM lets a requeued job wait for two minutes
+        slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now")
+
+    wait(lambda: step("sm") > stopped_at["sm"], "sm to go on")
+    slurm.call("scancel", jobs["sm"])
+    wait(lambda: jobs["sm"] not in slurm.queue() and states(place)["sm"] == "interrupted", "sm to be cancelled")
+    wait(lambda: not slurm.queue(), "dsm to end")
+    assert states(place) == {"sm": "interrupted", "dsm": "done"}
+
+    assert main(["resume", "tiny", *LAUNCHER]) == 0
+    wait(lambda: not slurm.queue(), "sm to end")
+    assert states(place) == {"sm": "done", "dsm": "done"}
+    for method in jobs:
+        history = pd.read_csv(next((place / "results" / "runs").glob(f"1d-1-{method}-*/history.csv")))
+        assert history[history["seed"] == 0]["step"].tolist() == list(range(2, 4001, 2))
+    frame = collect.collect(plan, place / "results").frame.drop(columns=NOT_COMPARED)
+    pd.testing.assert_frame_equal(frame, local_run(plan, place / "local"), check_exact=True)
+
+
+def test_where_slurm_refuses_one_sentence_says_why(place: Path, slurm: Cluster) -> None:
+    write_sweep(place, "sm")
+    with pytest.raises(UserError, match=r"SLURM refuses the jobs: .*[Ii]nvalid partition"):
+        main(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=nowhere"])
+    assert states(place) == {"sm": "missing"}
+    with pytest.raises(UserError, match="partitoin"):
+        main(["submit", "tiny", *LAUNCHER, "hydra.launcher.partitoin=low"])
+
+
+def test_hydras_own_multirun_runs_through_slurm(place: Path, slurm: Cluster) -> None:
+    write_sweep(place, "sm")
+    words = [sys.executable, "-m", "ebmbench", "--multirun", "+sweeps=tiny", "hydra/launcher=slurm", "threads=1"]
+    words += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=30"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    status = status_of(place, "sm")
+    assert status["state"] == "done" and status["slurm_job"]
