@@ -10,18 +10,13 @@ does: cx/w0 of a small box at the far side of an image has no room for the Lange
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import Function
 from torch.nn import functional as F
 
-from ebmbench.methods import Method
 from ebmbench.rng import Draws
 from ebmbench.tasks.detection.pooling import Pyramid, assign_levels, pool_boxes
 
@@ -127,7 +122,7 @@ class BoxEnergy:
         keep_level: the candidates of a target share its pyramid level, so that f is continuous in y; else each
             candidate takes the level that fits it, as the base's box head does, and f jumps where that changes.
         max_boxes: candidates that are computed at a time where no graph is kept; bounds the memory (a candidate's
-            features are 49 · C numbers), and changes no result. For training see `total_loss`.
+            features are 49 · C numbers), and changes no result.
     """
 
     def __init__(
@@ -146,19 +141,6 @@ class BoxEnergy:
 
     def __len__(self) -> int:
         return len(self.reference)
-
-    def part(self, begin: int, end: int) -> BoxEnergy:
-        """The energy of the targets `begin` to `end` alone."""
-        rows = slice(begin, end)
-        return BoxEnergy(
-            self.head,
-            self.pyramid,
-            self.reference[rows],
-            self.images[rows],
-            self.labels[rows],
-            self.keep_level,
-            self.max_boxes,
-        )
 
     def boxes(self, y: Tensor) -> Tensor:
         """Candidates as boxes x1 y1 x2 y2 in pixels: `[N, M, 4] -> [N, M, 4]`, float32."""
@@ -202,74 +184,3 @@ class BoxEnergy:
         pooled = pool_boxes(self.pyramid, boxes, self.images[targets], levels, BINS)
         value: Tensor = self.head(pooled, self.labels[targets])
         return value
-
-
-def total_loss(method: Method, energy: BoxEnergy, draws: Draws, num_samples: int) -> Tensor:
-    """The sum over the target boxes of a method's loss, in bounded memory: boxes are split, never dropped.
-
-    Where the targets and their samples are more than `energy.max_boxes` candidates, some targets at a time go forward
-    and backward, and the sum comes with its gradient known. Noise is drawn for all and cut, so the split changes
-    nothing.
-
-    Args:
-        num_samples: candidates per target (at least; the target itself is one more), to tell how many targets fit.
-    """
-    count = len(energy)
-    at_once = max(3, energy.max_boxes // max(1, num_samples))  # at least 3: then no part has a single target
-    targets = energy.reference.new_zeros(count, 4, dtype=energy.head.energy.weight.dtype)
-    if count <= at_once or not torch.is_grad_enabled():
-        return method.loss(energy, targets, draws).sum()
-    parameters = [p for p in energy.head.parameters() if p.requires_grad]
-    parts = math.ceil(count / at_once)
-    bounds = [count * i // parts for i in range(parts + 1)]
-    total = targets.new_zeros(())
-    sums: list[Tensor | None] = [None] * len(parameters)
-    for begin, end in itertools.pairwise(bounds):
-        drawn = _PartOfDraws(draws.streams, draws.step, count, begin, end)
-        loss = method.loss(energy.part(begin, end), targets[begin:end], drawn).sum()
-        grads = torch.autograd.grad(loss, parameters, allow_unused=True)
-        for i, grad in enumerate(grads):
-            if grad is not None:  # f's constant is nothing to sm and dsm
-                before = sums[i]
-                sums[i] = grad if before is None else before + grad
-        total += loss.detach()
-    known: Tensor = _WithGradient.apply(total, sums, *parameters)
-    return known
-
-
-class _WithGradient(Function):
-    """A number whose gradient in the parameters has been computed already."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, grads: Sequence[Tensor | None], *parameters: Tensor) -> Tensor:
-        ctx.grads = grads
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> Any:
-        return None, None, *(None if grad is None else outer[0] * grad for grad in ctx.grads)
-
-
-@dataclass(frozen=True)
-class _PartOfDraws(Draws):
-    """What targets `begin` to `end` get of the draws for all `count`."""
-
-    count: int
-    begin: int
-    end: int
-
-    def _whole(self, shape: Sequence[int]) -> tuple[int, ...]:
-        # A leading 1 is a proposal's noise shared by all targets (a part has never one target only).
-        return tuple(shape) if shape[0] == 1 else (self.count, *shape[1:])
-
-    def _cut(self, whole: Tensor) -> Tensor:
-        return whole if whole.shape[0] == 1 else whole[self.begin : self.end]
-
-    def normal(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        return self._cut(super().normal(name, self._whole(shape), dtype))
-
-    def uniform(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        return self._cut(super().uniform(name, self._whole(shape), dtype))
-
-    def integers(self, name: str, shape: Sequence[int], high: int) -> Tensor:
-        return self._cut(super().integers(name, self._whole(shape), high))

@@ -100,7 +100,7 @@ def test_refinement_climbs_a_quadratic_as_gradient_ascent_does() -> None:
 
 
 def test_a_step_that_lowers_f_is_undone_and_halves_that_box_only() -> None:
-    """Curvature 1: a step above 2 overshoots to a lower f. 5 and 2.5 fail, 1.25 climbs; the other box sits on its peak."""
+    """Curvature 1: a step above 2 overshoots to a lower f. 5 and 2.5 fail, 1.25 climbs; the other sits on its peak."""
     reference, peak = REFERENCE[[0, 0]], torch.stack((PEAK[0], torch.zeros(4)))
     energy = Quadratic(reference, peak, torch.ones(4))
     boxes, values = refine(energy, 4, step_centre=5.0, step_size=5.0)
