@@ -25,7 +25,7 @@ def summary(outcome: Outcome, config: RunConfig) -> str:
     for name in rows[0]:
         if name in HIDDEN or (name.endswith("_noisy") and not getattr(config.task, "target_noise", 0)):
             continue
-        values = [float(row[name]) for row in good if row[name] != ""]
+        values = [float(row[name]) for row in good if row[name] not in ("", "nan")]
         if not values:
             continue
         numbers = [statistics.fmean(values)]

@@ -102,6 +102,8 @@ class InferenceConfig(Section):
     step_centre: float = Field(gt=0, le=10)
     step_size: float = Field(gt=0, le=10)
     bootstrap: int = Field(ge=0, le=1_000_000)
+    nll_boxes: int = Field(ge=0, le=10_000_000)
+    nll_samples: int = Field(ge=1, le=1_048_576)
 
 
 class DetectionTask(Section):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -26,7 +27,8 @@ def world() -> tuple[int, int]:
 def start(device: torch.device) -> None:
     """Joins the processes that torchrun started; does nothing for a single one."""
     if world()[1] > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        # The others wait while rank 0 evaluates.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
 
 
 def device_of_rank(device: torch.device) -> torch.device:
@@ -36,27 +38,31 @@ def device_of_rank(device: torch.device) -> torch.device:
     return device
 
 
-def send_step(step: int, parameters: Sequence[Tensor]) -> None:
-    """Rank 0: what the others are to compute next; STOP ends them."""
-    device = parameters[0].device
-    dist.broadcast(torch.tensor([step], device=device), src=0)
-    if step != STOP:
-        dist.broadcast(torch.cat([p.detach().flatten() for p in parameters]), src=0)
+def joined_device() -> torch.device:
+    """The device that this process exchanges tensors on."""
+    return device_of_rank(torch.device("cuda" if dist.get_backend() == "nccl" else "cpu"))
 
 
-def receive_step(parameters: Sequence[Tensor]) -> int:
-    """The other ranks: the step, with the parameters set to those of rank 0."""
-    device = parameters[0].device
-    number = torch.zeros(1, dtype=torch.int64, device=device)
-    dist.broadcast(number, src=0)
-    step = int(number)
-    if step != STOP:
-        flat = torch.cat([p.detach().flatten() for p in parameters])
-        dist.broadcast(flat, src=0)
-        with torch.no_grad():
-            for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-                parameter.copy_(part.view_as(parameter))
-    return step
+def send_step(seed: int, step: int, device: torch.device) -> None:
+    """Rank 0: what the others are to compute next; step STOP ends them."""
+    dist.broadcast(torch.tensor([seed, step], device=device), src=0)
+
+
+def receive_step(device: torch.device) -> tuple[int, int]:
+    """The other ranks: seed and step."""
+    numbers = torch.zeros(2, dtype=torch.int64, device=device)
+    dist.broadcast(numbers, src=0)
+    seed, step = numbers.tolist()
+    return seed, step
+
+
+def share_parameters(parameters: Sequence[Tensor]) -> None:
+    """All ranks take over the parameters of rank 0."""
+    flat = torch.cat([p.detach().flatten() for p in parameters])
+    dist.broadcast(flat, src=0)
+    with torch.no_grad():
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.copy_(part.view_as(parameter))
 
 
 def sum_on_leader(tensor: Tensor) -> Tensor:

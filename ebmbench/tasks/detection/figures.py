@@ -1,7 +1,154 @@
+"""Figures of a detection run: boxes in images, the energy around a box, AP by refinement step, training curves."""
+
 from __future__ import annotations
+
+import json
+from collections import defaultdict
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
 from ebmbench.config import RunConfig
+from ebmbench.report.palette import BASE_COLOR, METHOD_COLORS, TRUTH_COLOR
+from ebmbench.tasks.detection.config import DetectionTask
+from ebmbench.tasks.detection.data import open_split
+
+SHOWN_IMAGES = 6
+SHOWN_SCORE = 0.5
+"""Class score from which a detection is drawn."""
+COORDINATES = ("centre x / width", "centre y / height", "log width", "log height")
 
 
 def figures(config: RunConfig, run_dir: Path) -> list[Path]:
-    return []
+    """Draws `boxes`, `energy`, `refinement` and `training` as PNG and PDF; returns the files."""
+    folder = run_dir / "figures"
+    folder.mkdir(exist_ok=True)
+    drawn: dict[str, Figure] = {}
+    seed = next((s for s in config.seeds if (run_dir / "detections" / f"refined.{s}.json").exists()), None)
+    if seed is not None:
+        drawn["boxes"] = _boxes(config, run_dir, seed)
+    if seed is not None and (run_dir / f"energies.{seed}.npz").exists():
+        drawn["energy"] = _energy(config, dict(np.load(run_dir / f"energies.{seed}.npz", allow_pickle=False)), seed)
+    if (run_dir / "refinement.csv").exists() and (run_dir / "stages.csv").exists():
+        drawn["refinement"] = _refinement(
+            config, pd.read_csv(run_dir / "refinement.csv"), pd.read_csv(run_dir / "stages.csv")
+        )
+    if (run_dir / "history.csv").exists():
+        drawn["training"] = _training(config, pd.read_csv(run_dir / "history.csv"))
+    paths = []
+    for name, figure in drawn.items():
+        for suffix in ("png", "pdf"):
+            path = folder / f"{name}.{suffix}"
+            figure.savefig(path, dpi=200, metadata={"CreationDate": None} if suffix == "pdf" else None)
+            paths.append(path)
+    return paths
+
+
+def _title(config: RunConfig) -> str:
+    return f"{config.method.name}, detection on {config.task.dataset_name}"
+
+
+def _read(path: Path) -> dict[int, list[dict[str, Any]]]:
+    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for detection in json.loads(path.read_text()):
+        if detection["score"] >= SHOWN_SCORE:
+            by_image[detection["image_id"]].append(detection)
+    return by_image
+
+
+def _boxes(config: RunConfig, run_dir: Path, seed: int) -> Figure:
+    """The first images with several detections: true, base and refined boxes."""
+    assert isinstance(config.task, DetectionTask)
+    dataset = open_split(config.task.data, config.task.data.eval_split)
+    base = _read(run_dir / "detections" / f"base.{seed}.json")
+    refined = _read(run_dir / "detections" / f"refined.{seed}.json")
+    order = sorted(range(len(dataset.image_ids)), key=lambda i: len(refined.get(dataset.image_ids[i], ())) < 2)
+    chosen = [(i, example) for i in order[:SHOWN_IMAGES] if (example := dataset.load(i)) is not None]
+    figure = Figure(figsize=(7.2, 5.2), layout="constrained")
+    panels = figure.subplots(2, 3).flat
+    color = METHOD_COLORS[config.method.name]
+    for axes in panels:
+        axes.set_axis_off()
+    for axes, (index, example) in zip(panels, chosen, strict=False):
+        image_id = dataset.image_ids[index]
+        axes.imshow(example.image.permute(1, 2, 0).numpy(), interpolation="nearest")
+        for x1, y1, x2, y2 in example.boxes.tolist():
+            _draw(axes, x1, y1, x2 - x1, y2 - y1, "white", "-", 2.6)
+            _draw(axes, x1, y1, x2 - x1, y2 - y1, "black", "-", 1.0)
+        for detection in base.get(image_id, ()):
+            _draw(axes, *detection["bbox"], BASE_COLOR, "--", 1.2)
+        for detection in refined.get(image_id, ()):
+            _draw(axes, *detection["bbox"], color, "-", 1.2)
+    handles = [
+        Rectangle((0, 0), 1, 1, fill=False, edgecolor=edge, linestyle=style, label=label)
+        for edge, style, label in (
+            ("black", "-", "true"),
+            (BASE_COLOR, "--", f"base detector (score ≥ {SHOWN_SCORE})"),
+            (color, "-", "refined"),
+        )
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
+    figure.suptitle(f"{_title(config)}, seed {seed}", fontsize="medium")
+    return figure
+
+
+def _draw(axes: Any, x: float, y: float, w: float, h: float, color: str, style: str, width: float) -> None:
+    # A pixel's centre is at its number in imshow, its left edge at its number in boxes.
+    axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=color, linestyle=style, linewidth=width))
+
+
+def _energy(config: RunConfig, arrays: dict[str, np.ndarray], seed: int) -> Figure:
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    color = METHOD_COLORS[config.method.name]
+    energies = arrays["energies"].astype(float)
+    middle = energies[..., energies.shape[-1] // 2, None]
+    for axis, axes in enumerate(panels.flat):
+        for line in (energies - middle)[:, axis]:
+            axes.plot(arrays["offsets"], line, color=color, linewidth=1, alpha=0.6)
+        axes.axvline(0, color=TRUTH_COLOR, linewidth=1, linestyle="--")
+        axes.set_title(COORDINATES[axis], fontsize="small")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[-1]:
+        axes.set_xlabel("offset from the true box")
+    for axes in panels[:, 0]:
+        axes.set_ylabel("f − f(true box)  (nats)")
+    figure.suptitle(f"{_title(config)}, seed {seed}: {len(energies)} boxes", fontsize="medium")
+    return figure
+
+
+def _refinement(config: RunConfig, table: pd.DataFrame, stages: pd.DataFrame) -> Figure:
+    figure = Figure(figsize=(7.2, 2.9), layout="constrained")
+    color = METHOD_COLORS[config.method.name]
+    base = stages[stages["stage"] == "base"]
+    for axes, column, label in zip(figure.subplots(1, 2), ("ap", "ap75"), ("AP (%)", "AP75 (%)"), strict=True):
+        for number, (_, rows) in enumerate(table.groupby("seed")):
+            axes.plot(
+                rows["step"], rows[column], color=color, marker="o", markersize=3, linewidth=1,
+                label="NMS by f, then refinement" if number == 0 else None,
+            )  # fmt: skip
+        axes.axhline(base[column].iloc[0], color=BASE_COLOR, linestyle="--", label="base detector")
+        axes.set(xlabel="refinement steps", ylabel=label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.legend(frameon=False, fontsize="small")
+    figure.suptitle(_title(config), fontsize="medium")
+    return figure
+
+
+def _training(config: RunConfig, history: pd.DataFrame) -> Figure:
+    figure = Figure(figsize=(7.2, 2.8), layout="constrained")
+    color = METHOD_COLORS[config.method.name]
+    for axes, column, label in zip(
+        figure.subplots(1, 2, sharex=True), ("loss", "grad_norm"), ("training loss", "gradient norm"), strict=True
+    ):
+        for _, rows in history.groupby("seed"):
+            axes.plot(rows["step"], rows[column], color=color, linewidth=1)
+        axes.set(xlabel="iteration", ylabel=label)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(_title(config), fontsize="medium")
+    return figure

@@ -133,7 +133,8 @@ class DetectionProblem:
     def losses(self, step: int) -> Tensor:
         parameters = list(self.parameters.values())
         if self.world > 1:
-            distributed.send_step(step, parameters)
+            distributed.send_step(self.seeds[0], step, self.device)
+            distributed.share_parameters(parameters)
         sums = self.summed(step)
         if self.world > 1:
             sums = distributed.sum_on_leader(sums)
@@ -280,18 +281,27 @@ def build(config: RunConfig, seeds: Sequence[int], device: torch.device) -> Dete
 
 def follow(config: RunConfig, device: torch.device) -> None:
     """What every process but the first does under torchrun: its share of each step, until rank 0 is done."""
-    for seeds in split(config):
-        problem = build(config, seeds, device)
-        parameters = list(problem.parameters.values())
-        while (step := distributed.receive_step(parameters)) != distributed.STOP:
-            distributed.sum_on_leader(problem.summed(step))
+    device = distributed.device_of_rank(device)
+    distributed.start(device)
+    problem: DetectionProblem | None = None
+    while True:
+        seed, step = distributed.receive_step(device)
+        if step == distributed.STOP:
+            return
+        if problem is None or problem.seeds != (seed,):
+            problem = build(config, (seed,), device)
+        distributed.share_parameters(list(problem.parameters.values()))
+        distributed.sum_on_leader(problem.summed(step))
 
 
 def finish(config: RunConfig, run_dir: Path) -> None:
-    """Puts together what the seeds wrote."""
-    parts = [run_dir / f"refinement.{seed}.csv" for seed in config.seeds]
-    if all(path.exists() for path in parts):
-        table = pd.concat([pd.read_csv(path) for path in parts])
-        write_atomically(run_dir / "refinement.csv", table.to_csv(index=False).encode())
-        for path in parts:
-            path.unlink()
+    """Puts together what the seeds wrote, and lets the other processes go."""
+    if distributed.world()[1] > 1:
+        distributed.send_step(-1, distributed.STOP, distributed.joined_device())
+    for name in ("refinement", "stages"):
+        parts = [run_dir / f"{name}.{seed}.csv" for seed in config.seeds]
+        if all(path.exists() for path in parts):
+            table = pd.concat([pd.read_csv(path) for path in parts])
+            write_atomically(run_dir / f"{name}.csv", table.to_csv(index=False).encode())
+            for path in parts:
+                path.unlink()

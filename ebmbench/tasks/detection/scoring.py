@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ebmbench.files import write_atomically
+from ebmbench.rng import Streams
 from ebmbench.tasks.detection.base import Candidates
+from ebmbench.tasks.detection.box_nll import box_nll
 from ebmbench.tasks.detection.config import DetectionTask, InferenceConfig
 from ebmbench.tasks.detection.evaluation import Detection, Evaluation, evaluate, paired_bootstrap
 from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
@@ -180,4 +183,28 @@ def _write_slices(path: Path, task: DetectionTask, store: FeatureStore, head: En
 
 
 def _nll(task: DetectionTask, store: FeatureStore, head: EnergyHead, seed: int) -> dict[str, float]:
-    return {}
+    """The mean NLL of the first true boxes of the split, and the mean effective sample size behind it."""
+    options = task.inference
+    chosen: list[ImageFeatures] = []
+    count = 0
+    for index in range(len(store.dataset.image_ids)):
+        if count >= options.nll_boxes:
+            break
+        image = store.load(index)
+        if image is not None and len(image.boxes):
+            chosen.append(image)
+            count += len(image.boxes)
+    if not chosen:
+        return {"box_nll": math.nan, "box_nll_ess": math.nan}
+    owner = torch.tensor([i for i, image in enumerate(chosen) for _ in range(len(image.boxes))])
+    energy = BoxEnergy(
+        head,
+        pyramid(chosen, store.base.strides),
+        torch.cat([image.boxes for image in chosen]),
+        owner.to(store.device),
+        torch.cat([image.labels for image in chosen]),
+        task.head.keep_level,
+    )
+    draws = Streams([seed], store.device, stacked=False).at(0)
+    result = box_nll(energy, len(owner), draws, options.nll_samples)
+    return {"box_nll": float(result.nll.mean()), "box_nll_ess": float(result.ess.mean())}

@@ -35,6 +35,7 @@ def task_config(
             "inference": {
                 "score_threshold": 0.05, "nms_threshold": 0.5, "max_detections": 100, "steps": 2,
                 "step_centre": 1e-3, "step_size": 1e-3, "bootstrap": 10,
+                "nll_boxes": 4, "nll_samples": 8,
             },
         }
     )  # fmt: skip

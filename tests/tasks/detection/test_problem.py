@@ -1,0 +1,249 @@
+"""Detection as a problem: a run from start to end, and a loss that depends on nothing but step and parameters."""
+
+import csv
+import json
+import multiprocessing
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ebmbench import methods
+from ebmbench.config import RunConfig, compose
+from ebmbench.errors import UserError
+from ebmbench.execute import execute
+from ebmbench.tasks.detection import problem as problem_module
+from ebmbench.tasks.detection.problem import DetectionProblem, build
+
+SHARED = Path(os.environ.get("EBMBENCH_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
+ALL = ["ml-is", "kld-is", "ml-mcmc", "nce", "nce+", "sm", "dsm"]
+TINY = [
+    "task=detection",
+    "task.data.num_train=6",
+    "task.data.num_val=2",
+    "task.data.num_test=3",
+    "task.base.weights=none",
+    "task.base.feature_cache_mb=10",
+    "task.inference.steps=1",
+    "task.inference.bootstrap=5",
+    "task.inference.nll_boxes=2",
+    "task.inference.nll_samples=8",
+    "trainer.iterations=2",
+    "trainer.batch_size=3",
+]
+
+
+def tiny(results: Path, method: str = "nce", *more: str) -> RunConfig:
+    samples = [] if method == "sm" else ["method.num_samples=4"]
+    return compose([*TINY, f"method={method}", *samples, f"results_dir={results}", *more])
+
+
+def gradient(problem: DetectionProblem, step: int) -> tuple[float, torch.Tensor]:
+    loss = problem.losses(step)
+    grads = torch.autograd.grad(loss.sum(), list(problem.parameters.values()))
+    return float(loss.detach()), torch.cat([g.flatten() for g in grads])
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features are kept here, so that the tests share them."""
+    return tmp_path_factory.mktemp("results")
+
+
+@pytest.mark.parametrize("method", ALL)
+def test_every_method_gives_a_loss_and_a_gradient(results: Path, method: str) -> None:
+    problem = build(tiny(results, method), (0,), torch.device("cpu"))
+    loss, grads = gradient(problem, 0)
+    assert np.isfinite(loss) and grads.isfinite().all() and grads.norm() > 0
+    again = gradient(problem, 0)
+    assert again[0] == loss and torch.equal(again[1], grads)
+    assert gradient(problem, 1)[0] != loss
+
+
+@pytest.mark.parametrize("method", ["nce+", "kld-is", "dsm", "ml-mcmc"])
+def test_splitting_the_boxes_changes_nothing(results: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One box at a time gives the loss and gradient of all at once: noise belongs to the box, not to the pass."""
+    problem = build(tiny(results, method), (0,), torch.device("cpu"))
+    loss, grads = gradient(problem, 0)
+    monkeypatch.setattr(problem_module, "MAX_EVALUATIONS", 1)
+    split_loss, split_grads = gradient(problem, 0)
+    assert split_loss == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(split_grads, grads, rtol=1e-4, atol=1e-6 * float(grads.abs().max()) + 1e-7)
+
+
+def test_shared_noise_is_shared_by_all_boxes_of_the_batch(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = build(tiny(results, "nce", "proposal.shared=true"), (0,), torch.device("cpu"))
+    loss, _ = gradient(problem, 0)
+    monkeypatch.setattr(problem_module, "MAX_EVALUATIONS", 1)
+    assert gradient(problem, 0)[0] == pytest.approx(loss, rel=1e-5)
+
+
+def test_methods_see_the_same_images_and_start_from_the_same_weights(results: Path) -> None:
+    problems = [build(tiny(results, method), (0,), torch.device("cpu")) for method in ("nce", "dsm")]
+    first, second = problems
+    assert [first.batch(step) for step in range(4)] == [second.batch(step) for step in range(4)]
+    assert all(torch.equal(p, second.parameters[name]) for name, p in first.parameters.items())
+    other = build(tiny(results), (1,), torch.device("cpu"))
+    assert [first.batch(step) for step in range(4)] != [other.batch(step) for step in range(4)]
+    epoch = [i for step in range(2) for i in first.batch(step)]
+    assert sorted(epoch) == list(range(6))
+
+
+def test_the_gradient_is_clipped(results: Path) -> None:
+    free = build(tiny(results, "nce", "trainer.gradient_clip=null"), (0,), torch.device("cpu"))
+    norm = gradient(free, 0)[1].norm()
+    clipped = build(tiny(results, "nce", f"trainer.gradient_clip={float(norm) / 2}"), (0,), torch.device("cpu"))
+    torch.testing.assert_close(gradient(clipped, 0)[1] * 2, gradient(free, 0)[1], rtol=1e-4, atol=1e-6)
+
+
+def test_the_feature_cache_changes_no_loss(results: Path, tmp_path: Path) -> None:
+    cached = build(tiny(results), (0,), torch.device("cpu"))
+    gradient(cached, 0)
+    assert list((results / "cache").rglob("train-*.npz"))
+    plain = build(tiny(tmp_path, "nce", "task.base.feature_cache_mb=0"), (0,), torch.device("cpu"))
+    assert gradient(plain, 0)[0] == pytest.approx(gradient(cached, 0)[0], abs=0)
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_schedule_is_the_published_one(results: Path) -> None:
+    config = compose(["task=detection", "+experiment=coco", "task.data.root=/nowhere"])
+    assert config.trainer.iterations == 60_000 and config.trainer.batch_size == 16
+    factor = problem_module._schedule(config.trainer)
+    assert factor(0) == pytest.approx(1 / 3) and factor(250) == pytest.approx(2 / 3) and factor(500) == 1
+    assert factor(39_999) == 1 and factor(40_001) == pytest.approx(0.1)
+    assert factor(49_999) == pytest.approx(0.1) and factor(50_001) == pytest.approx(0.01)
+    problem = build(tiny(results), (0,), torch.device("cpu"))
+    weights, biases = problem.optimizer.param_groups
+    assert biases["initial_lr"] == 2 * weights["initial_lr"] and biases["weight_decay"] == 0
+
+
+def test_a_run_from_start_to_end(tmp_path: Path) -> None:
+    config = tiny(tmp_path, "nce+", "seeds=2", "task.base.weights=train", "task.base.iterations=1")
+    outcome = execute(config, quiet=True)
+    assert outcome.state == "done"
+    rows = list(csv.DictReader(open(outcome.run_dir / "metrics.csv")))
+    assert [row["seed"] for row in rows] == ["0", "1"]
+    for name in ("ap", "ap75", "base_ap", "nms_ap", "ap_gain_low", "box_nll", "box_nll_ess", "energy_evaluations"):
+        assert name in rows[0]
+    assert float(rows[0]["ap"]) - float(rows[0]["base_ap"]) == pytest.approx(float(rows[0]["ap_gain"]), abs=1e-6)
+    detections = json.loads((outcome.run_dir / "detections" / "refined.1.json").read_text())
+    assert detections and set(detections[0]) == {"image_id", "category_id", "bbox", "score"}
+    assert all(0 <= d["bbox"][0] and d["bbox"][0] + d["bbox"][2] <= 128.01 for d in detections)
+    stages = list(csv.DictReader(open(outcome.run_dir / "stages.csv")))
+    assert [row["stage"] for row in stages] == ["base", "nms", "refined"] * 2
+    names = {path.name for path in (outcome.run_dir / "figures").iterdir()}
+    assert {"boxes.png", "energy.png", "refinement.png", "training.pdf"} <= names
+    assert execute(config, quiet=True).existed
+
+
+def _follow(rank: int, port: int, results: str, where: str) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    torch.set_num_threads(1)
+    config = tiny(Path(results), "nce+", "trainer.gradient_clip=null")
+    if rank:
+        problem_module.follow(config, torch.device("cpu"))
+        return
+    problem = build(config, (0,), torch.device("cpu"))
+    with torch.no_grad():
+        problem.parameters["fc7.bias"].add_(0.1)  # the other process must take over what rank 0 has
+    loss, grads = gradient(problem, 1)
+    torch.save((loss, grads), where)
+    problem_module.finish(config, Path(results))
+
+
+def test_two_processes_have_the_loss_of_one(results: Path, tmp_path: Path) -> None:
+    config = tiny(results, "nce+", "trainer.gradient_clip=null")
+    problem = build(config, (0,), torch.device("cpu"))
+    with torch.no_grad():
+        problem.parameters["fc7.bias"].add_(0.1)
+    loss, grads = gradient(problem, 1)
+    context = multiprocessing.get_context("spawn")
+    port = 29_000 + os.getpid() % 1000
+    processes = [
+        context.Process(target=_follow, args=(rank, port, str(results), str(tmp_path / "got.pt"))) for rank in (0, 1)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    got_loss, got_grads = torch.load(tmp_path / "got.pt", weights_only=True)
+    assert got_loss == pytest.approx(loss, rel=1e-6)
+    torch.testing.assert_close(got_grads, grads, rtol=1e-4, atol=1e-7)
+
+
+def write_dataset(root: Path, count: int = 4) -> None:
+    """A small dataset in COCO's format, images of different sizes, category ids 5 and 20."""
+    (root / "train2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    rng = np.random.default_rng(0)
+    content: dict[str, Any] = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 5, "name": "a"}, {"id": 20, "name": "b"}],
+    }
+    for number in range(count):
+        width, height = 90 + 10 * number, 110 - 5 * number
+        pixels = rng.integers(0, 255, (height, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(root / "train2017" / f"{number}.png")
+        content["images"].append({"id": number, "file_name": f"{number}.png", "width": width, "height": height})
+        for box in ([10, 20, 30, 25], [40, 30, 35, 40]):
+            content["annotations"].append({"image_id": number, "category_id": 20, "bbox": box, "iscrowd": 0})
+    for split in ("train", "val"):
+        (root / "annotations" / f"instances_{split}2017.json").write_text(json.dumps(content))
+    (root / "val2017").symlink_to(root / "train2017")
+
+
+def coco_run(root: Path, results: Path, *more: str) -> RunConfig:
+    tail = [o for o in TINY[5:] if not o.startswith("task.data")]
+    return compose(
+        [
+            "task=detection", "task/data=coco", f"task.data.root={root}", "task.data.name=mine", "method=nce",
+            "task.base.architecture=small", "task.base.weights=none", "task.data.short_side=96",
+            "task.data.long_side=128", "method.num_samples=4", *tail, f"results_dir={results}", *more,
+        ]
+    )  # fmt: skip
+
+
+def test_a_folder_in_cocos_format(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    outcome = execute(coco_run(tmp_path / "data", tmp_path / "results"), quiet=True)
+    assert outcome.state == "done"
+    detections = json.loads((outcome.run_dir / "detections" / "nms.0.json").read_text())
+    assert {d["category_id"] for d in detections} <= {5, 20}
+
+
+def test_a_corrupt_image_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    (tmp_path / "data" / "train2017" / "2.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"2\.png, image 2 of instances_train2017\.json"):
+        execute(coco_run(tmp_path / "data", tmp_path / "results"), quiet=True)
+    allowed = coco_run(tmp_path / "data", tmp_path / "results", "task.data.skip_bad_images=true")
+    assert execute(allowed, quiet=True).state == "done"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHARED / "tiny_coco").is_dir(), reason="tiny_coco is not at hand (EBMBENCH_SHARED_DATA)")
+def test_the_published_recipe_starts_on_tiny_coco(tmp_path: Path) -> None:
+    """Its network, image size, samples and optimiser; two images a batch, two iterations, and random weights."""
+    config = compose(
+        [
+            "+experiment=coco", "method=nce+", f"task.data.root={SHARED / 'tiny_coco'}", "task.base.weights=none",
+            f"results_dir={tmp_path}", "trainer.batch_size=2",
+        ]
+    )  # fmt: skip
+    problem = build(config, (0,), torch.device("cpu"))
+    assert isinstance(config.build_method(), methods.NCEPlus)
+    assert sum(p.numel() for p in problem.parameters.values()) > 13e6
+    for step in range(2):
+        loss = problem.losses(step)
+        problem.optimizer.zero_grad()
+        loss.sum().backward()
+        problem.optimizer.step()
+        assert torch.isfinite(loss).all()
