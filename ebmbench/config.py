@@ -131,8 +131,7 @@ class RunConfig:
     def identity(self) -> dict[str, Any]:
         """What the results depend on, beside the seeds."""
         sections = ("task", "method", "proposal", "noise", "trainer")
-        # Settings that are not set leave no trace, so that a new optional one changes no old hash.
-        parts = {name: getattr(self, name).model_dump(mode="json", exclude_none=True) for name in sections}
+        parts = {name: getattr(self, name).identity() for name in sections}
         return {"algorithms": ALGORITHMS, **{name: part for name, part in parts.items() if part}}
 
     @cached_property

@@ -116,7 +116,7 @@ def build_model(architecture: str, num_classes: int, short_side: int, long_side:
         rpn_pre_nms_top_n_test=300,
         rpn_post_nms_top_n_test=200,
         rpn_batch_size_per_image=64,
-        box_batch_size_per_image=32,
+        box_batch_size_per_image=48,
         box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], output_size=7, sampling_ratio=2),
         box_head=TwoMLPHead(backbone.out_channels * 49, 256),
         box_predictor=FastRCNNPredictor(256, num_classes),

@@ -115,6 +115,10 @@ class DetectionTask(Section):
     head: HeadConfig
     inference: InferenceConfig
 
+    def identity(self) -> dict[str, Any]:
+        """Without what changes no result."""
+        return self.model_dump(mode="json", exclude_none=True, exclude={"base": {"feature_cache_mb"}})
+
     @property
     def dataset_name(self) -> str:
         return self.data.name

@@ -48,32 +48,11 @@ def score(task: DetectionTask, store: FeatureStore, head: EnergyHead, seed: int,
     coordinate of some boxes.
     """
     options = task.inference
-    steps = [0, options.steps]
+    steps = {0, options.steps}
     if len(store.dataset.image_ids) <= STEPWISE_IMAGES:
-        steps += [step for step in STEPS_SHOWN if step < options.steps]
-    steps = sorted(set(steps))
-    base: list[Detection] = []
-    after: dict[int, list[Detection]] = {step: [] for step in steps}
-    seen = []
-    for images in _groups(store, options.score_threshold):
-        maps = pyramid([image.features for image in images], store.base.strides)
-        found = detect(
-            head,
-            maps,
-            [(i.candidates.boxes, i.candidates.scores, i.candidates.labels) for i in images],
-            nms_threshold=options.nms_threshold,
-            max_detections=options.max_detections,
-            steps=options.steps,
-            step_centre=options.step_centre,
-            step_size=options.step_size,
-            keep_level=task.head.keep_level,
-        )
-        for image, detections in zip(images, found, strict=True):
-            seen.append(image.image_id)
-            base += _base_detections(store, image, options)
-            for step in steps:
-                boxes = detections.boxes[step]
-                after[step] += _to_coco(store, image, boxes, detections.scores, detections.labels)
+        steps |= {step for step in STEPS_SHOWN if step < options.steps}
+    found = detect_all(task, store, head, sorted(steps))
+    base, after, seen = found.base, found.after, found.image_ids
     truth = store.dataset.ground_truth()
     by_step = {step: evaluate(truth, detections, seen) for step, detections in after.items()}
     stages = {"base": evaluate(truth, base, seen), "nms": by_step[0], "refined": by_step[options.steps]}
@@ -89,6 +68,51 @@ def score(task: DetectionTask, store: FeatureStore, head: EnergyHead, seed: int,
     return {**_row(stages, options), **_nll(task, store, head, seed)}
 
 
+@dataclass(frozen=True)
+class Found:
+    """Detections in all images, in COCO's result format.
+
+    Attributes:
+        base: the base detector's own.
+        after: by refinement step; 0 is NMS in the order of f alone.
+        image_ids: of the images that were looked at, with or without detections.
+    """
+
+    base: list[Detection]
+    after: dict[int, list[Detection]]
+    image_ids: list[int]
+
+
+def detect_all(
+    task: DetectionTask,
+    store: FeatureStore,
+    head: EnergyHead,
+    steps: Sequence[int],
+    num_images: int | None = None,
+) -> Found:
+    """Runs inference on a split, or on its first images."""
+    options = task.inference
+    found = Found([], {step: [] for step in steps}, [])
+    for images in _groups(store, options.score_threshold, num_images):
+        results = detect(
+            head,
+            pyramid([image.features for image in images], store.base.strides),
+            [(i.candidates.boxes, i.candidates.scores, i.candidates.labels) for i in images],
+            nms_threshold=options.nms_threshold,
+            max_detections=options.max_detections,
+            steps=options.steps,
+            step_centre=options.step_centre,
+            step_size=options.step_size,
+            keep_level=task.head.keep_level,
+        )
+        for image, result in zip(images, results, strict=True):
+            found.image_ids.append(image.image_id)
+            found.base.extend(_base_detections(store, image, options))
+            for step in steps:
+                found.after[step].extend(_to_coco(store, image, result.boxes[step], result.scores, result.labels))
+    return found
+
+
 def _row(stages: dict[str, Evaluation], options: InferenceConfig) -> dict[str, float]:
     base, nms, refined = (stages[name].metrics for name in ("base", "nms", "refined"))
     gains = paired_bootstrap(stages["base"], stages["refined"], options.bootstrap)
@@ -100,11 +124,11 @@ def _row(stages: dict[str, Evaluation], options: InferenceConfig) -> dict[str, f
     return row
 
 
-def _groups(store: FeatureStore, score_threshold: float) -> Iterator[list[_Image]]:
+def _groups(store: FeatureStore, score_threshold: float, num_images: int | None) -> Iterator[list[_Image]]:
     """Images with their candidates, so many at a time that the memory is bounded."""
     group: list[_Image] = []
     count = 0
-    for index, image_id in enumerate(store.dataset.image_ids):
+    for index, image_id in enumerate(store.dataset.image_ids[:num_images]):
         features, candidates = store.load(index), store.candidates(index, score_threshold)
         if features is None or candidates is None:
             continue  # a bad image that may be skipped; the dataset counted it

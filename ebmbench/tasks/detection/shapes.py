@@ -12,13 +12,13 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-VERSION = 1
+VERSION = 2
 """Raised when the same seed makes other images: what was trained on the old ones is not taken for the new."""
 CLASSES = ("ellipse", "rectangle", "triangle", "star", "cross")
 SIZE = 128
 """Height and width of an image in pixels."""
 MAX_SHAPES = 6
-MIN_VISIBLE = 0.5
+MIN_VISIBLE = 0.6
 """A shape is left out of the image if it would leave less than this part of another one, or of itself, to be seen."""
 SPLITS = {"train": 0, "val": 1, "test": 2}
 
@@ -114,7 +114,7 @@ def _shape_mask(
 ) -> tuple[NDArray[np.bool_], tuple[slice, slice], tuple[_Array, _Array]]:
     """A shape's fine pixels: its mask, the window that holds it, and the window's coordinates in the shape's frame."""
     radius = float(np.exp(rng.normal(np.log(17.5), 0.42)).clip(6, 50)) * 2
-    stretch = float(np.exp(rng.normal(0, 0.25)))
+    stretch = float(np.exp(rng.normal(0, 0.2)))
     a, b = radius * stretch**0.5, radius / stretch**0.5
     angle = rng.uniform(0, 2 * np.pi)
     x, y = rng.uniform(0.06 * _FINE, 0.94 * _FINE, 2)
@@ -132,10 +132,10 @@ def _shape_mask(
     elif name == "triangle":
         mask = (v > -0.5) & (v < 1 - np.float32(3**0.5) * np.abs(u))
     elif name == "star":
-        mask = np.hypot(u, v) < 0.68 + 0.32 * np.cos(5 * np.arctan2(v, u))
+        mask = np.hypot(u, v) < 0.64 + 0.36 * np.cos(5 * np.arctan2(v, u))
     else:
         wide, narrow = np.maximum(np.abs(u), np.abs(v)), np.minimum(np.abs(u), np.abs(v))
-        mask = (wide < 0.95) & (narrow < 0.3)
+        mask = (wide < 0.95) & (narrow < 0.26)
     return mask, (rows, columns), (u * np.float32(a), v * np.float32(b))
 
 
@@ -152,7 +152,7 @@ def _texture(rng: np.random.Generator, local: tuple[_Array, _Array]) -> _Array:
         blend = np.cos(u * wave) + np.cos(v * wave) > 0.8
     else:
         blend = 0.5 + 0.5 * np.sin(0.3 * wave * (u + v))
-    return first + (second - first) * rng.uniform(0.2, 0.8) * blend.astype(np.float32)[..., None]
+    return first + (second - first) * rng.uniform(0.1, 0.5) * blend.astype(np.float32)[..., None]
 
 
 def _fits(owner: NDArray[np.int8], mask: NDArray[np.bool_], rows: slice, columns: slice, whole: list[int]) -> bool:
