@@ -109,6 +109,8 @@ def run_one(config: RunConfig) -> int:
     from ebmbench.interrupt import Interrupted
     from ebmbench.summary import summary
 
+    if int(os.environ.get("RANK", "0")) > 0:
+        return _follow(config)
     try:
         outcome = execute(config)
     except UserError:
@@ -135,6 +137,20 @@ def run_one(config: RunConfig) -> int:
         print(f"ebmbench: the run failed: {last_line(error)}; the trace is in {config.run_dir}", file=sys.stderr)
         return 1
     print(summary(outcome, config))
+    return 0
+
+
+def _follow(config: RunConfig) -> int:
+    """A further process of torchrun: it computes its share of each step for the first one, which alone keeps the run."""
+    from ebmbench import runs
+    from ebmbench.execute import resolve_device
+    from ebmbench.tasks.detection.problem import follow
+
+    if config.task.name != "detection":
+        raise UserError(f"torchrun serves task=detection alone; start task={config.task.name} as one process")
+    done = runs.read_state(config.run_dir) in ("done", "diverged") and not config.launch.force
+    if not done:
+        follow(config, resolve_device(config.launch.device))
     return 0
 
 
@@ -198,4 +214,9 @@ def _quiet_libraries() -> None:
     """No warnings from libraries: what a user should know, this project says itself."""
     warnings.filterwarnings("ignore")
     warnings.filterwarnings("default", module=r"ebmbench\.")
+    warnings.showwarning = _show_warning
     logging.getLogger("matplotlib").setLevel(logging.ERROR)
+
+
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    print(f"ebmbench: {message}", file=sys.stderr, flush=True)
