@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
 
 _MAGIC = b"ebmbench checkpoint 1\n"
@@ -38,15 +39,15 @@ def load(path: Path) -> dict[str, Any] | None:
 
     Raises:
         OSError: the file is there and cannot be read.
+        UserError: it is whole, but holds something else than tensors and plain data.
     """
     for candidate, instead in ((path, "the checkpoint before it is used"), (_previous(path), "it is not used")):
         try:
             data = candidate.read_bytes()
         except FileNotFoundError:
             continue
-        state = _decode(data)
-        if state is not None:
-            return state
+        if _is_whole(data):
+            return _decode(candidate, data[_HEADER:])
         if candidate == path and not _previous(path).exists():
             instead = "there is none before it"
         warnings.warn(f"{candidate} is damaged (its checksum is wrong); {instead}", stacklevel=2)
@@ -64,12 +65,15 @@ def _previous(path: Path) -> Path:
     return path.with_name(f"{path.name}.previous")
 
 
-def _decode(data: bytes) -> dict[str, Any] | None:
-    payload = data[_HEADER:]
-    if data[:_HEADER] != _MAGIC + hashlib.sha256(payload).digest():
-        return None
+def _is_whole(data: bytes) -> bool:
+    return data[:_HEADER] == _MAGIC + hashlib.sha256(data[_HEADER:]).digest()
+
+
+def _decode(path: Path, data: bytes) -> dict[str, Any]:
     try:
-        state = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception:  # made by somebody else, with a checksum that is right: not a checkpoint either
-        return None
-    return state if isinstance(state, dict) else None
+        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} is not a checkpoint ({type(error).__name__}); move it away") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is not a checkpoint (it holds a {type(state).__name__}); move it away")
+    return state

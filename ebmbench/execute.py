@@ -195,7 +195,7 @@ def _train_part(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "code path": getattr(problem, "code_path", "plain"),
         "vectors": torch.backends.cpu.get_cpu_capability(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # its own type would be no plain data
     }
     plan = CheckpointPlan(part.training, config.launch.checkpoint_seconds, stamp)
     attempt.update(num_steps=problem.num_steps * num_parts)

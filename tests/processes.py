@@ -1,0 +1,93 @@
+"""Real processes for the tests, forked from one that has imported everything: each starts in milliseconds."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(
+    ["ebmbench.cli", "ebmbench.execute", "ebmbench.summary", "ebmbench.tasks.one_d.problem", "matplotlib.pyplot"]
+)
+
+
+class Command:
+    """`python -m ebmbench ARGUMENTS` under way, its output in a file.
+
+    Args:
+        largest_file: bytes that it may write to one file: a stand-in for a full disk where none can be mounted.
+    """
+
+    def __init__(self, arguments: list[str], log: Path, largest_file: int | None = None) -> None:
+        self.log = log
+        self.process = _CONTEXT.Process(target=_run, args=(arguments, str(log), largest_file))
+        self.process.start()
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text() if self.log.exists() else ""
+
+    def send(self, signum: int) -> None:
+        assert self.process.pid is not None
+        os.kill(self.process.pid, signum)
+
+    def kill(self) -> None:
+        self.send(signal.SIGKILL)
+        self.wait()
+
+    def wait(self, seconds: float = 120) -> int:
+        """The exit code; minus the signal where one killed it."""
+        self.process.join(seconds)
+        code = self.process.exitcode
+        if code is None:
+            self.process.kill()
+            raise TimeoutError(f"still running after {seconds} s:\n{self.output}")
+        return code
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+        """Until something is so, while the process runs."""
+        give_up = time.monotonic() + seconds
+        while not condition():
+            assert self.process.is_alive(), f"it ended with {self.process.exitcode}:\n{self.output}"
+            if time.monotonic() > give_up:
+                self.process.kill()
+                raise TimeoutError(f"not so after {seconds} s:\n{self.output}")
+            time.sleep(0.005)
+
+
+def _run(arguments: list[str], log: str, largest_file: int | None) -> None:
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    for stream in (1, 2):
+        os.dup2(file, stream)
+    import torch
+
+    torch.set_num_threads(1)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    from ebmbench.cli import main
+
+    sys.exit(main(arguments))
+
+
+SAMPLING = ("ml-is", "ml-mcmc", "kld-is", "nce", "nce+", "dsm")
+
+
+def small(method: str, *more: str) -> list[str]:
+    """Overrides for a 1D run of a second: two seeds, tiny data, few samples."""
+    lines = ["task=1d", f"method={method}", "seeds=2", "device=cpu", "threads=1", "backend=plain"]
+    lines += [
+        "task.num_train=48",
+        "task.num_val=16",
+        "task.num_test=32",
+        "task.grid_points=33",
+        "trainer.batch_size=20",
+    ]
+    if method in SAMPLING:
+        lines.append("method.num_samples=8")
+    return [*lines, *more]
