@@ -27,7 +27,7 @@ from ebmbench import config as configuration
 from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
 from ebmbench.report import plots, scores
-from ebmbench.report.data import Results, Run, flat_settings, flat_value, provenance, symbol
+from ebmbench.report.data import Results, Run, flat_settings, flat_value, provenance, setting_keys, symbol
 from ebmbench.report.palette import METHOD_COLORS, METHOD_MARKERS, METHODS, TRUTH_COLOR
 
 MAX_IMAGES = 24
@@ -288,21 +288,23 @@ def _variants(label: str, part: pd.DataFrame) -> Table:
         metrics = [m for m in metrics if not m.endswith("_noisy")]
     keyed = part.assign(cell=part["method"] + " | " + part["variant"]).drop_duplicates(["cell", "seed"])
     numbers = scores.summarise(keyed, ["label"], "cell", metrics)
+    order = {method: place for place, method in enumerate(METHODS)}
+    values = setting_keys(part)
+    cells = keyed.drop_duplicates("cell").sort_values(["method", *(v for v in values if part[v].nunique() > 1)])
     rows = []
-    for cell, own in numbers.groupby("cell", sort=False):
+    for cell in sorted(cells["cell"], key=lambda cell: order.get(cell.partition(" | ")[0], 99)):
         method, _, variant = str(cell).partition(" | ")
+        own = numbers[numbers["cell"] == cell]
         by_metric = {row["metric"]: row | {"mark": ""} for row in own.to_dict("records")}
         first = by_metric[metrics[0]]
         rows.append(
             (
                 Cell(method, method=True),
-                Cell(variant or "–"),
+                Cell(variant or "–", len(rows)),
                 Cell(f"{first['n']} of {first['seeds']}", first["n"]),
                 *(_scored(by_metric[metric]) for metric in metrics),
             )
         )
-    order = {method: place for place, method in enumerate(METHODS)}
-    rows.sort(key=lambda row: order.get(row[0].text, 99))
     head = ("method", "varied", "seeds with a value", *(scores.METRICS[m].label for m in metrics))
     return Table(f"All variants, {label}", "Mean over seeds [95 % bootstrap interval].", head, tuple(rows), numbers)
 
@@ -367,7 +369,10 @@ def warnings(results: Results) -> list[str]:
                 )
     seeds = frame.groupby("config_hash").size() if len(frame) else pd.Series(dtype=int)
     if len(seeds) and seeds.min() < 5:
-        said.append(f"As few as {seeds.min()} seeds per cell: intervals of so few are too narrow, and prove little.")
+        said.append(
+            f"As few as {seeds.min()} seeds per cell: intervals of so few are too narrow, and no "
+            "difference between methods can be significant (≈ says little)."
+        )
     if set(frame["method"]) & {"dsm", "ml-mcmc"} if len(frame) else False:
         said.append("dsm and ml-mcmc have published settings that were tuned per dataset; the other methods' were not.")
     return said

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import matplotlib
 import numpy as np
@@ -249,6 +250,14 @@ def _plain_number(value: float, position: int | None = None) -> str:
     return power if float(digits) == 1 else f"{float(digits):g}·{power}"
 
 
+def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame | None:
+    """Columns of a CSV file; None if it is missing or damaged."""
+    try:
+        return pd.read_csv(path, usecols=columns)
+    except (OSError, ValueError):  # pandas' parser errors are ValueErrors
+        return None
+
+
 def _jitter(count: int, width: float = 0.5) -> np.ndarray:
     """Even, fixed offsets that look random: the golden ratio's multiples."""
     return ((np.arange(count) * 0.618034) % 1 - 0.5) * width
@@ -347,7 +356,7 @@ def _strip_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
             axes.scatter(
                 values[finite],
                 place + _jitter(len(values))[finite],
-                s=11,
+                s=11 if len(values) > 10 else 26,
                 color=_color(method),
                 marker=_marker(method),
                 alpha=0.75,
@@ -389,15 +398,13 @@ def _median_seed_densities(results: Results) -> dict[str, _Densities]:
         if part.empty:
             continue
         row = part.iloc[(len(part) - 1) // 2]
-        path = results.folders[row["run_id"]] / "densities.npz"
-        if not path.exists():
-            continue
-        with np.load(path, allow_pickle=False) as data:
-            seeds = data["seeds"].tolist()
-            if int(row["seed"]) not in seeds:
-                continue
-            model = data["model"][seeds.index(int(row["seed"]))].astype(float)
-            entry = found.setdefault(label, _Densities(data["x"], data["y"], data["true"].astype(float), {}))
+        try:
+            with np.load(results.folders[row["run_id"]] / "densities.npz", allow_pickle=False) as arrays:
+                model = arrays["model"][arrays["seeds"].tolist().index(int(row["seed"]))].astype(float)
+                fresh = _Densities(arrays["x"], arrays["y"], arrays["true"].astype(float), {})
+        except (OSError, ValueError, KeyError, BadZipFile):
+            continue  # missing or damaged: the others are drawn
+        entry = found.setdefault(label, fresh)
         if model.shape == entry.true.shape:
             entry.models[method] = (int(row["seed"]), model)
     return found
@@ -542,6 +549,9 @@ def _pareto_panel(table: pd.DataFrame, metric: str, cost_title: str) -> Callable
         axes.set_ylabel(METRIC_TITLES[metric].split("(")[0].replace(" on held-out points", ""))
         if _spread_asks_for_log(table["cost"].to_list()):
             _log_axis(axes)
+        else:
+            axes.xaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_formatter(FuncFormatter(_plain_number))
         if _spread_asks_for_log([*table["low"], *table["high"]]):
             _log_axis(axes, "y")
 
@@ -553,10 +563,9 @@ def calibration(results: Results) -> Figure | None:
     frame = results.comparison
     rows = []
     for run_id in frame["run_id"].unique():
-        path = results.folders[run_id] / "calibration.csv"
-        if path.exists():
+        part = _read_csv(results.folders[run_id] / "calibration.csv", ["seed", "level", "coverage"])
+        if part is not None:
             run = frame[frame["run_id"] == run_id]
-            part = pd.read_csv(path)
             part = part[part["seed"].isin(run.loc[run["diverged"] != 1, "seed"])]
             rows.append(part.assign(label=run["label"].iloc[0], method=run["method"].iloc[0]))
     if not rows:
@@ -672,9 +681,9 @@ def curves(results: Results) -> Iterator[Figure]:
             own = part[part["method"] == method]
             histories = []
             for run_id in own["run_id"].unique():
-                path = results.folders[run_id] / "history.csv"
-                if path.exists():
-                    histories.append(pd.read_csv(path, usecols=["step", "seed", "loss"]))
+                history = _read_csv(results.folders[run_id] / "history.csv", ["step", "seed", "loss"])
+                if history is not None:
+                    histories.append(history)
             if not histories or all(h.empty for h in histories):
                 continue
             table = pd.concat(histories)
@@ -810,6 +819,6 @@ def all_figures(results: Results) -> list[Figure]:
     """Every figure that these runs have numbers for, in the order of the page."""
     if results.frame.empty:
         return []
-    made = [ranking(results), strip(results), *settings(results), detection_stages(results), detection_sizes(results)]
+    made = [*settings(results), ranking(results), strip(results), detection_stages(results), detection_sizes(results)]
     made += [*densities(results), calibration(results), pareto(results), *curves(results)]
     return [figure for figure in made if figure is not None]

@@ -150,16 +150,7 @@ def paper_sweep(results: Path, seeds: int = 20, name: str = "paper_1d") -> list[
     folders = []
     for dataset in (1, 2):
         for method in METHODS_1D:
-            config = compose(
-                [
-                    "task=1d",
-                    f"method={method}",
-                    f"task.dataset={dataset}",
-                    f"seeds={seeds}",
-                    f"results_dir={results}",
-                    f"+sweep={{name: {name}}}" if name else "sweep=null",
-                ]
-            )
+            config = _compose(results, name, "task=1d", f"method={method}", f"task.dataset={dataset}", f"seeds={seeds}")
             failed = method == "ml-mcmc" and dataset == 2
             folders.append(
                 make_1d(
@@ -174,39 +165,26 @@ def paper_sweep(results: Path, seeds: int = 20, name: str = "paper_1d") -> list[
 
 def m_sweep(results: Path, seeds: int = 5, name: str = "num_samples") -> list[Path]:
     """M from 1 to 1024 for the sampling methods."""
-    return [
-        make_1d(
-            compose(
-                [
-                    "task=1d",
-                    f"method={method}",
-                    f"method.num_samples={samples}",
-                    f"seeds={seeds}",
-                    f"results_dir={results}",
-                    f"+sweep={{name: {name}}}",
-                ]
-            )
-        )
-        for method in ("nce+", "nce", "ml-is", "kld-is")
-        for samples in (1, 4, 16, 64, 256, 1024)
-    ]
+    folders = []
+    for method in ("nce+", "nce", "ml-is", "kld-is"):
+        raw = _compose(results, name, "task=1d", f"method={method}", f"seeds={seeds}").to_dict()
+        for samples in (1, 4, 16, 64, 256, 1024):
+            raw["method"]["num_samples"] = samples
+            folders.append(make_1d(RunConfig.from_dict(raw)))
+    return folders
+
+
+def _compose(results: Path, sweep: str, *overrides: str) -> RunConfig:
+    return compose([*overrides, f"results_dir={results}", f"+sweep={{name: {sweep}}}"])
 
 
 def detection_runs(results: Path, seeds: int = 3, name: str = "shapes") -> list[Path]:
-    """Seven methods on shapes, each seed with its three steps: base, f-ordered NMS, refined."""
+    """Three methods on shapes, each seed with its three steps: base, f-ordered NMS, refined."""
     from PIL import Image, ImageDraw
 
     folders = []
-    for index, method in enumerate(METHODS_1D):
-        config = compose(
-            [
-                "task=detection",
-                f"method={method}",
-                f"seeds={seeds}",
-                f"results_dir={results}",
-                f"+sweep={{name: {name}}}",
-            ]
-        )
+    for index, method in enumerate(("nce+", "dsm", "sm")):
+        config = _compose(results, name, "task=detection", f"method={method}", f"seeds={seeds}")
         folder = config.run_dir
         _write(folder, config, step=400, num_steps=400)
         rng = np.random.default_rng(index)

@@ -1,0 +1,111 @@
+"""The figures hold the numbers that they show."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from ebmbench.report import data, plots
+from ebmbench.report.palette import METHOD_COLORS, METHOD_MARKERS, METHODS
+
+
+def by_name(results: Path, sweep: str) -> dict[str, plots.Figure]:
+    return {figure.name: figure for figure in plots.all_figures(data.find([sweep], results))}
+
+
+def test_every_figure_of_the_paper_sweep(results: Path) -> None:
+    figures = by_name(results, "paper_1d")
+    assert set(figures) == {
+        *("ranking", "strip", "calibration", "pareto"),
+        *(f"{kind}-{label}" for kind in ("densities", "slices", "curves") for label in ("1d-1", "1d-2")),
+    }
+    assert len(figures["densities-1d-1"].panels) == 8  # the truth and seven methods
+    ranking = figures["ranking"].data
+    row = ranking[(ranking["label"] == "1d-1") & (ranking["metric"] == "d_kl") & (ranking["method"] == "sm")].iloc[0]
+    assert (row["seeds"], row["without_value"]) == (4, 1)
+    metrics = [pd.read_csv(p) for p in (results / "runs").glob("1d-1-sm-*/metrics.csv")]
+    assert row["mean"] == pytest.approx(metrics[0]["d_kl"].mean())
+    assert row["low"] < row["mean"] < row["high"]
+
+
+def test_the_m_sweep_is_drawn_against_m(results: Path) -> None:
+    figure = by_name(results, "num_samples")["settings-method-num_samples"]
+    table = figure.data[(figure.data["metric"] == "d_kl") & (figure.data["method"] == "nce")]
+    assert sorted(table["method.num_samples"]) == [1, 4, 16, 64, 256, 1024]
+    assert figure.legend == ("nce+", "nce", "ml-is", "kld-is")
+
+
+def test_detection_has_its_stages_and_sizes(results: Path) -> None:
+    figures = by_name(results, "shapes")
+    assert {"ranking", "stages", "sizes", "pareto", "curves-detection-shapes"} <= set(figures)
+    stages = figures["stages"].data
+    assert set(stages["stage"]) == {"base_ap", "nms_ap", "ap", "base_ap75", "nms_ap75", "ap75"}
+
+
+def test_the_pareto_front_is_what_nothing_beats(results: Path) -> None:
+    table = by_name(results, "paper_1d")["pareto"].data
+    table = table[(table["label"] == "1d-1") & (table["cost_name"] == "energy_evaluations")]
+    for row in table.to_dict("records"):
+        better = table[(table["cost"] <= row["cost"]) & (table["mean"] <= row["mean"])]
+        beaten = ((better["cost"] < row["cost"]) | (better["mean"] < row["mean"])).any()
+        assert row["on_front"] == (not beaten)
+
+
+def test_an_svg_is_sound_themed_and_has_ids_of_its_own(results: Path) -> None:
+    seen: set[str] = set()
+    for figure in by_name(results, "paper_1d").values():
+        for index, panel in enumerate(figure.panels[:2]):
+            text = plots.to_svg(panel, f"{figure.name}-{index}")
+            root = ElementTree.fromstring(text)
+            ids = {e.attrib["id"] for e in root.iter() if "id" in e.attrib}
+            assert not ids & seen
+            seen |= ids
+            for target in re.findall(r'(?:url\(#|xlink:href="#)([^)"]+)', text):
+                assert target in ids
+            assert "var(--ink)" in text and plots.INK not in text
+            assert "<text" in text  # text stays text
+
+
+def test_paper_figures_are_written_as_pdf_png_and_csv(results: Path, tmp_path: Path) -> None:
+    figure = by_name(results, "paper_1d")["strip"]
+    pdf, png, csv = plots.save_figure(figure, tmp_path)
+    assert pdf.read_bytes()[:5] == b"%PDF-"
+    assert Image.open(png).size[0] > 1500
+    assert len(pd.read_csv(csv)) == 13 * 4
+
+
+def test_one_colour_and_marker_for_each_method() -> None:
+    assert set(METHOD_COLORS) == set(METHOD_MARKERS) == set(METHODS)
+    assert len(set(METHOD_COLORS.values())) == len(set(METHOD_MARKERS.values())) == 7
+
+
+# Linear RGB to what a dichromat sees (Viénot, Brettel & Mollon 1999), protanopia and deuteranopia.
+_DICHROMATS = {
+    "protan": np.array([[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]]),
+    "deutan": np.array([[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]]),
+}
+
+
+def _lab(rgb: np.ndarray) -> np.ndarray:
+    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    x, y, z = np.cbrt(np.clip(to_xyz @ rgb / np.array([0.9505, 1.0, 1.089]), 0.008856, None))
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("kind", _DICHROMATS)
+def test_the_colours_are_told_apart_by_the_colour_blind(kind: str) -> None:
+    seen = {}
+    for method, color in METHOD_COLORS.items():
+        srgb = np.array([int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+        linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+        seen[method] = _lab(np.clip(_DICHROMATS[kind] @ linear, 0, 1))
+    for first in METHODS:
+        for second in METHODS:
+            if first < second:
+                assert np.linalg.norm(seen[first] - seen[second]) > 10, (first, second)
