@@ -87,7 +87,7 @@ def read_status(run_dir: Path) -> Status | None:
         if raw.get("schema") != SCHEMA:
             raise UserError(f"{path} is of layout version {raw.get('schema')}, and this ebmbench reads {SCHEMA}")
         return Status(**raw)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged; delete the run directory {run_dir} to start the run anew") from None
