@@ -1,0 +1,20 @@
+"""`python -m ebmbench.bench [one_d|pooling|sweep] [options]`; one_d by default."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+BENCHMARKS = ("one_d", "pooling", "sweep")
+
+
+def main(argv: list[str]) -> int:
+    name = argv[0] if argv and not argv[0].startswith("-") else "one_d"
+    if name not in BENCHMARKS:
+        print(f"{name} is no benchmark; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
+        return 2
+    return int(importlib.import_module(f"ebmbench.bench.{name}").main(argv[1:] if argv[:1] == [name] else argv) or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
