@@ -70,8 +70,13 @@ def _page(arguments: argparse.Namespace) -> int:
 
     results = _results(arguments)
     path = arguments.output or _default_output(arguments, results, "report.html", ".html")
+    if path.is_dir():
+        raise UserError(f"--output: {str(path)!r} is a folder; give a file, such as {str(path / 'report.html')!r}")
     _make_folder(path.parent)
-    write_page(results, path, _how(arguments))
+    try:
+        write_page(results, path, _how(arguments))
+    except OSError as error:
+        raise UserError(f"--output: {str(path)!r} cannot be written ({error.strerror})") from None
     print(path)
     return 0
 
@@ -87,7 +92,11 @@ def _figures(arguments: argparse.Namespace) -> int:
         return 1
     _make_folder(folder)
     for figure in made:
-        for path in plots.save_figure(figure, folder):
+        try:
+            paths = plots.save_figure(figure, folder)
+        except OSError as error:
+            raise UserError(f"--output: {str(folder)!r} cannot be written ({error.strerror})") from None
+        for path in paths:
             print(path)
     return 0
 

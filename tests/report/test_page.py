@@ -1,0 +1,157 @@
+"""The page: self-contained, safe, and sound in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from ebmbench.errors import UserError
+from ebmbench.report import main
+from tests.report.browser import CHROMIUM, Browser
+
+HOSTILE = "<script>alert('error')</script>"  # made_runs puts it into an error, and below into a run's folder name
+
+
+@pytest.fixture(scope="session")
+def pages(results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The paper sweep's page and the detection sweep's, made through the command line."""
+    folder = tmp_path_factory.mktemp("pages")
+    made = {name: folder / f"{name}.html" for name in ("paper_1d", "shapes")}
+    for name, path in made.items():
+        assert main([name, "--results-dir", str(results), "--output", str(path)]) == 0
+    return made
+
+
+def test_the_page_is_self_contained_and_small(pages: dict[str, Path]) -> None:
+    for path in pages.values():
+        text = path.read_text()
+        assert len(text) < 10_000_000
+        loaded = re.findall(r"""(?:\ssrc=|xlink:href=|<link [^>]*href=|url\()["']?([^"'\s>)]{0,12})""", text)
+        assert loaded and {part.split(":")[0] if part.startswith("data:") else part[0] for part in loaded} <= {
+            "data",
+            "#",
+        }
+
+
+def test_what_runs_say_is_escaped(pages: dict[str, Path]) -> None:
+    text = pages["paper_1d"].read_text()
+    assert HOSTILE not in text
+    assert "&lt;script&gt;alert(" in text
+
+
+def test_every_figure_has_its_numbers_beside_it(pages: dict[str, Path]) -> None:
+    text = pages["paper_1d"].read_text()
+    links = dict(re.findall(r'download="([^"]+)" href="data:text/csv;base64,([^"]+)"', text))
+    assert {"ranking.csv", "strip.csv", "densities-1d-1.csv", "calibration.csv", "pareto.csv", "jobs.csv"} <= set(links)
+    strip = pd.read_csv(io.BytesIO(base64.b64decode(links["strip.csv"])))
+    assert len(strip) == 13 * 4 and strip["d_kl"].notna().sum() == 13 * 4 - 1
+
+
+def test_the_default_place_is_beside_the_sweeps_tables(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = next(iter((results / "runs").glob("detection-*")))
+    assert main([str(run), "--results-dir", str(results)]) == 0
+    assert capsys.readouterr().out.strip() == str(results / "report" / f"{run.name}.html")
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["nosuch"], "nosuch"),
+        ([], "required"),
+        (["paper_1d", "--colour"], "--colour"),
+        (["figures", "nosuch"], "nosuch"),
+        (["paper_1d", "--output", "/dev/null/x.html"], "/dev/null"),
+        (["paper_1d", "--output", "/"], "'/'"),
+    ],
+)
+def test_bad_input_is_one_sentence(results: Path, argv: list[str], said: str) -> None:
+    with pytest.raises(UserError, match=re.escape(said)):
+        main([*argv, *(["--results-dir", str(results)] if argv else [])])
+
+
+def test_a_sweep_without_results_still_has_a_page(tmp_path: Path) -> None:
+    from ebmbench.config import compose
+    from tests.report import made_runs
+
+    config = compose(["task=1d", "method=nce", f"results_dir={tmp_path}"])
+    made_runs.make_1d(config, state="failed", error=HOSTILE)
+    assert main([str(config.run_dir), "--results-dir", str(tmp_path), "--output", str(tmp_path / "x.html")]) == 0
+    assert "nothing to draw" in (tmp_path / "x.html").read_text()
+    assert main(["figures", str(config.run_dir), "--results-dir", str(tmp_path)]) == 1
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("Chromium is not installed")
+    with Browser() as opened:
+        yield opened
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("name", ["paper_1d", "shapes"])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (390, True)])
+def test_in_a_browser(pages: dict[str, Path], browser: Browser, name: str, width: int, dark: bool) -> None:
+    browser.console.clear()
+    browser.requests.clear()
+    browser.open(pages[name], width=width, dark=dark)
+    assert browser.console == []
+    assert {url.split(":")[0] for url in browser.requests} <= {"file", "data"}
+    assert sum(url.startswith("file:") for url in browser.requests) == 1  # the page itself
+    assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    sections = browser.evaluate("[...document.querySelectorAll('section.figure')].map(s => s.id)")
+    wanted = {
+        "paper_1d": {"ranking", "strip", "densities-1d-2", "calibration", "pareto"},
+        "shapes": {"stages", "sizes"},
+    }
+    assert wanted[name] <= set(sections)
+    # Every panel is drawn, with something in it, at a size that can be seen, inside the window.
+    sizes = browser.evaluate(
+        "[...document.querySelectorAll('.panel > svg')].map(s => { const r = s.getBoundingClientRect();"
+        " return [r.width, r.height, r.right, s.querySelectorAll('path, image, use').length]; })"
+    )
+    assert len(sizes) == browser.evaluate("document.querySelectorAll('section.figure .panel').length") > 4
+    assert all(w > 120 and h > 80 and right <= width and shapes > 3 for w, h, right, shapes in sizes)
+    if name == "shapes":
+        images = browser.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
+        assert len(images) == 3 and all(images)
+    ink = browser.evaluate("getComputedStyle(document.querySelector('.panel svg text')).fill")
+    paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")
+    light, shade = (sum(map(int, re.findall(r"\d+", color)[:3])) for color in (ink, paper))
+    assert (light > shade) == dark and abs(light - shade) > 500
+
+
+@pytest.mark.browser
+def test_tables_sort_both_ways_with_empty_values_last(pages: dict[str, Path], browser: Browser) -> None:
+    browser.open(pages["paper_1d"])
+    column = (
+        "(() => { const t = document.querySelector('#table-1 table');"
+        " const i = [...t.tHead.rows[0].cells].findIndex(c => c.textContent === 'D_KL');"
+        " t.tHead.rows[0].cells[i].querySelector('button').click();"
+        " return [t.tHead.rows[0].cells[i].ariaSort, ...[...t.tBodies[0].rows].map(r => r.cells[i].dataset.v)]; })()"
+    )
+    up, down = browser.evaluate(column), browser.evaluate(column)
+    assert (up[0], down[0]) == ("ascending", "descending")
+    values = [float(value) for value in up[1:]]
+    assert len(values) == 7 and values == sorted(values) and [float(v) for v in down[1:]] == values[::-1]
+    names = browser.evaluate(
+        "(() => { const t = document.querySelector('#jobs table');"
+        " t.tHead.rows[0].cells[1].querySelector('button').click();"
+        " return [...t.tBodies[0].rows].map(r => r.cells[1].textContent.trim()); })()"
+    )
+    assert names == sorted(names) and len(names) == 14
+    assert browser.console == []
+
+
+@pytest.mark.browser
+def test_it_prints(pages: dict[str, Path], browser: Browser, tmp_path: Path) -> None:
+    browser.open(pages["paper_1d"], dark=True, media="print")
+    assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    browser.pdf(tmp_path / "page.pdf")
+    assert (tmp_path / "page.pdf").read_bytes()[:5] == b"%PDF-"
