@@ -112,8 +112,9 @@ def run_one(config: RunConfig) -> int:
     if int(os.environ.get("RANK", "0")) > 0:
         return _follow(config)
     try:
-        outcome = execute(config)
-    except UserError:
+        print(summary(execute(config), config))
+        return 0
+    except (UserError, BrokenPipeError):
         raise
     except Interrupted as stopped:
         print(
@@ -136,8 +137,6 @@ def run_one(config: RunConfig) -> int:
     except Exception as error:
         print(f"ebmbench: the run failed: {last_line(error)}; the trace is in {config.run_dir}", file=sys.stderr)
         return 1
-    print(summary(outcome, config))
-    return 0
 
 
 def _follow(config: RunConfig) -> int:
@@ -172,10 +171,13 @@ def _job(cfg: DictConfig) -> int:
     configuration.register_resolvers()
     _quiet_libraries()
     try:
-        return run_one(configuration.from_omegaconf(cfg))
+        code = run_one(configuration.from_omegaconf(cfg))
     except UserError as error:
         print(f"ebmbench: {error}", file=sys.stderr)
         return 2
+    if code > 128:
+        raise SystemExit(code)  # a signal to stop is meant for the multirun, not for this job alone
+    return code
 
 
 def _with_hydra(job: Callable[[DictConfig], Any], arguments: list[str]) -> None:

@@ -199,8 +199,8 @@ class RunConfig:
         """Reads `config.yaml` of a run directory; raises UserError where it is not one."""
         try:
             raw = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"not a configuration: {str(error).splitlines()[0]}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise UserError(f"not a configuration: {_first_line(error)}") from None
         if not isinstance(raw, dict):
             raise UserError("not a configuration: a mapping of settings is expected")
         return _validate(raw)

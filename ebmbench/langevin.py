@@ -7,6 +7,14 @@ from torch import Tensor
 from ebmbench.energy import Energy
 from ebmbench.rng import Draws
 
+RUNAWAY = 1e3
+"""Targets are of the order of one in the coordinates of either task; a chain that ends so far away samples nothing."""
+
+
+def ran_away(start: Tensor, end: Tensor) -> Tensor:
+    """Whether a chain ended further than RUNAWAY from its start, or nowhere at all: `[..., M, D] -> [..., M]`."""
+    return ~((end - start).abs() <= RUNAWAY).all(dim=-1)
+
 
 def langevin(f: Energy, y: Tensor, steps: int, step_size: float, draws: Draws) -> Tensor:
     """`steps` updates `y ← y + λ²/2 · ∂f/∂y + λξ`, `ξ ~ N(0, I)`, from y `[..., M, D]`.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ebmbench.energy import Energy
-from ebmbench.langevin import langevin
+from ebmbench.langevin import langevin, ran_away
 from ebmbench.proposals import GaussianMixture, gaussian_log_prob
 from ebmbench.rng import Draws
 
@@ -93,7 +93,8 @@ class MLMCMC:
         start = y.unsqueeze(-2).expand(*y.shape[:-1], self.num_samples, y.shape[-1])
         samples = langevin(f, start, self.langevin_steps, self.langevin_step, draws)
         target, values = _energies(f, y, samples)
-        return values.mean(-1) - target
+        # f may be finite even at infinity: a chain that ran away makes the loss nan, which stops its seed there.
+        return values.masked_fill(ran_away(start, samples), torch.nan).mean(-1) - target
 
 
 @dataclass(frozen=True)

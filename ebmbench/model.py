@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +106,8 @@ def load(run_dir: str | Path) -> Mapping[int, Model]:
         saved = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
     except OSError:
         raise UserError(f"{folder} holds no finished run: config.yaml and checkpoint.pt are expected there") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise UserError(f"{folder}/checkpoint.pt is damaged, or no checkpoint ({type(error).__name__})") from None
     if not isinstance(config.task, OneDTask):
         raise UserError(f"{folder} is a run of task={config.task.name}; ebmbench.load reads runs of task=1d")
     status = runs.read_status(folder)

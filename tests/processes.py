@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(
     ["ebmbench.cli", "ebmbench.execute", "ebmbench.summary", "ebmbench.tasks.one_d.problem", "matplotlib.pyplot"]
 )
 
@@ -26,7 +26,7 @@ class Command:
 
     def __init__(self, arguments: list[str], log: Path, largest_file: int | None = None) -> None:
         self.log = log
-        self.process = _CONTEXT.Process(target=_run, args=(arguments, str(log), largest_file))
+        self.process = CONTEXT.Process(target=_run, args=(arguments, str(log), largest_file))
         self.process.start()
 
     @property
@@ -62,17 +62,22 @@ class Command:
 
 
 def _run(arguments: list[str], log: str, largest_file: int | None) -> None:
+    silence(log)
+    if largest_file is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
+    from ebmbench.cli import main
+
+    sys.exit(main(arguments))
+
+
+def silence(log: str) -> None:
+    """In a process just started: its output goes to a file, and it has one thread, as what forked it had."""
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     for stream in (1, 2):
         os.dup2(file, stream)
     import torch
 
     torch.set_num_threads(1)
-    if largest_file is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    from ebmbench.cli import main
-
-    sys.exit(main(arguments))
 
 
 SAMPLING = ("ml-is", "ml-mcmc", "kld-is", "nce", "nce+", "dsm")

@@ -21,6 +21,7 @@ def run_job(config_yaml: str, sweep_folder: str) -> int:
     from ebmbench.summary import summary
 
     warnings.simplefilter("ignore")  # libraries' own; nobody reads them in a log
+    warnings.filterwarnings("default", module=r"ebmbench\.")
     config = RunConfig.from_yaml(config_yaml)
     note = error_path(Path(sweep_folder), config.run_id)
     note.unlink(missing_ok=True)

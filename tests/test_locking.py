@@ -1,0 +1,163 @@
+"""One process per run: with the kernel's locks, and on file systems that have none."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ebmbench import locking, runs
+from ebmbench.config import compose
+from ebmbench.errors import UserError
+from ebmbench.locking import Lock, is_held
+from tests.processes import Command, small
+
+
+@pytest.fixture(params=["flock", "none"])
+def file_system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The kernel's locks, or a file system that says it has none."""
+    if request.param == "none":
+
+        def refuse(file: int, mode: int) -> None:
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(fcntl, "flock", refuse)
+    return str(request.param)
+
+
+def test_one_at_a_time(file_system: str, tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    assert not is_held(path)
+    first, second = Lock(path), Lock(path)
+    first.acquire()
+    assert is_held(path)
+    with pytest.raises(UserError, match=rf"is being worked on by process {os.getpid()} on .*; wait for it"):
+        second.acquire()
+    first.check()
+    first.release()
+    assert not is_held(path)
+    second.acquire()
+    second.release()
+
+
+def test_a_folder_deleted_under_way_is_noticed(file_system: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lock = Lock(folder / "lock")
+    lock.acquire()
+    shutil.rmtree(folder)
+    with pytest.raises(OSError, match="deleted while the run was under way"):
+        lock.check()
+    folder.mkdir()
+    other = Lock(folder / "lock")
+    other.acquire()
+    with pytest.raises(OSError, match="deleted while the run was under way"):
+        lock.check()
+    other.release()
+
+
+def test_asking_never_stands_in_the_way_of_taking(tmp_path: Path) -> None:
+    path, stop = tmp_path / "lock", threading.Event()
+    path.touch()
+
+    def ask() -> None:
+        while not stop.is_set():
+            is_held(path)
+
+    askers = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in askers:
+        thread.start()
+    try:
+        for _ in range(30):
+            lock = Lock(path)
+            lock.acquire()
+            lock.release()
+    finally:
+        stop.set()
+        for thread in askers:
+            thread.join()
+
+
+@pytest.mark.parametrize("file_system", ["none"], indirect=True)
+class TestHeartbeat:
+    def test_a_dead_process_of_this_machine_holds_nothing(self, file_system: str, tmp_path: Path) -> None:
+        path = tmp_path / "lock"
+        path.touch()
+        (tmp_path / "lock.alive").write_text(f"{locking._machine()}\n999999999\nx\n")
+        assert not is_held(path)
+        Lock(path).acquire()
+
+    def test_another_machine_holds_it_while_its_time_is_renewed(self, file_system: str, tmp_path: Path) -> None:
+        path, alive = tmp_path / "lock", tmp_path / "lock.alive"
+        path.touch()
+        alive.write_text("elsewhere\n1\nx\n")
+        assert is_held(path)
+        with pytest.raises(UserError):
+            Lock(path).acquire()
+        old = time.time() - locking.STALE_SECONDS - 1
+        os.utime(alive, (old, old))
+        assert not is_held(path)
+        Lock(path).acquire()
+
+    def test_it_is_renewed(self, file_system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(locking, "RENEW_SECONDS", 0.02)
+        lock = Lock(tmp_path / "lock")
+        lock.acquire()
+        alive = tmp_path / "lock.alive"
+        os.utime(alive, (0, 0))
+        give_up = time.monotonic() + 10
+        while alive.stat().st_mtime == 0 and time.monotonic() < give_up:
+            time.sleep(0.02)
+        assert alive.stat().st_mtime > 0
+        lock.release()
+        assert not alive.exists()
+
+    def test_of_many_who_see_it_dead_one_takes_it(self, file_system: str, tmp_path: Path) -> None:
+        for _ in range(10):
+            (tmp_path / "lock.alive").write_text(f"{locking._machine()}\n999999999\nx\n")
+            locks = [Lock(tmp_path / "lock") for _ in range(6)]
+            barrier, held = threading.Barrier(6), []
+
+            def take(lock: Lock, barrier: threading.Barrier = barrier, held: list[Lock] = held) -> None:
+                barrier.wait()
+                if lock._try():
+                    held.append(lock)
+
+            threads = [threading.Thread(target=take, args=(lock,)) for lock in locks]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            own = []
+            for lock in held:
+                try:
+                    lock.check()
+                    own.append(lock)
+                except OSError:
+                    pass
+            assert len(own) <= 1 and len(held) <= 1
+            for lock in held:
+                lock.release()
+
+
+def test_two_commands_on_one_run(tmp_path: Path) -> None:
+    lines = small("nce+", "trainer.epochs=100000", f"results_dir={tmp_path / 'r'}")
+    run_dir = compose(lines).run_dir
+    first = Command(lines, tmp_path / "first")
+    first.wait_for(lambda: runs.read_status(run_dir) is not None)
+    assert runs.read_state(run_dir) == "running"
+    second = Command(lines, tmp_path / "second")
+    assert second.wait() == 2
+    said = second.output.strip()
+    assert "\n" not in said and f"is being worked on by process {first.process.pid} on " in said
+    first.kill()
+    assert runs.read_state(run_dir) == "interrupted"
+    third = Command([*lines], tmp_path / "third")
+    third.wait_for(lambda: runs.read_state(run_dir) == "running")
+    third.kill()

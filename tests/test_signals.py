@@ -1,0 +1,78 @@
+"""SIGTERM, SIGUSR1 and Ctrl-C: a checkpoint, a sentence, the right exit code, wherever the run is."""
+
+from __future__ import annotations
+
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from ebmbench import checkpoint, runs
+from ebmbench.config import compose
+from ebmbench.interrupt import Interrupted, StopFlag
+from tests.processes import Command, small
+
+LONG = "trainer.epochs=100000"
+
+
+def start(tmp_path: Path, *more: str) -> tuple[Command, Path]:
+    lines = small("nce+", "checkpoint_seconds=3600", f"results_dir={tmp_path / 'r'}", *more)
+    return Command(lines, tmp_path / "log"), compose(lines).run_dir
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
+def test_in_training(signum: int, code: int, tmp_path: Path) -> None:
+    process, run_dir = start(tmp_path, LONG)
+    process.wait_for(lambda: (run_dir / "history.csv").exists() and (run_dir / "history.csv").stat().st_size > 200)
+    sent = time.monotonic()
+    process.send(signum)
+    assert process.wait() == code
+    assert time.monotonic() - sent < 10  # a step and a checkpoint, on a busy machine
+    assert "the same command goes on from it" in process.output and "Traceback" not in process.output
+    assert runs.read_state(run_dir) == "interrupted"
+    state = checkpoint.load(run_dir / "training.0.ckpt")
+    assert state is not None and state["step"] > 0
+
+
+def test_in_setting_up_the_data(tmp_path: Path) -> None:
+    process, run_dir = start(tmp_path, LONG, "task.num_train=10000000")
+    process.wait_for(lambda: runs.read_status(run_dir) is not None)
+    process.send(signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert runs.read_state(run_dir) == "interrupted" and "Traceback" not in process.output
+
+
+def test_in_evaluation_the_training_is_kept(tmp_path: Path) -> None:
+    process, run_dir = start(tmp_path, "trainer.epochs=1", "task.grid_points=16385", "task.num_test=1000000")
+    process.wait_for(lambda: "evaluating" in process.output)
+    process.send(signal.SIGTERM)
+    assert process.wait(30) == 143
+    assert runs.read_state(run_dir) == "interrupted"
+    state = checkpoint.load(run_dir / "training.0.ckpt")
+    assert state is not None and state["step"] == 3 and not (run_dir / "metrics.csv").exists()
+
+
+def test_a_multirun_stops_as_a_whole(tmp_path: Path) -> None:
+    lines = small("nce", LONG, f"results_dir={tmp_path / 'r'}")
+    process = Command(["-m", *lines, "trainer.learning_rate=0.01,0.02"], tmp_path / "log")
+    process.wait_for(lambda: bool(list(tmp_path.glob("r/runs/*/history.csv"))))
+    process.send(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert len(list(tmp_path.glob("r/runs/*"))) == 1  # the second job was not begun
+
+
+def test_at_once_or_deferred() -> None:
+    with StopFlag() as stop:
+        with stop.deferred():
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.signum == signal.SIGTERM
+            signal.raise_signal(signal.SIGUSR1)  # the first one counts
+        with pytest.raises(Interrupted) as caught:
+            stop.check()
+        assert caught.value.exit_code == 143
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with StopFlag() as stop, pytest.raises(Interrupted, match="SIGUSR1"):
+        signal.raise_signal(signal.SIGUSR1)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
