@@ -140,7 +140,7 @@ def test_preempted_and_warned_jobs_go_on_from_their_checkpoints_and_a_cancelled_
     place: Path, slurm: Cluster
 ) -> None:
     write_sweep(place, "sm,dsm", epochs=2000)
-    assert main(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=low", "method.num_samples=null"]) == 0
+    assert main(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=low"]) == 0
     plan = read_plan(place / "results", "tiny")
     jobs = {job.config["method"]["name"]: number for job, number in zip(plan.jobs, slurm.queue(), strict=True)}
 

@@ -1,0 +1,92 @@
+"""Made runs of a real plan, with numbers that a test chooses."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ebmbench.config import RunConfig, compose
+from ebmbench.runs import Status
+from ebmbench.sweep.plan import Job, Plan, write_plan
+
+METHODS = ("nce+", "nce", "sm")
+
+
+def made_plan(results_dir: Path, methods: tuple[str, ...] = METHODS, seeds: int = 8, tables: tuple[object, ...] = ()) -> Plan:
+    """A plan of one job per method on dataset 1, written to its place."""
+    jobs = []
+    for method in methods:
+        config = compose(["task=1d", f"method={method}", f"seeds={seeds}", "+experiment=smoke", "sweep={name: made}"])
+        jobs.append(Job(config.run_id, config.run_hash, config.config_hash, {}, config.to_dict()))
+    plan = Plan(
+        name="made",
+        description="Made up.",
+        tables=tables or ("scores", "cost", "comparisons", "audit"),
+        figures=(),
+        axes=(),
+        overrides=(),
+        created="2026-01-01T00:00:00+00:00",
+        commit="0123456789ab",
+        jobs=tuple(jobs),
+    )
+    write_plan(plan, results_dir)
+    return plan
+
+
+def make_done(job: Job, results_dir: Path, d_kl: list[float], diverged: dict[int, int] | None = None) -> Path:
+    """A finished run whose D_KL per seed is given; the other metrics follow from it."""
+    diverged = diverged or {}
+    folder = make_status(job, results_dir, "done", diverged={str(k): v for k, v in diverged.items()})
+    rows = []
+    for seed, value in zip(job.config["seeds"], d_kl, strict=True):
+        value = np.nan if seed in diverged else value
+        rows.append(
+            {
+                "seed": seed,
+                "d_kl": value,
+                "nll": 0.1 + value,
+                "val_nll": -value,  # the other way round, so that choosing by it is seen
+                "crps": value / 2,
+                "coverage_50": 0.5 + value,
+                "coverage_90": 0.9,
+                "edge_mass": 0.0,
+                "diverged": int(seed in diverged),
+                "diverged_step": diverged.get(seed, ""),
+                "trusted": int(seed not in diverged),
+                "train_seconds": 2.0,
+                "peak_memory_mb": 100.0,
+                "energy_evaluations": 12_000_000,
+            }
+        )
+    pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
+    for name in ("environment.json", "checkpoint.pt"):
+        (folder / name).write_text("{}\n")
+    return folder
+
+
+def make_status(job: Job, results_dir: Path, state: str, **status: object) -> Path:
+    """A run directory with a configuration and a status."""
+    config = RunConfig.from_dict(job.config)
+    folder = results_dir / "runs" / job.run_id
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(config.to_yaml())
+    values = {
+        "run_id": job.run_id,
+        "run_hash": job.run_hash,
+        "config_hash": job.config_hash,
+        "task": "1d",
+        "dataset": "1",
+        "method": config.method.name,
+        "seeds": list(config.seeds),
+        "sweep": "made",
+        "state": state,
+        "commit": "0123456789ab",
+        "finished": "2026-01-02T00:00:00+00:00" if state == "done" else None,
+        **status,
+    }
+    (folder / "status.json").write_text(json.dumps(asdict(Status(**values))))  # type: ignore[arg-type]
+    return folder

@@ -1,0 +1,217 @@
+"""From run directories to tables: what is counted, what is named and not counted, and what a check finds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ebmbench import stats
+from ebmbench.errors import UserError
+from ebmbench.sweep import collect, main
+from ebmbench.sweep.plan import Plan, read_plan
+from tests.sweep.made import made_plan, make_done, make_status
+
+VALUES = {
+    "nce+": [0.10, 0.12, 0.11, 0.13, 0.12, 0.10, 0.11, 0.12],
+    "nce": [0.11, 0.12, 0.12, 0.12, 0.13, 0.11, 0.10, 0.13],
+    "sm": [1.0, 1.1, 0.9, 1.2, 1.0, 1.3, 0.8, 1.0],
+}
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Plan:
+    plan = made_plan(tmp_path)
+    for job in plan.jobs:
+        make_done(job, tmp_path, VALUES[job.config["method"]["name"]])
+    return plan
+
+
+def collected(plan: Plan, folder: Path) -> collect.Collected:
+    found = collect.collect(plan, folder)
+    collect.write(plan, found, folder)
+    return found
+
+
+def test_the_tidy_table_has_a_row_per_run_and_seed_with_its_origin(made: Plan, tmp_path: Path) -> None:
+    frame = collect.collect(made, tmp_path).frame
+    assert len(frame) == 24
+    row = frame[(frame["method"] == "nce") & (frame["seed"] == 6)].iloc[0]
+    assert row["d_kl"] == 0.10 and row["run_id"] == made.jobs[1].run_id and row["config_hash"] == made.jobs[1].config_hash
+    assert (row["commit"], row["finished"], row["state"]) == ("0123456789ab", "2026-01-02T00:00:00+00:00", "done")
+
+
+def test_the_tables_say_what_the_numbers_are(made: Plan, tmp_path: Path) -> None:
+    collected(made, tmp_path)
+    text = (tmp_path / "made" / "tables.md").read_text()
+    values = np.array(VALUES["nce+"])
+    low, high = stats.bootstrap_interval(values)
+    assert f"**{values.mean():.4f} [{low:.4f}, {high:.4f}]**" in text  # the best mean
+    assert "<u>0.1175 [" in text  # nce: not significantly worse
+    assert "| sm | 1.04 [" in text  # neither
+    line = next(line for line in text.splitlines() if line.startswith("| sm | 1.04") and "(2 of 8)" in line)
+    assert "| 1.00 | 0.85 (2 of 8) | 0.00 | <0.001 | 8 | 0 |" in line
+    assert "Sweep made. Made up." in text and "0123456789ab" in text and "2026-01-02" in text
+    assert all(job.config_hash in text for job in made.jobs)
+    # By validation NLL, which is made to point the wrong way, the worst quarter is chosen.
+    audit = (tmp_path / "made" / "audit.csv").read_text()
+    assert f"best_by_val,sm,{(1.3 + 1.2) / 2}," in audit
+
+
+def test_a_table_in_latex_is_whole(made: Plan, tmp_path: Path) -> None:
+    collected(made, tmp_path)
+    text = (tmp_path / "made" / "tables.tex").read_text()
+    assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 5
+    assert r"\textbf{0.1" in text and r"\underline{0.1175 [" in text
+    for block in text.split(r"\midrule")[1:]:
+        rows = block.split(r"\bottomrule")[0].strip().splitlines()
+        assert all(row.endswith(r" \\") for row in rows)
+        assert len({row.count("&") for row in rows}) == 1
+    unescaped = text.replace(r"\%", "").replace(r"\_", "").replace(r"\&", "")
+    body = "\n".join(line for line in unescaped.splitlines() if not line.startswith("%"))
+    assert "_{" in body and "%" not in body.replace("{!}{%", "")
+
+
+def test_a_diverged_seed_is_counted_and_not_averaged(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, methods=("nce+", "nce"))
+    make_done(plan.jobs[0], tmp_path, VALUES["nce+"], diverged={0: 17, 3: 5})
+    make_done(plan.jobs[1], tmp_path, VALUES["nce"])
+    found = collected(plan, tmp_path)
+    assert [state.state for state in found.states] == ["diverged", "done"]
+    text = (tmp_path / "made" / "tables.md").read_text()
+    mean = np.delete(np.array(VALUES["nce+"]), [0, 3]).mean()
+    line = next(line for line in text.splitlines() if line.startswith(f"| nce+ | {mean:.4f}"))
+    assert "†" in line and line.endswith("| 6 | 2 |") and "**" not in line
+    assert "2 seeds diverged" in text
+
+
+def test_half_a_sweep_is_collected_and_what_is_missing_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = made_plan(tmp_path)
+    make_done(plan.jobs[0], tmp_path, VALUES["nce+"])
+    make_status(plan.jobs[1], tmp_path, "failed", error="RuntimeError: out of luck")
+    assert main(["collect", "made", f"results_dir={tmp_path}"]) == 0
+    said = capsys.readouterr()
+    assert f"failed      {plan.jobs[1].run_id}  RuntimeError: out of luck" in said.err
+    assert f"missing     {plan.jobs[2].run_id}" in said.err
+    text = (tmp_path / "made" / "tables.md").read_text()
+    assert "1 of 3 runs and 8 of 24 seeds" in text
+    assert f"Not in them, failed: {plan.jobs[1].run_id}." in text and f"missing: {plan.jobs[2].run_id}." in text
+    assert "| nce |" not in text.split("## Settings")[0]
+    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
+
+
+def test_nothing_done_yet_is_no_error(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path)
+    collected(plan, tmp_path)
+    assert "No run is done yet." in (tmp_path / "made" / "tables.md").read_text()
+    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("file", "keep"),
+    [("metrics.csv", 0.5), ("metrics.csv", 0.97), ("config.yaml", 0.5), ("status.json", 0.5), ("environment.json", 0.0)],
+)
+def test_a_truncated_file_is_named_and_never_counted(made: Plan, tmp_path: Path, file: str, keep: float) -> None:
+    path = tmp_path / "runs" / made.jobs[0].run_id / file
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep * len(data))])
+    found = collected(made, tmp_path)
+    assert found.states[0].state == "damaged" and file in found.states[0].detail
+    assert [state.state for state in found.states[1:]] == ["done", "done"]
+    text = (tmp_path / "made" / "tables.md").read_text()
+    assert f"Not in them, damaged: {made.jobs[0].run_id}." in text and "| nce+ | " not in text.split("## Settings")[0]
+
+
+@pytest.mark.parametrize("file", ["metrics.csv", "config.yaml", "status.json", "checkpoint.pt"])
+def test_a_missing_file_is_named_and_never_counted(made: Plan, tmp_path: Path, file: str) -> None:
+    (tmp_path / "runs" / made.jobs[0].run_id / file).unlink()
+    found = collected(made, tmp_path)
+    assert found.states[0].state == "damaged" and file in found.states[0].detail
+    assert len(found.frame[found.frame["d_kl"].notna()]) == 16
+
+
+def test_a_lost_row_is_no_smaller_run(made: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    state = collected(made, tmp_path).states[0]
+    assert state.state == "damaged" and "7 seeds, and the run 8" in state.detail
+
+
+def test_a_run_of_another_version_is_no_result(made: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / made.jobs[0].run_id / "status.json"
+    raw = json.loads(path.read_text())
+    path.write_text(json.dumps({**raw, "schema": 99}))
+    state = collected(made, tmp_path).states[0]
+    assert state.state == "damaged" and "version 99" in state.detail
+    path.write_text(json.dumps({**raw, "run_hash": "another"}))
+    assert collected(made, tmp_path).states[0].state == "damaged"
+
+
+@pytest.mark.parametrize("file", ["tables.md", "tables.tex", "scores.csv", "comparisons.csv"])
+def test_check_finds_a_number_that_was_changed(
+    made: Plan, tmp_path: Path, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collected(made, tmp_path)
+    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
+    path = tmp_path / "made" / file
+    text = path.read_text()
+    path.write_text(text.replace("0.11", "0.10", 1) if "0.11" in text else text.replace("1", "2", 1))
+    assert main(["check", "made", f"results_dir={tmp_path}"]) == 1
+    assert file in capsys.readouterr().err
+
+
+def test_check_works_from_a_clone_and_sees_changed_raw_runs(
+    made: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    collected(made, tmp_path)
+    clone = tmp_path / "clone"
+    (tmp_path / "made").rename(clone / "made") if clone.mkdir() is None else None
+    assert main(["check", "made", f"results_dir={clone}"]) == 0  # no raw runs there
+    runs = clone / "made" / "runs.csv"
+    runs.write_text(runs.read_text().replace(",0.13,", ",0.12,", 1))
+    assert main(["check", "made", f"results_dir={clone}"]) == 1
+    assert "does not follow from runs.csv" in capsys.readouterr().err
+
+    collected(made, tmp_path)
+    metrics = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
+    metrics.write_text(metrics.read_text().replace("0.13", "0.14", 1))
+    assert main(["check", "made", f"results_dir={tmp_path}"]) == 1
+    assert f"does not follow from {tmp_path}/runs/{made.jobs[0].run_id}: seed 3 has d_kl=0.14" in capsys.readouterr().err
+
+
+def test_seeds_of_one_setting_are_put_together_from_several_runs(tmp_path: Path) -> None:
+    import dataclasses
+
+    from ebmbench.config import RunConfig
+    from ebmbench.sweep.plan import Job, write_plan
+
+    plan = made_plan(tmp_path, methods=("nce",))
+    config = RunConfig.from_dict(plan.jobs[0].config)
+    jobs = []
+    for seeds in ((0, 1, 2), (3, 4), (4, 5, 6, 7)):  # seed 4 twice
+        part = dataclasses.replace(config, seeds=seeds)
+        jobs.append(Job(part.run_id, part.run_hash, part.config_hash, {}, part.to_dict()))
+        make_done(jobs[-1], tmp_path, [VALUES["nce"][seed] for seed in seeds])
+    plan = dataclasses.replace(plan, jobs=tuple(jobs))
+    write_plan(plan, tmp_path)
+    frame = collected(plan, tmp_path).frame
+    assert sorted(frame["seed"]) == list(range(8))
+    assert f"{np.mean(VALUES['nce']):.10g}" in (tmp_path / "made" / "scores.csv").read_text()
+
+
+def test_a_folder_of_another_version_is_refused(made: Plan, tmp_path: Path) -> None:
+    collected(made, tmp_path)
+    path = tmp_path / "made" / "sweep.json"
+    path.write_text(path.read_text().replace('"schema": 1', '"schema": 7'))
+    with pytest.raises(UserError, match=r"version 7\.1"):
+        main(["check", "made", f"results_dir={tmp_path}"])
+    plan_path = tmp_path / "sweeps" / "made" / "plan.json"
+    plan_path.write_text(plan_path.read_text()[:-100])
+    with pytest.raises(UserError, match="damaged"):
+        read_plan(tmp_path, "made")
+    with pytest.raises(UserError, match="there are made"):
+        read_plan(tmp_path, "mode")

@@ -1,0 +1,114 @@
+"""What a sweep's jobs are, that they are frozen, and what is refused before any starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ebmbench.config import RunConfig, compose, known_sweeps
+from ebmbench.errors import UserError
+from ebmbench.sweep import main
+from ebmbench.sweep.plan import make_plan, read_plan, write_plan
+
+
+@pytest.mark.parametrize(
+    ("name", "jobs", "axes"),
+    [
+        ("paper_1d", 14, ()),
+        ("smoke", 14, ()),
+        ("num_samples", 72, ("method.num_samples",)),
+        ("nce_plus_beta", 14, ("noise.beta",)),
+        ("dsm_sigma", 14, ("noise.sigma",)),
+        ("mcmc", 30, ("method.langevin_steps", "noise.langevin_step")),
+        ("annotation_noise", 50, ("task.target_noise",)),
+        ("data_seeds", 96, ("task.data_seed",)),
+        ("shapes", 7, ()),
+        ("bccd", 2, ()),
+    ],
+)
+def test_every_sweep_of_the_project_is_valid(name: str, jobs: int, axes: tuple[str, ...]) -> None:
+    plan = make_plan(name, [], None)
+    assert plan.name == name and len(plan.jobs) == jobs and plan.axes == axes
+    assert len({job.run_id for job in plan.jobs}) == jobs
+
+
+def test_no_sweep_is_left_untested() -> None:
+    marked = test_every_sweep_of_the_project_is_valid.pytestmark[0]  # type: ignore[attr-defined]
+    assert {case[0] for case in marked.args[1]} >= set(known_sweeps())
+
+
+def test_a_job_is_the_run_that_the_command_line_gives() -> None:
+    plan = make_plan("paper_1d", [], None)
+    alone = compose(["task=1d", "method=dsm", "task.dataset=2", "seeds=20"])
+    (job,) = [job for job in plan.jobs if job.run_id == alone.run_id]
+    assert RunConfig.from_dict(job.config).identity() == alone.identity()
+    assert job.config["noise"]["sigma"] == 0.075
+
+
+def test_the_command_line_wins_over_the_file_and_seeds_are_split() -> None:
+    plan = make_plan("paper_1d", ["method=nce,sm", "task.dataset=1", "seeds=7", "trainer.epochs=3"], None, 3)
+    assert [len(job.config["seeds"]) for job in plan.jobs] == [3, 3, 1] * 2
+    assert {job.config["trainer"]["epochs"] for job in plan.jobs} == {3}
+    assert len({job.config_hash for job in plan.jobs}) == 2 and len({job.run_hash for job in plan.jobs}) == 6
+
+
+def test_a_plan_is_frozen_and_the_one_before_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    file = tmp_path / "sweeps" / "own.yaml"
+    text = "# @package _global_\nhydra: {sweeper: {params: {noise.beta: '0.1,0.2'}}}\nsweep: {name: own}\n"
+    file.write_text(text)
+    plan = make_plan("own", ["+experiment=smoke"], "abc")
+    write_plan(plan, tmp_path / "results")
+    file.write_text(text.replace("0.2", "0.3"))
+    assert read_plan(tmp_path / "results", "own") == plan
+    assert [job.axes for job in plan.jobs] == [{"noise.beta": 0.1}, {"noise.beta": 0.2}]
+    write_plan(make_plan("own", [], "abc"), tmp_path / "results")
+    kept = [path for path in (tmp_path / "results" / "sweeps" / "own").iterdir() if path.name != "plan.json"]
+    assert len(kept) == 1 and "0.2" in kept[0].read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["submit", "nope"], "sweep 'nope' is not known; choose from "),
+        (["submit"], "takes one NAME"),
+        (["submit", "smoke", "smoke"], "takes one NAME"),
+        (["launch", "smoke"], "sweep launch is not a command"),
+        (["submit", "smoke", "trainer.epoch=3"], "trainer.epoch is not a setting; did you mean trainer.epochs"),
+        (["submit", "smoke", "method=nce,nec+"], "method=nec+ is not known; did you mean nce+"),
+        (["submit", "smoke", "noise.beta=-1"], "noise.beta"),
+        (["submit", "smoke", "--launcher", "cloud"], "launcher=cloud is not known; choose from local, local_parallel"),
+        (["submit", "smoke", "--jobs", "0"], "--jobs=0 is not allowed"),
+        (["submit", "smoke", "--job=1"], "--job is not an option of sweep submit"),
+        (["submit", "smoke", "sweep.name=runs"], "sweep.name='runs' is not allowed"),
+        (["submit", "smoke", "sweep.tables=[score]"], "'score': choose from scores"),
+        (["submit", "smoke", "sweep.tables=[{grid: {}}]"], "without `by`"),
+        (["submit", "smoke", "sweep.figures=[strips]"], "'strips': choose from"),
+        (["status", "smoke", "trainer.epochs=3"], "takes results_dir=DIR and no other setting"),
+        (["status", "smoke"], "has not been submitted"),
+        (["collect", "smoke"], "has not been submitted"),
+        (["check", "smoke"], "sweep collect smoke makes it"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_leaves_nothing(
+    words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        main(words)
+    assert said in str(error.value) and "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("grid", ["method: ''", "method: []", "task.datset: '1,2'", "trainer.epochs: '0,1'"])
+def test_a_bad_grid_is_refused_as_a_whole(grid: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    text = f"# @package _global_\nhydra: {{sweeper: {{params: {{{grid}}}}}}}\nsweep: {{name: own}}\n"
+    (tmp_path / "sweeps" / "own.yaml").write_text(text)
+    with pytest.raises(UserError) as error:
+        main(["submit", "own"])
+    assert grid.split(":")[0].split(".")[-1] in str(error.value)
+    assert not (tmp_path / "results").exists()
