@@ -22,6 +22,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 from markupsafe import Markup
+from PIL import Image
 
 from ebmbench import config as configuration
 from ebmbench.errors import UserError
@@ -291,7 +292,7 @@ def _variants(label: str, part: pd.DataFrame) -> Table:
     order = {method: place for place, method in enumerate(METHODS)}
     values = setting_keys(part)
     cells = keyed.drop_duplicates("cell").sort_values(["method", *(v for v in values if part[v].nunique() > 1)])
-    rows = []
+    rows: list[tuple[Cell, ...]] = []
     for cell in sorted(cells["cell"], key=lambda cell: order.get(cell.partition(" | ")[0], 99)):
         method, _, variant = str(cell).partition(" | ")
         own = numbers[numbers["cell"] == cell]
@@ -551,20 +552,41 @@ class Example:
     uri: str
 
 
+_EXAMPLES = ("boxes", "refinement", "energy")
+"""Figures of a detection run that no plot of the page replaces; all methods' first, then the next."""
+
+
 def example_images(results: Results) -> list[Example]:
-    """Detection: the example images with base, refined and true boxes, of each method's run that is compared."""
+    """Detection: images with base, refined and true boxes, AP by refinement step, energy around a box; per method."""
     compared = list(dict.fromkeys(results.comparison["run_id"])) if len(results.comparison) else []
     by_id = {run.status.run_id: run for run in results.runs if run.status}
+    runs = [by_id[run_id] for run_id in compared if by_id[run_id].label.startswith("detection-")]
+    order = {method: place for place, method in enumerate(METHODS)}
     found: list[Example] = []
     size = 0
-    for run_id in compared:
-        run = by_id[run_id]
-        if run.status is None or run.status.task != "detection":
-            continue
-        for path in sorted((run.folder / "figures").glob("*.png")):
-            data = path.read_bytes()
-            if len(found) < MAX_IMAGES and size + len(data) <= MAX_IMAGE_BYTES and data[:4] == b"\x89PNG":
-                size += len(data)
-                uri = "data:image/png;base64," + base64.b64encode(data).decode()
-                found.append(Example(f"{run.method}, {run.label}: {path.stem.replace('_', ' ')}", uri))
+    for name in _EXAMPLES:
+        for run in sorted(runs, key=lambda run: (run.label, order.get(run.method, 99))):
+            image = _image(run.folder / "figures" / f"{name}.png")
+            if image is None or len(found) == MAX_IMAGES or size + len(image) > MAX_IMAGE_BYTES:
+                continue
+            size += len(image)
+            found.append(Example(f"{run.method}, {run.label}: {name}", image))
     return found
+
+
+def _image(path: Path) -> str | None:
+    """An image as a data: URI, large ones as JPEG; None if it is missing or no image."""
+    try:
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if len(data) < 150_000:
+                image.verify()
+                return "data:image/png;base64," + base64.b64encode(data).decode()
+            flat = Image.new("RGB", image.size, "white")
+            flat.paste(image, mask=image.getchannel("A") if image.mode == "RGBA" else None)
+    except (OSError, ValueError, SyntaxError):  # Pillow's answers to a file that is no PNG
+        return None
+    flat.thumbnail((1400, 1400))
+    buffer = io.BytesIO()
+    flat.save(buffer, "JPEG", quality=85, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

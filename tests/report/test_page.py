@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -155,3 +156,24 @@ def test_it_prints(pages: dict[str, Path], browser: Browser, tmp_path: Path) -> 
     assert browser.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     browser.pdf(tmp_path / "page.pdf")
     assert (tmp_path / "page.pdf").read_bytes()[:5] == b"%PDF-"
+
+
+@pytest.mark.slow
+def test_280_runs_make_their_page_in_half_a_minute(tmp_path: Path) -> None:
+    from ebmbench.config import RunConfig, compose
+    from tests.report import made_runs
+
+    for dataset in (1, 2):
+        for method in made_runs.METHODS_1D:
+            overrides = ["task=1d", f"method={method}", f"task.dataset={dataset}", f"results_dir={tmp_path}"]
+            raw = compose([*overrides, "+sweep={name: single}"]).to_dict()
+            for seed in range(20):
+                made_runs.make_1d(RunConfig.from_dict(raw | {"seeds": [seed]}))
+    started = time.process_time()
+    assert main(["single", "--results-dir", str(tmp_path)]) == 0
+    seconds = time.process_time() - started
+    page = tmp_path / "single" / "report.html"
+    print(f"{seconds:.1f} s of processor time, {page.stat().st_size / 1e6:.1f} MB")
+    assert seconds < 30
+    assert page.stat().st_size < 10_000_000
+    assert page.read_text().count("1d-2-sm-") >= 20
