@@ -197,7 +197,7 @@ class BaseDetector:
 
     @torch.no_grad()
     def resize(self, images: Sequence[Tensor]) -> ImageList:
-        """uint8 images `[3, H, W]` of any sizes as one batch: resized, normalised, zero-padded at the right and below."""
+        """uint8 images `[3, H, W]` of any sizes as one batch: resized, normalised, zero-padded right and below."""
         device = next(self.model.parameters()).device
         batch, _ = self.model.transform([image.to(device).float() / 255 for image in images])
         return cast(ImageList, batch)
@@ -305,7 +305,8 @@ def _checkpoint(weights: str) -> tuple[dict[str, Tensor], str]:
             return torch.hub.load_state_dict_from_url(COCO_WEIGHTS, progress=False, weights_only=True), "COCO's"
         except OSError as error:
             raise UserError(
-                f"task.base.weights=coco: {COCO_WEIGHTS} cannot be downloaded ({error}); give the path of a copy instead."
+                f"task.base.weights=coco: {COCO_WEIGHTS} cannot be downloaded ({error}); "
+                "give the path of a copy instead."
             ) from None
     path = Path(weights).expanduser()
     if not path.is_file():

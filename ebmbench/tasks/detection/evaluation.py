@@ -29,7 +29,7 @@ class _ClassMatches:
 
     Attributes:
         image: `[D]` place of each detection's image.
-        true: `[T, D]` matched at IoU threshold t. Detections matched to ignored boxes are in neither `true` nor `false`.
+        true: `[T, D]` matched at IoU threshold t. Those matched to ignored boxes are in neither `true` nor `false`.
         false: `[T, D]`.
         positives: `[I]` boxes to be found in each image.
     """

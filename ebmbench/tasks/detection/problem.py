@@ -40,7 +40,7 @@ MAX_EVALUATIONS = 2**15
 class BoxDraws(Draws):
     """The draws of some of a mini-batch's boxes.
 
-    Every box keeps the numbers that it has in the whole mini-batch, however the batch is split over passes or processes.
+    Every box keeps the numbers that it has in the whole mini-batch, however that is split over passes or processes.
     """
 
     rows: Tensor  # [n] which boxes, of `total`
@@ -87,8 +87,8 @@ class Frozen:
 class DetectionProblem:
     """Implements `train.Problem` for one seed.
 
-    Image order, flips and noise are functions of the step: they come from the seed's streams, so that all methods see the
-    same images in the same order.
+    Image order, flips and noise are functions of the step: they come from the seed's streams, so that all methods see
+    the same images in the same order.
     """
 
     def __init__(

@@ -44,8 +44,8 @@ def score(task: DetectionTask, store: FeatureStore, head: EnergyHead, seed: int,
     """Metrics of one seed on the scored split: AP and its kin in percent, NLL in nats.
 
     Writes into `run_dir` (one file a seed): `detections/{base,nms,refined}.<seed>.json`, in COCO's result format;
-    `stages.<seed>.csv`, all metrics of the three; `refinement.<seed>.csv`, AP by step; `energies.<seed>.npz`, f along each
-    coordinate of some boxes.
+    `stages.<seed>.csv`, all metrics of the three; `refinement.<seed>.csv`, AP by step; `energies.<seed>.npz`, f along
+    each coordinate of some boxes.
     """
     options = task.inference
     steps = {0, options.steps}

@@ -15,9 +15,7 @@ from ebmbench.tasks.detection.config import DetectionTask
 from ebmbench.tasks.detection.data import open_split
 
 
-def task_config(
-    data: dict[str, Any] | None = None, base_settings: dict[str, Any] | None = None
-) -> DetectionTask:
+def task_config(data: dict[str, Any] | None = None, base_settings: dict[str, Any] | None = None) -> DetectionTask:
     shapes = {
         "name": "shapes", "data_seed": 0, "num_train": 8, "num_val": 4, "num_test": 4, "annotation_noise": 0.0,
         "short_side": 128, "long_side": 128, "eval_split": "test",
@@ -85,9 +83,7 @@ def test_the_key_follows_what_makes_the_detector_and_nothing_else() -> None:
 @pytest.mark.parametrize("architecture", ["small", "resnet50"])
 def test_candidates_with_nms_are_torchvisions_detections(tmp_path: Path, architecture: str) -> None:
     """NMS of the candidates by score, best 100, mapped back: what the torchvision model itself returns."""
-    config = task_config(
-        {"short_side": 96, "long_side": 128}, {"weights": "none", "architecture": architecture}
-    )
+    config = task_config({"short_side": 96, "long_side": 128}, {"weights": "none", "architecture": architecture})
     detector = base.load_base(config, tmp_path, "cpu")
     images = [
         torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8),
@@ -111,17 +107,15 @@ def test_a_saved_checkpoint_loads_and_others_are_refused(tmp_path: Path) -> None
     torch.save({"model": state, "epoch": 3}, tmp_path / "good.pt")
 
     def load(name: str, **settings: Any) -> base.BaseDetector:
-        return base.load_base(
-            task_config(base_settings={"weights": str(tmp_path / name), **settings}), tmp_path, "cpu"
-        )
+        return base.load_base(task_config(base_settings={"weights": str(tmp_path / name), **settings}), tmp_path, "cpu")
 
     assert load("good.pt").category_ids == (1, 2, 3, 4, 5)
-    with pytest.raises(UserError, match="does not fit task.base.architecture=resnet50"):
+    with pytest.raises(UserError, match=r"does not fit task\.base.architecture=resnet50"):
         load("good.pt", architecture="resnet50")
-    with pytest.raises(UserError, match="neither|not train, coco, none or the path"):
+    with pytest.raises(UserError, match=r"neither|not train, coco, none or the path"):
         load("missing.pt")
     (tmp_path / "text.pt").write_text("hello")
-    with pytest.raises(UserError, match="cannot be loaded|not a checkpoint"):
+    with pytest.raises(UserError, match=r"cannot be loaded|not a checkpoint"):
         load("text.pt")
     torch.save({"weights": [1, 2]}, tmp_path / "other.pt")
     with pytest.raises(UserError, match="holds no model"):

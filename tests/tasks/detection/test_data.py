@@ -197,9 +197,7 @@ def test_shapes_split_and_annotation_noise() -> None:
     assert len(truth.imgs) == 2 and min(truth.anns) == 1
 
 
-@pytest.mark.skipif(
-    not (SHARED / "tiny_coco").is_dir(), reason="tiny_coco is not at hand (EBMBENCH_SHARED_DATA)"
-)
+@pytest.mark.skipif(not (SHARED / "tiny_coco").is_dir(), reason="tiny_coco is not at hand (EBMBENCH_SHARED_DATA)")
 def test_tiny_coco() -> None:
     config = coco_config(
         SHARED / "tiny_coco",

@@ -10,9 +10,7 @@ from ebmbench.tasks.detection.data import as_coco
 from ebmbench.tasks.detection.evaluation import evaluate, paired_bootstrap
 
 
-def made_problem(
-    num_images: int = 30, jitter: float = 4.0, seed: int = 0
-) -> tuple[COCO, list[dict[str, Any]]]:
+def made_problem(num_images: int = 30, jitter: float = 4.0, seed: int = 0) -> tuple[COCO, list[dict[str, Any]]]:
     """Boxes of three classes, and detections that are jittered copies with false and missed ones among them."""
     rng = np.random.default_rng(seed)
     images = [{"id": 7 * i + 3, "width": 200, "height": 200} for i in range(num_images)]

@@ -48,6 +48,11 @@ def gradient(problem: DetectionProblem, step: int) -> tuple[float, torch.Tensor]
     return float(loss.detach()), torch.cat([g.flatten() for g in grads])
 
 
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Features are kept here, so that the tests share them."""
@@ -125,15 +130,15 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     config = tiny(tmp_path, "nce+", "seeds=2", "task.base.weights=train", "task.base.iterations=1")
     outcome = execute(config, quiet=True)
     assert outcome.state == "done"
-    rows = list(csv.DictReader(open(outcome.run_dir / "metrics.csv")))
+    rows = read_csv(outcome.run_dir / "metrics.csv")
     assert [row["seed"] for row in rows] == ["0", "1"]
     for name in ("ap", "ap75", "base_ap", "nms_ap", "ap_gain_low", "box_nll", "box_nll_ess", "energy_evaluations"):
         assert name in rows[0]
     assert float(rows[0]["ap"]) - float(rows[0]["base_ap"]) == pytest.approx(float(rows[0]["ap_gain"]), abs=1e-6)
     detections = json.loads((outcome.run_dir / "detections" / "refined.1.json").read_text())
     assert detections and set(detections[0]) == {"image_id", "category_id", "bbox", "score"}
-    assert all(0 <= d["bbox"][0] and d["bbox"][0] + d["bbox"][2] <= 128.01 for d in detections)
-    stages = list(csv.DictReader(open(outcome.run_dir / "stages.csv")))
+    assert all(d["bbox"][0] >= 0 and d["bbox"][0] + d["bbox"][2] <= 128.01 for d in detections)
+    stages = read_csv(outcome.run_dir / "stages.csv")
     assert [row["stage"] for row in stages] == ["base", "nms", "refined"] * 2
     names = {path.name for path in (outcome.run_dir / "figures").iterdir()}
     assert {"boxes.png", "energy.png", "refinement.png", "training.pdf"} <= names

@@ -36,9 +36,7 @@ def test_a_box_is_tight_around_its_shape(name: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(shapes, "CLASSES", (name,))
     monkeypatch.setattr(shapes, "MAX_SHAPES", 1)
     monkeypatch.setattr(shapes, "_background", lambda rng: np.zeros((256, 256, 3), np.float32))
-    monkeypatch.setattr(
-        shapes, "_texture", lambda rng, local: np.ones((*(local[0] + local[1]).shape, 3), np.float32)
-    )
+    monkeypatch.setattr(shapes, "_texture", lambda rng, local: np.ones((*(local[0] + local[1]).shape, 3), np.float32))
     for index in range(5):
         made = shapes.make_image(0, "train", index)
         bright = made.image.mean(-1) > 110  # half covered, with the pixels' noise
