@@ -380,7 +380,8 @@ def train_base(config: DetectionTask, dataset: Dataset, device: torch.device | s
         order = _endless_order(len(dataset.image_ids))
         started, running = time.perf_counter(), 0.0
         for step in range(base.iterations):
-            images, targets = [], []
+            images: list[Tensor] = []
+            targets: list[dict[str, Tensor]] = []
             while len(images) < base.batch_size:
                 example = dataset.load(next(order))
                 if example is None:

@@ -284,7 +284,10 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
         return UserError(f"{path} is not in COCO's format: {table}[{place}] {what}.")
 
     seen: dict[str, set[int]] = {"images": set(), "categories": set()}
-    required = {"images": {"file_name": str, "width": int, "height": int}, "categories": {"name": str}}
+    required: dict[str, dict[str, type]] = {
+        "images": {"file_name": str, "width": int, "height": int},
+        "categories": {"name": str},
+    }
     for table, fields in required.items():
         for place, entry in enumerate(content[table]):
             if not isinstance(entry, dict):

@@ -2,8 +2,8 @@
 
 The others keep no state. At each step rank 0 sends the step's number and the parameters, every rank computes the summed
 loss, its gradient and the number of boxes for its images, and the sums go to rank 0, which divides by the number of
-boxes of all. So the loss is that of one process, and divergence, clipping, resuming and the optimiser are rank 0's alone.
-One broadcast and one reduction move as many bytes as the all-reduction that they replace.
+boxes of all. So the loss is that of one process, and divergence, clipping, resuming and the optimiser are rank 0's
+alone. One broadcast and one reduction move as many bytes as the all-reduction that they replace.
 """
 
 from __future__ import annotations

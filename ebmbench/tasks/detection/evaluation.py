@@ -57,8 +57,8 @@ class Evaluation:
 
         Weights of one give COCOeval's own AP (area all, 100 detections an image).
         """
-        rows = [_class_precision(matches, weights) for matches in self.classes]
-        rows = [row for row in rows if row is not None]
+        found = (_class_precision(matches, weights) for matches in self.classes)
+        rows = [row for row in found if row is not None]
         return 100 * np.mean(rows, axis=0) if rows else np.full(10, np.nan)
 
 

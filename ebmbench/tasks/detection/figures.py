@@ -77,12 +77,12 @@ def _boxes(config: RunConfig, run_dir: Path, seed: int) -> Figure:
         image_id = dataset.image_ids[index]
         axes.imshow(example.image.permute(1, 2, 0).numpy(), interpolation="nearest")
         for x1, y1, x2, y2 in example.boxes.tolist():
-            _draw(axes, x1, y1, x2 - x1, y2 - y1, "white", "-", 2.6)
-            _draw(axes, x1, y1, x2 - x1, y2 - y1, "black", "-", 1.0)
+            _draw(axes, [x1, y1, x2 - x1, y2 - y1], "white", "-", 2.6)
+            _draw(axes, [x1, y1, x2 - x1, y2 - y1], "black", "-", 1.0)
         for detection in base.get(image_id, ()):
-            _draw(axes, *detection["bbox"], BASE_COLOR, "--", 1.2)
+            _draw(axes, detection["bbox"], BASE_COLOR, "--", 1.2)
         for detection in refined.get(image_id, ()):
-            _draw(axes, *detection["bbox"], color, "-", 1.2)
+            _draw(axes, detection["bbox"], color, "-", 1.2)
     handles = [
         Rectangle((0, 0), 1, 1, fill=False, edgecolor=edge, linestyle=style, label=label)
         for edge, style, label in (
@@ -96,7 +96,8 @@ def _boxes(config: RunConfig, run_dir: Path, seed: int) -> Figure:
     return figure
 
 
-def _draw(axes: Any, x: float, y: float, w: float, h: float, color: str, style: str, width: float) -> None:
+def _draw(axes: Any, box: list[float], color: str, style: str, width: float) -> None:
+    x, y, w, h = box
     # A pixel's centre is at its number in imshow, its left edge at its number in boxes.
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=color, linestyle=style, linewidth=width))
 

@@ -96,7 +96,7 @@ class DetectionProblem:
     ) -> None:
         assert isinstance(config.task, DetectionTask) and isinstance(config.trainer, DetectionTrainer)
         self.task, self.trainer, self.method, self.frozen = config.task, config.trainer, method, frozen
-        self.seeds = (seed,)
+        self.seeds: tuple[int, ...] = (seed,)
         self.device = torch.device(device)
         self.streams = Streams(self.seeds, device, stacked=False)
         self.rank, self.world = distributed.world()
@@ -120,7 +120,9 @@ class DetectionProblem:
         )
         self.parameters: dict[str, Tensor] = dict(self.head.named_parameters())
         self.optimizer = _optimizer(self.head, config.trainer)
-        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(config.trainer))
+        self.scheduler: torch.optim.lr_scheduler.LRScheduler | None = torch.optim.lr_scheduler.LambdaLR(
+            self.optimizer, _schedule(config.trainer)
+        )
 
     def batch(self, step: int) -> list[int]:
         """Places of the images of a step: every epoch is a permutation, and its last batch may be short."""

@@ -136,7 +136,8 @@ def _shape_mask(
     else:
         wide, narrow = np.maximum(np.abs(u), np.abs(v)), np.minimum(np.abs(u), np.abs(v))
         mask = (wide < 0.95) & (narrow < 0.26)
-    return mask, (rows, columns), (u * np.float32(a), v * np.float32(b))
+    local = (np.asarray(u * a, dtype=np.float32), np.asarray(v * b, dtype=np.float32))
+    return mask, (rows, columns), local
 
 
 def _texture(rng: np.random.Generator, local: tuple[_Array, _Array]) -> _Array:
