@@ -127,7 +127,7 @@ def edge_mass(density: Tensor, spacing: float, fraction: float = 0.01) -> Tensor
 
 
 def quantile(density: Tensor, probability: Tensor, low: float, spacing: float) -> Tensor:
-    """The least y up to which a density has given probabilities, the inverse of the PIT: `[..., G], [..., K] -> [..., K]`."""
+    """The least y up to which a density has a probability, the PIT's inverse: `[..., G], [..., K] -> [..., K]`."""
     distribution = cdf(density, spacing)
     p = probability.to(density).expand(*density.shape[:-1], -1) * distribution[..., -1:]
     cell = (torch.searchsorted(distribution, p.contiguous()) - 1).clamp(0, density.shape[-1] - 2)

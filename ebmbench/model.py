@@ -44,7 +44,7 @@ class Model:
         return (Y_HIGH - Y_LOW) / (self._points - 1)
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
-        """`log p(y|x)` of pairs: x and y `[N]` (or one of them a single number) -> `[N]`; minus infinity outside [-3, 3]."""
+        """`log p(y|x)` of pairs, x and y `[N]` or a single number: `[N]`; minus infinity outside [-3, 3]."""
         x, y = _vector(x), _vector(y)
         log_partition = self._log_partition(x)
         x, y = torch.broadcast_tensors(x, y)

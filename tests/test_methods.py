@@ -323,7 +323,7 @@ def test_nce_with_the_model_equal_to_the_proposal_cannot_tell_the_target() -> No
 
 # ---------------------------------------------------------------------- p(y|x) known and Gaussian, data plenty
 #
-# p(y|x) = N(A x + b, s²) and f(x, y) = −½ λ (y − a x − c)²: three parameters, and everything about the optimum is known.
+# p(y|x) = N(A x + b, s²) and f(x, y) = −½ λ (y − a x − c)²: three parameters, and the optimum is known.
 # What each method should find, with N, M → ∞:
 #
 #   ml-is, nce   the law itself.

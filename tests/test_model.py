@@ -99,7 +99,7 @@ def test_samples_follow_the_density(model: Model) -> None:
 def test_plain_numbers_and_lists_will_do(model: Model) -> None:
     assert torch.equal(model.mean([0.3, 1.9]), model.mean(torch.tensor([0.3, 1.9], dtype=torch.float64)))
     assert model.log_prob(0.3, [0.0, 0.1, 0.2]).shape == (3,)
-    with pytest.raises(ValueError, match="level=1.5 is not allowed"):
+    with pytest.raises(ValueError, match=r"level=1\.5 is not allowed"):
         model.interval(X, 1.5)
 
 

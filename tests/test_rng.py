@@ -33,7 +33,7 @@ def test_philox_gives_the_published_known_answers(counter: str, key: str, expect
 
 
 def test_words_are_laid_out_as_documented() -> None:
-    """Element e of a seed is word e mod 4 of the counter (e div 4, step, stream, 0), the key is the seed's two halves."""
+    """Element e of a seed is word e mod 4 of counter (e div 4, step, stream, 0); the key is the seed's halves."""
     seed, step, name = 5 + (7 << 32), 11, "a stream"
     words = Streams([seed], stacked=False).at(step).words(name, (10,))
     for element in range(10):
@@ -94,7 +94,7 @@ def test_normals_and_uniforms_follow_their_laws(dtype: torch.dtype) -> None:
     assert stats.kstest(uniform, "uniform").pvalue > 1e-3
     assert abs(normal.mean()) < 0.01 and abs(normal.std() - 1) < 0.01
     assert abs(stats.skew(normal)) < 0.03 and abs(stats.kurtosis(normal)) < 0.06
-    assert 0 < uniform.min() and uniform.max() <= 1
+    assert uniform.min() > 0 and uniform.max() <= 1
     # The two halves of a Box-Muller pair share a radius and must be independent all the same.
     pairs = normal[:200_000].reshape(-1, 2)
     assert abs(stats.pearsonr(pairs[:, 0] ** 2, pairs[:, 1] ** 2).statistic) < 0.016

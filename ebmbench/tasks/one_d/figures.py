@@ -7,14 +7,19 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ebmbench.config import RunConfig
-from ebmbench.report.palette import DENSITY_CMAP, METHOD_COLORS, TRUTH_COLOR
+from ebmbench.report.palette import DENSITY_CMAP, METHOD_COLORS
 from ebmbench.tasks.one_d.config import OneDTask
-from ebmbench.tasks.one_d.data import Dataset
+from ebmbench.tasks.one_d.data import Y_HIGH, Y_LOW, Dataset
 
 SLICES = (-2.0, -0.5, 0.5, 2.0)
+"""Values of x at which densities are kept on a fine grid."""
+
+POINT_COLOR = "#404040"
 
 
 def figures(config: RunConfig, run_dir: Path) -> list[Path]:
@@ -51,45 +56,57 @@ def _density(config: RunConfig, arrays: dict[str, np.ndarray]) -> Figure:
     shown = _shown(arrays)
     x, y = arrays["x"], arrays["y"]
     true, model = arrays["true"].astype(float), arrays["model"][shown].astype(float)
-    top = float(np.quantile(true, 0.995))
-    figure = Figure(figsize=(7.2, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2, sharex=True, sharey=True)
+    # The square root keeps faint mass visible beside narrow peaks; the few highest values are cut off.
+    scale = PowerNorm(0.5, vmin=0, vmax=float(np.quantile(true[true > 0.01], 0.95)))
+    figure = Figure(figsize=(7.2, 2.7), layout="constrained")
+    points, left, right = figure.subplots(1, 3, sharex=True, sharey=True)
+    marker = {"s": 2, "linewidths": 0, "color": POINT_COLOR, "alpha": 0.4, "rasterized": True}
+    points.scatter(train.x, train.y, **marker)
+    points.set(title=f"dataset {config.task.dataset_name}, {len(train.x)} points", ylabel="y")
     for axes, values, title in (
         (left, true, "true p(y | x)"),
-        (right, model, f"learned, seed {arrays['seeds'][shown]}"),
+        (right, model, f"learned by {config.method.name}, seed {arrays['seeds'][shown]}"),
     ):
         mesh = axes.pcolormesh(
-            x, y, np.clip(values, 0, top).T, cmap=DENSITY_CMAP, vmin=0, vmax=top, shading="gouraud", rasterized=True
+            x, y, np.ma.masked_invalid(values).T, cmap=DENSITY_CMAP, norm=scale, shading="gouraud", rasterized=True
         )
-        axes.set(title=title, xlabel="x", xlim=(-3, 3), ylim=(-3, 3))
-    left.scatter(train.x, train.y, s=1.5, linewidths=0, color=TRUTH_COLOR, alpha=0.35)
-    left.set_ylabel("y")
-    figure.colorbar(mesh, ax=[left, right], label="density (1 / unit of y)", extend="max")
-    figure.suptitle(_title(config), fontsize="medium")
+        axes.set(title=title)
+    for axes in (points, left, right):
+        axes.set(
+            xlabel="x", xlim=(Y_LOW, Y_HIGH), ylim=(Y_LOW, Y_HIGH), xticks=(-2, 0, 2), yticks=(-2, 0, 2), aspect="equal"
+        )
+        axes.title.set_fontsize("medium")
+    figure.colorbar(mesh, ax=right, label="density (1 / unit of y)", extend="max", ticks=MaxNLocator(5))
     return figure
 
 
 def _slices(config: RunConfig, arrays: dict[str, np.ndarray]) -> Figure:
-    x, y = arrays["x"], arrays["y"]
+    y, seeds = arrays["slice_y"], arrays["seeds"]
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    panels = figure.subplots(2, 2, sharex=True)
+    panels = figure.subplots(2, 2)
     color = METHOD_COLORS[config.method.name]
-    for axes, at in zip(panels.flat, SLICES, strict=True):
-        index = int(np.abs(x - at).argmin())
-        for number, density in enumerate(arrays["model"][:, index].astype(float)):
-            label = f"learned ({len(arrays['seeds'])} seed{'s' * (len(arrays['seeds']) > 1)})" if number == 0 else None
-            axes.plot(y, density, color=color, linewidth=1, alpha=max(0.25, 1 / len(arrays["seeds"])), label=label)
-        axes.plot(
-            y, arrays["true"][index].astype(float), color=TRUTH_COLOR, linewidth=1.2, linestyle="--", label="true"
-        )
-        axes.set(title=f"x = {x[index]:.2f}", xlim=(-3, 3))
-        axes.set_ylim(bottom=0)
+    for index, (axes, at) in enumerate(zip(panels.flat, arrays["slice_x"], strict=True)):
+        true = arrays["slice_true"][index].astype(float)
+        models = arrays["slice_model"][:, index].astype(float)
+        models = models[np.isfinite(models).all(axis=1)]
+        for number, density in enumerate(models):
+            label = f"learned ({len(models)} seed{'s' * (len(models) > 1)})" if number == 0 else None
+            axes.plot(y, density, color=color, linewidth=1, alpha=max(0.3, 1 / len(seeds)), label=label)
+        axes.plot(y, true, color="black", linewidth=1.2, linestyle=(0, (3, 2)), label="true")
+        # As much of y as holds the true density and what any seed makes of it.
+        highest = np.maximum(true, models.max(axis=0, initial=0)) if len(models) else true
+        there = np.flatnonzero(highest > 0.02 * true.max())
+        margin = 0.15 * (y[there[-1]] - y[there[0]])
+        axes.set_xlim(max(Y_LOW, y[there[0]] - margin), min(Y_HIGH, y[there[-1]] + margin))
+        axes.set_ylim(0, 1.08 * min(highest.max(), 2.5 * true.max()))
+        axes.set_title(f"x = {at:g}", fontsize="medium")
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[-1]:
         axes.set_xlabel("y")
     for axes in panels[:, 0]:
-        axes.set_ylabel("p(y | x)")
-    panels[0, 0].legend(frameon=False, fontsize="small")
+        axes.set_ylabel("p(y | x)  (1 / unit of y)")
+    handles = panels[0, 0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=2, frameon=False, fontsize="small")
     figure.suptitle(_title(config), fontsize="medium")
     return figure
 
@@ -99,13 +116,14 @@ def _training(config: RunConfig, history: pd.DataFrame) -> Figure:
     loss, norm = figure.subplots(1, 2, sharex=True)
     color = METHOD_COLORS[config.method.name]
     groups: Any = history.groupby("seed")
-    for axes, column, label in (
-        (loss, "loss", "training loss (mean of the epoch)"),
-        (norm, "grad_norm", "gradient norm"),
-    ):
+    for axes, column, label in ((loss, "loss", "training loss, epoch mean"), (norm, "grad_norm", "gradient norm")):
         for _, rows in groups:
-            axes.plot(rows["epoch"], rows[column], color=color, linewidth=1, alpha=max(0.3, 1 / len(groups)))
+            marker = "o" if len(rows) == 1 else None
+            axes.plot(
+                rows["epoch"], rows[column], color=color, linewidth=1, marker=marker, alpha=max(0.3, 1 / len(groups))
+            )
         axes.set(xlabel="epoch", ylabel=label)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.spines[["top", "right"]].set_visible(False)
     if (history["grad_norm"] > 0).all():
         norm.set_yscale("log")

@@ -13,15 +13,15 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ebmbench import metrics
+from ebmbench import metrics, native
 from ebmbench.config import RunConfig
 from ebmbench.energy import Energy
 from ebmbench.files import write_atomically
-from ebmbench.methods import Method
+from ebmbench.methods import DSM, SM, Method
 from ebmbench.rng import Streams
 from ebmbench.tasks.one_d.config import OneDTask, OneDTrainer
 from ebmbench.tasks.one_d.data import Y_HIGH, Y_LOW, Dataset
-from ebmbench.tasks.one_d.figures import figures
+from ebmbench.tasks.one_d.figures import SLICES, figures
 from ebmbench.tasks.one_d.network import Parameters, fused_energy, initial_parameters, plain_energy
 
 __all__ = ["TARGET_DIM", "OneDProblem", "build", "figures", "finish", "split"]
@@ -41,6 +41,9 @@ class OneDProblem:
     The parameters of all seeds lie in one tensor `flat` `[S, P]`, of which the layers' weights are views: one optimiser
     operation serves them all.
     """
+
+    code_path = "plain"
+    """Which implementation of the network computes, for the record; results agree within rounding."""
 
     def __init__(
         self,
@@ -105,9 +108,11 @@ class OneDProblem:
     def evaluate(self, run_dir: Path, diverged_step: Tensor) -> list[dict[str, Any]]:
         """A row of metrics per seed; also writes `densities.npz` and `calibration.csv` for figures and reports."""
         grids = _Grids(self.task, self.dataset, self.streams.device)
-        rows, curves, densities = [], [], []
+        rows, curves, densities, slices = [], [], [], []
         for index, (seed, stopped) in enumerate(zip(self.seeds, diverged_step.tolist(), strict=True)):
             scores, pit = self._score(index, grids)
+            if stopped < 0 and not math.isfinite(scores["d_kl"]):  # finite weights whose energies are not
+                stopped = self.num_steps
             diverged = stopped >= 0
             if diverged:  # what a stopped seed scores is no result
                 scores = {name: math.nan for name in scores}
@@ -125,14 +130,19 @@ class OneDProblem:
             for level in CALIBRATION_LEVELS:
                 share = math.nan if diverged else metrics.coverage(pit, level).item()
                 curves.append({"seed": seed, "level": level, "coverage": share})
-            picture = self.log_density_values(index, grids.picture_x, grids.picture_y)
-            density = metrics.normalise(picture, grids.picture_spacing)
-            densities.append((density * math.nan if diverged else density).to(torch.float16).cpu().numpy())
+            densities.append(_array(self._density(index, grids.picture_x, grids.picture_y, grids), diverged))
+            slices.append(_array(self._density(index, grids.slice_x, grids.slice_y, grids), diverged))
         part = self.seeds[0]  # `finish` puts the parts of a run together
         write_atomically(run_dir / f"calibration.{part}.csv", pd.DataFrame(curves).to_csv(index=False).encode())
         arrays = grids.picture_arrays()
-        _write_arrays(run_dir / f"densities.{part}.npz", {**arrays, "model": np.stack(densities), "seeds": self.seeds})
+        models = {"model": np.stack(densities), "slice_model": np.stack(slices), "seeds": self.seeds}
+        _write_arrays(run_dir / f"densities.{part}.npz", {**arrays, **models})
         return rows
+
+    def _density(self, index: int, x: Tensor, y: Tensor, grids: _Grids) -> Tensor:
+        """`p(y|x)` of one seed at every pair `[N], [G] -> [N, G]`, normalised on the fine grid, however coarse y is."""
+        log_z = metrics.log_integral(self.log_density_values(index, x, grids.y), grids.spacing)
+        return (self.log_density_values(index, x, y) - log_z.unsqueeze(-1)).exp()
 
     def _score(self, index: int, grids: _Grids) -> tuple[dict[str, float], Tensor]:
         """Scores of one seed, and the PIT of its test points."""
@@ -207,15 +217,25 @@ class _Grids:
         self.noisy_inside = (self.noisy_test_y >= Y_LOW) & (self.noisy_test_y <= Y_HIGH)
         self.picture_x = metrics.grid(Y_LOW, Y_HIGH, 121, device)
         self.picture_y = metrics.grid(Y_LOW, Y_HIGH, 241, device)
-        self.picture_spacing = (Y_HIGH - Y_LOW) / 240
         self.picture_true = dataset.law.log_prob(self.picture_x[:, None], self.picture_y).exp()
+        self.slice_x = torch.tensor(SLICES, dtype=torch.float64, device=device)
+        self.slice_y = metrics.grid(Y_LOW, Y_HIGH, 1201, device)
+        self.slice_true = dataset.law.log_prob(self.slice_x[:, None], self.slice_y).exp()
 
     def picture_arrays(self) -> dict[str, np.ndarray]:
         return {
             "x": self.picture_x.cpu().numpy(),
             "y": self.picture_y.cpu().numpy(),
-            "true": self.picture_true.to(torch.float16).cpu().numpy(),
+            "true": _array(self.picture_true),
+            "slice_x": self.slice_x.cpu().numpy(),
+            "slice_y": self.slice_y.cpu().numpy(),
+            "slice_true": _array(self.slice_true),
         }
+
+
+def _array(density: Tensor, diverged: bool = False) -> np.ndarray:
+    """As it is written: half precision is enough for pictures. A seed that diverged has no density."""
+    return (density * math.nan if diverged else density).clamp(max=6e4).to(torch.float16).cpu().numpy()
 
 
 def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
@@ -224,21 +244,40 @@ def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def energy_function(config: RunConfig, device: torch.device) -> EnergyFunction:
-    """The fastest implementation of the network's energy that fits the device."""
-    return plain_energy if config.launch.backend == "plain" else fused_energy
+def code_path(backend: str, device: torch.device) -> str:
+    """`fused` where the compiled kernels serve, else `plain`."""
+    return "fused" if backend == "auto" and device.type == "cpu" and native.unavailable() is None else "plain"
 
 
 def build(config: RunConfig, seeds: Sequence[int], device: torch.device) -> OneDProblem:
     """The problem of a run, for some of its seeds."""
     assert isinstance(config.task, OneDTask) and isinstance(config.trainer, OneDTrainer)
-    method = config.build_method()
-    return OneDProblem(config.task, config.trainer, method, seeds, device, energy=energy_function(config, device))
+    energy = plain_energy if config.launch.backend == "plain" else fused_energy
+    problem = OneDProblem(config.task, config.trainer, config.build_method(), seeds, device, energy=energy)
+    problem.code_path = code_path(config.launch.backend, device)
+    return problem
+
+
+MEMORY = 2**31
+"""Bytes that a step may take, about; more seeds than fit are trained in groups, one after the other."""
+
+BYTES_PER_EVALUATION = {"fused": 128, "plain": 1024, "plain, second derivatives": 4096}
+"""What a step keeps for each evaluation of f. Measured: fused 24 to 48, plain 650 to 730, dsm 1530, sm 3960."""
 
 
 def split(config: RunConfig) -> list[tuple[int, ...]]:
-    """Groups of seeds that fit into memory together."""
-    return [config.seeds]
+    """Groups of seeds that fit into memory together, as equal as can be."""
+    assert isinstance(config.task, OneDTask) and isinstance(config.trainer, OneDTrainer)
+    method = config.build_method()
+    on_gpu = config.launch.device.startswith("cuda") or (config.launch.device == "auto" and torch.cuda.is_available())
+    kind = code_path(config.launch.backend, torch.device("cuda" if on_gpu else "cpu"))
+    if isinstance(method, SM) or (kind == "plain" and isinstance(method, DSM)):
+        kind = "plain, second derivatives"
+    batch = min(config.trainer.batch_size, config.task.num_train)
+    per_seed = batch * (getattr(method, "num_samples", 0) + 1) * BYTES_PER_EVALUATION[kind]
+    groups = math.ceil(len(config.seeds) / max(1, MEMORY // per_seed))
+    size = math.ceil(len(config.seeds) / groups)
+    return [config.seeds[start : start + size] for start in range(0, len(config.seeds), size)]
 
 
 def finish(config: RunConfig, run_dir: Path) -> None:
@@ -250,7 +289,7 @@ def finish(config: RunConfig, run_dir: Path) -> None:
         curves = pd.concat([pd.read_csv(path) for path in tables])
         write_atomically(run_dir / "calibration.csv", curves.to_csv(index=False).encode())
         parts = [dict(np.load(path, allow_pickle=False)) for path in arrays]
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in ("model", "seeds")}
+        joined = {key: np.concatenate([part[key] for part in parts]) for key in ("model", "slice_model", "seeds")}
         _write_arrays(run_dir / "densities.npz", {**parts[0], **joined})
     for path in (*tables, *arrays):
         path.unlink(missing_ok=True)

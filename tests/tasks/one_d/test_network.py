@@ -104,7 +104,7 @@ def test_it_has_the_published_number_of_parameters() -> None:
 
 def test_initial_weights_are_uniform_within_pytorch_s_bounds() -> None:
     parameters = initial_parameters(range(200), torch.float64, "cpu")
-    for layer, (fan_in, fan_out) in LAYERS.items():
+    for layer, (fan_in, _) in LAYERS.items():
         bound = 1 / math.sqrt(fan_in)
         for name in (f"{layer}.weight", f"{layer}.bias"):
             values = parameters[name].detach().flatten()

@@ -153,7 +153,12 @@ def test_scores_of_a_network_are_what_scipy_makes_of_the_textbook_module(tmp_pat
 @pytest.mark.parametrize("dataset", [1, 2])
 def test_the_truth_scores_as_the_truth(tmp_path: Path, dataset: int) -> None:
     made = problem(
-        energy=exact_energy(dataset), dtype=torch.float64, dataset=dataset, num_test=4000, num_val=1000, grid_points=1025
+        energy=exact_energy(dataset),
+        dtype=torch.float64,
+        dataset=dataset,
+        num_test=4000,
+        num_val=1000,
+        grid_points=1025,
     )
     row = made.evaluate(tmp_path, NEVER[:1])[0]
     assert abs(row["d_kl"]) < 1e-5
@@ -174,7 +179,12 @@ def test_noisy_scores_are_against_the_noisy_law(tmp_path: Path) -> None:
     """With noise that carries some targets out of the interval, where no model has a density."""
     noise = 0.8
     made = problem(
-        energy=exact_energy(1, noise), dtype=torch.float64, target_noise=noise, num_test=1500, num_val=50, grid_points=129
+        energy=exact_energy(1, noise),
+        dtype=torch.float64,
+        target_noise=noise,
+        num_test=1500,
+        num_val=50,
+        grid_points=129,
     )
     row = made.evaluate(tmp_path, NEVER[:1])[0]
     assert abs(row["d_kl_noisy"]) < 1e-3 < 0.1 < row["d_kl"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ebmbench import metrics
 from ebmbench.methods import METHODS
 from ebmbench.tasks.one_d.problem import OneDProblem
 from ebmbench.train import Callbacks, train
@@ -151,20 +152,15 @@ def test_training_ends_when_no_seed_is_left() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["ml-is", "nce", "nce+", "kld-is", "ml-mcmc"])
-def test_the_real_network_learns_a_gaussian_law_when_data_are_plenty(name: str, tmp_path: Path) -> None:
-    """Dataset 2 is N(sin x, s(x)²). The noise that nce+ and kld-is add is 0.004 to 0.02 here: σ² below 1 % of most s²."""
-    made = problem(
-        name,
-        num_samples=128,
-        dataset=2,
-        num_train=20_000,
-        batch_size=64,
-        epochs=25,
-        learning_rate=2e-3,
-        num_test=2000,
-        grid_points=1025,
-    )
+def test_the_real_network_learns_a_gaussian_law_when_data_are_plenty(name: str) -> None:
+    """N(sin x, 0.3²) of 20 000 points. What nce+ and kld-is add is below 1 % of 0.3²."""
+    settings = {"num_samples": 64, "num_train": 20_000, "batch_size": 64, "epochs": 10, "learning_rate": 5e-3}
+    made = problem(name, **settings)
+    noise = made.streams.at(0).normal("the law", (1, 20_000))[0]
+    made.y = made.x.sin() + 0.3 * noise
     made.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(made.optimizer, made.num_steps)
-    progress = train(made)
-    (row,) = made.evaluate(tmp_path, progress.diverged_step)
-    assert row["d_kl"] < 0.02
+    assert train(made).alive.all()
+    x, y = metrics.grid(-2.9, 2.9, 59), metrics.grid(-3, 3, 513)
+    log_true = -0.5 * ((y - x.sin().unsqueeze(1)) / 0.3).square() - math.log(0.3 * math.sqrt(2 * math.pi))
+    d_kl = metrics.kl_divergence(log_true, made.log_density_values(0, x, y), 6 / 512).mean().item()
+    assert d_kl < 0.02
