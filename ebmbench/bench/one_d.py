@@ -121,6 +121,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
                 memory[alone] = _isolated(_baseline_memory, arguments, alone, threads)
             rows.append(_isolated(_measure, arguments, kind, case, threads, limits, memory[alone]))
             print(_line(rows[-1]), flush=True)
+        write(rows, limits, arguments, argv)
 
     print(_HEAD)
     many = max(arguments.seeds)
@@ -131,7 +132,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
         measure("seeds", [Case("nce+", s) for s in (1, 2, 5, 10, 20, 40, 80, 200)], arguments.threads)
         measure("samples", [Case("nce+", 20, samples=m) for m in (16, 64, 256, 1024, 4096, 16384)], arguments.threads)
         measure("batch", [Case("nce+", 20, batch=b) for b in (4, 8, 16, 32, 64, 128)], arguments.threads)
-    write(rows, limits, arguments, argv)
+    print(f"written: {arguments.out}")
     return 0
 
 
@@ -211,10 +212,10 @@ def _measure(
     _ours(replace(case, seeds=1, samples=16), arguments)[0]()  # libraries that are loaded at first use are not counted
     ours, problem = _ours(case, arguments)
     before = _peak_mb(device)
-    ours(), ours()
+    ours()
     memory = _peak_mb(device) - before
     baseline = _baseline(case, problem, device)
-    baseline(), baseline()
+    baseline()
     clock: dict[str, list[float]] = {"ours": [], "baseline": []}
     cpu: dict[str, list[float]] = {"ours": [], "baseline": []}
     end = time.perf_counter() + arguments.seconds
@@ -335,9 +336,8 @@ def write(rows: list[Row], limits: Limits, arguments: argparse.Namespace, argv: 
             values = asdict(row) | extra
             writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in values.items()})
     (arguments.out / f"{name}.md").write_text(markdown(rows, limits, arguments, argv))
-    if arguments.curves:
+    if any(row.kind == "batch" for row in rows):
         plot(rows, arguments.out / f"{name}.png")
-    print(f"written: {arguments.out / name}.csv, .md" + (", .png" if arguments.curves else ""))
 
 
 def markdown(rows: list[Row], limits: Limits, arguments: argparse.Namespace, argv: list[str]) -> str:
@@ -354,8 +354,8 @@ def markdown(rows: list[Row], limits: Limits, arguments: argparse.Namespace, arg
         "",
         "Milliseconds are per model and step, by the clock, of the fastest step. *Faster* is the baseline's time over",
         "ours, by the clock and per second of processor time. *Of compute* is the least time for a step's operations",
-        "at the machine's peak, over the time taken; *of bandwidth* the same for the bytes that must be moved. Memory is",
-        "what training takes at most beyond what the process holds before.",
+        "at the machine's peak, over the time taken; *of bandwidth* the same for the bytes that must be moved. Memory",
+        "is what training takes at most beyond what the process holds before.",
         "",
         "| | method | S | threads | baseline ms | ms | models·steps/s | faster | faster per cpu second "
         "| baseline MB | MB | of compute | of bandwidth |",
@@ -386,7 +386,8 @@ def paper_table(rows: list[Row]) -> str:
     models = len(METHODS) * PAPER_SEEDS * PAPER_DATASETS
     return (
         f"Extrapolated from these steps, without evaluation: all {models} models of the 1D table take "
-        f"{ours / 60:.1f} minutes, and {baseline / 3600:.1f} hours the textbook way, {baseline / ours:.1f} times as long."
+        f"{ours / 60:.1f} minutes, and {baseline / 3600:.1f} hours the textbook way, "
+        f"{baseline / ours:.1f} times as long."
     )
 
 

@@ -1,0 +1,91 @@
+"""The benchmark measures the same network on both sides, and writes what it measured."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from ebmbench.bench import one_d
+from ebmbench.bench.__main__ import main
+from ebmbench.bench.textbook import Network, Textbook
+from ebmbench.methods import METHODS, NCE
+from ebmbench.proposals import GaussianMixture
+from ebmbench.tasks.one_d.network import initial_parameters, plain_energy
+
+
+def row(method: str, **changes: object) -> one_d.Row:
+    values: dict[str, object] = {
+        **{"kind": "table", "method": method, "seeds": 20, "samples": 1024, "batch": 32, "threads": 2},
+        **{"baseline_ms": 20.0, "ms": 2.0, "baseline_cpu_ms": 24.0, "cpu_ms": 4.0},
+        **{"baseline_memory_mb": 30.0, "memory_mb": 40.0, "of_compute": 0.5, "of_bandwidth": 0.01},
+    }
+    return one_d.Row(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_the_textbook_network_is_the_project_s() -> None:
+    parameters = initial_parameters((3,), torch.float64, "cpu")
+    network = Network().double()
+    network.load_state_dict({name: p[0].detach() for name, p in parameters.items()})
+    x, y = torch.linspace(-3, 3, 4).double(), torch.linspace(-2, 2, 20).double().view(4, 5, 1)
+    ours = plain_energy(parameters, x[None])(y[None])[0]
+    torch.testing.assert_close(network.energy(network.features(x), y), ours, rtol=1e-12, atol=1e-12)
+
+
+def test_the_textbook_loop_trains() -> None:
+    torch.manual_seed(0)
+    x = torch.linspace(-1, 1, 64)
+    baseline = Textbook(NCE(GaussianMixture((0.1, 0.8), True), 32), x, x.clone(), 16, torch.device("cpu"))
+    before = [p.detach().clone() for p in baseline.network.parameters()]
+    for _ in range(6):  # into a second epoch
+        baseline.step()
+    moved = [(p.detach() != old).any() for p, old in zip(baseline.network.parameters(), before, strict=True)]
+    assert all(moved[:-1])  # the last bias adds the same to every logit
+
+
+def test_ratios_and_the_time_of_the_whole_table() -> None:
+    rows = [row(method) for method in METHODS]
+    assert rows[0].ratio == 10 and rows[0].cpu_ratio == 6 and rows[0].models_steps_per_second == 500
+    minutes = 280 * one_d.PAPER_STEPS * 2e-3 / 60
+    assert f"{minutes:.1f} minutes" in one_d.paper_table(rows)
+    assert "10.0 times" in one_d.paper_table(rows)
+    assert "needs all methods" in one_d.paper_table(rows[1:])
+
+
+def test_work_grows_with_samples_and_examples() -> None:
+    for method in METHODS:
+        operations, traffic = one_d.least_work(one_d.Case(method, 1))
+        double, double_traffic = one_d.least_work(one_d.Case(method, 1, batch=64))
+        assert (double, double_traffic) == (2 * operations, 2 * traffic)
+    assert one_d.least_work(one_d.Case("ml-mcmc", 1))[0] > 8 * one_d.least_work(one_d.Case("nce", 1))[0]
+
+
+def test_files(tmp_path: Path) -> None:
+    rows = [row(method) for method in METHODS]
+    rows += [row("nce+", kind=kind, **{kind: at}) for kind in ("seeds", "samples", "batch") for at in (4, 8)]
+    arguments = argparse.Namespace(device="cpu", threads=2, out=tmp_path)
+    one_d.write(rows, one_d.Limits(1e11, 1e10), arguments, ["--seconds", "1"])
+    table = list(csv.DictReader((tmp_path / "one_d.csv").open()))
+    assert len(table) == len(rows) and float(table[0]["ratio"]) == 10
+    text = (tmp_path / "one_d.md").read_text()
+    assert "python -m ebmbench.bench --seconds 1" in text and "| nce+ |" in text and "commit" in text
+    assert (tmp_path / "one_d.png").stat().st_size > 10_000
+
+
+def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["one_dd"]) == 2
+    assert "one_d, pooling" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_short_measurement(tmp_path: Path) -> None:
+    options = ["--methods", "nce+", "sm", "--seeds", "2", "--seconds", "0", "--no-curves", "--out", str(tmp_path)]
+    subprocess.run([sys.executable, "-m", "ebmbench.bench", *options], check=True)
+    rows = list(csv.DictReader((tmp_path / "one_d.csv").open()))
+    assert {r["method"] for r in rows} == {"nce+", "sm"}
+    assert all(float(r["ms"]) > 0 and float(r["baseline_ms"]) > 0 and float(r["memory_mb"]) >= 0 for r in rows)

@@ -1,0 +1,260 @@
+"""The fused kernels against PyTorch operations: the same loss and gradients, whatever is trained beside and by how many
+threads."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from ebmbench import native
+from ebmbench.energy import Energy
+from ebmbench.methods import DSM, KLDIS, MLIS, MLMCMC, NCE, SM, Method, NCEPlus
+from ebmbench.native import build
+from ebmbench.proposals import GaussianMixture
+from ebmbench.rng import Streams
+from ebmbench.tasks.one_d.network import Parameters, fused_energy, initial_parameters, plain_energy
+
+needs_kernels = pytest.mark.skipif(native.unavailable() is not None, reason=f"no kernels: {native.unavailable()}")
+
+Q = GaussianMixture((0.1, 0.8), shared=True)
+METHODS: dict[str, Method] = {
+    "ml-is": MLIS(Q, 130),
+    "kld-is": KLDIS(Q, 130, 0.1),
+    "ml-mcmc": MLMCMC(130, 16, 0.05),
+    "nce": NCE(Q, 130),
+    "nce+": NCEPlus(Q, 130, 0.025),
+    "sm": SM(),
+    "dsm": DSM(130, 0.2),
+}
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def doubled(parameters: Parameters) -> Parameters:
+    """Larger weights than those of the initialisation, so that tanh saturates here and there."""
+    return {name: (2 * p.detach()).requires_grad_() for name, p in parameters.items()}
+
+
+def cast(parameters: Parameters) -> Parameters:
+    return {name: p.detach().double().requires_grad_() for name, p in parameters.items()}
+
+
+def points(seeds: int, batch: int, samples: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seeds + 10 * batch + 1000 * samples)
+    x = 6 * torch.rand(seeds, batch, generator=generator) - 3
+    y = 6 * torch.rand(seeds, batch, samples, 1, generator=generator) - 3
+    return x, y, torch.randn(seeds, batch, samples, generator=generator)
+
+
+def gradients(values: Tensor, of: list[Tensor]) -> list[Tensor]:
+    parts = torch.autograd.grad(values, of, allow_unused=True, retain_graph=True)
+    return [torch.zeros_like(p) if g is None else g for g, p in zip(parts, of, strict=True)]
+
+
+def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
+    """Agreement relative to the largest entry of all: sums of M terms of both signs have no small relative error."""
+    scale = max(0.1, *(t.abs().max().item() for t in theirs))
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a.double() - b.double()).abs().max().item() <= tolerance * scale
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", METHODS)
+def test_loss_and_gradient_of_every_method_are_the_plain_ones(name: str) -> None:
+    parameters = doubled(initial_parameters((0, 3), torch.float32, "cpu"))
+    x, y, _ = points(2, 5, 1)
+    seen = []
+    for make in (fused_energy, plain_energy):
+        draws = Streams((0, 3)).at(11)
+        loss = METHODS[name].loss(make(parameters, x), y[:, :, 0], draws)
+        seen.append((loss, gradients(loss.sum(), list(parameters.values()))))
+    assert isinstance(fused_energy(parameters, x), native.FusedEnergy)
+    torch.testing.assert_close(
+        seen[0][0], seen[1][0], rtol=1e-5, atol=1e-5
+    )  # of ml-mcmc's a difference of two f is left
+    assert_near(seen[0][1], seen[1][1], 1e-4)
+
+
+# One block and less, several examples in a block, several blocks in an example, several tasks.
+@needs_kernels
+@pytest.mark.parametrize("shape", [(1, 1, 1), (2, 3, 7), (3, 32, 1), (2, 3, 300), (1, 9, 1025), (1, 2, 5000)])
+def test_all_derivatives_against_float64(shape: tuple[int, int, int]) -> None:
+    parameters = doubled(initial_parameters(range(shape[0]), torch.float32, "cpu"))
+    x, y, weights = points(*shape)
+    at = y.clone().requires_grad_()
+    fused = fused_energy(parameters, x)
+    exact_parameters = cast(parameters)
+    exact = plain_energy(exact_parameters, x.double())
+    exact_at = y.double().requires_grad_()
+
+    value, exact_value = fused(at), exact(exact_at)
+    assert_near([value], [exact_value], 2e-6)
+    assert_near(
+        gradients((value * weights).sum(), [*parameters.values(), at]),
+        gradients((exact_value * weights).sum(), [*exact_parameters.values(), exact_at]),
+        1e-5,
+    )
+    slope, exact_slope = fused.grad(y, create_graph=True), exact.grad(y.double(), create_graph=True)
+    assert_near([slope], [exact_slope], 3e-6)
+    assert_near([fused.grad(y)], [exact_slope], 3e-6)
+    assert_near(
+        gradients((slope[..., 0] * weights).sum(), list(parameters.values())),
+        gradients((exact_slope[..., 0] * weights).sum(), list(exact_parameters.values())),
+        1e-5,
+    )
+
+
+@needs_kernels
+def test_dsm_gradient_reaches_the_weights_through_the_second_derivative() -> None:
+    parameters = doubled(initial_parameters((5,), torch.float32, "cpu"))
+    exact = cast(parameters)
+    x, y, _ = points(1, 8, 1)
+    loss = METHODS["dsm"].loss(fused_energy(parameters, x), y[:, :, 0], Streams((5,)).at(0))
+    exact_loss = METHODS["dsm"].loss(plain_energy(exact, x.double()), y[:, :, 0].double(), Streams((5,)).at(0))
+    assert_near(
+        gradients(loss.sum(), list(parameters.values())), gradients(exact_loss.sum(), list(exact.values())), 1e-5
+    )
+
+
+def everything(energy: Energy, parameters: Parameters, y: Tensor, weights: Tensor) -> list[Tensor]:
+    """Values, slopes, and the gradients of both."""
+    value, slope = energy(y), energy.grad(y, create_graph=True)
+    of = list(parameters.values())
+    return [
+        value,
+        slope,
+        *gradients((value * weights).sum(), of),
+        *gradients((slope[..., 0] * weights).sum(), of),
+    ]
+
+
+@needs_kernels
+def test_a_seed_alone_is_the_same_bit_for_bit_as_among_others() -> None:
+    x, y, weights = points(4, 9, 1025)
+    parameters = initial_parameters(range(4), torch.float32, "cpu")
+    one = {name: p[2:3].detach().clone().requires_grad_() for name, p in parameters.items()}
+    among = everything(fused_energy(parameters, x), parameters, y, weights)
+    alone = everything(fused_energy(one, x[2:3]), one, y[2:3], weights[2:3])
+    assert all(torch.equal(a[2:3], b) for a, b in zip(among, alone, strict=True))
+
+
+@needs_kernels
+def test_the_number_of_threads_changes_nothing(threads: None) -> None:
+    x, y, weights = points(3, 9, 1025)
+    assert y.numel() > native.SERIAL
+    parameters = initial_parameters(range(3), torch.float32, "cpu")
+    results, drawn = [], []
+    for count in (1, 2, 5):
+        torch.set_num_threads(count)
+        results.append(everything(fused_energy(parameters, x), parameters, y, weights))
+        drawn.append(Streams((0, 1)).at(3).normal("a", (2, 40001)))
+    for other, normals in zip(results[1:], drawn[1:], strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+        assert torch.equal(drawn[0], normals)
+
+
+@needs_kernels
+def test_a_seed_whose_weights_are_not_finite_says_so_and_leaves_the_others_alone() -> None:
+    x, y, weights = points(3, 4, 130)
+    parameters = initial_parameters(range(3), torch.float32, "cpu")
+    good = everything(fused_energy(parameters, x), parameters, y, weights)
+    with torch.no_grad():
+        parameters["res1.weight"][1, 4, 4] = torch.nan
+    bad = everything(fused_energy(parameters, x), parameters, y, weights)
+    assert bad[0][1].isnan().all() and bad[1][1].isnan().all()
+    assert all(torch.equal(a[[0, 2]], b[[0, 2]]) for a, b in zip(good, bad, strict=True))
+
+
+@needs_kernels
+def test_parameters_may_be_views_with_any_stride() -> None:
+    x, y, _ = points(3, 4, 50)
+    parameters = initial_parameters(range(3), torch.float32, "cpu")
+    flat = torch.cat([p.detach().flatten(1) for p in parameters.values()], 1)
+    views: Parameters = {}
+    for name, p in parameters.items():
+        views[name], flat = flat[:, : p[0].numel()].unflatten(1, p.shape[1:]), flat[:, p[0].numel() :]
+    assert views["joint.weight"].stride(0) == 591
+    assert torch.equal(fused_energy(views, x)(y), fused_energy(parameters, x)(y))
+
+
+def test_any_other_network_or_precision_gets_the_plain_path() -> None:
+    x, y, _ = points(2, 3, 4)
+    parameters = initial_parameters(range(2), torch.float32, "cpu")
+    assert not native.FusedEnergy.fits(cast(parameters))
+    assert not native.FusedEnergy.fits({**parameters, "res1.weight": torch.zeros(2, 12, 10)})
+    assert not native.FusedEnergy.fits({name: p for name, p in parameters.items() if name != "res2.bias"})
+    exact = fused_energy(cast(parameters), x.double())
+    assert not isinstance(exact, native.FusedEnergy)
+    assert exact(y.double()).dtype == torch.float64
+
+
+@needs_kernels
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 1023, 40001])
+def test_random_numbers_are_those_of_the_pytorch_version(size: int) -> None:
+    streams = Streams((0, 7, 2**40 + 5))
+    ours, theirs = streams.at(77), streams.at(torch.tensor(77))  # a tensor's value is not known on the host
+    assert torch.equal(ours.words("a/b", (3, size)), theirs.words("a/b", (3, size)))
+    ours_normal, normal = ours.normal("a/b", (3, size)), theirs.normal("a/b", (3, size))
+    torch.testing.assert_close(ours_normal, normal, rtol=2e-6, atol=5e-7)
+
+
+# ------------------------------------------------------------------------------------------ where they cannot be had
+
+SCRIPT = """
+import torch
+from ebmbench.rng import Streams
+from ebmbench.tasks.one_d.network import fused_energy, initial_parameters, plain_energy
+parameters = initial_parameters((0, 1), torch.float32, "cpu")
+x, y = torch.linspace(-3, 3, 8).view(2, 4), torch.linspace(-3, 3, 40).view(2, 4, 5, 1)
+assert torch.equal(fused_energy(parameters, x)(y), plain_energy(parameters, x)(y))
+fused_energy(parameters, x)
+print(Streams((0, 1)).at(5).normal("a", (2, 9)).sum().item())
+"""
+
+
+def test_without_a_compiler_one_line_says_so_and_the_plain_path_serves(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": "", "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": os.getcwd()}
+    environment.pop("CC", None)
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    said = done.stderr.strip().splitlines()
+    assert len(said) == 1 and "no C compiler" in said[0] and "slower" in said[0]
+    expected = Streams((0, 1)).at(torch.tensor(5)).normal("a", (2, 9)).sum().item()
+    assert float(done.stdout) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = tmp_path / "broken-cc"
+    compiler.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho "x.c:1: error: it is broken" >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    with pytest.raises(build.Unavailable, match=r"broken-cc failed: x\.c:1: error: it is broken"):
+        build._compiled()
+    assert list((tmp_path / "cache" / "ebmbench").iterdir()) == []
+
+
+@needs_kernels
+def test_a_compiled_library_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counter, compiler = tmp_path / "count", tmp_path / "counting-cc"
+    real = " ".join(build._compiler())
+    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo x >> {counter}\nexec {real} -O0 "$@" -O0\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    first = build._compiled()
+    assert build._compiled() == first and first.exists()
+    assert counter.read_text() == "x\n"
+    assert list(first.parent.iterdir()) == [first]
