@@ -2,14 +2,15 @@
 
     python -m ebmbench.bench sweep [--runs 10000] [--seeds 1] [--folder DIR]
 
-The runs are made up, their directories are the real ones; the commands are the ones that a user types, each in a process
-of its own, so that what is measured is what is waited for.
+The runs are made up, their directories are of the real layout; the commands are the ones that a user types, each in a
+process of its own, so that what is measured is what is waited for.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -18,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,17 @@ def make_runs(results_dir: Path, runs: int, seeds: int) -> Plan:
     """A plan of so many runs with the directories of most of them: one in a hundred is missing, failed or damaged."""
     settings = max(1, runs // PER_SETTING)
     methods = ("nce+", "nce", "ml-is", "kld-is")
-    bases = {method: compose(["task=1d", f"method={method}", "sweep={name: made}"]).to_dict() for method in methods}
+    bases = {method: compose(["task=1d", f"method={method}", "sweep={name: made}"]) for method in methods}
     rng = np.random.default_rng(0)
     jobs = []
     for index in range(runs):
         setting, part = index % settings, index // settings
         rate = 1e-3 * (1 + setting // len(methods))
-        raw = {**bases[methods[setting % len(methods)]], "seeds": list(range(part * seeds, (part + 1) * seeds))}
-        raw["trainer"] = {**raw["trainer"], "learning_rate": rate}
-        config = RunConfig.from_dict(raw)
-        jobs.append(Job(config.run_id, config.run_hash, config.config_hash, {"trainer.learning_rate": rate}, raw))
+        base = bases[methods[setting % len(methods)]]
+        trainer = base.trainer.model_copy(update={"learning_rate": rate})
+        config = dataclasses.replace(base, trainer=trainer, seeds=tuple(range(part * seeds, (part + 1) * seeds)))
+        axes = {"trainer.learning_rate": rate}
+        jobs.append(Job(config.run_id, config.run_hash, config.config_hash, axes, config.to_dict()))
         _make_run(results_dir / "runs" / config.run_id, config, index, rng)
     plan = Plan(
         name="made",
@@ -131,7 +132,7 @@ def _make_run(folder: Path, config: RunConfig, index: int, rng: np.random.Genera
         finished=None if failed else now(),
         commit="0123456789ab",
     )
-    (folder / "status.json").write_text(json.dumps(asdict(status), indent=1) + "\n")
+    (folder / "status.json").write_text(json.dumps(dataclasses.asdict(status), indent=1) + "\n")
     (folder / "config.yaml").write_text(f"seeds: {list(config.seeds)}\nsweep: null\n")
     if failed:
         return

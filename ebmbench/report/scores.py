@@ -145,12 +145,15 @@ def _summarise_group(part: pd.DataFrame, over: str, metric: str) -> list[dict[st
     names, _, table = _by_seed(part, over, metric)
     present = _present(part, over)
     rows: list[dict[str, object]] = []
+    of = part[over].to_numpy()
+    stopped, doubtful = part["diverged"].to_numpy() == 1, (part["trusted"] == 0).to_numpy()
+    hashes = part["config_hash"].to_numpy()
     for i, name in enumerate(names):
-        mine = part[part[over] == name]
+        mine = of == name
         values = table[i][present[i]]
         good = values[np.isfinite(values)]
         low, high = stats.bootstrap_interval(good)
-        diverged = int((mine["diverged"] == 1).sum())
+        diverged = int((mine & stopped).sum())
         turned = badness(metric, values)
         chosen = _best_mean(metric, values)
         rows.append(
@@ -161,7 +164,7 @@ def _summarise_group(part: pd.DataFrame, over: str, metric: str) -> list[dict[st
                 "n": len(good),
                 "diverged": diverged,
                 "no_value": len(values) - len(good) - diverged,
-                "untrusted": int(((mine["trusted"] == 0) & (mine["diverged"] == 0)).sum()),
+                "untrusted": int((mine & doubtful & ~stopped).sum()),
                 "mean": float(good.mean()) if len(good) else np.nan,
                 "low": low,
                 "high": high,
@@ -171,7 +174,7 @@ def _summarise_group(part: pd.DataFrame, over: str, metric: str) -> list[dict[st
                 "p": np.nan,
                 "beats_best": np.nan,
                 "mark": "",
-                "config_hash": " ".join(sorted(set(mine["config_hash"]))),
+                "config_hash": " ".join(sorted(set(hashes[mine]))),
             }
         )
     _mark(rows, metric, table, present)

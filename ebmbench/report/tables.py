@@ -19,6 +19,8 @@ from ebmbench.report.scores import COST, METRICS
 
 SCORES_1D = ("d_kl", "nll", "crps", "coverage_50", "coverage_90", "edge_mass")
 SCORES_DETECTION = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar", "box_nll")
+SHOWN_RUNS = 200
+"""How many runs the Markdown lists; runs.csv has them all."""
 KINDS = ("scores", "cost", "comparisons", "audit", "draws", "grid")
 MARKS = "Bold: the best mean. Underlined: not significantly worse (p ≥ 0.05, paired by seed, Holm over the methods)."
 
@@ -459,15 +461,14 @@ def _markdown(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str], fram
         lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in table.rows]
         lines += ["", *(f"{note}  " for note in table.notes), ""]
     lines += ["## Settings", "", "| run | method | seeds | settings | state | finished |", "|---|---|---:|---|---|---|"]
-    for run_id, part in frame.groupby("run_id", sort=False):
-        first = part.iloc[0]
-        date = "" if pd.isna(first["finished"]) else str(first["finished"])
-        lines.append(
-            f"| {run_id} | {first['method']} | {len(part)} | {first['config_hash']} | {first['state']} | {date} |"
-        )
-        if len(lines) > 2000:  # runs.csv has them all
-            lines.append("| … | | | | | |")
-            break
+    seeds = frame["run_id"].value_counts()
+    runs = frame[["run_id", "method", "config_hash", "state", "finished"]].drop_duplicates("run_id")
+    for row in runs.head(SHOWN_RUNS).to_dict("records"):
+        date = "" if pd.isna(row["finished"]) else row["finished"]
+        cells = (row["run_id"], row["method"], seeds[row["run_id"]], row["config_hash"], row["state"], date)
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    if len(runs) > SHOWN_RUNS:
+        lines.append(f"| and {len(runs) - SHOWN_RUNS} more in runs.csv | | | | | |")
     return "\n".join(lines) + "\n"
 
 

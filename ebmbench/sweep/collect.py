@@ -57,10 +57,12 @@ def collect(plan: Plan, results_dir: Path) -> Collected:
 
 def _read_metrics(run_dir: Path, seeds: Sequence[int]) -> tuple[str, str, list[str]]:
     """A fault or nothing, the header, and the lines of metrics.csv."""
-    path = run_dir / "metrics.csv"
+    path = f"{run_dir}/metrics.csv"
     try:
-        text = path.read_text()
-        config = (run_dir / "config.yaml").read_bytes()
+        with open(path) as file:
+            text = file.read()
+        with open(f"{run_dir}/config.yaml", "rb") as file:
+            config = file.read()
     except (OSError, UnicodeDecodeError):
         return f"{path} cannot be read", "", []
     header, *lines = text.splitlines() or [""]

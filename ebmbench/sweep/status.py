@@ -7,6 +7,7 @@ in the queue.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -69,8 +70,8 @@ def _from_directory(job: Job, run_dir: Path, folder: Path) -> JobState:
         status = runs.read_status(run_dir)
     except UserError as error:
         return JobState(job, "damaged", str(error))
-    last_words = _read_error(folder, job.run_id)
     if status is None:
+        last_words = _read_error(folder, job.run_id)
         if last_words:
             return JobState(job, "failed", last_words)
         stray = next((name for name in NEEDED if (run_dir / name).exists()), None)
@@ -80,20 +81,20 @@ def _from_directory(job: Job, run_dir: Path, folder: Path) -> JobState:
     if status.run_hash != job.run_hash or status.algorithms != runs.ALGORITHMS:
         return JobState(job, "damaged", f"{run_dir}/status.json is of another run ({status.run_id})", status)
     if status.state == "done":
-        lacking = [name for name in NEEDED if not _has_content(run_dir / name)]
+        lacking = [name for name in NEEDED if not _has_content(f"{run_dir}/{name}")]
         if lacking:
             return JobState(job, "damaged", f"{run_dir / lacking[0]} is missing or empty", status)
         return JobState(job, "diverged" if status.diverged else "done", _diverged(status), status)
     if status.state == "running" and is_held(run_dir / "lock"):
         return JobState(job, "running", _progress(status), status)
     if status.state == "failed":
-        return JobState(job, "failed", status.error or last_words, status)
-    return JobState(job, "interrupted", last_words or _progress(status), status)
+        return JobState(job, "failed", status.error or _read_error(folder, job.run_id), status)
+    return JobState(job, "interrupted", _read_error(folder, job.run_id) or _progress(status), status)
 
 
-def _has_content(path: Path) -> bool:
+def _has_content(path: str) -> bool:
     try:
-        return path.stat().st_size > 0
+        return os.stat(path).st_size > 0
     except OSError:
         return False
 

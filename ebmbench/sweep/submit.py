@@ -70,14 +70,15 @@ def submit(
             stack.callback(lock.release)
         states = job_states(plan, results_dir, submitting=True)
         todo = [state.job for state in states if _is_to_do(state)]
-        for state in states:
-            if state.state == "damaged":
-                print(f"ebmbench: {state.job.run_id} is left alone: {state.detail}; delete the folder to run it again")
+        damaged = [state for state in states if state.state == "damaged"]
+        for state in damaged:
+            text = f"{state.job.run_id} is left alone: {state.detail}; delete the folder to run it again"
+            print(f"ebmbench: {text}", file=sys.stderr)
         configs = [job.run_config(results_dir) for job in todo]
         bound = bound or _bound(settings)
         print(f"{plan.name}: {counts(states)}; {len(todo)} to run", flush=True)
         if not todo:
-            return 0
+            return 1 if damaged else 0
         width = int(settings.get("array_parallelism") or 1) if is_slurm else _places(configs, bound)
         device = "gpu" if _on_gpu(configs, settings, is_slurm) else "cpu"
         print(estimate(configs, device, width, results_dir), flush=True)
@@ -98,7 +99,7 @@ def submit(
     if len(codes) < len(configs) or any(code > 128 for code in codes.values()):
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    return 1 if failed else 0
+    return 1 if failed or damaged else 0
 
 
 def _is_to_do(state: JobState) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,19 @@ from ebmbench.sweep.plan import Job, Plan, write_plan
 METHODS = ("nce+", "nce", "sm")
 
 
-def made_plan(results_dir: Path, methods: tuple[str, ...] = METHODS, seeds: int = 8, tables: tuple[object, ...] = ()) -> Plan:
+@lru_cache
+def composed(method: str, seeds: int) -> RunConfig:
+    """Composed once for all tests."""
+    return compose(["task=1d", f"method={method}", f"seeds={seeds}", "+experiment=smoke", "sweep={name: made}"])
+
+
+def made_plan(
+    results_dir: Path, methods: tuple[str, ...] = METHODS, seeds: int = 8, tables: tuple[object, ...] = ()
+) -> Plan:
     """A plan of one job per method on dataset 1, written to its place."""
     jobs = []
     for method in methods:
-        config = compose(["task=1d", f"method={method}", f"seeds={seeds}", "+experiment=smoke", "sweep={name: made}"])
+        config = composed(method, seeds)
         jobs.append(Job(config.run_id, config.run_hash, config.config_hash, {}, config.to_dict()))
     plan = Plan(
         name="made",

@@ -39,7 +39,9 @@ def test_the_tidy_table_has_a_row_per_run_and_seed_with_its_origin(made: Plan, t
     frame = collect.collect(made, tmp_path).frame
     assert len(frame) == 24
     row = frame[(frame["method"] == "nce") & (frame["seed"] == 6)].iloc[0]
-    assert row["d_kl"] == 0.10 and row["run_id"] == made.jobs[1].run_id and row["config_hash"] == made.jobs[1].config_hash
+    assert (
+        row["d_kl"] == 0.10 and row["run_id"] == made.jobs[1].run_id and row["config_hash"] == made.jobs[1].config_hash
+    )
     assert (row["commit"], row["finished"], row["state"]) == ("0123456789ab", "2026-01-02T00:00:00+00:00", "done")
 
 
@@ -113,7 +115,13 @@ def test_nothing_done_yet_is_no_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "keep"),
-    [("metrics.csv", 0.5), ("metrics.csv", 0.97), ("config.yaml", 0.5), ("status.json", 0.5), ("environment.json", 0.0)],
+    [
+        ("metrics.csv", 0.5),
+        ("metrics.csv", 0.97),
+        ("config.yaml", 0.5),
+        ("status.json", 0.5),
+        ("environment.json", 0.0),
+    ],
 )
 def test_a_truncated_file_is_named_and_never_counted(made: Plan, tmp_path: Path, file: str, keep: float) -> None:
     path = tmp_path / "runs" / made.jobs[0].run_id / file
@@ -180,7 +188,9 @@ def test_check_works_from_a_clone_and_sees_changed_raw_runs(
     metrics = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
     metrics.write_text(metrics.read_text().replace("0.13", "0.14", 1))
     assert main(["check", "made", f"results_dir={tmp_path}"]) == 1
-    assert f"does not follow from {tmp_path}/runs/{made.jobs[0].run_id}: seed 3 has d_kl=0.14" in capsys.readouterr().err
+    assert (
+        f"does not follow from {tmp_path}/runs/{made.jobs[0].run_id}: seed 3 has d_kl=0.14" in capsys.readouterr().err
+    )
 
 
 def test_seeds_of_one_setting_are_put_together_from_several_runs(tmp_path: Path) -> None:

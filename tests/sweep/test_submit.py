@@ -1,0 +1,158 @@
+"""Submitting on this machine: real processes, a failed job, an interrupted sweep that goes on, GPUs shared out."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ebmbench.errors import UserError
+from ebmbench.locking import Lock
+from ebmbench.sweep import local, main
+from ebmbench.sweep.estimate import estimate
+from ebmbench.sweep.plan import make_plan, read_plan
+from ebmbench.sweep.status import job_states
+from ebmbench.sweep.submit import launcher_settings
+
+SWEEP = """\
+# @package _global_
+defaults:
+  - override /task: 1d
+seeds: 1
+task: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 65}}
+trainer: {{epochs: {epochs}}}
+hydra: {{sweeper: {{params: {{method: '{methods}'}}}}}}
+sweep: {{name: own, tables: [scores]}}
+"""
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "sweeps").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_sweep(place: Path, methods: str, epochs: int = 1) -> None:
+    (place / "sweeps" / "own.yaml").write_text(SWEEP.format(methods=methods, epochs=epochs))
+
+
+def states(place: Path) -> dict[str, str]:
+    results = place / "results"
+    return {s.job.config["method"]["name"]: s.state for s in job_states(read_plan(results, "own"), results)}
+
+
+def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_sweep(place, "sm,nce")
+    plan = make_plan("own", [], None)
+    blocked = place / "results" / "runs" / plan.jobs[0].run_id / "densities.npz"
+    blocked.mkdir(parents=True)
+    assert main(["submit", "own", "--jobs", "2"]) == 1
+    assert states(place) == {"sm": "failed", "nce": "done"}
+    said = capsys.readouterr()
+    assert "[2/2]" in said.out and "densities.npz" in said.err
+    log = place / "results" / "sweeps" / "own" / "logs" / f"{plan.jobs[1].run_id}.log"
+    assert "nce on 1d-1, 1 seed" in log.read_text() and "Warning" not in log.read_text()
+
+    blocked.rmdir()
+    write_sweep(place, "sm,nce", epochs=9)  # `resume` keeps the settings that were submitted
+    assert main(["resume", "own", "--launcher", "local"]) == 0
+    assert states(place) == {"sm": "done", "nce": "done"}
+    assert "1 to run" in capsys.readouterr().out
+    assert {job.config["trainer"]["epochs"] for job in read_plan(place / "results", "own").jobs} == {1}
+    assert main(["resume", "own"]) == 0
+    assert "0 to run" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_ctrl_c_leaves_a_sweep_that_goes_on(place: Path) -> None:
+    write_sweep(place, "sm,nce", epochs=2000)
+    words = [sys.executable, "-m", "ebmbench", "sweep", "submit", "own", "--launcher", "local"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not list((place / "results" / "runs").glob("*/training.0.pt")) and time.monotonic() < deadline:
+        status = list((place / "results" / "runs").glob("*/status.json"))
+        if status and '"step": 0' not in status[0].read_text():
+            break
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGINT)  # as the terminal does: all of them get it
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, (out, err)
+    assert "the same command goes on" in err and "Traceback" not in err
+    assert states(place) == {"sm": "interrupted", "nce": "missing"}
+
+
+def test_a_killed_job_is_told_and_the_pool_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_sweep(place, "sm,nce")
+    plan = make_plan("own", [], None)
+    configs = [job.run_config(place / "results", threads=1) for job in plan.jobs]
+    # A job that kills itself as the kernel would when memory runs out.
+    folder = place / "results" / "sweeps" / "own"
+    places = [local.Slot({}, 1)]
+    monkeypatch.setattr(local, "_child", _killed_if_sm)
+    codes = local.run_pool(configs, places, folder)
+    assert codes == {configs[0].run_id: 1, configs[1].run_id: 0}
+    note = folder / "errors" / f"{configs[0].run_id}.txt"
+    assert "ended by SIGKILL (out of memory?)" in note.read_text()
+
+
+def _killed_if_sm(config_yaml: str, folder: str, environment: dict[str, str], log: str) -> None:
+    if "name: sm" in config_yaml:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_two_submissions_of_one_sweep_do_not_meet(place: Path) -> None:
+    write_sweep(place, "sm")
+    lock_path = place / "results" / "sweeps" / "own" / "lock"
+    lock_path.parent.mkdir(parents=True)
+    lock = Lock(lock_path)
+    lock.acquire()
+    try:
+        with pytest.raises(UserError, match="is being worked on by"):
+            main(["submit", "own"])
+    finally:
+        lock.release()
+
+
+def test_jobs_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert [slot.environment for slot in local.slots("auto", None)] == [
+        {"CUDA_VISIBLE_DEVICES": "0"},
+        {"CUDA_VISIBLE_DEVICES": "1"},
+    ]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in local.slots("cuda", 4)] == ["5", "7", "5", "7"]
+    assert local.slots("cuda:1", None)[0].environment == {}  # the user chose one
+
+
+def test_without_gpus_the_cores_are_shared_out() -> None:
+    cores = len(os.sched_getaffinity(0))
+    assert local.slots("cpu", None) == [local.Slot({}, 1)] * cores
+    assert local.slots("cpu", 1) == [local.Slot({}, cores)]
+
+
+def test_launcher_presets_take_overrides_and_say_what_they_are() -> None:
+    settings = launcher_settings("slurm_gpu", ["hydra.launcher.partition=a100"])
+    assert settings["gpus_per_node"] == 1 and settings["partition"] == "a100"
+    with pytest.raises(UserError, match="partitoin"):
+        launcher_settings("slurm", ["hydra.launcher.partitoin=a100"])
+
+
+def test_the_estimate_follows_the_benchmark(tmp_path: Path) -> None:
+    configs = [job.run_config(tmp_path) for job in make_plan("paper_1d", ["method=nce", "task.dataset=1"], None).jobs]
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    (folder / "one_d.csv").write_text(
+        "device,method,seeds,samples,batch,models_steps_per_second,peak_memory_mb\n"
+        "cpu,nce,20,1024,32,100,512\ncpu,nce,1,1024,32,50,300\ngpu,nce,20,1024,32,10000,900\n"
+    )
+    # 75 epochs of 63 steps, 20 models: 94 500 model steps at 100 a second.
+    assert "1 jobs (20 seeds), 1 at a time; about 16 min" in estimate(configs, "cpu", 1, tmp_path)
+    assert "up to 512 MB" in estimate(configs, "cpu", 1, tmp_path)
+    assert "about 9 s" in estimate(configs, "gpu", 1, tmp_path)
