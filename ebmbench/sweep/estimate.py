@@ -6,12 +6,16 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from ebmbench.config import RunConfig, share_dir
 from ebmbench.tasks.one_d.config import OneDTask, OneDTrainer
 
-COLUMNS = {"device", "method", "seeds", "samples", "batch", "models_steps_per_second", "peak_memory_mb"}
+COLUMNS = {"method", "seeds", "samples", "batch", "ms", "memory_mb"}
+"""What is used of one_d.csv; ms are per model and step."""
+PUBLISHED_STEPS = 16
+"""Langevin steps L that the figures of ml-mcmc are for."""
 
 
 def estimate(configs: Sequence[RunConfig], device: str, places: int, results_dir: Path) -> str:
@@ -35,17 +39,12 @@ def estimate(configs: Sequence[RunConfig], device: str, places: int, results_dir
 
 
 def _figures(results_dir: Path, device: str) -> pd.DataFrame | None:
+    """What `python -m ebmbench.bench` wrote on such a device: into these results, or those that come with the code."""
+    name = "one_d_cuda.csv" if device == "gpu" else "one_d.csv"
     for folder in (results_dir / "bench", share_dir() / "results" / "bench"):
-        tables = []
-        for path in sorted(folder.glob("*.csv")):
-            table = pd.read_csv(path, comment="#")
-            if set(table.columns) >= COLUMNS:
-                tables.append(table[sorted(COLUMNS)])
-        found = pd.concat(tables) if tables else pd.DataFrame(columns=sorted(COLUMNS))
-        is_gpu = ~found["device"].astype(str).str.lower().str.startswith("cpu")
-        found = found[is_gpu if device == "gpu" else ~is_gpu]
-        if len(found):
-            return found
+        if (folder / name).is_file():
+            found = pd.read_csv(folder / name)
+            return found if set(found.columns) >= COLUMNS else None
     return None
 
 
@@ -56,15 +55,17 @@ def _cost(config: RunConfig, figures: pd.DataFrame) -> tuple[float, float] | Non
     rows = figures[figures["method"] == config.method.name]
     if rows.empty:
         return None
-    samples = (config.method.num_samples or 1) * (config.method.langevin_steps or 1)
-    published = {"ml-mcmc": 1024 * 16, "sm": 1}.get(config.method.name, 1024)
-    nearest = rows.iloc[(rows["seeds"].astype(float) - len(config.seeds)).abs().argsort().iloc[0]]
     batch = min(config.trainer.batch_size, config.task.num_train)
-    steps = config.trainer.epochs * math.ceil(config.task.num_train / batch)
+    samples = config.method.num_samples or 1
+    wanted = {"seeds": len(config.seeds), "samples": samples, "batch": batch}
+    distance = sum(np.log(rows[key].astype(float).clip(lower=1) / value).abs() for key, value in wanted.items())
+    nearest = rows.loc[distance.idxmin()]
     # A step costs in proportion to its samples, down to a tenth for all that does not depend on them.
-    work = max(0.1, samples / published) * max(0.1, batch / float(nearest["batch"]))
-    seconds = steps * len(config.seeds) * work / float(nearest["models_steps_per_second"])
-    return seconds, float(nearest["peak_memory_mb"])
+    work = max(0.1, samples / max(1, float(nearest["samples"]))) * max(0.1, batch / float(nearest["batch"]))
+    work *= (config.method.langevin_steps or PUBLISHED_STEPS) / PUBLISHED_STEPS
+    steps = config.trainer.epochs * math.ceil(config.task.num_train / batch)
+    seconds = steps * len(config.seeds) * work * float(nearest["ms"]) / 1e3
+    return seconds, float(nearest["memory_mb"])
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -15,11 +16,11 @@ import pytest
 from ebmbench.errors import UserError
 from ebmbench.execute import execute
 from ebmbench.sweep import collect, main
-from ebmbench.sweep.plan import Plan, read_plan, write_plan
+from ebmbench.sweep.plan import Job, Plan, read_plan, write_plan
 from ebmbench.sweep.status import job_states
 from tests.slurm.cluster import Cluster
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]  # each job starts Python and PyTorch anew
 
 SWEEP = """\
 # @package _global_
@@ -31,7 +32,7 @@ trainer: {{epochs: {epochs}}}
 hydra:
   sweeper:
     params:
-      method: {methods}
+      {grid}
 sweep: {{name: tiny, description: A test., tables: [scores, comparisons]}}
 """
 LAUNCHER = ["--launcher", "slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=30"]
@@ -46,14 +47,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slurm: Cluster) -> Pa
     return tmp_path
 
 
-def write_sweep(place: Path, methods: str, epochs: int = 1) -> None:
-    (place / "sweeps" / "tiny.yaml").write_text(SWEEP.format(methods=methods, epochs=epochs))
+def write_sweep(place: Path, methods: str, epochs: int = 1, grid: str = "") -> None:
+    grid = f"method: {methods}\n      {grid}" if grid else f"method: {methods}"
+    (place / "sweeps" / "tiny.yaml").write_text(SWEEP.format(grid=grid, epochs=epochs))
 
 
-def states(place: Path) -> dict[str, str]:
-    """Method to state."""
+def states(place: Path) -> list[str]:
+    """Of the jobs, in the plan's order."""
     results = place / "results"
-    return {s.job.config["method"]["name"]: s.state for s in job_states(read_plan(results, "tiny"), results)}
+    return [state.state for state in job_states(read_plan(results, "tiny"), results)]
 
 
 def wait(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
@@ -63,10 +65,10 @@ def wait(condition: Callable[[], bool], what: str, seconds: float = 240) -> None
         time.sleep(0.2)
 
 
-def status_of(place: Path, method: str) -> dict[str, object]:
-    slug = method.replace("+", "-plus")
-    path = next((place / "results" / "runs").glob(f"1d-1-{slug}-*/status.json"), None)
-    return json.loads(path.read_text()) if path else {}
+def status_of(place: Path, job: Job) -> dict[str, Any]:
+    """What the run says of itself."""
+    path = place / "results" / "runs" / job.run_id / "status.json"
+    return dict(json.loads(path.read_text())) if path.exists() else {}
 
 
 def log(place: Path, number: str) -> str:
@@ -89,7 +91,7 @@ def test_an_array_waits_runs_what_was_frozen_and_gives_the_tables_of_the_local_r
     write_sweep(place, "nce+,sm")
     assert main(["submit", "tiny", *LAUNCHER, "+hydra.launcher.additional_parameters.hold=true"]) == 0
     plan = read_plan(place / "results", "tiny")
-    assert states(place) == {"nce+": "queued", "sm": "queued"}
+    assert states(place) == ["queued", "queued"]
     jobs = slurm.queue()
     assert len(jobs) == 2 and len({job.split("_")[0] for job in jobs}) == 1  # one array
 
@@ -102,7 +104,7 @@ def test_an_array_waits_runs_what_was_frozen_and_gives_the_tables_of_the_local_r
     write_sweep(place, "nce+,sm", epochs=7)
     slurm.call("scontrol", "release", *jobs)
     wait(lambda: not slurm.queue(), "the array")
-    assert set(states(place).values()) == {"done"}
+    assert states(place) == ["done", "done"]
     assert {job.config["trainer"]["epochs"] for job in plan.jobs} == {1}
 
     assert main(["collect", "tiny"]) == 0
@@ -110,7 +112,7 @@ def test_an_array_waits_runs_what_was_frozen_and_gives_the_tables_of_the_local_r
     collected = collect.collect(plan, place / "results").frame.drop(columns=NOT_COMPARED)
     local = local_run(plan, place / "local")
     pd.testing.assert_frame_equal(collected, local, check_exact=True)
-    assert status_of(place, "sm")["slurm_job"] in jobs
+    assert status_of(place, plan.jobs[1])["slurm_job"] in jobs
 
 
 def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, slurm: Cluster) -> None:
@@ -123,58 +125,59 @@ def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, slurm: 
     blocked.mkdir(parents=True)  # its results cannot be written
     slurm.call("scontrol", "release", *slurm.queue())
     wait(lambda: not slurm.queue(), "the array")
-    assert states(place) == {"nce": "failed", "sm": "done"}
+    assert states(place) == ["failed", "done"]
     found = {s.job.run_id: s for s in job_states(plan, place / "results")}
     assert "metrics.csv" in found[plan.jobs[0].run_id].detail
-    finished = status_of(place, "sm")["finished"]
+    finished = status_of(place, plan.jobs[1])["finished"]
 
     blocked.rmdir()
     assert main(["resume", "tiny", *LAUNCHER]) == 0
     assert len(slurm.queue()) == 1
     wait(lambda: not slurm.queue(), "the job")
-    assert set(states(place).values()) == {"done"}
-    assert status_of(place, "sm")["finished"] == finished  # not run again
+    assert states(place) == ["done", "done"]
+    assert status_of(place, plan.jobs[1])["finished"] == finished  # not run again
 
 
 def test_preempted_and_warned_jobs_go_on_from_their_checkpoints_and_a_cancelled_one_stays_cancelled(
     place: Path, slurm: Cluster
 ) -> None:
-    write_sweep(place, "sm,dsm", epochs=2000)
+    write_sweep(place, "sm", epochs=2000, grid="task.data_seed: 0,1")
     assert main(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=low"]) == 0
     plan = read_plan(place / "results", "tiny")
-    jobs = {job.config["method"]["name"]: number for job, number in zip(plan.jobs, slurm.queue(), strict=True)}
+    warned, preempted = plan.jobs
+    number = dict(zip([warned.run_id, preempted.run_id], slurm.queue(), strict=True))
 
-    def step(method: str) -> int:
-        return int(str(status_of(place, method).get("step", 0)))
+    def step(job: Job) -> int:
+        return int(status_of(place, job).get("step", 0))
 
-    wait(lambda: step("sm") > 0 and step("dsm") > 0, "both to train")
-    assert states(place) == {"sm": "running", "dsm": "running"}
+    wait(lambda: all(step(job) > 0 for job in plan.jobs), "both to train")
+    assert states(place) == ["running", "running"]
 
     # What SLURM sends before the time limit: the job saves and goes back into the queue by itself.
-    slurm.call("scancel", "--signal=USR1", jobs["sm"])
-    wait(lambda: "back into the queue" in log(place, jobs["sm"]), "sm to save")
+    slurm.call("scancel", "--signal=USR1", number[warned.run_id])
+    wait(lambda: "back into the queue" in log(place, number[warned.run_id]), "the first to save")
     # A job of higher priority needs the whole node: SLURM tells the other to go, and it saves and queues again.
-    (urgent,) = [slurm.call("sbatch", "--parsable", "-p", "high", "-n2", "-o/dev/null", "--wrap=sleep 2").strip()]
-    wait(lambda: "back into the queue" in log(place, jobs["dsm"]), "dsm to make room")
-    stopped_at = {method: step(method) for method in jobs}
+    urgent = slurm.call("sbatch", "--parsable", "-p", "high", "-n2", "-o/dev/null", "--wrap=sleep 2").strip()
+    wait(lambda: "back into the queue" in log(place, number[preempted.run_id]), "the second to make room")
+    stopped_at = {job.run_id: step(job) for job in plan.jobs}
     assert all(0 < at < 4000 for at in stopped_at.values())
     wait(lambda: urgent not in slurm.queue(), "the urgent job")
-    wait(lambda: all(slurm.queue().get(number) == "PENDING" for number in jobs.values()), "both to queue", 60)
-    assert states(place) == {"sm": "queued", "dsm": "queued"}
-    for number in jobs.values():  # SLURM lets a requeued job wait for two minutes
-        slurm.call("scontrol", "update", f"JobId={number}", "StartTime=now")
+    wait(lambda: [slurm.queue().get(n) for n in number.values()] == ["PENDING"] * 2, "both to queue")
+    assert states(place) == ["queued", "queued"]
+    for one in number.values():  # SLURM lets a requeued job wait for two minutes
+        slurm.call("scontrol", "update", f"JobId={one}", "StartTime=now")
 
-    wait(lambda: step("sm") > stopped_at["sm"], "sm to go on")
-    slurm.call("scancel", jobs["sm"])
-    wait(lambda: jobs["sm"] not in slurm.queue() and states(place)["sm"] == "interrupted", "sm to be cancelled")
-    wait(lambda: not slurm.queue(), "dsm to end")
-    assert states(place) == {"sm": "interrupted", "dsm": "done"}
+    wait(lambda: step(warned) > stopped_at[warned.run_id], "the first to go on")
+    slurm.call("scancel", number[warned.run_id])
+    wait(lambda: states(place)[0] == "interrupted", "the first to be cancelled")
+    wait(lambda: not slurm.queue(), "the second to end")
+    assert states(place) == ["interrupted", "done"]
 
     assert main(["resume", "tiny", *LAUNCHER]) == 0
-    wait(lambda: not slurm.queue(), "sm to end")
-    assert states(place) == {"sm": "done", "dsm": "done"}
-    for method in jobs:
-        history = pd.read_csv(next((place / "results" / "runs").glob(f"1d-1-{method}-*/history.csv")))
+    wait(lambda: not slurm.queue(), "the first to end")
+    assert states(place) == ["done", "done"]
+    for job in plan.jobs:
+        history = pd.read_csv(place / "results" / "runs" / job.run_id / "history.csv")
         assert history[history["seed"] == 0]["step"].tolist() == list(range(2, 4001, 2))
     frame = collect.collect(plan, place / "results").frame.drop(columns=NOT_COMPARED)
     pd.testing.assert_frame_equal(frame, local_run(plan, place / "local"), check_exact=True)
@@ -184,7 +187,7 @@ def test_where_slurm_refuses_one_sentence_says_why(place: Path, slurm: Cluster) 
     write_sweep(place, "sm")
     with pytest.raises(UserError, match=r"SLURM refuses the jobs: .*[Ii]nvalid partition"):
         main(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=nowhere"])
-    assert states(place) == {"sm": "missing"}
+    assert states(place) == ["missing"]
     with pytest.raises(UserError, match="partitoin"):
         main(["submit", "tiny", *LAUNCHER, "hydra.launcher.partitoin=low"])
 
@@ -195,5 +198,6 @@ def test_hydras_own_multirun_runs_through_slurm(place: Path, slurm: Cluster) -> 
     words += ["hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=30"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    status = status_of(place, "sm")
+    (path,) = (place / "results" / "runs").glob("1d-1-sm-*/status.json")
+    status = json.loads(path.read_text())
     assert status["state"] == "done" and status["slurm_job"]

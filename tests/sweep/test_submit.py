@@ -149,9 +149,9 @@ def test_the_estimate_follows_the_benchmark(tmp_path: Path) -> None:
     folder = tmp_path / "bench"
     folder.mkdir()
     (folder / "one_d.csv").write_text(
-        "device,method,seeds,samples,batch,models_steps_per_second,peak_memory_mb\n"
-        "cpu,nce,20,1024,32,100,512\ncpu,nce,1,1024,32,50,300\ngpu,nce,20,1024,32,10000,900\n"
+        "method,seeds,samples,batch,ms,memory_mb\nnce,20,1024,32,10,512\nnce,1,1024,32,20,300\nsm,20,1024,32,1,1\n"
     )
+    (folder / "one_d_cuda.csv").write_text("method,seeds,samples,batch,ms,memory_mb\nnce,20,1024,32,0.1,900\n")
     # 75 epochs of 63 steps, 20 models: 94 500 model steps at 100 a second.
     assert "1 jobs (20 seeds), 1 at a time; about 16 min" in estimate(configs, "cpu", 1, tmp_path)
     assert "up to 512 MB" in estimate(configs, "cpu", 1, tmp_path)
