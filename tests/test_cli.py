@@ -8,6 +8,7 @@ import os
 import pty
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,7 @@ def test_a_run_whose_seeds_diverge_says_so(
 def test_on_a_terminal_there_is_a_bar(elsewhere: Path) -> None:
     """In a pseudo-terminal: loss, epoch, models·steps per second and time left."""
     leader, follower = pty.openpty()
+    termios.tcsetwinsize(leader, (24, 140))
     command = [sys.executable, "-m", "ebmbench", *SMOKE, "trainer.epochs=60", "method=nce", "seeds=2"]
     process = subprocess.Popen(command, cwd=elsewhere, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=follower)
     os.close(follower)
