@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -39,10 +40,16 @@ class GaussianMixture:
             lead[-1] = 1
         shape = (*lead, num_samples, y.shape[-1])
         component = draws.integers(f"{name}/component", shape[:-1], len(self.stds))
-        stds = scale * torch.tensor(self.stds, dtype=y.dtype, device=y.device)
+        stds = scale * _on_device(self.stds, y.dtype, y.device)
         return stds[component].unsqueeze(-1) * draws.normal(f"{name}/normal", shape, y.dtype)
 
     def log_prob(self, offset: Tensor) -> Tensor:
         """`log q` at offsets from the target: `[..., D] -> [...]`."""
         components = torch.stack([gaussian_log_prob(offset, std) for std in self.stds])
         return torch.logsumexp(components, dim=0) - math.log(len(self.stds))
+
+
+@lru_cache(maxsize=64)
+def _on_device(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Copied once: a copy from the host at every step would wait for the device."""
+    return torch.tensor(values, dtype=dtype, device=device)

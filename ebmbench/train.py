@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ebmbench import checkpoint
+from ebmbench.cuda import Capturable, CapturedSteps
 from ebmbench.errors import UserError
 from ebmbench.interrupt import StopFlag
 
@@ -88,9 +89,10 @@ def train(
     progress = _start(problem, plan)
     started = time.monotonic() - progress.seconds
     saved = time.monotonic()
+    advance = stepper(problem, progress)
     with stop.deferred():
         while progress.step < problem.num_steps and not _all_diverged(problem, progress):
-            _step(problem, progress)
+            advance()
             progress.seconds = time.monotonic() - started
             if _ends_epoch(problem, progress):
                 callbacks.on_epoch(progress, _history_rows(problem, progress))
@@ -113,11 +115,31 @@ def _all_diverged(problem: Problem, progress: Progress) -> bool:
     return progress.step > 0 and _ends_epoch(problem, progress) and not bool(progress.alive.any())
 
 
+def stepper(problem: Problem, progress: Progress) -> Callable[[], None]:
+    """What does one step when called: captured in a CUDA graph where the problem offers that and is on a GPU."""
+    if isinstance(problem, Capturable) and problem.device.type == "cuda":
+        captured = CapturedSteps(problem, lambda losses, step: _update(problem, progress, losses, step))
+
+        def advance() -> None:
+            captured(progress.step)
+            progress.step += 1
+
+        return advance
+    return lambda: _step(problem, progress)
+
+
 def _step(problem: Problem, progress: Progress) -> None:
-    """One optimiser step, without a host synchronisation."""
+    """One optimiser step."""
+    _update(problem, progress, problem.losses(progress.step), progress.step)
+    if problem.scheduler is not None:
+        problem.scheduler.step()
+    progress.step += 1
+
+
+def _update(problem: Problem, progress: Progress, losses: Tensor, step: int | Tensor) -> None:
+    """What a step's losses `[S]` change, without a host synchronisation."""
     parameters = list(problem.parameters.values())
     problem.optimizer.zero_grad(set_to_none=False)
-    losses = problem.losses(progress.step)
     losses.sum().backward()
     with torch.no_grad():
         num_seeds = len(problem.seeds)
@@ -126,7 +148,7 @@ def _step(problem: Problem, progress: Progress) -> None:
         # A gradient whose square overflows is as good as infinite: Adam's second moment would stop the parameter.
         largest = math.sqrt(torch.finfo(parameters[0].dtype).max)
         finite = losses.isfinite() & (grad_norm < largest)
-        progress.diverged_step.masked_fill_(progress.alive & ~finite, progress.step)
+        progress.diverged_step.masked_fill_(progress.alive & ~finite, step)
         alive = progress.alive
         for grad in grads:
             grad.copy_(torch.where(_like(alive, grad), grad, 0))
@@ -139,9 +161,6 @@ def _step(problem: Problem, progress: Progress) -> None:
         # What a stopped seed computes is no part of any mean: its history is nan from the epoch in which it stopped.
         progress.loss_sum += torch.where(alive, losses.detach().double(), torch.nan)
         progress.grad_norm_sum += torch.where(alive, grad_norm, torch.nan)
-    if problem.scheduler is not None:
-        problem.scheduler.step()
-    progress.step += 1
 
 
 def _like(mask: Tensor, parameter: Tensor) -> Tensor:

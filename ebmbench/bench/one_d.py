@@ -33,7 +33,7 @@ from ebmbench.config import compose
 from ebmbench.errors import UserError
 from ebmbench.execute import commit
 from ebmbench.methods import METHODS
-from ebmbench.tasks.one_d.problem import OneDProblem, build
+from ebmbench.tasks.one_d.problem import build
 
 PAPER_STEPS = 75 * 63
 PAPER_SEEDS = 20
@@ -190,17 +190,17 @@ def _warm_up(arguments: argparse.Namespace) -> float:
     return seconds
 
 
-def _ours(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], None], OneDProblem]:
+def _ours(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], None], Any]:
     overrides = ["task=1d", f"method={case.method}", f"seeds={case.seeds}", f"trainer.batch_size={case.batch}"]
     if case.method != "sm":
         overrides.append(f"method.num_samples={case.samples}")
     config = compose([*overrides, f"device={arguments.device}", f"backend={arguments.backend}"])
-    problem = build(config, config.seeds, torch.device(arguments.device))
+    problem: Any = build(config, config.seeds, torch.device(arguments.device))
     progress = train._start(problem, None)
-    return lambda: train._step(problem, progress), problem
+    return train.stepper(problem, progress), problem
 
 
-def _baseline(case: Case, problem: OneDProblem, device: torch.device) -> Callable[[], None]:
+def _baseline(case: Case, problem: Any, device: torch.device) -> Callable[[], None]:
     return Textbook(problem.method, problem.x, problem.y, case.batch, device).step
 
 

@@ -73,7 +73,7 @@ class OneDProblem:
         flat.requires_grad_().grad = torch.zeros_like(flat)
         self.parameters = {"flat": flat}
         self._shapes = {name: p.shape[1:] for name, p in initial.items()}
-        self.optimizer = torch.optim.Adam([flat], lr=trainer.learning_rate)
+        self.optimizer = torch.optim.Adam([flat], lr=trainer.learning_rate, capturable=self.device.type == "cuda")
         self.scheduler = None
 
     @property
@@ -86,11 +86,18 @@ class OneDProblem:
         """Indices of the training points of a step, `[S, B]`: each seed's epoch is its own permutation."""
         epoch, place = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
-            self._order = (epoch, self.streams.at(epoch).permutation("order", self.task.num_train))
+            self._order = (epoch, self.order(epoch))
         return self._order[1][:, place * self.batch_size : (place + 1) * self.batch_size]
 
+    def order(self, epoch: int) -> Tensor:
+        """Each seed's own permutation of the training points, `[S, N]`."""
+        return self.streams.at(epoch).permutation("order", self.task.num_train)
+
     def losses(self, step: int) -> Tensor:
-        batch = self.batch(step)
+        return self.batch_losses(self.batch(step), step)
+
+    def batch_losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
+        """Mean loss per seed of the training points `batch` `[S, B]`; the step's number may lie on the device."""
         f = self.energy(self.layers, self.x[batch])
         return self.method.loss(f, self.y[batch].unsqueeze(-1), self.streams.at(step)).mean(-1)
 

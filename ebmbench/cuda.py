@@ -1,0 +1,102 @@
+"""Training steps captured in CUDA graphs: replayed with one launch, without a word between host and device.
+
+A step of S small models is hundreds of short kernels, which the host cannot launch as fast as a GPU runs them. All that
+changes from step to step lies on the device: the step's number, from which the random numbers follow, and the epoch's
+order of the data. Two graphs are captured, for full batches and for the last, short one.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+EAGER_STEPS = 3
+"""Steps of each length that run eagerly before capture, so that every library and cached tensor is there."""
+
+
+@runtime_checkable
+class Capturable(Protocol):
+    """What a problem offers so that its steps can be captured."""
+
+    seeds: tuple[int, ...]
+    steps_per_epoch: int
+    batch_size: int
+    device: torch.device
+
+    def order(self, epoch: int) -> Tensor:
+        """The epoch's order of the training points, `[S, N]`."""
+        ...
+
+    def batch_losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
+        """Mean loss per seed of given points `[S, B]`, whose random numbers are the step's."""
+        ...
+
+
+class CapturedSteps:
+    """Runs steps of a problem, by replay once they have been captured.
+
+    Args:
+        problem: whose steps.
+        update: given losses `[S]` and the step's number on the device, changes the parameters. It may use nothing that
+            changes on the host.
+    """
+
+    def __init__(self, problem: Capturable, update: Callable[[Tensor, Tensor], None]) -> None:
+        self.problem, self.update = problem, update
+        self.step = torch.zeros((), dtype=torch.int64, device=problem.device)
+        self.order = problem.order(0).clone()
+        self.epoch = 0
+        self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
+        self.eager: dict[int, int] = {}
+        self.capture = problem.device.type == "cuda"
+
+    def __call__(self, step: int) -> None:
+        """Does the step with this number."""
+        epoch, place = divmod(step, self.problem.steps_per_epoch)
+        if epoch != self.epoch:
+            self.order.copy_(self.problem.order(epoch))
+            self.epoch = epoch
+        self.step.fill_(step)
+        batch_size, points = self.problem.batch_size, self.order.shape[1]
+        length = min(batch_size, points - place * batch_size)
+        if length in self.graphs:
+            self.graphs[length].replay()
+        elif not self.capture:
+            self._body(length)
+        elif self.eager.get(length, 0) < EAGER_STEPS:
+            self._aside(length)
+        else:
+            self._captured(length)
+
+    def _body(self, length: int) -> None:
+        """One step; reads its number and the order of the data on the device."""
+        first = self.step % self.problem.steps_per_epoch * self.problem.batch_size
+        batch = self.order.index_select(1, first + torch.arange(length, device=self.problem.device))
+        self.update(self.problem.batch_losses(batch, self.step), self.step)
+
+    def _aside(self, length: int) -> None:
+        """A step on another stream, as PyTorch asks of what runs before a capture."""
+        self.eager[length] = self.eager.get(length, 0) + 1
+        stream = torch.cuda.Stream(self.problem.device)
+        stream.wait_stream(torch.cuda.current_stream(self.problem.device))
+        with torch.cuda.stream(stream):
+            self._body(length)
+        torch.cuda.current_stream(self.problem.device).wait_stream(stream)
+
+    def _captured(self, length: int) -> None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self._body(length)
+        except RuntimeError as error:
+            self.capture = False
+            reason = (str(error).strip().splitlines() or ["no message"])[0]
+            print(f"ebmbench: steps are not captured in CUDA graphs, which is slower: {reason}", file=sys.stderr)
+            self._body(length)
+            return
+        self.graphs[length] = graph
+        graph.replay()  # capturing has computed nothing
