@@ -41,7 +41,7 @@ class Command:
         self.send(signal.SIGKILL)
         self.wait()
 
-    def wait(self, seconds: float = 120) -> int:
+    def wait(self, seconds: float = 240) -> int:
         """The exit code; minus the signal where one killed it."""
         self.process.join(seconds)
         code = self.process.exitcode
@@ -50,7 +50,7 @@ class Command:
             raise TimeoutError(f"still running after {seconds} s:\n{self.output}")
         return code
 
-    def wait_for(self, condition: Callable[[], bool], seconds: float = 60) -> None:
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 240) -> None:
         """Until something is so, while the process runs."""
         give_up = time.monotonic() + seconds
         while not condition():

@@ -1,0 +1,174 @@
+"""Numbers that go wrong are seen where it happens, recorded with step and seed, and in no mean."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ebmbench import runs
+from ebmbench.config import METHODS, compose
+from ebmbench.energy import AutogradEnergy
+from ebmbench.execute import execute
+from ebmbench.langevin import RUNAWAY, ran_away
+from ebmbench.methods import METHODS as CLASSES
+from ebmbench.rng import Streams
+from ebmbench.tasks.one_d import problem as one_d
+from ebmbench.train import Callbacks, _start, _step, train
+from tests.processes import small
+
+
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take longer than all else here, and other tests look at them."""
+    monkeypatch.setattr(one_d, "figures", lambda config, run_dir: [])
+
+
+def history_of(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_seed_is_stopped_and_recorded_and_the_other_is_not_touched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = small("nce", "trainer.epochs=3")
+    healthy = compose([*lines, f"results_dir={tmp_path / 'healthy'}"])
+    execute(healthy, quiet=True)
+    losses = one_d.OneDProblem.losses
+    monkeypatch.setattr(
+        one_d.OneDProblem,
+        "losses",
+        lambda self, step: losses(self, step) + (torch.tensor([0.0, math.inf]) if step == 4 else 0.0),
+    )
+    config = compose([*lines, f"results_dir={tmp_path / 'ill'}"])
+    execute(config, quiet=True)
+    status = runs.read_status(config.run_dir)
+    assert status is not None and status.diverged == {"1": 4} and runs.read_state(config.run_dir) == "diverged"
+    costs = ("train_seconds", "peak_memory_mb")
+    rows, sound = (
+        [{k: v for k, v in row.items() if k not in costs} for row in runs.read_metrics(folder)]
+        for folder in (config.run_dir, healthy.run_dir)
+    )
+    assert rows[0] == sound[0]
+    assert (rows[1]["diverged"], rows[1]["diverged_step"], rows[1]["trusted"], rows[1]["d_kl"]) == (
+        "1",
+        "4",
+        "0",
+        "nan",
+    )
+    history = {(row["epoch"], row["seed"]): row["loss"] for row in history_of(config.run_dir / "history.csv")}
+    assert history["1", "1"] != "nan" and history["2", "1"] == history["3", "1"] == "nan" != history["3", "0"]
+
+
+def test_a_gradient_whose_square_overflows_stops_the_seed() -> None:
+    config = compose(small("nce"))
+    problem = one_d.build(config, (0, 1), torch.device("cpu"))
+    losses, initial = problem.losses, problem.parameters["flat"][1].clone()
+    problem.losses = lambda step: losses(step) * torch.tensor([1.0, 1e25])  # type: ignore[method-assign]
+    problem.num_steps = 2
+    progress = train(problem)
+    assert progress.diverged_step.tolist() == [-1, 0]
+    assert torch.equal(problem.parameters["flat"][1], initial)
+
+
+@pytest.mark.parametrize("method", ["ml-is", "kld-is", "nce", "nce+"])
+def test_a_partition_function_that_vanishes_makes_the_loss_non_finite(method: str) -> None:
+    loss = compose(["task=1d", f"method={method}", "method.num_samples=8"]).build_method().loss
+    nowhere = AutogradEnergy(lambda y: y.sum(-1) * 0 - math.inf)
+    assert not loss(nowhere, torch.zeros(1, 4, 1), Streams([0]).at(0)).isfinite().any()
+
+
+@pytest.mark.parametrize("scale", [1e-300, 1e300, 1e-30])
+def test_energies_far_from_zero_are_no_trouble_in_log_space(scale: float) -> None:
+    """exp(f) under- or overflows, its logarithm does not: the losses are those of f without the constant."""
+    shift = math.log(scale)
+    for name in ("ml-is", "nce", "nce+"):
+        loss = compose(["task=1d", f"method={name}", "method.num_samples=64"]).build_method().loss
+        y = torch.linspace(-1, 1, 5, dtype=torch.float64).reshape(1, 5, 1)
+        plain, shifted = (
+            loss(AutogradEnergy(lambda y, c=c: c - y.square().sum(-1)), y, Streams([0]).at(3)) for c in (0.0, shift)
+        )
+        torch.testing.assert_close(plain, shifted, atol=1e-9, rtol=1e-9)
+
+
+def test_a_chain_that_runs_away_stops_its_seed() -> None:
+    start = torch.zeros(3, 2, 1)
+    end = start.clone()
+    end[0, 1], end[1, 0], end[2, 1] = 2 * RUNAWAY, math.nan, -math.inf
+    assert ran_away(start, end).tolist() == [[False, True], [True, False], [False, True]]
+    # A bounded energy is finite wherever a chain ends: without the check nothing would be seen.
+    method = CLASSES["ml-mcmc"](num_samples=4, langevin_steps=3, langevin_step=1e5)  # type: ignore[call-arg]
+    loss = method.loss(AutogradEnergy(lambda y: y.tanh().sum(-1)), torch.zeros(1, 2, 1), Streams([0]).at(0))
+    assert loss.isnan().all()
+    config = compose(small("ml-mcmc", "noise.langevin_step=100000", "trainer.epochs=2"))
+    rows: list[dict[str, Any]] = []
+    problem = one_d.build(config, (0, 1), torch.device("cpu"))
+    progress = train(problem, callbacks=Callbacks(on_epoch=lambda progress, new: rows.extend(new)))
+    assert progress.diverged_step.tolist() == [0, 0] and all(math.isnan(row["loss"]) for row in rows)
+    assert len(rows) == 2  # one epoch, and no more
+
+
+def test_weights_that_underflow_leave_the_loss_finite() -> None:
+    """p/q of samples far outside p is zero to float32's precision, which is what it is; log Z is in log space."""
+    lines = ["task=1d", "method=kld-is", "method.num_samples=16", "noise.sigma=0.000001"]
+    loss = compose(lines).build_method().loss
+    values = loss(AutogradEnergy(lambda y: -y.square().sum(-1)), torch.zeros(1, 4, 1), Streams([0]).at(0))
+    assert values.isfinite().all()
+
+
+def evaluated(method_lines: list[str], energy: Any, tmp_path: Path) -> dict[str, Any]:
+    """The metrics of a given energy in place of a trained one."""
+    config = compose([*method_lines, "seeds=1"])
+    problem = one_d.build(config, (0,), torch.device("cpu"))
+    problem.energy = lambda layers, x: AutogradEnergy(lambda y: energy(x, y))
+    return problem.evaluate(tmp_path, torch.tensor([-1]))[0]
+
+
+def law(sharpness: float, centre: float) -> Any:
+    def energy(x: Tensor, y: Tensor) -> Tensor:
+        return -0.5 * ((y[..., 0] - centre) / sharpness).square()
+
+    return energy
+
+
+@pytest.mark.parametrize(
+    ("sharpness", "centre", "points", "trusted"),
+    [(0.5, 0.0, 257, 1), (0.5, 3.0, 257, 0), (1.0, -2.5, 257, 0), (0.02, 0.0, 17, 0), (0.02, 0.0, 1025, 1)],
+)
+def test_a_grid_too_narrow_or_too_coarse_is_marked(
+    sharpness: float, centre: float, points: int, trusted: int, tmp_path: Path
+) -> None:
+    lines = small("nce", f"task.grid_points={points}")
+    row = evaluated(lines, law(sharpness, centre), tmp_path)
+    assert row["trusted"] == trusted, row
+    assert row["diverged"] == 0
+
+
+def test_energies_that_are_not_finite_are_a_divergence(tmp_path: Path) -> None:
+    row = evaluated(small("nce"), lambda x, y: y[..., 0] * math.nan, tmp_path)
+    assert row["diverged"] == 1 and row["trusted"] == 0 and math.isnan(row["d_kl"])
+    assert row["diverged_step"] == one_d.build(compose(small("nce")), (0,), torch.device("cpu")).num_steps
+
+
+def test_every_method_trains_without_reading_from_the_device_in_a_step() -> None:
+    """All that is watched is accumulated in tensors: a step calls no `.item()`, which would wait for a GPU."""
+    for method in METHODS:
+        problem = one_d.build(compose(small(method, "trainer.epochs=1")), (0, 1), torch.device("cpu"))
+        problem.steps_per_epoch = 10  # rows are read at the end of an epoch only
+        problem.num_steps = 2
+
+        def refuse(tensor: Tensor) -> float:
+            raise AssertionError("a step waits for the device")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(problem.optimizer, "step", lambda: None)  # its own affair: on the CPU it reads its counter
+            patch.setattr(Tensor, "item", refuse)
+            patch.setattr(Tensor, "__bool__", refuse)
+            progress = _start(problem, None)
+            _step(problem, progress)
