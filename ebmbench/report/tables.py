@@ -44,6 +44,8 @@ class Cell:
     mark: str = ""
     tex: str | None = None
     """LaTeX, where it is not the escaped text."""
+    tail: str = ""
+    """LaTeX after it, which is not marked."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,7 @@ def _headline_table(title: str, rows: list[dict[str, Any]], metric: str) -> Tabl
         "The best are a quarter of the seeds, as in the published best 5 of 20; that hides failures. The median counts "
         "a diverged seed as the worst. P(beats the best): share of the seeds at which the method is better than it."
     ]
-    return Table(f"{title}: {label} in other words", header, lines, notes)
+    return Table(f"{title}: {label}, other summaries", header, lines, notes)
 
 
 def _stages_table(title: str, group: pd.DataFrame) -> Table:
@@ -353,13 +355,17 @@ def _head(metric: str, arrow: bool = False) -> Cell:
 
 
 def _mean_cell(row: dict[str, Any]) -> Cell:
-    text = number(row["mean"], _decimals(row))
+    places = _decimals(row)
+    mean = number(row["mean"], places)
+    text, tail = mean, ""
     if math.isfinite(row["low"]):
-        places = _decimals(row)
-        text += f" [{number(row['low'], places)}, {number(row['high'], places)}]"
+        low, high = number(row["low"], places), number(row["high"], places)
+        text += f" [{low}, {high}]"
+        tail = rf"\,$_{{{low}}}^{{{high}}}$".replace("−", "-")  # narrower: these tables have many columns
     if row["n"] < row["seeds"] or row["diverged"]:
         text += " †"
-    return Cell(text, row["mark"])
+        tail += r"\,$\dagger$"
+    return Cell(text, row["mark"], _escape(mean), tail)
 
 
 def _counts(row: dict[str, Any]) -> list[Cell]:
@@ -481,7 +487,9 @@ def _latex(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str]) -> str:
     lines = [f"% {line}" for line in origin]
     lines += [r"% In the preamble: \usepackage{booktabs}, \usepackage{graphicx}. Then: \input{tables.tex}", ""]
     for index, table in enumerate(tables):
-        lines += [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{_escape(table.title)}.}}"]
+        tails = any(cell.tail for row in table.rows for cell in row)
+        lines += [r"\begin{table}[htbp]", r"\centering", *([r"\renewcommand{\arraystretch}{1.3}"] if tails else [])]
+        lines += [rf"\caption{{{_escape(table.title)}.}}"]
         lines += [
             rf"\label{{tab:{sweep.name}-{index + 1}}}",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
@@ -491,14 +499,15 @@ def _latex(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str]) -> str:
         lines.append(r"\midrule")
         lines += [" & ".join(_tex(cell) for cell in row) + r" \\" for row in table.rows]
         lines += [r"\bottomrule", r"\end{tabular}}"]
-        notes = " ".join(_escape(note) for note in [*table.notes, origin[0], origin[-1]])
+        ends = ["Below and above a mean: the ends of its 95 % interval."] if tails else []
+        notes = " ".join(_escape(note) for note in [*ends, *table.notes, origin[0], origin[-1]])
         lines += ["", r"\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {notes}}}", r"\end{table}", ""]
     return "\n".join(lines)
 
 
 def _tex(cell: Cell) -> str:
     text = _escape(cell.text) if cell.tex is None else cell.tex
-    return {"best": rf"\textbf{{{text}}}", "close": rf"\underline{{{text}}}"}.get(cell.mark, text)
+    return {"best": rf"\textbf{{{text}}}", "close": rf"\underline{{{text}}}"}.get(cell.mark, text) + cell.tail
 
 
 _TEX = {
@@ -527,4 +536,5 @@ _TEX = {
 
 
 def _escape(text: str) -> str:
-    return "".join(_TEX.get(character, character) for character in text)
+    escaped = "".join(_TEX.get(character, character) for character in text)
+    return escaped.replace(r"D\_KL", METRICS["d_kl"].tex)

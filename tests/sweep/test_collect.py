@@ -66,7 +66,7 @@ def test_a_table_in_latex_is_whole(made: Plan, tmp_path: Path) -> None:
     collected(made, tmp_path)
     text = (tmp_path / "made" / "tables.tex").read_text()
     assert text.count(r"\begin{table}") == text.count(r"\end{table}") == 5
-    assert r"\textbf{0.1" in text and r"\underline{0.1175 [" in text
+    assert r"\textbf{0.1" in text and r"\underline{0.1175}\,$_{" in text
     for block in text.split(r"\midrule")[1:]:
         rows = block.split(r"\bottomrule")[0].strip().splitlines()
         assert all(row.endswith(r" \\") for row in rows)
