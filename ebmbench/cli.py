@@ -140,7 +140,7 @@ def run_one(config: RunConfig) -> int:
 
 
 def _follow(config: RunConfig) -> int:
-    """A further process of torchrun: it computes its share of each step for the first one, which alone keeps the run."""
+    """A further process of torchrun: it computes its share of each step for the first, which alone keeps the run."""
     from ebmbench import runs
     from ebmbench.execute import resolve_device
     from ebmbench.tasks.detection.problem import follow

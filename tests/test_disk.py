@@ -67,9 +67,8 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
     fails_with([*done, "force=true"], tmp_path / "log2", 1, "No space left on device")
     assert contents(config.run_dir) == before and runs.read_state(config.run_dir) == "done"
     fill(small_disk, 0)
-    with open(small_disk / "filler", "ab") as filler:  # the last byte
-        with contextlib.suppress(OSError):
-            filler.write(b"x" * shutil.disk_usage(small_disk).free)
+    with contextlib.suppress(OSError), open(small_disk / "filler", "ab") as filler:  # the last byte
+        filler.write(b"x" * shutil.disk_usage(small_disk).free)
     third = small("dsm", results)
     fails_with(third, tmp_path / "log3", 2, "results_dir=", "cannot be written (No space left on device)")
     assert not compose(third).run_dir.exists()
