@@ -151,7 +151,7 @@ def test_training_ends_when_no_seed_is_left() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["ml-is", "nce", "nce+", "kld-is", "ml-mcmc"])
+@pytest.mark.parametrize("name", ["ml-is", "nce", "nce+", "kld-is"])
 def test_the_real_network_learns_a_gaussian_law_when_data_are_plenty(name: str) -> None:
     """N(sin x, 0.3²) of 20 000 points. What nce+ and kld-is add is below 1 % of 0.3²."""
     settings = {"num_samples": 64, "num_train": 20_000, "batch_size": 64, "epochs": 10, "learning_rate": 5e-3}
