@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,9 +10,10 @@ import numpy as np
 import pytest
 
 from ebmbench import stats
+from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
 from ebmbench.sweep import collect, main
-from ebmbench.sweep.plan import Plan, read_plan
+from ebmbench.sweep.plan import Job, Plan, read_plan, write_plan
 from tests.sweep.made import made_plan, make_done, make_status
 
 VALUES = {
@@ -194,11 +196,6 @@ def test_check_works_from_a_clone_and_sees_changed_raw_runs(
 
 
 def test_seeds_of_one_setting_are_put_together_from_several_runs(tmp_path: Path) -> None:
-    import dataclasses
-
-    from ebmbench.config import RunConfig
-    from ebmbench.sweep.plan import Job, write_plan
-
     plan = made_plan(tmp_path, methods=("nce",))
     config = RunConfig.from_dict(plan.jobs[0].config)
     jobs = []
@@ -211,6 +208,25 @@ def test_seeds_of_one_setting_are_put_together_from_several_runs(tmp_path: Path)
     frame = collected(plan, tmp_path).frame
     assert sorted(frame["seed"]) == list(range(8))
     assert f"{np.mean(VALUES['nce']):.10g}" in (tmp_path / "made" / "scores.csv").read_text()
+
+
+def test_a_run_of_fewer_seeds_stands_in_for_its_setting(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path)
+    make_done(plan.jobs[0], tmp_path, VALUES["nce+"])
+    config = dataclasses.replace(RunConfig.from_dict(plan.jobs[1].config), seeds=(0, 1, 2))
+    part = Job(config.run_id, config.run_hash, config.config_hash, {}, config.to_dict())
+    make_done(part, tmp_path, VALUES["nce"][:3])
+    other = dataclasses.replace(config, seeds=(0, 99))  # not of this sweep's seeds
+    make_done(Job(other.run_id, other.run_hash, other.config_hash, {}, other.to_dict()), tmp_path, [9.0, 9.0])
+    found = collected(plan, tmp_path)
+    rows = found.frame[found.frame["method"] == "nce"]
+    assert rows["seed"].tolist() == list(range(8)) and rows["state"].tolist() == ["done"] * 3 + ["missing"] * 5
+    assert set(rows["run_id"]) == {part.run_id, plan.jobs[1].run_id}
+    text = (tmp_path / "made" / "tables.md").read_text()
+    assert "11 of 24 seeds" in text and f"missing: {plan.jobs[1].run_id}, {plan.jobs[2].run_id}." in text
+    line = next(line for line in text.splitlines() if line.startswith(("| nce | 0.", "| nce | <u>0.", "| nce | **0.")))
+    assert line.endswith("| 3 | 0 |")
+    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
 
 
 def test_a_folder_of_another_version_is_refused(made: Plan, tmp_path: Path) -> None:
