@@ -75,9 +75,7 @@ def test_paired_test_agrees_with_the_t_test_on_normal_differences() -> None:
     rng = np.random.default_rng(7)
     for shift in (0.0, 0.3, 0.6):
         first, second = rng.normal(size=40), rng.normal(shift, 1, 40)
-        assert stats.paired_p_value(first, second) == pytest.approx(
-            oracle.ttest_rel(first, second).pvalue, abs=0.02
-        )
+        assert stats.paired_p_value(first, second) == pytest.approx(oracle.ttest_rel(first, second).pvalue, abs=0.02)
 
 
 def test_few_seeds_prove_nothing() -> None:
@@ -138,6 +136,4 @@ def test_ranks() -> None:
 
 @given(st.permutations(list(range(7))))
 def test_kendall_tau_agrees_with_scipy(order: list[int]) -> None:
-    assert stats.kendall_tau(list(range(7)), order) == pytest.approx(
-        oracle.kendalltau(range(7), order).statistic
-    )
+    assert stats.kendall_tau(list(range(7)), order) == pytest.approx(oracle.kendalltau(range(7), order).statistic)
