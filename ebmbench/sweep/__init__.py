@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ebmbench.sweep.plan import Plan
 
 HELP = """\
 python -m ebmbench sweep COMMAND NAME [options] [key=value ...]
@@ -122,7 +126,7 @@ def _place(name: str, overrides: list[str]) -> tuple[Path, str, list[str]]:
 
 def _submit(name: str, overrides: list[str], options: dict[str, str]) -> int:
     from ebmbench.execute import commit
-    from ebmbench.sweep.plan import is_launcher, make_plan, read_plan, sweep_dir, write_plan
+    from ebmbench.sweep.plan import is_launcher, make_plan, read_plan, sweep_dir
     from ebmbench.sweep.submit import submit
 
     plan = make_plan(name, overrides, commit(), _number(options, "--seeds-per-job"))
@@ -138,9 +142,8 @@ def _submit(name: str, overrides: list[str], options: dict[str, str]) -> int:
         gone = len(kept - {job.run_id for job in plan.jobs})
         if new or gone:
             print(f"{plan.name} has changed since {old.created}: {len(new)} jobs are new, {gone} no longer part of it")
-    if not dry_run:
-        write_plan(plan, results_dir)
-    return submit(plan, results_dir, launcher, launcher_keys, _number(options, "--jobs"), dry_run)
+    bound = _number(options, "--jobs")
+    return submit(plan, results_dir, launcher, launcher_keys, bound, dry_run, is_new=True)
 
 
 def _launcher(overrides: list[str]) -> str | None:
@@ -158,21 +161,36 @@ def _resume(name: str, results_dir: Path, overrides: list[str], options: dict[st
     return submit(plan, results_dir, launcher, keys, _number(options, "--jobs"), "--dry-run" in options)
 
 
+def _plan_of(name: str, results_dir: Path) -> Plan:
+    """The plan as submitted; of a sweep that was run by Hydra's multirun, its file as it is now."""
+    from ebmbench.config import known_sweeps
+    from ebmbench.execute import commit
+    from ebmbench.sweep.plan import make_plan, read_plan, sweep_dir
+
+    if not (sweep_dir(results_dir, name) / "plan.json").exists() and name in known_sweeps():
+        plan = make_plan(name, [], commit())
+        if any((results_dir / "runs" / job.run_id).is_dir() for job in plan.jobs):
+            print(f"{name} was not submitted: its jobs are those of sweeps/{name}.yaml as it is now", file=sys.stderr)
+            return plan
+    return read_plan(results_dir, name)
+
+
 def _status(name: str, results_dir: Path, everything: bool) -> int:
-    from ebmbench.sweep.plan import read_plan
     from ebmbench.sweep.status import job_states, show
 
-    plan = read_plan(results_dir, name)
+    plan = _plan_of(name, results_dir)
     print(show(plan, job_states(plan, results_dir), None if everything else 40))
     return 0
 
 
 def _collect(name: str, results_dir: Path) -> int:
     from ebmbench.sweep import collect
-    from ebmbench.sweep.plan import read_plan
+    from ebmbench.sweep.plan import sweep_dir, write_plan
     from ebmbench.sweep.status import FINISHED, counts
 
-    plan = read_plan(results_dir, name)
+    plan = _plan_of(name, results_dir)
+    if not (sweep_dir(results_dir, name) / "plan.json").exists():
+        write_plan(plan, results_dir)
     collected = collect.collect(plan, results_dir)
     paths = collect.write(plan, collected, results_dir) + collect.write_figures(plan, results_dir)
     lacking = [state for state in collected.states if state.state not in FINISHED]

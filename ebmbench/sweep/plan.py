@@ -7,7 +7,9 @@ collect, resume) reads it and never `conf/` again, so that editing `conf/` chang
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -159,17 +161,23 @@ def write_plan(plan: Plan, results_dir: Path) -> None:
         UserError: the folder cannot be written.
     """
     folder = sweep_dir(results_dir, plan.name)
+    make_folder(folder, results_dir)
     path = folder / "plan.json"
+    if path.exists():
+        stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S")
+        path.replace(folder / f"plan.{stamp}.json")
+    write_atomically(path, (json.dumps(dataclasses.asdict(plan)) + "\n").encode())
+
+
+def make_folder(folder: Path, results_dir: Path) -> None:
+    """Raises UserError where a sweep's folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if path.exists():
-            stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S")
-            path.replace(folder / f"plan.{stamp}.json")
-        write_atomically(path, (json.dumps(dataclasses.asdict(plan)) + "\n").encode())
+        reason = None if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
     except OSError as error:
-        raise UserError(
-            f"results_dir={str(results_dir)!r} cannot be written ({error.strerror}); give a folder that can be"
-        ) from None
+        reason = error.strerror
+    if reason:
+        raise UserError(f"results_dir={str(results_dir)!r} cannot be written ({reason}); give a folder that can be")
 
 
 def read_plan(results_dir: Path, name: str) -> Plan:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,10 +38,8 @@ def submit_array(configs: Sequence[RunConfig], launcher: dict[str, Any], folder:
         Run to SLURM job, `12_3` for a task of an array.
 
     Raises:
-        UserError: no SLURM here, or it refuses the jobs.
+        UserError: SLURM cannot be reached, or refuses the jobs.
     """
-    if shutil.which("sbatch") is None:
-        raise UserError("launcher=slurm cannot be had: sbatch is not on this machine; use --launcher local_parallel")
     import submitit
 
     threads = launcher.get("cpus_per_task")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from ebmbench.execute import resolve_device
 from ebmbench.locking import Lock
 from ebmbench.sweep import local, slurm
 from ebmbench.sweep.estimate import estimate
-from ebmbench.sweep.plan import Plan, sweep_dir
+from ebmbench.sweep.plan import Plan, make_folder, sweep_dir, write_plan
 from ebmbench.sweep.status import ACTIVE, FINISHED, JobState, counts, job_states, record_submission
 
 LAUNCHERS = ("local", "local_parallel", "slurm", "slurm_gpu")
@@ -50,24 +51,37 @@ def launcher_settings(name: str, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def submit(
-    plan: Plan, results_dir: Path, launcher: str, overrides: Sequence[str], bound: int | None, dry_run: bool
+    plan: Plan,
+    results_dir: Path,
+    launcher: str,
+    overrides: Sequence[str],
+    bound: int | None,
+    dry_run: bool,
+    is_new: bool = False,
 ) -> int:
     """Submits the jobs of a plan that have no result and are not under way; returns the exit code.
 
-    Local launchers return when all is done, SLURM's at once.
+    Local launchers return when all is done, SLURM's at once. A new plan is written after all that can be
+    seen to be wrong was refused.
 
     Raises:
         UserError: a launcher that is not known or cannot be had, or another process that submits the same sweep.
     """
     settings = launcher_settings(launcher, overrides)
     is_slurm = settings["_target_"].endswith("SlurmLauncher")
+    if is_slurm and shutil.which("sbatch") is None:
+        raise UserError(f"launcher={launcher} cannot be had: sbatch is not on this machine; use local_parallel")
+    if not is_slurm:
+        resolve_device(str(plan.jobs[0].config["device"]))
     folder = sweep_dir(results_dir, plan.name)
     with contextlib.ExitStack() as stack:
         if not dry_run:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder, results_dir)
             lock = Lock(folder / "lock")
             lock.acquire()
             stack.callback(lock.release)
+            if is_new:
+                write_plan(plan, results_dir)
         states = job_states(plan, results_dir, submitting=True)
         todo = [state.job for state in states if _is_to_do(state)]
         damaged = [state for state in states if state.state == "damaged"]
@@ -115,8 +129,6 @@ def _bound(settings: dict[str, Any]) -> int | None:
 
 
 def _places(configs: Sequence[RunConfig], bound: int | None) -> int:
-    for config in configs:
-        resolve_device(config.launch.device)  # refuses a GPU that is not there before anything starts
     return min(len(configs), len(local.slots(configs[0].launch.device, bound)))
 
 

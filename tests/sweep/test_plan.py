@@ -86,6 +86,8 @@ def test_a_plan_is_frozen_and_the_one_before_is_kept(tmp_path: Path, monkeypatch
         (["submit", "smoke", "sweep.tables=[score]"], "'score': choose from scores"),
         (["submit", "smoke", "sweep.tables=[{grid: {}}]"], "without `by`"),
         (["submit", "smoke", "sweep.figures=[strips]"], "'strips': choose from"),
+        (["submit", "smoke", "device=cuda:7"], "device=cuda:7 cannot be had"),
+        (["submit", "smoke", "results_dir=/proc/nowhere"], "results_dir='/proc/nowhere' cannot be written"),
         (["status", "smoke", "trainer.epochs=3"], "takes results_dir=DIR and no other setting"),
         (["status", "smoke"], "has not been submitted"),
         (["collect", "smoke"], "has not been submitted"),

@@ -9,7 +9,7 @@ import pytest
 
 from ebmbench.locking import Lock
 from ebmbench.sweep import main, status
-from ebmbench.sweep.plan import Plan, sweep_dir
+from ebmbench.sweep.plan import Plan, make_plan, sweep_dir
 from ebmbench.sweep.status import error_path, job_states, record_submission
 from tests.sweep.made import made_plan, make_done, make_status
 
@@ -62,6 +62,21 @@ def test_a_sweep_is_found_by_its_folder_wherever_that_was_moved(
     (tmp_path / "a").rename(tmp_path / "b")
     assert main(["status", str(tmp_path / "b" / "sweeps" / "made")]) == 0
     assert "1 done, 2 missing" in capsys.readouterr().out
+
+
+def test_a_sweep_that_hydra_ran_is_known_by_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    text = "# @package _global_\nseeds: 8\nhydra: {sweeper: {params: {method: 'nce,sm'}}}\nsweep: {name: own}\n"
+    (tmp_path / "sweeps" / "own.yaml").write_text(text)
+    job = make_plan("own", [], None).jobs[0]
+    make_done(job, tmp_path / "results", [0.1] * 8)
+    assert main(["status", "own"]) == 0
+    assert "1 done, 1 missing" in capsys.readouterr().out and not (tmp_path / "results" / "sweeps").exists()
+    assert main(["collect", "own"]) == 0
+    assert (tmp_path / "results" / "own" / "tables.md").exists()
 
 
 def test_jobs_of_a_pool_at_work_are_queued(tmp_path: Path) -> None:
