@@ -69,7 +69,7 @@ def _boxes(config: RunConfig, run_dir: Path, seed: int) -> Figure:
     order = sorted(range(len(dataset.image_ids)), key=lambda i: len(refined.get(dataset.image_ids[i], ())) < 2)
     chosen = [(i, example) for i in order[:SHOWN_IMAGES] if (example := dataset.load(i)) is not None]
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
-    panels = figure.subplots(2, 3).flat
+    panels = list(figure.subplots(2, 3).flat)
     color = METHOD_COLORS[config.method.name]
     for axes in panels:
         axes.set_axis_off()
