@@ -70,7 +70,7 @@ def measure(command: str, name: str, folder: Path) -> dict[str, Any]:
     """Wall time, CPU time and peak memory of a command."""
     words = [sys.executable, "-m", "ebmbench", "sweep", command, name, f"results_dir={folder}"]
     started = time.perf_counter()
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, code, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
     if code != 0:
