@@ -202,7 +202,7 @@ def _cost(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[l
         methods = scores.in_order(part["method"].tolist())
         rows = []
         for method in methods:
-            means = [Cell(f"{by[method, metric]['mean']:.3g}") for metric in COST]
+            means = [Cell(number(by[method, metric]["mean"])) for metric in COST]
             rows.append([Cell(str(method)), *means, *_counts(by[method, COST[0]])])
         header = [Cell("method"), *(_head(metric) for metric in COST), Cell("n"), Cell("diverged")]
         notes = ["Means over seeds. Seeds that trained together share their time; memory is that of their process."]
@@ -379,12 +379,15 @@ def _decimals(row: dict[str, Any]) -> int | None:
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """A number as it is printed: to so many decimals, else to four significant digits."""
+    """A number as it is printed: to so many decimals, else to four significant digits; a tiny one as 1.7e-05."""
     if math.isnan(value):
         return "–"
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    text = f"{value:.4g}" if decimals is None else f"{value:.{decimals}f}"
+    if decimals is None:
+        text = f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
+    else:
+        text = f"{value:.{decimals}f}" if decimals < 6 else f"{value:.2g}"
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 

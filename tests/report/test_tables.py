@@ -137,7 +137,8 @@ def test_a_text_with_special_characters_survives_latex() -> None:
         (-1.5, 1, "−1.5"),
         (math.nan, 2, "–"),
         (math.inf, None, "∞"),
-        (12345.678, None, "1.235e+04"),
+        (12345.678, None, "12346"),
+        (1.7e-5, 7, "1.7e-05"),
     ],
 )
 def test_numbers_are_printed(value: float, decimals: int | None, text: str) -> None:
