@@ -488,6 +488,7 @@ def _md(cell: Cell) -> str:
 
 def _latex(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str]) -> str:
     lines = [f"% {line}" for line in origin]
+    said = origin if len(origin) > 3 else [origin[0], origin[-1]]  # what is missing, wherever the table goes
     lines += [r"% In the preamble: \usepackage{booktabs}, \usepackage{graphicx}. Then: \input{tables.tex}", ""]
     for index, table in enumerate(tables):
         tails = any(cell.tail for row in table.rows for cell in row)
@@ -503,7 +504,7 @@ def _latex(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str]) -> str:
         lines += [" & ".join(_tex(cell) for cell in row) + r" \\" for row in table.rows]
         lines += [r"\bottomrule", r"\end{tabular}}"]
         ends = ["Below and above a mean: the ends of its 95 % interval."] if tails else []
-        notes = " ".join(_escape(note) for note in [*ends, *table.notes, origin[0], origin[-1]])
+        notes = " ".join(_escape(note) for note in [*ends, *table.notes, *said])
         lines += ["", r"\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {notes}}}", r"\end{table}", ""]
     return "\n".join(lines)
 

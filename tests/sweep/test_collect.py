@@ -105,6 +105,7 @@ def test_half_a_sweep_is_collected_and_what_is_missing_is_said(
     assert "1 of 3 runs and 8 of 24 seeds" in text
     assert f"Not in them, failed: {plan.jobs[1].run_id}." in text and f"missing: {plan.jobs[2].run_id}." in text
     assert "| nce |" not in text.split("## Settings")[0]
+    assert f"Not in them, failed: {plan.jobs[1].run_id}." in (tmp_path / "made" / "tables.tex").read_text()
     assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
 
 
