@@ -3,11 +3,7 @@
 It gives what the energy builds on: the feature maps of an image, the weights of the box head that the energy's hidden
 layers start from, and the candidates that are to be refined. A detector trained here is stored under
 `<results_dir>/base/<key>/`, the key a hash of the settings that made it: it is trained once, by the first run that
-needs it or by
-
-    python -m ebmbench.tasks.detection.base task/data=shapes
-
-and shared by all methods and seeds.
+needs it, and shared by all methods and seeds.
 """
 
 from __future__ import annotations
