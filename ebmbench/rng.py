@@ -82,13 +82,17 @@ class Draws:
         """Whether to draw with compiled code: the same words, and normals equal within rounding."""
         return self.streams.device.type == "cpu" and native.unavailable() is None
 
+    def _block(self, shape: Sequence[int]) -> tuple[tuple[int, ...], int]:
+        """The shape, and how many numbers each seed draws."""
+        shape, streams = tuple(shape), self.streams
+        if streams.stacked and shape[:1] != (len(streams.seeds),):
+            raise ValueError(f"the first axis of {shape} is not the {len(streams.seeds)} seeds")
+        return shape, math.prod(shape[1:] if streams.stacked else shape)
+
     def words(self, name: str, shape: Sequence[int]) -> Tensor:
         """Uniform 32-bit words as int64, of `shape`; the first axis is the seeds' where they are stacked."""
         streams = self.streams
-        shape = tuple(shape)
-        if streams.stacked and shape[:1] != (len(streams.seeds),):
-            raise ValueError(f"the first axis of {shape} is not the {len(streams.seeds)} seeds")
-        size = math.prod(shape[1:] if streams.stacked else shape)
+        shape, size = self._block(shape)
         if self._compiled and isinstance(self.step, int):
             return native.words(streams.seed_tensor, self.step, stream_id(name), size).reshape(shape)
         block = torch.arange((size + 3) // 4, device=streams.device)
@@ -104,9 +108,8 @@ class Draws:
     def normal(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         """Standard normal numbers of `shape`."""
         streams = self.streams
-        shape = tuple(shape)
+        shape, size = self._block(shape)
         lead = shape[:1] if streams.stacked else ()
-        size = math.prod(shape[len(lead) :])
         if dtype == torch.float32 and self._compiled and isinstance(self.step, int):
             return native.normal(streams.seed_tensor, self.step, stream_id(name), size).reshape(shape)
         pairs = _to_unit(self.words(name, (*lead, (size + 3) // 4 * 4)), dtype).unflatten(-1, (-1, 2))

@@ -51,10 +51,10 @@ def paired_p_value(first: Values, second: Values, count: int = RESAMPLES) -> flo
     """Two-sided p-value of "the means are equal", by the studentised paired bootstrap (Efron & Tibshirani 1993).
 
     The differences `d` of the pairs are resampled, and `t` of the data is compared with `t*` of the samples, where
-    `t* = (mean(d*) - mean(d)) / se(d*)`; the p-value is twice the smaller tail. Not `|t*|`: with a few large differences
-    of one sign, samples without them have huge `t*` of the other sign, which would hide a plain difference. Studentised, because with few seeds the percentile form says "significant" far
-    too often (for n = 3 whenever three differences have one sign: one time in four). This one cannot go below 0.07 for
-    n = 3: so few seeds prove nothing.
+    `t* = (mean(d*) - mean(d)) / se(d*)`; the p-value is twice the smaller tail. Not `|t*|`: with a few large
+    differences of one sign, samples without them have huge `t*` of the other sign, which would hide a plain difference.
+    Studentised, because with few seeds the percentile form says "significant" far too often (for n = 3 whenever three
+    differences have one sign: one time in four). This one cannot go below 0.07 for n = 3: so few seeds prove nothing.
 
     Args:
         first, second: a finite number per seed `[n]`, in the same order of seeds.
