@@ -24,6 +24,7 @@ STALE_SECONDS = 60.0
 """A heartbeat file that was not renewed for so long belongs to a dead process."""
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
+_SETTLE = 0.1
 _PATIENCE = 0.5  # somebody who only asks `is_held` holds the lock for an instant
 
 
@@ -149,6 +150,10 @@ class _Heartbeat:
             with open(self.path, "x") as file:
                 file.write(self._text)
         except FileExistsError:
+            return False
+        # Another that saw the dead file too may still move this one away for it: who is there afterwards has it.
+        time.sleep(_SETTLE)
+        if not self.is_own():
             return False
         threading.Thread(target=self._renew, daemon=True, name="ebmbench lock").start()
         return True
