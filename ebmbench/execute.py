@@ -6,7 +6,6 @@ import csv
 import importlib
 import importlib.metadata
 import io
-import json
 import os
 import platform
 import resource
@@ -311,8 +310,3 @@ def commit() -> str | None:
 def _git(root: Path, *words: str) -> str:
     result = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10)
     return result.stdout.strip()
-
-
-def read_environment(run_dir: Path) -> dict[str, Any]:
-    """`environment.json` of a run directory."""
-    return json.loads((run_dir / "environment.json").read_text())
