@@ -20,8 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from ebmbench import config as configuration
-from ebmbench.config import RunConfig
+from ebmbench import composition
+from ebmbench.config import METHODS, TASKS, RunConfig
 from ebmbench.errors import UserError
 
 HELP = """\
@@ -100,7 +100,7 @@ def _dispatch(arguments: list[str]) -> int:
         raise UserError(f"{unknown[0]} is not an option; python -m ebmbench --help lists them")
     if multirun:
         return _multirun(overrides)
-    return run_one(configuration.compose(overrides))
+    return run_one(composition.compose(overrides))
 
 
 def run_one(config: RunConfig) -> int:
@@ -157,7 +157,7 @@ def _multirun(overrides: list[str]) -> int:
     """A Hydra multirun, checked as a whole before its first job starts."""
     from ebmbench import runs
 
-    configs = configuration.expand_and_compose(overrides)
+    configs = composition.expand_and_compose(overrides)
     print(f"{len(configs)} jobs", file=sys.stderr)
     _with_hydra(_job, ["--multirun", *overrides])
     states = {config.run_id: runs.read_state(config.run_dir) for config in configs}
@@ -168,10 +168,10 @@ def _multirun(overrides: list[str]) -> int:
 
 def _job(cfg: DictConfig) -> int:
     """One job of a multirun: it reports its failure, and the others go on."""
-    configuration.register_resolvers()
+    composition.register_resolvers()
     _quiet_libraries()
     try:
-        code = run_one(configuration.from_omegaconf(cfg))
+        code = run_one(composition.from_omegaconf(cfg))
     except UserError as error:
         print(f"ebmbench: {error}", file=sys.stderr)
         return 2
@@ -182,33 +182,33 @@ def _job(cfg: DictConfig) -> int:
 
 def _with_hydra(job: Callable[[DictConfig], Any], arguments: list[str]) -> None:
     """Hydra's own entry, for multiruns and for `--cfg`."""
-    configuration.register_resolvers()
-    entry = hydra.main(version_base="1.3", config_path=str(configuration.config_dir()), config_name="config")(job)
+    composition.register_resolvers()
+    entry = hydra.main(version_base="1.3", config_path=str(composition.config_dir()), config_name="config")(job)
     overrides = [text for text in arguments if not text.startswith("-") and ("=" in text or text.startswith("~"))]
     flags = [text for text in arguments if text not in overrides]
     # argparse wants all overrides in one row, after the flags.
-    words = [*flags, *configuration.for_task(overrides), configuration.search_path_override()]
+    words = [*flags, *composition.for_task(overrides), composition.search_path_override()]
     old, sys.argv = sys.argv, ["ebmbench", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # an error comes here instead of ending the process with a hint
     try:
         entry()
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(configuration.explain(error)) from None
+        raise UserError(composition.explain(error)) from None
     finally:
         sys.argv = old
 
 
 def _help() -> str:
-    conf = configuration.config_dir()
+    conf = composition.config_dir()
 
     def names(folder: Path) -> str:
         return " ".join(sorted(path.stem for path in folder.iterdir()))
 
     return HELP.format(
-        tasks=" ".join(configuration.TASKS),
-        methods=" ".join(configuration.METHODS),
+        tasks=" ".join(TASKS),
+        methods=" ".join(METHODS),
         experiments="+experiment=" + names(conf / "experiment").replace(" ", "|"),
-        sweeps=" ".join(configuration.known_sweeps()) or "none",
+        sweeps=" ".join(composition.known_sweeps()) or "none",
     )
 
 

@@ -1,4 +1,4 @@
-"""The configuration of a run: composed by Hydra from conf/, then typed and range-checked.
+"""The configuration of a run, typed and range-checked; `composition` makes it from conf/ and the command line.
 
 YAML holds the defaults, the Section models hold types and ranges, and the fields of a method's class say which
 settings it needs. Whatever is wrong ends in one UserError sentence.
@@ -10,39 +10,26 @@ import dataclasses
 import difflib
 import hashlib
 import json
-import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import hydra
 import yaml
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.object_type import ObjectType
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import ChoiceSweep, Override, RangeSweep
-from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import Field, ValidationError
 
-from ebmbench.errors import UserError
-from ebmbench.methods import METHODS, Method
-from ebmbench.proposals import GaussianMixture
+from ebmbench.errors import UserError, did_you_mean, first_line, shown
 from ebmbench.schema import Section
 from ebmbench.tasks.detection.config import DetectionTask, DetectionTrainer
 from ebmbench.tasks.one_d.config import OneDTask, OneDTrainer
 
+if TYPE_CHECKING:
+    from ebmbench.methods import Method
+
 ALGORITHMS = 1
 """Version of what is computed: raised when the same settings would give other results."""
-
-MOST_JOBS = 100_000
-"""In one sweep."""
 
 TASKS: dict[str, tuple[type[Section], type[Section]]] = {
     "1d": (OneDTask, OneDTrainer),
@@ -56,6 +43,10 @@ class MethodConfig(Section):
     name: Literal["ml-is", "ml-mcmc", "kld-is", "nce", "nce+", "sm", "dsm"]
     num_samples: int | None = Field(ge=1, le=1_048_576)
     langevin_steps: int | None = Field(ge=1, le=100_000)
+
+
+METHODS: tuple[str, ...] = get_args(MethodConfig.model_fields["name"].annotation)
+"""Names, as users type them."""
 
 
 class ProposalConfig(Section):
@@ -164,6 +155,9 @@ class RunConfig:
 
     def build_method(self) -> Method:
         """The method with its hyper-parameters."""
+        from ebmbench.methods import METHODS  # PyTorch only where something is computed
+        from ebmbench.proposals import GaussianMixture
+
         cls = METHODS[self.method.name]
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
@@ -200,7 +194,7 @@ class RunConfig:
         try:
             raw = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"not a configuration: {_first_line(error)}") from None
+            raise UserError(f"not a configuration: {first_line(error)}") from None
         if not isinstance(raw, dict):
             raise UserError("not a configuration: a mapping of settings is expected")
         return _validate(raw)
@@ -222,7 +216,7 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
     task = raw.get("task")
     task_name = task.get("name") if isinstance(task, dict) else None
     if not isinstance(task_name, str) or task_name not in TASKS:
-        raise UserError(f"task={task_name!r} is not known{_did_you_mean(str(task_name), TASKS)}")
+        raise UserError(f"task={task_name!r} is not known{did_you_mean(str(task_name), TASKS)}")
     task_model, trainer_model = TASKS[task_name]
     models: dict[str, type[Section]] = {
         "task": task_model,
@@ -233,10 +227,8 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
         "logger": LoggerConfig,
     }
     root = set(Launch.model_fields) | {"seeds", "sweep"}
-    known = sorted(root | {key for section, model in models.items() for key in _keys(model, section)})
-    faults += [
-        f"{key} is not a setting{_did_you_mean(str(key), known)}" for key in raw if key not in root | set(models)
-    ]
+    known = sorted(root | {key for section, model in models.items() for key in setting_keys(model, section)})
+    faults += [f"{key} is not a setting{did_you_mean(str(key), known)}" for key in raw if key not in root | set(models)]
     other = _other_task(task_name, raw.get("trainer"))
     if other:
         raise UserError(
@@ -257,11 +249,11 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
     return RunConfig(**parts)
 
 
-def _keys(model: Any, prefix: str) -> Iterator[str]:
+def setting_keys(model: Any, prefix: str) -> Iterator[str]:
     """Every setting of a section, with those of the sections in it."""
     for name, field in model.model_fields.items():
         inner = [part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, Section)]
-        yield from (key for part in inner for key in _keys(part, f"{prefix}.{name}"))
+        yield from (key for part in inner for key in setting_keys(part, f"{prefix}.{name}"))
         if not inner:
             yield f"{prefix}.{name}"
 
@@ -284,7 +276,7 @@ def _other_task(task: str, trainer: Any) -> str | None:
 
 def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], faults: list[str]) -> Any:
     if not isinstance(raw, dict):
-        faults.append(f"{prefix.rstrip('.')}={_show(raw)} is not a group of settings")
+        faults.append(f"{prefix.rstrip('.')}={shown(raw)} is not a group of settings")
         return None
     try:
         return model.model_validate(_tuples(raw))
@@ -292,11 +284,11 @@ def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], 
         for fault in error.errors(include_url=False):
             key = prefix + _key(fault["loc"], raw)
             if fault["type"] in ("extra_forbidden", "invalid_key"):
-                faults.append(f"{key} is not a setting{_did_you_mean(key, known)}")
+                faults.append(f"{key} is not a setting{did_you_mean(key, known)}")
             elif fault["type"] == "missing":
                 faults.append(f"{key} is missing")
             else:
-                faults.append(f"{key}={_show(fault['input'])} is not allowed: {_allowed(model, fault)}")
+                faults.append(f"{key}={shown(fault['input'])} is not allowed: {_allowed(model, fault)}")
         return None
 
 
@@ -343,7 +335,7 @@ def _seeds(raw: Any, faults: list[str]) -> tuple[int, ...]:
         if whole and len(set(numbers)) == len(numbers) and all(0 <= seed < 2**31 for seed in numbers):
             return numbers
     faults.append(
-        f"seeds={_show(raw)} is not allowed: give a number of seeds from 1 to 100000, or a list of different "
+        f"seeds={shown(raw)} is not allowed: give a number of seeds from 1 to 100000, or a list of different "
         "seeds, each from 0 to 2147483647, such as '[3,7]'"
     )
     return ()
@@ -353,6 +345,8 @@ def _contradictions(
     method: MethodConfig, proposal: ProposalConfig, noise: NoiseConfig, logger: LoggerConfig
 ) -> list[str]:
     """Settings that the method needs and lacks, or has and does not use; and a logger's."""
+    from ebmbench.methods import METHODS
+
     needed = {_METHOD_FIELDS[field.name] for field in dataclasses.fields(METHODS[method.name])}  # type: ignore[arg-type]
     if "proposal.stds" in needed:
         needed.add("proposal.shared")
@@ -365,18 +359,18 @@ def _contradictions(
     }
     faults = [f"method={method.name} needs {key}" for key in sorted(needed - set(given))]
     faults += [
-        f"{key}={_show(given[key])} contradicts method={method.name}, which has no such setting"
+        f"{key}={shown(given[key])} contradicts method={method.name}, which has no such setting"
         for key in sorted(set(given) - needed)
     ]
     stds = proposal.stds
     if stds is not None and not (0 < len(stds) <= 1000 and all(0 < std <= 1e6 for std in stds)):
         faults.append(
-            f"proposal.stds={_show(list(stds))} is not allowed: give one standard deviation > 0 per component, "
+            f"proposal.stds={shown(list(stds))} is not allowed: give one standard deviation > 0 per component, "
             "such as [0.1,0.8]"
         )
     unused = logger.model_dump(exclude={"name"}, exclude_defaults=True) if logger.name != "wandb" else {}
     faults += [
-        f"logger.{key}={_show(value)} contradicts logger={logger.name}, which has no such setting; choose logger=wandb"
+        f"logger.{key}={shown(value)} contradicts logger={logger.name}, which has no such setting; choose logger=wandb"
         for key, value in unused.items()
     ]
     return faults
@@ -387,305 +381,3 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _show(value: Any) -> str:
-    text = repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
-    if not close:  # a key may be right in its last part: trainer.sigma for noise.sigma
-        tail = word.rsplit(".", 1)[-1]
-        close = [key for key in known if key.rsplit(".", 1)[-1] == tail][:3]
-    if close:
-        return f"; did you mean {' or '.join(close)}?"
-    return f"; choose from {', '.join(known)}" if len(known) <= 20 else ""
-
-
-# --------------------------------------------------------------------------------------------- Hydra composition
-
-
-def share_dir() -> Path:
-    """The folder that holds conf/ and sweeps/: inside an installed wheel, or the top of the repository."""
-    package = Path(__file__).resolve().parent
-    return package / "share" if (package / "share" / "conf").is_dir() else package.parent
-
-
-def config_dir() -> Path:
-    """Absolute, because Hydra resolves relative ones against `__main__`."""
-    return share_dir() / "conf"
-
-
-def search_path_override() -> str:
-    """Hydra's search path: the project's `sweeps/`, after the user's own in the working directory."""
-    roots = [Path.cwd(), share_dir()] if (Path.cwd() / "sweeps").is_dir() else [share_dir()]
-    return "hydra.searchpath=[" + ",".join(f'"file://{root}"' for root in dict.fromkeys(roots)) + "]"
-
-
-@lru_cache(maxsize=1)
-def _settings() -> dict[str, Any]:
-    return yaml.safe_load((config_dir() / "settings.yaml").read_text())
-
-
-def setting(task: str, dataset: str, method: str, key: str) -> Any:
-    """The published value of `key` (such as `proposal.stds`), or None where the method has none."""
-    for group in (f"{task}-{dataset}", task):
-        for name in (method, "all"):
-            values = _settings().get(group, {}).get(name, {})
-            if key in values:
-                return values[key]
-    return None
-
-
-def _resolve_setting(key: str, *, _root_: DictConfig) -> Any:
-    task = _root_.task
-    dataset = task.get("dataset") if "dataset" in task else task.get("data", {}).get("name")
-    return setting(str(task.get("name")), str(dataset), str(_root_.method.get("name")), key)
-
-
-def register_resolvers() -> None:
-    """Makes `${setting:…}` known to OmegaConf."""
-    OmegaConf.register_new_resolver("setting", _resolve_setting, replace=True, use_cache=False)
-
-
-@contextmanager
-def _config_loader() -> Iterator[ConfigLoader]:
-    register_resolvers()
-    outer = GlobalHydra.instance().hydra  # one may be at work already: a job of a multirun, say
-    GlobalHydra.instance().hydra = None
-    try:
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-            yield GlobalHydra.instance().config_loader()
-    finally:
-        GlobalHydra.instance().hydra = outer
-
-
-def from_omegaconf(cfg: DictConfig) -> RunConfig:
-    """Validates what Hydra composed."""
-    try:
-        raw = OmegaConf.to_container(cfg, resolve=True)
-    except OmegaConfBaseException as error:
-        key = str(error.full_key or "the configuration")
-        raise UserError(f"{key} cannot be resolved: {_first_line(error)}") from None
-    assert isinstance(raw, dict)
-    return _validate({str(key): value for key, value in raw.items() if key != "hydra"})
-
-
-def for_task(overrides: Sequence[str]) -> list[str]:
-    """The overrides, with a preset that has a file per task (a folder of conf/experiment) resolved to that file.
-
-    `+experiment=smoke` becomes `+experiment=smoke/1d`: Hydra resolves no group choice inside a preset by itself.
-    """
-    tasks = [text.removeprefix("task=") for text in overrides if text.startswith("task=")]
-    task = tasks[-1] if tasks else "1d"
-    folder = config_dir() / "experiment"
-    resolved = []
-    for text in overrides:
-        key, _, name = text.partition("=")
-        by_task = key == "+experiment" and re.fullmatch(r"[\w-]+", name) and (folder / name).is_dir()
-        resolved.append(f"{text}/{task}" if by_task else text)
-    return resolved
-
-
-def compose(overrides: Sequence[str]) -> RunConfig:
-    """Composes and validates one run from command-line overrides such as `["task=1d", "method=nce+"]`.
-
-    Raises:
-        UserError: one sentence that names the key, the value and what is allowed.
-    """
-    with composer() as compose_one:
-        return compose_one(for_task(overrides))
-
-
-@contextmanager
-def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
-    """A function that does what `compose` does, for many: those that choose the same groups share one composition.
-
-    Hydra takes a tenth of a second for each, and a sweep may have thousands.
-    """
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-
-    shared: dict[tuple[str, ...], DictConfig] = {}
-    with _config_loader() as loader:
-
-        def compose_one(overrides: Sequence[str]) -> RunConfig:
-            parsed = _parse(loader, overrides)
-            for override in parsed:
-                if override.is_sweep_override():
-                    text = f"{_show(override.input_line)} gives several values: add -m for a run of each"
-                    raise UserError(f"{text}, or put a text that holds a comma in quotes")
-            _check_groups(loader, parsed)
-            grouped = [o for o in parsed if _is_group(loader, o)]
-            values = [o for o in parsed if not _is_group(loader, o)]
-            groups = tuple(o.input_line or "" for o in grouped)
-            with _explained():
-                if groups not in shared:
-                    shared[groups] = hydra.compose("config", [*groups, search_path_override()])
-                cfg = shared[groups].copy()
-                ConfigLoaderImpl._apply_overrides_to_config(values, cfg)
-            return from_omegaconf(cfg)
-
-        yield compose_one
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Whatever goes wrong inside Hydra is the fault of what it was given: conf/ itself composes."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        raise UserError(explain(error)) from None
-
-
-def expand(overrides: Sequence[str]) -> list[list[str]]:
-    """The jobs of a multirun: every combination of `a,b`, `range(…)`, `glob(…)` and of a sweep file's grid.
-
-    Raises:
-        UserError: where an override cannot be parsed, names no known group option, or the grid is empty.
-    """
-    # The sweeper's own expansion, so that `--multirun` and this project's submit agree on what the jobs are.
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-
-    overrides = for_task(overrides)
-    with _config_loader() as loader:
-        parsed = _parse(loader, overrides)
-        fixed = [o.input_line for o in parsed if o.input_line and not o.is_sweep_override()]
-        _check_groups(loader, parsed)
-        with _explained():
-            cfg = hydra.compose("config", [*fixed, search_path_override()], return_hydra_config=True)
-        params = cfg.hydra.sweeper.get("params") or {}
-        grid = [f"{key}={_grid_text(value)}" for key, value in params.items()]
-        given = {o.key_or_group for o in parsed}
-        # What is said on the command line wins over the sweep file.
-        grid = [line for line in grid if line.split("=", 1)[0].lstrip("+~") not in given]
-        swept = _parse(loader, [*grid, *overrides])
-        _check_size(swept)
-        with _explained():
-            jobs = [job for batch in BasicSweeper.split_arguments(swept, None) for job in batch]
-        if not jobs:
-            raise UserError("the grid is empty: give each swept key at least one value, such as method=nce,nce+")
-        for job in jobs:
-            _check_groups(loader, _parse(loader, job))
-        return [list(job) for job in jobs]
-
-
-def _check_size(overrides: Sequence[Override]) -> None:
-    """Refuses a grid that no memory holds, before it is listed."""
-    jobs = 1.0
-    for override in overrides:
-        value = override.value()
-        if isinstance(value, RangeSweep):
-            if not value.step:
-                raise UserError(f"{override.input_line} has a step of 0; give another")
-            steps = ((value.stop or 0) - (value.start or 0)) / value.step
-            jobs *= max(math.ceil(steps), 1) if math.isfinite(steps) else math.inf
-        elif isinstance(value, ChoiceSweep):
-            jobs *= max(len(value.list), 1)
-        if jobs > MOST_JOBS:
-            raise UserError(f"{override.input_line} makes a grid of more than {MOST_JOBS} jobs; give a smaller one")
-
-
-def expand_and_compose(overrides: Sequence[str]) -> list[RunConfig]:
-    """Every job of a multirun, validated: what can be seen to be wrong is refused before the first one starts."""
-    return compose_all(expand(overrides))
-
-
-def compose_all(jobs: Sequence[Sequence[str]]) -> list[RunConfig]:
-    """Composes and validates jobs, each as `compose` would."""
-    with composer() as compose_one:
-        return [compose_one(job) for job in jobs]
-
-
-def _is_group(loader: ConfigLoader, override: Override) -> bool:
-    group = override.key_or_group
-    return group == "sweeps" or group.startswith("hydra") or bool(_options(loader, group))
-
-
-def _options(loader: ConfigLoader, group: str) -> list[str]:
-    """Options of a group; asked of the repository itself, for the loader makes a copy of all it knows at each call."""
-    return loader.repository.get_group_options(group, ObjectType.CONFIG)  # type: ignore[attr-defined]
-
-
-def _grid_text(value: Any) -> str:
-    return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
-
-
-def _parse(loader: ConfigLoader, overrides: Sequence[str]) -> list[Override]:
-    parser = OverridesParser.create(config_loader=loader)
-    parsed = []
-    for text in overrides:
-        try:
-            parsed += parser.parse_overrides([text])
-        except Exception as error:  # the grammar's own, and what very long numbers and deep brackets raise in Python
-            lines = [line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See https"))]
-            reason = (lines or [type(error).__name__])[0][:80]
-            raise UserError(f"{_show(text)} cannot be read ({reason}); give key=value, such as 'seeds=[3,7]'") from None
-        if not parsed[-1].key_or_group:
-            raise UserError(f"{_show(text)} names no setting; give key=value, such as 'seeds=[3,7]'")
-    return parsed
-
-
-def _check_groups(loader: ConfigLoader, overrides: Sequence[Override]) -> None:
-    """Refuses an unknown option of a group, with the closest names."""
-    for override in overrides:
-        group, value = override.key_or_group, override.value()
-        if group.startswith("hydra") or not _is_group(loader, override) or override.is_sweep_override():
-            continue
-        options = known_sweeps() if group == "sweeps" else _options(loader, group)
-        if group == "experiment":
-            options = known_experiments()
-            value = str(value).split("/")[0]
-        choose = f"choose from {', '.join(options)}"
-        if group in ("experiment", "sweeps") and not override.is_add():
-            raise UserError(f"{group} is a preset that is added: give +{group}=NAME; {choose}")
-        if override.is_delete():
-            raise UserError(f"{group} cannot be left out; {choose}")
-        if not isinstance(value, str | int | float):
-            raise UserError(f"{group}={_show(value)} is not allowed; {choose}")
-        if str(value) not in options:
-            raise UserError(f"{group}={_show(value)[1:-1]} is not known{_did_you_mean(str(value), options)}")
-
-
-def known_experiments() -> list[str]:
-    """Names of the presets, which are files, or folders with a file per task."""
-    return sorted(path.stem for path in (config_dir() / "experiment").iterdir())
-
-
-def known_sweeps() -> list[str]:
-    """Names of the sweep files: the working directory's own, and the project's."""
-    folders = (Path.cwd() / "sweeps", share_dir() / "sweeps")
-    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
-
-
-def explain(error: Exception) -> str:
-    """One sentence for what Hydra found wrong."""
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    text = _first_line(error)
-    match = re.search(
-        r"Could not (?:override|append to config|delete).*?'([^']+)'|Key '([^']+)' is not in struct", text
-    )
-    if match:
-        key = (match.group(1) or match.group(2)).lstrip("+~").partition("=")[0]
-        sections = {"method": MethodConfig, "proposal": ProposalConfig, "noise": NoiseConfig, "logger": LoggerConfig}
-        keys = {key for section, model in sections.items() for key in _keys(model, section)}
-        for task, trainer in TASKS.values():
-            keys |= {*_keys(task, "task"), *_keys(trainer, "trainer")}
-        keys |= set(Launch.model_fields) | {"seeds"}
-        if key in keys:
-            return f"{key} is a setting, but not of what is chosen here (task, method, logger); leave it out"
-        return f"{key} is not a setting{_did_you_mean(key, sorted(keys))}"
-    if not isinstance(error, HydraException | OmegaConfBaseException):
-        return f"the overrides cannot be put together ({type(error).__name__}: {text})"
-    detail = _first_line(cause) if isinstance(cause, Exception) and cause is not error else ""
-    return f"{text} {detail}".strip() if detail and detail not in text else text

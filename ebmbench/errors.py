@@ -1,5 +1,34 @@
-"""The one error that is shown to a user as a sentence instead of a traceback."""
+"""The one error that is shown to a user as a sentence instead of a traceback, and what such a sentence is made of."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
 
 
 class UserError(Exception):
     """Something the user can put right. Its text names the key, the value and what is allowed; exit code 2."""
+
+
+def first_line(error: Exception) -> str:
+    """Of its text; an error without one is called by its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def shown(value: Any) -> str:
+    """A value as a user would know it again, cut where it is long."""
+    text = repr(list(value) if isinstance(value, tuple) else value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
+    """What follows an unknown word: the closest known ones, or all where they are few."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    if not close:  # a key may be right in its last part: trainer.sigma for noise.sigma
+        tail = word.rsplit(".", 1)[-1]
+        close = [key for key in known if key.rsplit(".", 1)[-1] == tail][:3]
+    if close:
+        return f"; did you mean {' or '.join(close)}?"
+    return f"; choose from {', '.join(known)}" if len(known) <= 20 else ""

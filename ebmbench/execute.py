@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from ebmbench import checkpoint, loggers, runs
-from ebmbench.config import RunConfig, share_dir
+from ebmbench.composition import share_dir
+from ebmbench.config import RunConfig
 from ebmbench.energy import AutogradEnergy
 from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
@@ -222,6 +223,9 @@ def _train_part(
     memory = round(peak_memory(device) / 2**20, 1)
     for row in rows:
         row |= {"train_seconds": round(share, 3), "peak_memory_mb": memory, "examples": problem.num_examples}
+    if problem.underflows is not None:
+        for row, count, first in zip(rows, progress.underflows.tolist(), progress.underflow_step.tolist(), strict=True):
+            row |= {"underflows": count, "underflow_step": first if count else ""}
     result = {
         "run_hash": config.run_hash,
         "rows": rows,
@@ -248,7 +252,8 @@ def _final_checkpoint(config: RunConfig, states: Sequence[dict[str, Any]]) -> by
 
 def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
+    names = dict.fromkeys(name for row in rows for name in row)  # a part that an older version trained may lack some
+    writer = csv.DictWriter(buffer, list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return buffer.getvalue().encode()

@@ -25,7 +25,7 @@ from ebmbench.errors import UserError
 if TYPE_CHECKING:
     from ebmbench.config import RunConfig
 
-HISTORY_COLUMNS = ("step", "epoch", "seed", "loss", "grad_norm", "seconds")
+HISTORY_COLUMNS = ("step", "epoch", "seed", "loss", "grad_norm", "seconds", "underflows")
 Row = Mapping[str, Any]
 
 
@@ -120,7 +120,8 @@ def read_history(path: Path) -> list[dict[str, str]]:
         return []
     text = path.read_bytes().decode(errors="replace")
     text = text[: text.rfind("\n") + 1]
-    return [row for row in csv.DictReader(io.StringIO(text)) if all(row.get(c) for c in HISTORY_COLUMNS)]
+    rows = ({"underflows": "0", **row} for row in csv.DictReader(io.StringIO(text)))  # older files lack this column
+    return [row for row in rows if all(row.get(c) for c in HISTORY_COLUMNS)]
 
 
 def _lines(rows: Iterable[Row]) -> str:

@@ -77,6 +77,16 @@ class KLDIS:
         weights = (gaussian_log_prob(noise, self.sigma) - log_q).exp()  # p/q, bounded by K (σ_k/σ)^D
         return _log_partition(values, log_q) - (weights * values).mean(-1)
 
+    def underflows(self, y: Tensor, draws: Draws) -> Tensor:
+        """Whether the weights p/q of all samples of an example are zero: targets `[..., D] -> [...]`.
+
+        No sample came near the target then, and the loss is `log Ẑ` alone: nothing pulls f up there. That zero belongs
+        in the mean, which would be biased without it; but it is counted, for it says that the estimate is poor.
+        """
+        noise = self.proposal.noise("proposal", y, self.num_samples, draws)  # the very samples of `loss`
+        weights = (gaussian_log_prob(noise, self.sigma) - self.proposal.log_prob(noise)).exp()
+        return (weights == 0).all(-1).expand(y.shape[:-1])
+
 
 @dataclass(frozen=True)
 class MLMCMC:

@@ -9,7 +9,10 @@ from ebmbench import runs
 from ebmbench.config import RunConfig
 from ebmbench.execute import Outcome
 
-HIDDEN = ("seed", "diverged", "diverged_step", "trusted", "peak_memory_mb", "energy_evaluations")
+HIDDEN = (
+    "seed", "diverged", "diverged_step", "trusted", "peak_memory_mb", "energy_evaluations", "underflows",
+    "underflow_step",
+)  # fmt: skip
 
 
 def summary(outcome: Outcome, config: RunConfig) -> str:
@@ -41,5 +44,11 @@ def summary(outcome: Outcome, config: RunConfig) -> str:
         lines.append(
             f"  not to be trusted: seed {', '.join(doubtful)} (mass near the edge of the grid, or a quadrature error)"
         )
+    for row in rows:
+        if row.get("underflows", "0") not in ("", "0"):
+            lines.append(
+                f"  seed {row['seed']}: the importance weights of {row['underflows']} examples underflowed, first at "
+                f"step {row['underflow_step']}; a larger method.num_samples or narrower proposal.stds avoids it"
+            )
     lines.append(f"files: {outcome.run_dir}")
     return "\n".join(lines)

@@ -30,6 +30,8 @@ class Problem(Protocol):
     """Leaf tensors. Where S > 1 their first axis is the seeds'."""
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler | None
+    underflows: Tensor | None
+    """Examples of the last step whose importance weights all underflowed, `[S]`; None for a method without weights."""
 
     def losses(self, step: int) -> Tensor:
         """Mean loss per seed `[S]`: a function of the parameters and the step alone."""
@@ -46,6 +48,10 @@ class Progress:
     loss_sum: Tensor
     grad_norm_sum: Tensor
     """Sums over the steps of the epoch under way, `[S]` float64."""
+    underflows: Tensor
+    """Examples so far whose importance weights all underflowed, `[S]`."""
+    underflow_step: Tensor
+    """Step at which that first happened, `[S]`; -1 while it has not."""
     seconds: float = 0.0
 
     @property
@@ -55,7 +61,7 @@ class Progress:
 
 @dataclass
 class Callbacks:
-    """What the loop tells the world. Rows are one per seed: step, epoch, seed, loss, grad_norm, seconds."""
+    """What the loop tells the world. Rows are one per seed: step, epoch, seed, loss, grad_norm, seconds, underflows."""
 
     on_epoch: Callable[[Progress, list[dict[str, Any]]], None] = lambda progress, rows: None
     on_step: Callable[[Progress], None] = lambda progress: None
@@ -161,6 +167,10 @@ def _update(problem: Problem, progress: Progress, losses: Tensor, step: int | Te
         # What a stopped seed computes is no part of any mean: its history is nan from the epoch in which it stopped.
         progress.loss_sum += torch.where(alive, losses.detach().double(), torch.nan)
         progress.grad_norm_sum += torch.where(alive, grad_norm, torch.nan)
+        if problem.underflows is not None:
+            counted = torch.where(alive, problem.underflows, 0)
+            progress.underflow_step.masked_fill_((progress.underflows == 0) & (counted > 0), step)
+            progress.underflows += counted
 
 
 def _like(mask: Tensor, parameter: Tensor) -> Tensor:
@@ -184,12 +194,17 @@ def _history_rows(problem: Problem, progress: Progress) -> list[dict[str, Any]]:
             "loss": loss,
             "grad_norm": norm,
             "seconds": round(progress.seconds, 3),
+            "underflows": count,
         }
-        for seed, loss, norm in zip(problem.seeds, losses, norms, strict=True)
+        for seed, loss, norm, count in zip(problem.seeds, losses, norms, progress.underflows.tolist(), strict=True)
     ]
 
 
 # ---------------------------------------------------------------------------------------------------- checkpoints
+
+
+_COUNTED = ("diverged_step", "loss_sum", "grad_norm_sum", "underflows", "underflow_step")
+"""What of `Progress` is counted on the device."""
 
 
 def save(problem: Problem, progress: Progress, plan: CheckpointPlan) -> None:
@@ -202,9 +217,7 @@ def save(problem: Problem, progress: Progress, plan: CheckpointPlan) -> None:
         "optimizer": problem.optimizer.state_dict(),
         "scheduler": problem.scheduler.state_dict() if problem.scheduler else None,
         "step": progress.step,
-        "diverged_step": progress.diverged_step.cpu(),
-        "loss_sum": progress.loss_sum.cpu(),
-        "grad_norm_sum": progress.grad_norm_sum.cpu(),
+        **{name: getattr(progress, name).cpu() for name in _COUNTED},
         "seconds": progress.seconds,
     }
     checkpoint.save(plan.path, state)
@@ -230,11 +243,12 @@ def read_checkpoint(path: Path, run_hash: str | None, seeds: Sequence[int]) -> d
 def _start(problem: Problem, plan: CheckpointPlan | None) -> Progress:
     device = next(iter(problem.parameters.values())).device
     num_seeds = len(problem.seeds)
+    zeros = torch.zeros(num_seeds, dtype=torch.float64, device=device)
+    never = torch.full((num_seeds,), -1, dtype=torch.int64, device=device)
+    progress = Progress(0, never, zeros, zeros.clone(), zeros.long(), never.clone())
     state = read_checkpoint(plan.path, plan.stamp.get("run_hash"), problem.seeds) if plan else None
     if plan is None or state is None:
-        zeros = torch.zeros(num_seeds, dtype=torch.float64, device=device)
-        never = torch.full((num_seeds,), -1, dtype=torch.int64, device=device)
-        return Progress(0, never, zeros, zeros.clone())
+        return progress
     changed = [f"{key} {state.get(key)} then and {now} now" for key, now in plan.stamp.items() if state.get(key) != now]
     if changed:
         text = f"goes on with {', '.join(changed)}: the result agrees with an uninterrupted run's within rounding only"
@@ -245,7 +259,8 @@ def _start(problem: Problem, plan: CheckpointPlan | None) -> Progress:
     problem.optimizer.load_state_dict(state["optimizer"])
     if problem.scheduler:
         problem.scheduler.load_state_dict(state["scheduler"])
-    diverged_step, loss_sum, grad_norm_sum = (
-        state[name].to(device) for name in ("diverged_step", "loss_sum", "grad_norm_sum")
-    )
-    return Progress(state["step"], diverged_step, loss_sum, grad_norm_sum, state["seconds"])
+    for name in _COUNTED:
+        if name in state:  # an older checkpoint may lack one
+            setattr(progress, name, state[name].to(device))
+    progress.step, progress.seconds = state["step"], state["seconds"]
+    return progress

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,24 +12,36 @@ import torch
 COSTS = ("train_seconds", "peak_memory_mb", "seconds")
 """Columns that say what a run cost, not what came out."""
 
-WHOLE = {
-    "calibration.csv", "checkpoint.pt", "config.yaml", "densities.npz", "environment.json", "figures", "history.csv",
-    "lock", "metrics.csv", "status.json",
+_ANY = {
+    "checkpoint.pt", "config.yaml", "environment.json", "figures", "history.csv", "lock", "metrics.csv", "status.json",
 }  # fmt: skip
+
+WHOLE = {*_ANY, "calibration.csv", "densities.npz"}
 """What a finished 1D run directory holds, and nothing else."""
 
 
+def whole_detection(seeds: Sequence[int]) -> set[str]:
+    """What a finished detection run directory holds, and nothing else."""
+    return {*_ANY, "detections", "refinement.csv", "stages.csv", *(f"energies.{seed}.npz" for seed in seeds)}
+
+
 def differences(run_dir: Path, other: Path) -> list[str]:
-    """Names of the results of two runs that are not the same bit for bit, times apart."""
-    different = [name for name in ("metrics.csv", "history.csv") if _rows(run_dir / name) != _rows(other / name)]
-    if (run_dir / "calibration.csv").exists():
-        if (run_dir / "calibration.csv").read_bytes() != (other / "calibration.csv").read_bytes():
-            different.append("calibration.csv")
-        if not _same_arrays(run_dir / "densities.npz", other / "densities.npz"):
-            different.append("densities.npz")
-    if not _same_weights(run_dir / "checkpoint.pt", other / "checkpoint.pt"):
-        different.append("checkpoint.pt")
-    return different
+    """Names of the results of two runs that are not the same bit for bit, times apart, or that one of them lacks."""
+    return [name for name in sorted(_results(run_dir) | _results(other)) if not _same(run_dir / name, other / name)]
+
+
+def _results(run_dir: Path) -> set[str]:
+    files = [path for path in run_dir.rglob("*") if path.suffix in (".csv", ".npz", ".pt")]
+    return {path.relative_to(run_dir).as_posix() for path in (*files, *run_dir.glob("detections/*.json"))}
+
+
+def _same(path: Path, other: Path) -> bool:
+    if not (path.exists() and other.exists()):
+        return False
+    if path.name in ("metrics.csv", "history.csv"):
+        return _rows(path) == _rows(other)
+    compare = {".npz": _same_arrays, ".pt": _same_weights}.get(path.suffix)
+    return compare(path, other) if compare else path.read_bytes() == other.read_bytes()
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -96,3 +96,25 @@ def small(method: str, *more: str) -> list[str]:
     if method in SAMPLING:
         lines.append("method.num_samples=8")
     return [*lines, *more]
+
+
+TINY = [
+    "task=detection",
+    "task.data.num_train=6",
+    "task.data.num_val=2",
+    "task.data.num_test=3",
+    "task.base.weights=none",
+    "task.base.feature_cache_mb=10",
+    "task.inference.steps=1",
+    "task.inference.bootstrap=5",
+    "task.inference.nll_boxes=2",
+    "task.inference.nll_samples=8",
+    "trainer.iterations=2",
+    "trainer.batch_size=3",
+]
+
+
+def tiny(method: str, *more: str) -> list[str]:
+    """Overrides for a detection run of seconds: a few made images, a base that is not trained."""
+    samples = ["method.num_samples=4"] if method in SAMPLING else []
+    return [*TINY, f"method={method}", *samples, *more]

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from ebmbench import runs
-from ebmbench.config import METHODS, RunConfig, compose_all
+from ebmbench.composition import compose_all
+from ebmbench.config import METHODS, RunConfig
 from tests.comparison import WHOLE, differences
 from tests.processes import CONTEXT, silence, small
 

@@ -16,7 +16,8 @@ import torch
 import yaml
 
 from ebmbench import cli, runs
-from ebmbench.config import TASKS, compose
+from ebmbench.composition import compose
+from ebmbench.config import TASKS
 from ebmbench.methods import METHODS
 
 SMOKE = ["task=1d", "+experiment=smoke", "device=cpu", "trainer.epochs=1", "method.num_samples=4"]

@@ -7,6 +7,8 @@ import torch
 
 from ebmbench import train
 from ebmbench.cuda import CapturedSteps
+from ebmbench.methods import KLDIS
+from ebmbench.proposals import GaussianMixture
 from ebmbench.tasks.one_d.config import OneDTrainer
 from ebmbench.tasks.one_d.problem import OneDProblem
 from tests.tasks.one_d.one_d_problem import method, problem
@@ -33,6 +35,22 @@ def test_steps_that_read_their_number_on_the_device_are_the_steps(name: str) -> 
     (ours, ours_progress), (eager, progress) = trained(name, captured=True), trained(name, captured=False)
     assert torch.equal(ours, eager)
     assert torch.equal(ours_progress.loss_sum, progress.loss_sum)
+
+
+def test_underflows_are_counted_by_captured_steps_too() -> None:
+    counts = []
+    for captured in (True, False):
+        made = problem("kld-is", seeds=(0, 4), batch_size=15)
+        made.method = KLDIS(GaussianMixture((0.3,), shared=False), num_samples=2, sigma=0.02)
+        progress = train._start(made, None)
+        steps = CapturedSteps(made, lambda losses, step, m=made, p=progress: train._update(m, p, losses, step))
+        for step in range(STEPS):
+            if captured:
+                steps(step)
+            else:
+                train._step(made, progress)
+        counts.append((progress.underflows.tolist(), progress.underflow_step.tolist()))
+    assert counts[0] == counts[1] and min(counts[0][0]) > 0 and min(counts[0][1]) >= 0
 
 
 def test_the_step_of_a_divergence_is_read_on_the_device() -> None:

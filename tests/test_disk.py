@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ebmbench import runs
-from ebmbench.config import compose
+from ebmbench.composition import compose
 from ebmbench.execute import execute
 from tests.processes import Command, small
 

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from ebmbench import cli
+from ebmbench.composition import compose, composer, config_dir, expand, for_task
 from ebmbench.config import (
     TASKS,
     Launch,
@@ -21,12 +22,7 @@ from ebmbench.config import (
     ProposalConfig,
     RunConfig,
     SweepConfig,
-    _keys,
-    compose,
-    composer,
-    config_dir,
-    expand,
-    for_task,
+    setting_keys,
 )
 from ebmbench.errors import UserError
 
@@ -41,7 +37,7 @@ SECTIONS = {
     "task": [task for task, _ in TASKS.values()],
     "trainer": [trainer for _, trainer in TASKS.values()],
 }
-KEYS = sorted({key for name, models in SECTIONS.items() for model in models for key in _keys(model, name)})
+KEYS = sorted({key for name, models in SECTIONS.items() for model in models for key in setting_keys(model, name)})
 KEYS += [*Launch.model_fields, "seeds", "sweep", *SECTIONS]
 GROUPS = {
     group: sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ebmbench import locking, runs
-from ebmbench.config import compose
+from ebmbench.composition import compose
 from ebmbench.errors import UserError
 from ebmbench.locking import Lock, is_held
 from tests.processes import Command, small

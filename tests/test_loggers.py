@@ -14,7 +14,8 @@ import pandas as pd
 import pytest
 
 from ebmbench import loggers
-from ebmbench.config import RunConfig, compose
+from ebmbench.composition import compose
+from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
 
 
@@ -32,6 +33,7 @@ def rows(step: int, seconds: float = 1.0) -> list[dict[str, float]]:
             "loss": math.nan if seed == 7 and step >= 30 else 1 / (step + seed),
             "grad_norm": 0.1,
             "seconds": seconds,
+            "underflows": 0,
         }
         for seed in (3, 7)
     ]
@@ -53,6 +55,14 @@ class TestCsv:
         logger.log(rows(10))
         assert len(pd.read_csv(tmp_path / "history.csv")) == 2
         logger.close("interrupted")
+
+    def test_a_history_from_before_underflows_were_counted_goes_on(self, tmp_path: Path) -> None:
+        (tmp_path / "history.csv").write_text("step,epoch,seed,loss,grad_norm,seconds\n10,1,3,0.5,0.1,1.0\n")
+        logger = loggers.open(config(tmp_path), tmp_path, resume={3: 10})
+        logger.log([{**rows(20)[0], "underflows": 4}])
+        logger.close("done")
+        frame = pd.read_csv(tmp_path / "history.csv")
+        assert frame["loss"].tolist() == [0.5, 1 / 23] and frame["underflows"].tolist() == [0, 4]
 
     @pytest.mark.parametrize("torn", ["", "40,4,3,0.0", "40,4,3,0.02,0.1,1.0\n40,4,7,na"])
     def test_resumed_history_equals_an_uninterrupted_one(self, tmp_path: Path, torn: str) -> None:
@@ -93,7 +103,7 @@ class TestCsv:
         code = f"""
 import sys, pathlib
 from ebmbench import loggers
-from ebmbench.config import compose
+from ebmbench.composition import compose
 for extra in (["logger=csv"], ["logger=wandb", "logger.mode=disabled"]):
     config = compose(["task=1d", "method=nce", "results_dir={tmp_path}", *extra])
     logger = loggers.open(config, pathlib.Path({str(tmp_path)!r}))

@@ -13,7 +13,8 @@ import torch
 from scipy import integrate, stats
 
 import ebmbench
-from ebmbench.config import RunConfig, compose
+from ebmbench.composition import compose
+from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
 from ebmbench.execute import execute
 from ebmbench.model import Model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,15 @@ import torch
 from torch import Tensor
 
 from ebmbench import runs
-from ebmbench.config import METHODS, compose
+from ebmbench.composition import compose
+from ebmbench.config import METHODS
 from ebmbench.energy import AutogradEnergy
 from ebmbench.execute import execute
 from ebmbench.langevin import RUNAWAY, ran_away
 from ebmbench.methods import METHODS as CLASSES
+from ebmbench.proposals import gaussian_log_prob
 from ebmbench.rng import Streams
+from ebmbench.summary import summary
 from ebmbench.tasks.one_d import problem as one_d
 from ebmbench.train import Callbacks, _start, _step, train
 from tests.processes import small
@@ -122,6 +126,54 @@ def test_weights_that_underflow_leave_the_loss_finite() -> None:
     assert values.isfinite().all()
 
 
+FAR = ["method.num_samples=2", "noise.sigma=0.02", "proposal.stds=[0.3]", "proposal.shared=false"]
+"""Samples so few and so far that the importance weights of some examples of a step underflow, and of others not."""
+
+
+def test_examples_whose_weights_all_underflow_are_those_without_a_pull() -> None:
+    """Counted from the loss itself: with f = c it is c − log q's part, minus c times the mean weight."""
+    method = compose(["task=1d", "method=kld-is", *FAR]).build_method()
+    assert isinstance(method, CLASSES["kld-is"])
+    y, draws = torch.linspace(-1, 1, 60).reshape(2, 30, 1), Streams([0, 1]).at(3)
+    at_zero, at_one = (method.loss(AutogradEnergy(lambda y, c=c: y[..., 0] * 0 + c), y, draws) for c in (0.0, 1.0))
+    mean_weight = 1 - (at_one - at_zero)
+    found = method.underflows(y, draws)
+    assert found.shape == (2, 30) and found.any() and not found.all()
+    torch.testing.assert_close(mean_weight[found], torch.zeros_like(mean_weight[found]), atol=1e-6, rtol=0)
+    noise = method.proposal.noise("proposal", y, 2, draws).double()
+    weights = (gaussian_log_prob(noise, 0.02) - method.proposal.log_prob(noise)).exp().float()
+    assert torch.equal(found, (weights == 0).all(-1))  # the definition, in double precision
+    shared = replace(method, proposal=replace(method.proposal, shared=True))
+    assert shared.underflows(y, draws).shape == (2, 30)
+
+
+def test_underflows_are_recorded_with_seed_and_step(tmp_path: Path) -> None:
+    lines = small("kld-is", "trainer.epochs=3", "method.num_samples=2", *FAR[1:])
+    config = compose([*lines, f"results_dir={tmp_path}"])
+    outcome = execute(config, quiet=True)
+    problem = one_d.build(config, (0, 1), torch.device("cpu"))
+    counts = []
+    for step in range(problem.num_steps):
+        problem.losses(step)
+        counts.append(problem.underflows.tolist())
+    said = summary(outcome, config)
+    for seed, row in enumerate(runs.read_metrics(config.run_dir)):
+        total, first = sum(c[seed] for c in counts), next(step for step, c in enumerate(counts) if c[seed])
+        assert total > 0 and (row["underflows"], row["underflow_step"]) == (str(total), str(first))
+        assert f"seed {seed}: the importance weights of {total} examples underflowed, first at step {first};" in said
+        assert row["diverged"] == "0" and math.isfinite(float(row["d_kl"]))
+    history = [(row["seed"], int(row["underflows"])) for row in history_of(config.run_dir / "history.csv")]
+    assert history == [(str(seed), sum(c[seed] for c in counts[:end])) for end in (3, 6, 9) for seed in (0, 1)]
+
+
+def test_without_underflow_nothing_is_said_of_it(tmp_path: Path) -> None:
+    for name, row in (("kld-is", {"underflows": "0", "underflow_step": ""}), ("nce", {})):
+        config = compose([*small(name, "trainer.epochs=1", "method.num_samples=64"), f"results_dir={tmp_path}"])
+        assert "underflow" not in summary(execute(config, quiet=True), config)
+        found = [{k: v for k, v in r.items() if "underflow" in k} for r in runs.read_metrics(config.run_dir)]
+        assert found == [row, row]
+
+
 def evaluated(method_lines: list[str], energy: Any, tmp_path: Path) -> dict[str, Any]:
     """The metrics of a given energy in place of a trained one."""
     config = compose([*method_lines, "seeds=1"])
@@ -150,8 +202,10 @@ def test_a_grid_too_narrow_or_too_coarse_is_marked(
     assert row["diverged"] == 0
 
 
-def test_energies_that_are_not_finite_are_a_divergence(tmp_path: Path) -> None:
-    row = evaluated(small("nce"), lambda x, y: y[..., 0] * math.nan, tmp_path)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_energies_that_are_not_finite_are_a_divergence(value: float, tmp_path: Path) -> None:
+    """With −inf everywhere the partition function vanishes."""
+    row = evaluated(small("nce"), lambda x, y: torch.full_like(y[..., 0], value), tmp_path)
     assert row["diverged"] == 1 and row["trusted"] == 0 and math.isnan(row["d_kl"])
     assert row["diverged_step"] == one_d.build(compose(small("nce")), (0,), torch.device("cpu")).num_steps
 

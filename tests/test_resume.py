@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import signal
 import warnings
 from pathlib import Path
@@ -11,14 +12,16 @@ import pytest
 import torch
 
 from ebmbench import checkpoint, runs
-from ebmbench.config import METHODS, RunConfig, compose
+from ebmbench.composition import compose
+from ebmbench.config import METHODS, RunConfig
 from ebmbench.errors import UserError
-from ebmbench.execute import execute
+from ebmbench.execute import TASK_MODULES, execute
 from ebmbench.interrupt import Interrupted, StopFlag
+from ebmbench.tasks.detection import problem as detection
 from ebmbench.tasks.one_d import problem as one_d
 from ebmbench.train import Callbacks, CheckpointPlan, Progress, train
-from tests.comparison import WHOLE, differences
-from tests.processes import Command, small
+from tests.comparison import WHOLE, differences, whole_detection
+from tests.processes import Command, small, tiny
 
 
 @pytest.fixture(autouse=True)
@@ -31,9 +34,10 @@ def one_thread() -> Any:
 
 def trained(config: RunConfig, plan: CheckpointPlan, stops: list[int]) -> tuple[Any, Progress, list[dict[str, Any]]]:
     """Trains, stopping at each of these steps and starting again with a new problem, as a new process would."""
+    task = importlib.import_module(TASK_MODULES[config.task.name])
     history: list[dict[str, Any]] = []
     for stop_at in [*stops, None]:
-        problem = one_d.build(config, config.seeds, torch.device("cpu"))
+        problem = task.build(config, task.split(config)[0], torch.device("cpu"))
         stop = StopFlag()
 
         def on_step(progress: Progress, stop: StopFlag = stop, stop_at: int | None = stop_at) -> None:
@@ -52,17 +56,61 @@ def trained(config: RunConfig, plan: CheckpointPlan, stops: list[int]) -> tuple[
     return problem, progress, history
 
 
+@pytest.fixture(scope="module")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results_dir in which the detection tests share the frozen features."""
+    return tmp_path_factory.mktemp("features")
+
+
+def assert_same_training(config: RunConfig, stops: list[int], folder: Path) -> list[dict[str, Any]]:
+    """Training stopped at these steps ends as one never stopped, whose history is returned."""
+    whole, progress, history = trained(config, CheckpointPlan(folder / "whole", 60), [])
+    problem, again, rows = trained(config, CheckpointPlan(folder / "cut", 60), stops)
+    assert progress.step == again.step == whole.num_steps
+    assert whole.parameters.keys() == problem.parameters.keys()
+    for name, parameter in whole.parameters.items():
+        assert torch.equal(parameter, problem.parameters[name]), name
+    states, states_again = (p.optimizer.state_dict() for p in (whole, problem))
+    assert (
+        states["param_groups"] == states_again["param_groups"]
+        and states["state"].keys() == states_again["state"].keys()
+    )
+    for index, state in states["state"].items():
+        for key, value in state.items():
+            assert torch.equal(value, states_again["state"][index][key]), (index, key)
+    if whole.scheduler is not None:
+        assert whole.scheduler.state_dict() == problem.scheduler.state_dict()
+    assert rows == history
+    for name in ("diverged_step", "underflows", "underflow_step"):
+        assert torch.equal(getattr(progress, name), getattr(again, name)), name
+    return history
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_training_stopped_at_every_kind_of_step(method: str, tmp_path: Path) -> None:
     # 3 steps an epoch, the last one of a short batch: stops at the first step, inside an epoch and at its end.
     config = compose(small(method, "trainer.epochs=3"))
-    whole, progress, history = trained(config, CheckpointPlan(tmp_path / "whole", 60), [])
-    problem, again, rows = trained(config, CheckpointPlan(tmp_path / "cut", 60), [1, 2, 3, 5, 8])
-    assert progress.step == again.step == 9
-    assert torch.equal(whole.parameters["flat"], problem.parameters["flat"])
-    for key, value in whole.optimizer.state_dict()["state"][0].items():
-        assert torch.equal(value, problem.optimizer.state_dict()["state"][0][key]), key
-    assert rows == history and len(rows) == 3 * 2
+    history = assert_same_training(config, [1, 2, 3, 5, 8], tmp_path)
+    assert len(history) == 3 * 2
+
+
+def test_what_underflowed_before_a_stop_is_counted_after_it(tmp_path: Path) -> None:
+    far = ["noise.sigma=0.02", "proposal.stds=[0.3]", "proposal.shared=false"]
+    config = compose([*small("kld-is", "trainer.epochs=3", "method.num_samples=2"), *far])
+    history = assert_same_training(config, [1, 2, 3, 5, 8], tmp_path)
+    assert history[0]["underflows"] > 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_training_of_a_detector_stopped_at_every_kind_of_step(
+    method: str, features: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every other batch is short and ends an epoch, and so a row of the history; the rate warms up, and falls at step 4.
+    monkeypatch.setattr(detection, "HISTORY_STEPS", 2)
+    settings = ["task.data.num_train=3", "trainer.batch_size=2", "trainer.iterations=5", "trainer.warmup=2"]
+    config = compose(tiny(method, *settings, "trainer.learning_rate=0.01", f"results_dir={features}"))
+    history = assert_same_training(config, [1, 2, 3], tmp_path)
+    assert [row["step"] for row in history] == [2, 4, 5]
 
 
 def test_a_stopped_seed_stays_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +182,23 @@ def test_killed_and_with_a_damaged_checkpoint(tmp_path: Path) -> None:
         execute(compose([*lines, f"results_dir={killed}"]), quiet=True)
     assert not differences(run_dir, whole / "runs" / config.run_id)
     assert {path.name for path in run_dir.iterdir()} == WHOLE
+
+
+@pytest.mark.slow
+def test_a_detector_killed_while_its_second_seed_trains(tmp_path: Path) -> None:
+    lines = tiny("nce+", "seeds=2", "trainer.iterations=40", "checkpoint_seconds=0.05", "device=cpu", "threads=1")
+    run_id = compose(lines).run_id
+    whole, killed = (tmp_path / name / "runs" / run_id for name in ("whole", "killed"))
+    assert command(lines, tmp_path / "whole", "log of whole").wait() == 0
+    process = command(lines, tmp_path / "killed")
+    process.wait_for((killed / "training.1.ckpt").exists)
+    process.kill()
+    assert runs.read_state(killed) == "interrupted"
+    state = checkpoint.load(killed / "training.1.ckpt")
+    assert state is not None and 0 < state["step"] < 40
+    assert command(lines, tmp_path / "killed").wait() == 0
+    assert not differences(killed, whole)
+    assert {path.name for path in killed.iterdir()} == whole_detection([0, 1])
 
 
 def test_a_forced_attempt_goes_on_and_is_promoted_whole(tmp_path: Path) -> None:

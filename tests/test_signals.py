@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ebmbench import checkpoint, runs
-from ebmbench.config import compose
+from ebmbench.composition import compose
 from ebmbench.interrupt import Interrupted, StopFlag
 from tests.processes import Command, small
 

@@ -13,7 +13,8 @@ import yaml
 
 import ebmbench
 from ebmbench import runs
-from ebmbench.config import RunConfig, compose
+from ebmbench.composition import compose
+from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
 from ebmbench.execute import execute
 from ebmbench.tasks.one_d import problem as one_d

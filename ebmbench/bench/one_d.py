@@ -30,7 +30,7 @@ import torch
 
 from ebmbench import train
 from ebmbench.bench.textbook import Textbook
-from ebmbench.config import compose
+from ebmbench.composition import compose
 from ebmbench.errors import UserError
 from ebmbench.execute import commit
 from ebmbench.methods import METHODS

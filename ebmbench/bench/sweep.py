@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from ebmbench.config import RunConfig, compose
+from ebmbench.composition import compose
+from ebmbench.config import RunConfig
 from ebmbench.execute import commit
 from ebmbench.runs import Status, now
 from ebmbench.sweep.plan import Job, Plan, write_plan

@@ -14,7 +14,7 @@ import pandas as pd
 import yaml
 
 from ebmbench import runs as run_directories
-from ebmbench.config import setting
+from ebmbench.composition import setting
 from ebmbench.errors import UserError
 
 _COLUMNS = ["run_id", "config_hash", "label", "method", "seed", "diverged", "trusted"]

@@ -24,7 +24,7 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from ebmbench import config as configuration
+from ebmbench import composition
 from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
 from ebmbench.report import plots, scores
@@ -515,7 +515,7 @@ def _defaults(task: str, dataset: str) -> tuple[tuple[str, ...], Mapping[str, An
     for extra in ([f"task.dataset={dataset}"], [f"task/data={dataset}"]):
         overrides = [f"task={task}", *extra]
         try:
-            composed = configuration.compose(overrides)
+            composed = composition.compose(overrides)
         except UserError:
             continue
         return tuple(overrides), flat_settings(composed.to_dict())
@@ -530,7 +530,7 @@ def command(run: Run) -> str:
         return ""
     parts = [*known[0], f"method={method}"]
     for key, value in run.settings.items():
-        default = flat_value(configuration.setting(task, dataset, method, key))
+        default = flat_value(composition.setting(task, dataset, method, key))
         if default is None and key.startswith(("task.", "trainer.")):
             default = known[1].get(key)
         if key != "task.data.name" and value != default:

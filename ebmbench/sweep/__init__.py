@@ -46,7 +46,7 @@ def main(argv: list[str]) -> int:
     Raises:
         UserError: with one sentence, for bad input.
     """
-    from ebmbench.config import known_sweeps
+    from ebmbench.composition import known_sweeps
     from ebmbench.errors import UserError
     from ebmbench.sweep.plan import is_launcher
 
@@ -163,7 +163,7 @@ def _resume(name: str, results_dir: Path, overrides: list[str], options: dict[st
 
 def _plan_of(name: str, results_dir: Path) -> Plan:
     """The plan as submitted; of a sweep that was run by Hydra's multirun, its file as it is now."""
-    from ebmbench.config import known_sweeps
+    from ebmbench.composition import known_sweeps
     from ebmbench.execute import commit
     from ebmbench.sweep.plan import make_plan, read_plan, sweep_dir
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ebmbench import config as configuration
+from ebmbench import composition
 from ebmbench.config import ALGORITHMS, RunConfig
 from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
@@ -77,12 +77,12 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
     Raises:
         UserError: an unknown sweep or key, an empty grid, a job that is not valid.
     """
-    known = configuration.known_sweeps()
+    known = composition.known_sweeps()
     if sweep not in known:
         raise UserError(f"sweep {sweep!r} is not known; choose from {', '.join(known) or 'none: sweeps/ is empty'}")
     own = [text for text in overrides if not is_launcher(text)]
-    lines = configuration.expand([f"+sweeps={sweep}", *own])
-    configs = configuration.compose_all(lines)
+    lines = composition.expand([f"+sweeps={sweep}", *own])
+    configs = composition.compose_all(lines)
     if configs[0].sweep is None:
         raise UserError(f"sweeps/{sweep}.yaml has no `sweep:` with a name, so that its results have no place")
     about = configs[0].sweep

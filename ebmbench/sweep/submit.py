@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ebmbench import config as configuration
+from ebmbench import composition
 from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
 from ebmbench.execute import resolve_device
@@ -33,18 +33,16 @@ def launcher_settings(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         UserError: an unknown launcher or key.
     """
-    names = sorted(
-        {*LAUNCHERS, *(path.stem for path in (configuration.config_dir() / "hydra/launcher").glob("*.yaml"))}
-    )
+    names = sorted({*LAUNCHERS, *(path.stem for path in (composition.config_dir() / "hydra/launcher").glob("*.yaml"))})
     if name not in names:
         raise UserError(f"launcher={name} is not known; choose from {', '.join(names)}")
-    configuration.register_resolvers()
-    lines = [f"hydra/launcher={name}", *overrides, configuration.search_path_override()]
+    composition.register_resolvers()
+    lines = [f"hydra/launcher={name}", *overrides, composition.search_path_override()]
     try:
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(configuration.config_dir())):
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(composition.config_dir())):
             composed = hydra.compose("config", lines, return_hydra_config=True)
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(configuration.explain(error)) from None
+        raise UserError(composition.explain(error)) from None
     values = OmegaConf.to_container(composed.hydra.launcher, resolve=False)
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}

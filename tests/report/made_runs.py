@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ebmbench.config import RunConfig, compose
+from ebmbench.composition import compose
+from ebmbench.config import RunConfig
 from ebmbench.runs import Status
 
 METHODS_1D = ("nce+", "nce", "ml-is", "kld-is", "ml-mcmc", "dsm", "sm")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.config import compose
+from ebmbench.composition import compose
 from ebmbench.errors import UserError
 from ebmbench.report import data
 from ebmbench.report.html import command, render

@@ -77,7 +77,7 @@ def test_bad_input_is_one_sentence(results: Path, argv: list[str], said: str) ->
 
 
 def test_a_sweep_without_results_still_has_a_page(tmp_path: Path) -> None:
-    from ebmbench.config import compose
+    from ebmbench.composition import compose
     from tests.report import made_runs
 
     config = compose(["task=1d", "method=nce", f"results_dir={tmp_path}"])
@@ -160,7 +160,8 @@ def test_it_prints(pages: dict[str, Path], browser: Browser, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_280_runs_make_their_page_in_half_a_minute(tmp_path: Path) -> None:
-    from ebmbench.config import RunConfig, compose
+    from ebmbench.composition import compose
+    from ebmbench.config import RunConfig
     from tests.report import made_runs
 
     for dataset in (1, 2):

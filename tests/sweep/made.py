@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ebmbench.config import RunConfig, compose
+from ebmbench.composition import compose
+from ebmbench.config import RunConfig
 from ebmbench.runs import Status
 from ebmbench.sweep.plan import Job, Plan, write_plan
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.config import RunConfig, compose, known_sweeps
+from ebmbench.composition import compose, known_sweeps
+from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
 from ebmbench.sweep import main
 from ebmbench.sweep.plan import make_plan, read_plan, write_plan

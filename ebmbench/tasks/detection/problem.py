@@ -17,7 +17,7 @@ from torch.autograd import Function
 
 from ebmbench.config import RunConfig
 from ebmbench.files import write_atomically
-from ebmbench.methods import Method
+from ebmbench.methods import KLDIS, Method
 from ebmbench.rng import Draws, Streams
 from ebmbench.tasks.detection import distributed, scoring
 from ebmbench.tasks.detection.base import base_key, load_base
@@ -103,6 +103,7 @@ class DetectionProblem:
         self.num_steps = config.trainer.iterations
         self.steps_per_epoch = min(HISTORY_STEPS, self.num_steps)
         self.shared_noise = bool(getattr(getattr(method, "proposal", None), "shared", False))
+        self.underflows = torch.zeros(1, dtype=torch.int64, device=device) if isinstance(method, KLDIS) else None
         self._order: tuple[int, list[int]] = (-1, [])
         dataset = frozen.train.dataset
         self.num_images = len(dataset.image_ids)
@@ -141,7 +142,9 @@ class DetectionProblem:
         if self.world > 1:
             sums = distributed.sum_on_leader(sums)
         count = sums[1].clamp(min=1)
-        gradient = sums[2:] / count
+        if self.underflows is not None:
+            self.underflows = sums[2:3].long()
+        gradient = sums[3:] / count
         clip = self.trainer.gradient_clip
         if clip is not None:
             gradient = gradient * (clip / gradient.norm()).clamp(max=1)
@@ -154,10 +157,10 @@ class DetectionProblem:
         return result
 
     def summed(self, step: int) -> Tensor:
-        """This process's part of a step: summed loss, number of boxes, gradient of the sum, in one vector."""
+        """This process's part of a step, in one vector: summed loss, boxes, underflows, gradient of the sum."""
         parameters = list(self.parameters.values())
         images, rows, total = self._examples(step)
-        loss_sum = torch.zeros((), device=self.device)
+        loss_sum, underflows = torch.zeros(2, device=self.device)
         flat = torch.zeros(sum(p.numel() for p in parameters), device=self.device)
         count = sum(len(image.boxes) for image in images)
         if count:
@@ -180,13 +183,15 @@ class DetectionProblem:
                     loss = self.method.loss(energy, target, own).float().sum()
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
                 loss_sum += loss.detach()
+                if isinstance(self.method, KLDIS):
+                    underflows += self.method.underflows(target, own).sum()
                 flat += torch.cat(
                     [
                         (torch.zeros_like(p) if g is None else g).flatten()
                         for g, p in zip(gradients, parameters, strict=True)
                     ]
                 )
-        return torch.cat((loss_sum[None], torch.tensor([float(count)], device=self.device), flat))
+        return torch.cat((loss_sum[None], torch.tensor([float(count)], device=self.device), underflows[None], flat))
 
     def _examples(self, step: int) -> tuple[list[ImageFeatures], Tensor, int]:
         """This process's images, and the places of their boxes among all of the step's."""
@@ -208,6 +213,9 @@ class DetectionProblem:
         """The row of metrics of this seed; writes detections, scores by step and energies along the coordinates."""
         stopped = int(diverged_step[0])
         row = scoring.score(self.task, self.frozen.scored, self.head.eval(), self.seeds[0], run_dir)
+        has_nll = self.task.inference.nll_boxes and math.isfinite(row["ap"])  # else there may be no true box to score
+        if stopped < 0 and has_nll and not math.isfinite(row["box_nll"]):  # finite weights whose energies are not
+            stopped = self.num_steps
         if stopped >= 0:  # what a stopped seed scores is no result
             row = {name: value if name.startswith("base_") else math.nan for name, value in row.items()}
         good = stopped < 0 and math.isfinite(row["ap"])

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ebmbench.config import compose
+from ebmbench.composition import compose
 from ebmbench.tasks.detection import scoring
 from ebmbench.tasks.detection.config import DetectionTask
 from ebmbench.tasks.detection.evaluation import Detection, evaluate

@@ -17,7 +17,7 @@ from ebmbench import metrics, native
 from ebmbench.config import RunConfig
 from ebmbench.energy import Energy
 from ebmbench.files import write_atomically
-from ebmbench.methods import DSM, SM, Method
+from ebmbench.methods import DSM, KLDIS, SM, Method
 from ebmbench.rng import Streams
 from ebmbench.tasks.one_d.config import OneDTask, OneDTrainer
 from ebmbench.tasks.one_d.data import Y_HIGH, Y_LOW, Dataset
@@ -67,6 +67,8 @@ class OneDProblem:
         self.num_examples = trainer.epochs * task.num_train
         self.streams = Streams(self.seeds, device)
         self._order: tuple[int, Tensor] = (-1, torch.empty(0))
+        weighted = isinstance(method, KLDIS)
+        self.underflows = torch.zeros(len(self.seeds), dtype=torch.int64, device=device) if weighted else None
 
         initial = initial_parameters(self.seeds, dtype, device)
         flat = torch.cat([p.detach().flatten(1) for p in initial.values()], dim=1)
@@ -99,7 +101,10 @@ class OneDProblem:
     def batch_losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
         """Mean loss per seed of the training points `batch` `[S, B]`; the step's number may lie on the device."""
         f = self.energy(self.layers, self.x[batch])
-        return self.method.loss(f, self.y[batch].unsqueeze(-1), self.streams.at(step)).mean(-1)
+        y, draws = self.y[batch].unsqueeze(-1), self.streams.at(step)
+        if isinstance(self.method, KLDIS):
+            self.underflows = self.method.underflows(y, draws).sum(-1)
+        return self.method.loss(f, y, draws).mean(-1)
 
     @torch.no_grad()
     def log_density_values(self, seed_index: int, x: Tensor, y: Tensor) -> Tensor:

@@ -13,33 +13,21 @@ import torch
 from PIL import Image
 
 from ebmbench import methods
-from ebmbench.config import RunConfig, compose
+from ebmbench.composition import compose
+from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
 from ebmbench.execute import execute
 from ebmbench.tasks.detection import problem as problem_module
 from ebmbench.tasks.detection.problem import DetectionProblem, build
+from ebmbench.train import train
+from tests.processes import TINY, tiny
 
 SHARED = Path(os.environ.get("EBMBENCH_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 ALL = ["ml-is", "kld-is", "ml-mcmc", "nce", "nce+", "sm", "dsm"]
-TINY = [
-    "task=detection",
-    "task.data.num_train=6",
-    "task.data.num_val=2",
-    "task.data.num_test=3",
-    "task.base.weights=none",
-    "task.base.feature_cache_mb=10",
-    "task.inference.steps=1",
-    "task.inference.bootstrap=5",
-    "task.inference.nll_boxes=2",
-    "task.inference.nll_samples=8",
-    "trainer.iterations=2",
-    "trainer.batch_size=3",
-]
 
 
-def tiny(results: Path, method: str = "nce", *more: str) -> RunConfig:
-    samples = [] if method == "sm" else ["method.num_samples=4"]
-    return compose([*TINY, f"method={method}", *samples, f"results_dir={results}", *more])
+def tiny_run(results: Path, method: str = "nce", *more: str) -> RunConfig:
+    return compose(tiny(method, f"results_dir={results}", *more))
 
 
 def gradient(problem: DetectionProblem, step: int) -> tuple[float, torch.Tensor]:
@@ -61,7 +49,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("method", ALL)
 def test_every_method_gives_a_loss_and_a_gradient(results: Path, method: str) -> None:
-    problem = build(tiny(results, method), (0,), torch.device("cpu"))
+    problem = build(tiny_run(results, method), (0,), torch.device("cpu"))
     loss, grads = gradient(problem, 0)
     assert np.isfinite(loss) and grads.isfinite().all() and grads.norm() > 0
     again = gradient(problem, 0)
@@ -72,7 +60,7 @@ def test_every_method_gives_a_loss_and_a_gradient(results: Path, method: str) ->
 @pytest.mark.parametrize("method", ["nce+", "kld-is", "dsm", "ml-mcmc"])
 def test_splitting_the_boxes_changes_nothing(results: Path, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One box at a time gives the loss and gradient of all at once: noise belongs to the box, not to the pass."""
-    problem = build(tiny(results, method), (0,), torch.device("cpu"))
+    problem = build(tiny_run(results, method), (0,), torch.device("cpu"))
     loss, grads = gradient(problem, 0)
     monkeypatch.setattr(problem_module, "MAX_EVALUATIONS", 1)
     split_loss, split_grads = gradient(problem, 0)
@@ -80,36 +68,64 @@ def test_splitting_the_boxes_changes_nothing(results: Path, method: str, monkeyp
     torch.testing.assert_close(split_grads, grads, rtol=1e-4, atol=1e-6 * float(grads.abs().max()) + 1e-7)
 
 
+def test_underflows_are_counted_over_all_passes(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = build(tiny_run(results, "kld-is", "noise.sigma=0.02"), (0,), torch.device("cpu"))
+    problem.losses(0)
+    assert problem.underflows is not None
+    count, boxes = int(problem.underflows), sum(problem.num_boxes[i] for i in problem.batch(0))
+    monkeypatch.setattr(problem_module, "MAX_EVALUATIONS", 1)
+    problem.losses(0)
+    assert 0 < count < boxes and int(problem.underflows) == count
+
+
+def test_a_chain_that_runs_away_stops_the_seed(results: Path) -> None:
+    problem = build(tiny_run(results, "ml-mcmc", "noise.langevin_step=100000"), (0,), torch.device("cpu"))
+    progress = train(problem)
+    assert progress.diverged_step.tolist() == [0]
+
+
+def test_energies_that_are_not_finite_are_a_divergence(results: Path, tmp_path: Path) -> None:
+    problem = build(tiny_run(results), (0,), torch.device("cpu"))
+    healthy, never = problem.evaluate(tmp_path, torch.tensor([-1]))[0], torch.tensor([-1])
+    assert healthy["diverged"] == 0 and np.isfinite(healthy["box_nll"])
+    with torch.no_grad():
+        for name in ("fc6.weight", "fc7.weight"):
+            problem.parameters[name].mul_(1e30)
+    row = problem.evaluate(tmp_path, never)[0]
+    assert (row["diverged"], row["diverged_step"], row["trusted"]) == (1, problem.num_steps, 0)
+    assert np.isnan(row["ap"]) and row["base_ap"] == healthy["base_ap"]
+
+
 def test_shared_noise_is_shared_by_all_boxes_of_the_batch(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = build(tiny(results, "nce", "proposal.shared=true"), (0,), torch.device("cpu"))
+    problem = build(tiny_run(results, "nce", "proposal.shared=true"), (0,), torch.device("cpu"))
     loss, _ = gradient(problem, 0)
     monkeypatch.setattr(problem_module, "MAX_EVALUATIONS", 1)
     assert gradient(problem, 0)[0] == pytest.approx(loss, rel=1e-5)
 
 
 def test_methods_see_the_same_images_and_start_from_the_same_weights(results: Path) -> None:
-    problems = [build(tiny(results, method), (0,), torch.device("cpu")) for method in ("nce", "dsm")]
+    problems = [build(tiny_run(results, method), (0,), torch.device("cpu")) for method in ("nce", "dsm")]
     first, second = problems
     assert [first.batch(step) for step in range(4)] == [second.batch(step) for step in range(4)]
     assert all(torch.equal(p, second.parameters[name]) for name, p in first.parameters.items())
-    other = build(tiny(results), (1,), torch.device("cpu"))
+    other = build(tiny_run(results), (1,), torch.device("cpu"))
     assert [first.batch(step) for step in range(4)] != [other.batch(step) for step in range(4)]
     epoch = [i for step in range(2) for i in first.batch(step)]
     assert sorted(epoch) == list(range(6))
 
 
 def test_the_gradient_is_clipped(results: Path) -> None:
-    free = build(tiny(results, "nce", "trainer.gradient_clip=null"), (0,), torch.device("cpu"))
+    free = build(tiny_run(results, "nce", "trainer.gradient_clip=null"), (0,), torch.device("cpu"))
     norm = gradient(free, 0)[1].norm()
-    clipped = build(tiny(results, "nce", f"trainer.gradient_clip={float(norm) / 2}"), (0,), torch.device("cpu"))
+    clipped = build(tiny_run(results, "nce", f"trainer.gradient_clip={float(norm) / 2}"), (0,), torch.device("cpu"))
     torch.testing.assert_close(gradient(clipped, 0)[1] * 2, gradient(free, 0)[1], rtol=1e-4, atol=1e-6)
 
 
 def test_the_feature_cache_changes_no_loss(results: Path, tmp_path: Path) -> None:
-    cached = build(tiny(results), (0,), torch.device("cpu"))
+    cached = build(tiny_run(results), (0,), torch.device("cpu"))
     gradient(cached, 0)
     assert list((results / "cache").rglob("train-*.npz"))
-    plain = build(tiny(tmp_path, "nce", "task.base.feature_cache_mb=0"), (0,), torch.device("cpu"))
+    plain = build(tiny_run(tmp_path, "nce", "task.base.feature_cache_mb=0"), (0,), torch.device("cpu"))
     assert gradient(plain, 0)[0] == pytest.approx(gradient(cached, 0)[0], abs=0)
     assert not (tmp_path / "cache").exists()
 
@@ -121,13 +137,13 @@ def test_the_schedule_is_the_published_one(results: Path) -> None:
     assert factor(0) == pytest.approx(1 / 3) and factor(250) == pytest.approx(2 / 3) and factor(500) == 1
     assert factor(39_999) == 1 and factor(40_001) == pytest.approx(0.1)
     assert factor(49_999) == pytest.approx(0.1) and factor(50_001) == pytest.approx(0.01)
-    problem = build(tiny(results), (0,), torch.device("cpu"))
+    problem = build(tiny_run(results), (0,), torch.device("cpu"))
     weights, biases = problem.optimizer.param_groups
     assert biases["initial_lr"] == 2 * weights["initial_lr"] and biases["weight_decay"] == 0
 
 
 def test_a_run_from_start_to_end(tmp_path: Path) -> None:
-    config = tiny(tmp_path, "nce+", "seeds=2", "task.base.weights=train", "task.base.iterations=1")
+    config = tiny_run(tmp_path, "nce+", "seeds=2", "task.base.weights=train", "task.base.iterations=1")
     outcome = execute(config, quiet=True)
     assert outcome.state == "done"
     rows = read_csv(outcome.run_dir / "metrics.csv")
@@ -150,7 +166,7 @@ def _follow(rank: int, port: int, results: str, where: str) -> None:
         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     torch.set_num_threads(1)
-    config = tiny(Path(results), "nce+", "trainer.gradient_clip=null")
+    config = tiny_run(Path(results), "nce+", "trainer.gradient_clip=null")
     if rank:
         problem_module.follow(config, torch.device("cpu"))
         return
@@ -163,7 +179,7 @@ def _follow(rank: int, port: int, results: str, where: str) -> None:
 
 
 def test_two_processes_have_the_loss_of_one(results: Path, tmp_path: Path) -> None:
-    config = tiny(results, "nce+", "trainer.gradient_clip=null")
+    config = tiny_run(results, "nce+", "trainer.gradient_clip=null")
     problem = build(config, (0,), torch.device("cpu"))
     with torch.no_grad():
         problem.parameters["fc7.bias"].add_(0.1)

@@ -12,7 +12,7 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor
 
-from ebmbench.config import compose
+from ebmbench.composition import compose
 from ebmbench.energy import AutogradEnergy, Energy
 from ebmbench.methods import METHODS
 from ebmbench.tasks.one_d import problem as module

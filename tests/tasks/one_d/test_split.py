@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ebmbench import native
-from ebmbench.config import compose
+from ebmbench.composition import compose
 from ebmbench.tasks.one_d import problem
 
 
