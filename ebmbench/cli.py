@@ -86,7 +86,7 @@ def _dispatch(arguments: list[str]) -> int:
         resolved = ["--resolve"] if {"--cfg", "-c"} & set(arguments) and "--resolve" not in arguments else []
         usage = io.StringIO()
         try:
-            with contextlib.redirect_stderr(usage):
+            with contextlib.redirect_stderr(usage), composition.explained():
                 _with_hydra(lambda cfg: None, [*resolved, *arguments])
         except SystemExit as exit:  # its argument parser's
             if exit.code:

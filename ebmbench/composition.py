@@ -153,7 +153,7 @@ def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
             grouped = [o for o in parsed if _is_group(loader, o)]
             values = [o for o in parsed if not _is_group(loader, o)]
             groups = tuple(o.input_line or "" for o in grouped)
-            with _explained():
+            with explained():
                 if groups not in shared:
                     shared[groups] = hydra.compose("config", [*groups, search_path_override()])
                 cfg = shared[groups].copy()
@@ -164,7 +164,7 @@ def composer() -> Iterator[Callable[[Sequence[str]], RunConfig]]:
 
 
 @contextmanager
-def _explained() -> Iterator[None]:
+def explained() -> Iterator[None]:
     """Whatever goes wrong inside Hydra is the fault of what it was given: conf/ itself composes."""
     try:
         yield
@@ -188,7 +188,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
         parsed = _parse(loader, overrides)
         fixed = [o.input_line for o in parsed if o.input_line and not o.is_sweep_override()]
         _check_groups(loader, parsed)
-        with _explained():
+        with explained():
             cfg = hydra.compose("config", [*fixed, search_path_override()], return_hydra_config=True)
         params = cfg.hydra.sweeper.get("params") or {}
         grid = [f"{key}={_grid_text(value)}" for key, value in params.items()]
@@ -197,7 +197,7 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
         grid = [line for line in grid if line.split("=", 1)[0].lstrip("+~") not in given]
         swept = _parse(loader, [*grid, *overrides])
         _check_size(swept)
-        with _explained():
+        with explained():
             jobs = [job for batch in BasicSweeper.split_arguments(swept, None) for job in batch]
         if not jobs:
             raise UserError("the grid is empty: give each swept key at least one value, such as method=nce,nce+")
@@ -280,7 +280,7 @@ def _check_groups(loader: ConfigLoader, overrides: Sequence[Override]) -> None:
         if not isinstance(value, str | int | float):
             raise UserError(f"{group}={shown(value)} is not allowed; {choose}")
         if str(value) not in options:
-            raise UserError(f"{group}={shown(value)[1:-1]} is not known{did_you_mean(str(value), options)}")
+            raise UserError(f"{group}={shown(str(value))[1:-1]} is not known{did_you_mean(str(value), options)}")
 
 
 def known_experiments() -> list[str]:

@@ -25,6 +25,7 @@ from ebmbench.config import (
     setting_keys,
 )
 from ebmbench.errors import UserError
+from tests.processes import Command
 
 FEW, MANY = 120, 2000
 
@@ -182,12 +183,32 @@ def test_the_entry_itself(tmp_path_factory: pytest.TempPathFactory, arguments: l
     assert not list(folder.iterdir())
 
 
+@pytest.mark.slow
+@settings(fuzz, max_examples=36)
+@given(command_lines)
+def test_the_entry_as_a_process(tmp_path_factory: pytest.TempPathFactory, overrides: list[str]) -> None:
+    """`python -m ebmbench` itself: what can be composed is shown and not started, the rest is refused both ways."""
+    folder = tmp_path_factory.mktemp("logs")
+    commands = [Command([*overrides, "--cfg", "job"], folder / "shown")]
+    try:
+        compose(overrides)
+    except UserError:
+        commands.append(Command(overrides, folder / "refused"))
+    codes = [command.wait() for command in commands]
+    for code, command in zip(codes, commands, strict=True):
+        assert "Traceback" not in command.output
+        assert code == 2 or (code == 0 and command.log.name == "shown"), (code, command.output)
+        if code == 2:
+            assert command.output.startswith("ebmbench: ") and command.output.count("\n") == 1, command.output
+
+
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
         (["device=gpu"], ["device='gpu'", "auto, cpu, cuda or cuda:N"]),
         (["seeds=["], ["'seeds=['", "key=value"]),
         (["method=ncee"], ["method=ncee", "nce or nce+"]),
+        (["trainer=0.6"], ["trainer=0.6 is not known", "1d, detection"]),
         (["method=nce,dsm"], ["method=nce,dsm", "-m"]),
         (["+sweeps=papr"], ["sweeps=papr", "paper_1d"]),
         (["experiment=smoke"], ["+experiment", "smoke"]),

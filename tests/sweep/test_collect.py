@@ -7,11 +7,13 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from ebmbench import stats
 from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
+from ebmbench.report import data
 from ebmbench.sweep import collect, main
 from ebmbench.sweep.plan import Job, Plan, read_plan, write_plan
 from tests.sweep.made import made_plan, make_done, make_status
@@ -89,6 +91,19 @@ def test_a_diverged_seed_is_counted_and_not_averaged(tmp_path: Path) -> None:
     line = next(line for line in text.splitlines() if line.startswith(f"| nce+ | {mean:.4f}"))
     assert "†" in line and line.endswith("| 6 | 2 |") and "**" not in line
     assert "2 seeds diverged" in text
+
+
+def test_columns_that_some_runs_lack_are_empty_there(made: Plan, tmp_path: Path) -> None:
+    """Only kld-is counts underflows, and only since a version."""
+    path = tmp_path / "runs" / made.jobs[1].run_id / "metrics.csv"
+    table = pd.read_csv(path)
+    table.assign(underflows=[5, *[0] * 7], underflow_step=[3, *[None] * 7]).to_csv(path, index=False)
+    collected(made, tmp_path)
+    frame = collect.load(tmp_path / "made")[0]
+    assert frame[frame["method"] == "nce"]["underflows"].tolist() == [5, *[0] * 7]
+    assert frame[frame["method"] != "nce"]["underflows"].isna().all() and frame["underflow_step"].sum() == 3
+    assert not collect.check("made", tmp_path)
+    assert len(data.find(["made"], tmp_path).frame) == 24
 
 
 def test_half_a_sweep_is_collected_and_what_is_missing_is_said(
@@ -242,3 +257,5 @@ def test_a_folder_of_another_version_is_refused(made: Plan, tmp_path: Path) -> N
         read_plan(tmp_path, "made")
     with pytest.raises(UserError, match="there are made"):
         read_plan(tmp_path, "mode")
+    page = {(run.run_id, run.seeds, run.state) for run in data.find(["made"], tmp_path).runs}  # the page shows the same
+    assert (part.run_id, (0, 1, 2), "done") in page and (plan.jobs[1].run_id, (3, 4, 5, 6, 7), "missing") in page
