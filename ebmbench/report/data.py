@@ -252,11 +252,11 @@ def find(targets: Sequence[str], results_dir: Path) -> Results:
 def _planned(name: str, results_dir: Path) -> Results:
     """A submitted sweep: all of its jobs, those without a run directory too."""
     from ebmbench.sweep.plan import read_plan
-    from ebmbench.sweep.status import FINISHED, job_states
+    from ebmbench.sweep.status import FINISHED, job_states, with_parts
 
     plan = read_plan(results_dir, name)
     found = []
-    for job in job_states(plan, results_dir):
+    for job in with_parts(job_states(plan, results_dir), results_dir):
         run = read_run(results_dir / "runs" / job.job.run_id)
         if run.status is None:
             settings = flat_settings(job.job.config)

@@ -6,24 +6,22 @@ figure follows from it, and `check` says if one does not.
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ebmbench import runs
 from ebmbench.config import ALGORITHMS
 from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
 from ebmbench.report import tables
 from ebmbench.sweep.plan import SCHEMA, Plan, read_plan, sweep_dir
-from ebmbench.sweep.status import FINISHED, JobState, job_states
+from ebmbench.sweep.status import FINISHED, JobState, job_states, with_parts
 
 IDENTITY = ("run_id", "config_hash", "task", "dataset", "method", "seed", "state", "error", "commit", "finished")
 """The columns that every table of runs begins with; those that the sweep varies follow, then the metrics."""
@@ -39,7 +37,7 @@ class Collected:
 
 def collect(plan: Plan, results_dir: Path) -> Collected:
     """Reads the metrics of all runs that are done. What is damaged is named in the states, and never counted."""
-    states = _with_parts(job_states(plan, results_dir), results_dir)
+    states = with_parts(job_states(plan, results_dir), results_dir)
     checked: list[JobState] = []
     texts: dict[str, list[str]] = {}
     for index, state in enumerate(states):
@@ -55,39 +53,6 @@ def collect(plan: Plan, results_dir: Path) -> Collected:
         parts.append(_parse_csv("\n".join([f"job,{header}", *body])))
     metrics = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"job": [], "seed": []}, dtype=int)
     return Collected(_tidy(plan, checked, metrics), checked)
-
-
-def _with_parts(states: Sequence[JobState], results_dir: Path) -> list[JobState]:
-    """Puts finished runs of the same setting and fewer seeds in the place of a job that is not done.
-
-    So a dear method may be run with five seeds of the twenty: the setting's hash says that they belong there, the table
-    says n, and the seeds that lack stay missing.
-    """
-    unfinished = {state.job.config_hash for state in states if state.state not in FINISHED}
-    prefixes = {s.job.run_id.rsplit("-", 1)[0] for s in states if s.state not in FINISHED}
-    parts: dict[str, list[runs.Status]] = {}
-    own = {state.job.run_id for state in states}
-    for path in sorted((results_dir / "runs").iterdir()) if unfinished and (results_dir / "runs").is_dir() else ():
-        if path.name in own or path.name.rsplit("-", 1)[0] not in prefixes:
-            continue
-        with contextlib.suppress(UserError):
-            status = runs.read_status(path)
-            if status and status.state == "done" and status.run_id == path.name and status.config_hash in unfinished:
-                parts.setdefault(status.config_hash, []).append(status)
-    found: list[JobState] = []
-    for state in states:
-        lacking = set(state.job.config["seeds"])
-        for status in parts.get(state.job.config_hash, ()) if state.state not in FINISHED else ():
-            if lacking >= set(status.seeds):
-                lacking -= set(status.seeds)
-                config = {**state.job.config, "seeds": status.seeds}
-                job = replace(state.job, run_id=status.run_id, run_hash=status.run_hash, config=config)
-                found.append(JobState(job, "diverged" if status.diverged else "done", status=status))
-        if lacking:
-            rest = [seed for seed in state.job.config["seeds"] if seed in lacking]
-            job = replace(state.job, config={**state.job.config, "seeds": rest})
-            found.append(replace(state, job=job) if len(rest) < len(state.job.config["seeds"]) else state)
-    return found
 
 
 def _read_metrics(run_dir: Path, seeds: Sequence[int]) -> tuple[str, str, list[str]]:

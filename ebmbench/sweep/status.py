@@ -6,14 +6,15 @@ in the queue.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,39 @@ def job_states(plan: Plan, results_dir: Path, submitting: bool = False) -> list[
             print(f"ebmbench: what is queued is not known: {error}", file=sys.stderr)
     local_pool = not submitting and is_held(folder / "lock")
     return [_with_queue(state, numbers.get(state.job.run_id), queue, local_pool, folder) for state in found]
+
+
+def with_parts(states: Sequence[JobState], results_dir: Path) -> list[JobState]:
+    """Puts finished runs of the same setting and fewer seeds in the place of a job that is not done.
+
+    So a dear method may be run with five seeds of the twenty: the setting's hash says that they belong there, the table
+    says n, and the seeds that lack stay missing.
+    """
+    unfinished = {state.job.config_hash for state in states if state.state not in FINISHED}
+    prefixes = {s.job.run_id.rsplit("-", 1)[0] for s in states if s.state not in FINISHED}
+    parts: dict[str, list[runs.Status]] = {}
+    own = {state.job.run_id for state in states}
+    for path in sorted((results_dir / "runs").iterdir()) if unfinished and (results_dir / "runs").is_dir() else ():
+        if path.name in own or path.name.rsplit("-", 1)[0] not in prefixes:
+            continue
+        with contextlib.suppress(UserError):
+            status = runs.read_status(path)
+            if status and status.state == "done" and status.run_id == path.name and status.config_hash in unfinished:
+                parts.setdefault(status.config_hash, []).append(status)
+    found: list[JobState] = []
+    for state in states:
+        lacking = set(state.job.config["seeds"])
+        for status in parts.get(state.job.config_hash, ()) if state.state not in FINISHED else ():
+            if lacking >= set(status.seeds):
+                lacking -= set(status.seeds)
+                config = {**state.job.config, "seeds": status.seeds}
+                job = replace(state.job, run_id=status.run_id, run_hash=status.run_hash, config=config)
+                found.append(JobState(job, "diverged" if status.diverged else "done", status=status))
+        if lacking:
+            rest = [seed for seed in state.job.config["seeds"] if seed in lacking]
+            job = replace(state.job, config={**state.job.config, "seeds": rest})
+            found.append(replace(state, job=job) if len(rest) < len(state.job.config["seeds"]) else state)
+    return found
 
 
 def _from_directory(job: Job, run_dir: Path, folder: Path) -> JobState:

@@ -24,8 +24,8 @@ from ebmbench.tasks.detection.evaluation import Detection, evaluate
 from ebmbench.tasks.detection.problem import DetectionProblem, build
 from ebmbench.train import train
 
-_NARROW, _WIDE = "proposal.stds=[0.05,0.1,0.2]", "proposal.stds=[0.075,0.15,0.3]"
-_SLOW, _FAST = "trainer.learning_rate=0.003", "trainer.learning_rate=0.01"
+_NARROW, _WIDE = "proposal.stds=[0.0375,0.075,0.15]", "proposal.stds=[0.075,0.15,0.3]"
+_SLOW, _FAST = "trainer.learning_rate=0.0005", "trainer.learning_rate=0.002"
 _RELU, _SMOOTH = "task.head.activation=relu", "task.head.activation=silu"
 _SCALES_AND_RATES = [[_NARROW, _SLOW], [_NARROW, _FAST], [_WIDE, _SLOW], [_WIDE, _FAST]]
 TRIALS: dict[str, list[list[str]]] = {
@@ -33,12 +33,12 @@ TRIALS: dict[str, list[list[str]]] = {
     "nce": _SCALES_AND_RATES,
     "ml-is": _SCALES_AND_RATES,
     "kld-is": _SCALES_AND_RATES,
-    "ml-mcmc": [[f"noise.langevin_step={step}", rate] for step in (0.01, 0.05) for rate in (_SLOW, _FAST)],
+    "ml-mcmc": [[f"noise.langevin_step={step}", rate] for step in (0.01, 0.03) for rate in (_SLOW, _FAST)],
     "dsm": [[f"noise.sigma={sigma}", activation] for sigma in (0.05, 0.1) for activation in (_RELU, _SMOOTH)],
-    "sm": [[rate, activation] for rate in ("trainer.learning_rate=0.001", _FAST) for activation in (_RELU, _SMOOTH)],
+    "sm": [[rate, activation] for rate in ("trainer.learning_rate=0.0001", _SLOW) for activation in (_RELU, _SMOOTH)],
 }
-"""Four trials each; a method's own scale where it has one, else the learning rate and what matters most to it."""
-STEPS = ((1e-3, 2e-3), (4e-3, 8e-3), (1.6e-2, 3.2e-2))
+"""Four trials each: a method's own scale where it has one, and what else matters most to it."""
+STEPS = ((1e-3, 1e-3), (4e-3, 4e-3), (1.6e-2, 1.6e-2))
 """First step lengths of the refinement (centre, size), tried on every trained head."""
 
 
@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m ebmbench.tasks.detection.tune", description=__doc__)
     parser.add_argument("methods", nargs="*", default=list(TRIALS), help="which methods (all)")
-    parser.add_argument("--iterations", type=int, default=100, help="training iterations of a trial (100)")
+    parser.add_argument("--iterations", type=int, default=250, help="training iterations of a trial (250)")
     parser.add_argument("--images", type=int, default=80, help="validation images that score it (80)")
-    parser.add_argument("--csv", type=Path, default=Path("results/tuning_shapes.csv"), help="the table of all trials")
+    parser.add_argument("--csv", type=Path, default=Path("results/shapes/tuning.csv"), help="the table of all trials")
     parser.add_argument("--override", action="append", default=[], help="a further setting, such as task/data=bccd")
     options = parser.parse_args(argv)
     for method in options.methods or list(TRIALS):
