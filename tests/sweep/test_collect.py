@@ -243,6 +243,8 @@ def test_a_run_of_fewer_seeds_stands_in_for_its_setting(tmp_path: Path) -> None:
     line = next(line for line in text.splitlines() if line.startswith(("| nce | 0.", "| nce | <u>0.", "| nce | **0.")))
     assert line.endswith("| 3 | 0 |")
     assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
+    page = {(run.run_id, run.seeds, run.state) for run in data.find(["made"], tmp_path).runs}  # the page shows the same
+    assert (part.run_id, (0, 1, 2), "done") in page and (plan.jobs[1].run_id, (3, 4, 5, 6, 7), "missing") in page
 
 
 def test_a_folder_of_another_version_is_refused(made: Plan, tmp_path: Path) -> None:
@@ -257,5 +259,3 @@ def test_a_folder_of_another_version_is_refused(made: Plan, tmp_path: Path) -> N
         read_plan(tmp_path, "made")
     with pytest.raises(UserError, match="there are made"):
         read_plan(tmp_path, "mode")
-    page = {(run.run_id, run.seeds, run.state) for run in data.find(["made"], tmp_path).runs}  # the page shows the same
-    assert (part.run_id, (0, 1, 2), "done") in page and (plan.jobs[1].run_id, (3, 4, 5, 6, 7), "missing") in page
