@@ -69,6 +69,22 @@ class Status:
     schema: int = SCHEMA
     algorithms: int = ALGORITHMS
 
+    @classmethod
+    def of(cls, config: RunConfig, state: str, **fields: Any) -> Status:
+        """The status of this configuration's run: its identity, and what is given."""
+        return cls(
+            run_id=config.run_id,
+            run_hash=config.run_hash,
+            config_hash=config.config_hash,
+            task=config.task.name,
+            dataset=config.task.dataset_name,
+            method=config.method.name,
+            seeds=list(config.seeds),
+            sweep=config.sweep.name if config.sweep else None,
+            state=state,
+            **fields,
+        )
+
 
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
@@ -191,16 +207,9 @@ def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt | No
         old = read_status(work_dir)
         published = read_status(run_dir)
         number = old.attempt if old else (published.attempt + 1 if published else 1)
-        status = Status(
-            run_id=config.run_id,
-            run_hash=config.run_hash,
-            config_hash=config.config_hash,
-            task=config.task.name,
-            dataset=config.task.dataset_name,
-            method=config.method.name,
-            seeds=list(config.seeds),
-            sweep=config.sweep.name if config.sweep else None,
-            state="running",
+        status = Status.of(
+            config,
+            "running",
             attempt=number,
             step=old.step if old else 0,
             started=old.started if old else now(),

@@ -116,16 +116,9 @@ def _make_run(folder: Path, config: RunConfig, index: int, rng: np.random.Genera
         return
     folder.mkdir(parents=True)
     failed = index % 100 == 1
-    status = Status(
-        run_id=config.run_id,
-        run_hash=config.run_hash,
-        config_hash=config.config_hash,
-        task=config.task.name,
-        dataset=config.task.dataset_name,
-        method=config.method.name,
-        seeds=list(config.seeds),
-        sweep="made",
-        state="failed" if failed else "done",
+    status = Status.of(
+        config,
+        "failed" if failed else "done",
         step=4725,
         num_steps=4725,
         error="RuntimeError: made up" if failed else None,

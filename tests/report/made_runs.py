@@ -50,17 +50,8 @@ def _blurred(density: np.ndarray, width: float) -> np.ndarray:
 def _write(folder: Path, config: RunConfig, **status: Any) -> None:
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(config.to_yaml())
-    full = Status(
-        run_id=config.run_id,
-        run_hash=config.run_hash,
-        config_hash=config.config_hash,
-        task=config.task.name,
-        dataset=config.task.dataset_name,
-        method=config.method.name,
-        seeds=list(config.seeds),
-        sweep=config.sweep.name if config.sweep else None,
-        **{"state": "done", "commit": "0123abc", "host": "node1", "started": "2026-01-02T03:04:05+00:00", **status},
-    )
+    origin = {"state": "done", "commit": "0123abc", "host": "node1", "started": "2026-01-02T03:04:05+00:00"}
+    full = Status.of(config, **{**origin, **status})
     (folder / "status.json").write_text(json.dumps(asdict(full)))
     (folder / "environment.json").write_text(json.dumps({"python": "3.11", "torch": "2.14", "device": "cpu"}))
 

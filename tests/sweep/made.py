@@ -84,19 +84,7 @@ def make_status(job: Job, results_dir: Path, state: str, **status: object) -> Pa
     folder = results_dir / "runs" / job.run_id
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(config.to_yaml())
-    values = {
-        "run_id": job.run_id,
-        "run_hash": job.run_hash,
-        "config_hash": job.config_hash,
-        "task": "1d",
-        "dataset": "1",
-        "method": config.method.name,
-        "seeds": list(config.seeds),
-        "sweep": "made",
-        "state": state,
-        "commit": "0123456789ab",
-        "finished": "2026-01-02T00:00:00+00:00" if state == "done" else None,
-        **status,
-    }
-    (folder / "status.json").write_text(json.dumps(asdict(Status(**values))))  # type: ignore[arg-type]
+    finished = "2026-01-02T00:00:00+00:00" if state == "done" else None
+    made = Status.of(config, state, **{"commit": "0123456789ab", "finished": finished, **status})
+    (folder / "status.json").write_text(json.dumps(asdict(made)))
     return folder
