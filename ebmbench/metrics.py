@@ -120,7 +120,9 @@ def edge_mass(density: Tensor, spacing: float, fraction: float = 0.01) -> Tensor
     def mass(density: Tensor) -> Tensor:
         """From the left end up to `cell + place`."""
         left, right = density[..., cell], density[..., cell + 1]
-        return cdf(density[..., : cell + 1], spacing)[..., cell] + spacing * place * (left + 0.5 * place * (right - left))
+        return cdf(density[..., : cell + 1], spacing)[..., cell] + spacing * place * (
+            left + 0.5 * place * (right - left)
+        )
 
     return mass(density) + mass(density.flip(-1))
 
