@@ -35,15 +35,10 @@ from ebmbench.config import (
     setting_keys,
 )
 from ebmbench.errors import UserError, did_you_mean, first_line, shown
+from ebmbench.files import share_dir
 
 MOST_JOBS = 100_000
 """In one sweep."""
-
-
-def share_dir() -> Path:
-    """The folder that holds conf/ and sweeps/: inside an installed wheel, or the top of the repository."""
-    package = Path(__file__).resolve().parent
-    return package / "share" if (package / "share" / "conf").is_dir() else package.parent
 
 
 def config_dir() -> Path:

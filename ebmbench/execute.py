@@ -9,7 +9,6 @@ import io
 import os
 import platform
 import resource
-import subprocess
 import sys
 import time
 import traceback
@@ -22,7 +21,6 @@ import torch
 from torch import Tensor
 
 from ebmbench import checkpoint, loggers, runs
-from ebmbench.composition import share_dir
 from ebmbench.config import RunConfig
 from ebmbench.energy import AutogradEnergy
 from ebmbench.errors import UserError
@@ -64,7 +62,7 @@ def execute(config: RunConfig, quiet: bool = False) -> Outcome:
         return Outcome(run_dir, state, existed=True)
     if config.launch.threads:
         torch.set_num_threads(config.launch.threads)
-    with runs.open_attempt(config, commit()) as attempt, StopFlag() as stop:
+    with runs.open_attempt(config, runs.commit()) as attempt, StopFlag() as stop:
         if attempt is None:
             return Outcome(run_dir, runs.read_state(run_dir), existed=True)
         try:
@@ -283,7 +281,7 @@ def environment(device: torch.device, train_seconds: float, total_seconds: float
     return {
         "python": platform.python_version(),
         "packages": versions,
-        "commit": commit(),
+        "commit": runs.commit(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({os.cpu_count()} cores)",
         "threads": torch.get_num_threads(),
@@ -298,20 +296,3 @@ def peak_memory(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-
-
-def commit() -> str | None:
-    """The commit of this checkout (with `+` where files differ from it), None in an installed package."""
-    root = share_dir()
-    if not (root / ".git").exists():
-        return None
-    try:
-        head = _git(root, "rev-parse", "--short=12", "HEAD")
-        return head + "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def _git(root: Path, *words: str) -> str:
-    result = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10)
-    return result.stdout.strip()

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where the project keeps its own."""
 
 from __future__ import annotations
 
@@ -46,3 +46,9 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(file)
         finally:
             os.close(file)
+
+
+def share_dir() -> Path:
+    """The folder that holds conf/ and sweeps/: inside an installed wheel, or the top of the repository."""
+    package = Path(__file__).resolve().parent
+    return package / "share" if (package / "share" / "conf").is_dir() else package.parent

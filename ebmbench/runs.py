@@ -22,6 +22,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,7 +33,7 @@ from typing import Any
 
 from ebmbench.config import ALGORITHMS, RunConfig
 from ebmbench.errors import UserError
-from ebmbench.files import remove_temporaries, write_atomically
+from ebmbench.files import remove_temporaries, share_dir, write_atomically
 from ebmbench.locking import Lock, is_held
 
 SCHEMA = 1
@@ -306,3 +307,20 @@ def _promote(work_dir: Path, run_dir: Path) -> None:
         target.parent.mkdir(exist_ok=True)
         os.replace(path, target)
     shutil.rmtree(work_dir)
+
+
+def commit() -> str | None:
+    """The commit of this checkout (with `+` where files differ from it), None in an installed package."""
+    root = share_dir()
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "--short=12", "HEAD")
+        return head + "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(root: Path, *words: str) -> str:
+    result = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True, timeout=10)
+    return result.stdout.strip()

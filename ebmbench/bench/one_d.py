@@ -32,8 +32,8 @@ from ebmbench import train
 from ebmbench.bench.textbook import Textbook
 from ebmbench.composition import compose
 from ebmbench.errors import UserError
-from ebmbench.execute import commit
 from ebmbench.methods import METHODS
+from ebmbench.runs import commit
 from ebmbench.tasks.one_d.problem import build
 
 PAPER_STEPS = 75 * 63

@@ -26,8 +26,7 @@ import numpy as np
 
 from ebmbench.composition import compose
 from ebmbench.config import RunConfig
-from ebmbench.execute import commit
-from ebmbench.runs import Status, now
+from ebmbench.runs import Status, commit, now
 from ebmbench.sweep.plan import Job, Plan, write_plan
 
 PER_SETTING = 20

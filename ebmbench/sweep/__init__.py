@@ -125,7 +125,7 @@ def _place(name: str, overrides: list[str]) -> tuple[Path, str, list[str]]:
 
 
 def _submit(name: str, overrides: list[str], options: dict[str, str]) -> int:
-    from ebmbench.execute import commit
+    from ebmbench.runs import commit
     from ebmbench.sweep.plan import is_launcher, make_plan, read_plan, sweep_dir
     from ebmbench.sweep.submit import submit
 
@@ -164,7 +164,7 @@ def _resume(name: str, results_dir: Path, overrides: list[str], options: dict[st
 def _plan_of(name: str, results_dir: Path) -> Plan:
     """The plan as submitted; of a sweep that was run by Hydra's multirun, its file as it is now."""
     from ebmbench.composition import known_sweeps
-    from ebmbench.execute import commit
+    from ebmbench.runs import commit
     from ebmbench.sweep.plan import make_plan, read_plan, sweep_dir
 
     if not (sweep_dir(results_dir, name) / "plan.json").exists() and name in known_sweeps():

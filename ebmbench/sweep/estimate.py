@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ebmbench.composition import share_dir
 from ebmbench.config import RunConfig
+from ebmbench.files import share_dir
 from ebmbench.tasks.one_d.config import OneDTask, OneDTrainer
 
 COLUMNS = {"method", "seeds", "samples", "batch", "ms", "memory_mb"}
