@@ -70,7 +70,8 @@ def setting(task: str, dataset: str, method: str, key: str) -> Any:
 def _resolve_setting(key: str, *, _root_: DictConfig) -> Any:
     task = _root_.task
     dataset = task.get("dataset") if "dataset" in task else task.get("data", {}).get("name")
-    return setting(str(task.get("name")), str(dataset), str(_root_.method.get("name")), key)
+    value = setting(str(task.get("name")), str(dataset), str(_root_.method.get("name")), key)
+    return OmegaConf.create(value) if isinstance(value, list) else value  # --cfg job shows no plain list
 
 
 def register_resolvers() -> None:

@@ -17,7 +17,7 @@ import yaml
 
 from ebmbench import cli, runs
 from ebmbench.composition import compose
-from ebmbench.config import TASKS
+from ebmbench.config import TASKS, RunConfig
 from ebmbench.methods import METHODS
 
 SMOKE = ["task=1d", "+experiment=smoke", "device=cpu", "trainer.epochs=1", "method.num_samples=4"]
@@ -222,6 +222,12 @@ def test_cfg_job_shows_the_published_values(capsys: pytest.CaptureFixture[str], 
     assert shown["noise"]["langevin_step"] == 0.0125 and shown["method"]["langevin_steps"] == 16
     assert shown["trainer"] == {"epochs": 75, "batch_size": 32, "learning_rate": 1e-3}
     assert not list(elsewhere.iterdir())
+
+
+@pytest.mark.parametrize("overrides", [["method=nce+"], ["task=detection", "method=dsm"], ["+sweeps=paper_1d"]])
+def test_cfg_job_shows_what_is_run(overrides: list[str], capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
+    assert cli.main(["--cfg", "job", *overrides]) == 0
+    assert RunConfig.from_dict(yaml.safe_load(capsys.readouterr().out)) == compose(overrides)
 
 
 PUBLISHED = {
