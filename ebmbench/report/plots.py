@@ -634,7 +634,7 @@ def settings(results: Results) -> Iterator[Figure]:
                     groups = [g for _, g in own.groupby(others, dropna=False)] if others else [own]
                     widest = max(groups, key=lambda g: g[key].nunique())
                     if widest[key].nunique() > 1:
-                        kept.append(widest)
+                        kept.append(scores.at_equal_seeds(widest, key, ["method"]))
                 if not kept:
                     continue
                 table = pd.concat(scores.summarise(own, ["label", "method"], key, [metric]) for own in kept)
@@ -646,7 +646,7 @@ def settings(results: Results) -> Iterator[Figure]:
             yield Figure(
                 "settings-" + key.replace(".", "-"),
                 f"Against {axis_title(key)}",
-                "Mean over seeds with its 95 % bootstrap interval.",
+                "Mean with its 95 % bootstrap interval, over the seeds that ran at every value.",
                 tuple(panels),
                 whole,
                 legend=tuple(_methods(whole)),

@@ -119,6 +119,18 @@ def _present(frame: pd.DataFrame, over: str) -> NDArrayBool:
 NDArrayBool = np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
 
 
+def at_equal_seeds(frame: pd.DataFrame, by: str, within: Sequence[str]) -> pd.DataFrame:
+    """Only the seeds that ran at every value of `by`, within each group of the others; all of them where none did.
+
+    So a curve against a setting compares its values and not their seeds, when some of them were run with more.
+    """
+    kept = []
+    for _, part in frame.groupby(list(within), sort=False, dropna=False):
+        common = set.intersection(*(set(seeds) for _, seeds in part.groupby(by)["seed"]))
+        kept.append(part[part["seed"].isin(common)] if common else part)
+    return pd.concat(kept) if kept else frame
+
+
 def summarise(frame: pd.DataFrame, groups: Sequence[str], over: str, metrics: Sequence[str]) -> pd.DataFrame:
     """One row per group, item compared and metric.
 

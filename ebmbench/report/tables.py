@@ -306,7 +306,7 @@ def _grid(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[l
     groups = [g for g in _groups(sweep, without=[by]) if g != across]
     # Compared are the methods at equal setting; of one method, the settings.
     over, within = ("method", [*groups, by]) if many else (by, [*groups, across])
-    cells = scores.summarise(frame, within, over, metrics)
+    cells = scores.summarise(scores.at_equal_seeds(frame, by, [*groups, across]), within, over, metrics)
     tables = []
     for key, part in cells.groupby(groups, sort=True, dropna=False):
         for metric in metrics:
@@ -320,7 +320,8 @@ def _grid(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[l
             seeds = sorted({row["n"] for row in some.values()})
             lost = sum(row["diverged"] for row in some.values())
             about = (
-                f"{METRICS[metric].label}, mean over seeds with 95 % interval; n = {_range(seeds)}; {lost} diverged."
+                f"{METRICS[metric].label}, mean over the seeds that ran at every {by}, with 95 % interval; "
+                f"n = {_range(seeds)}; {lost} diverged."
             )
             note = MARKS if many else MARKS.replace("the methods", f"the values of {by}")
             title = f"{_title(groups, key)}: {METRICS[metric].label} by {by}"

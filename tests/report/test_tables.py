@@ -44,6 +44,22 @@ def test_a_grid_has_a_row_per_value_and_a_column_per_method() -> None:
     assert built["grid_method.num_samples.csv"].count("\n") == 1 + 6
 
 
+def test_a_grid_compares_settings_at_equal_seeds() -> None:
+    """Seeds that ran at one value only would make it look worse, or better, than it is."""
+    axes = ("method.num_samples",)
+    values: dict[tuple[object, ...], list[float]] = {
+        ("nce", 16): [0.1, 0.2, 0.3],
+        ("nce", 64): [0.1, 0.2, 0.3, 9.0, 9.0],
+    }
+    frame = frame_of(values | {("sm", 16): [0.5, 0.6], ("sm", 64): [0.5, 0.6]}, axes)
+    text = tables.build(frame, Sweep("g", "", ({"grid": {"by": axes[0]}},), axes))["tables.md"]
+    means = {
+        line.split(" |")[0]: line.split(" |")[1] for line in text.splitlines() if line.startswith(("| 16 |", "| 64 |"))
+    }
+    assert len(means) == 2 and means["| 16"] == means["| 64"] and "0.2" in means["| 64"]
+    assert "n = 2 to 3" in text
+
+
 def test_a_grid_of_one_method_compares_the_values() -> None:
     axes = ("noise.sigma", "method.langevin_steps")
     values = {("dsm", s, k): noisy(abs(s - 0.1) + k, key=1) for s in (0.05, 0.1, 0.4) for k in (1, 2)}
