@@ -64,7 +64,7 @@ METRIC_TITLES = {
     "coverage_90": "coverage of the 90 % interval",
     "ap": "AP after refinement, %",
     "ap75": "AP75 after refinement, %",
-    "ap_gain": "AP gained over the base detector, points",
+    "ap_gain": "AP gained on the base, points",
     "box_nll": "box NLL, nats",
 }
 LOWER_IS_BETTER = {"d_kl", "nll", "crps", "box_nll"}
@@ -783,7 +783,9 @@ def detection_sizes(results: Results) -> Figure | None:
         part = frame[frame["label"] == label]
         mean = part.groupby("method")[list(sizes)].mean().loc[_methods(part)]
         rows.append(mean.reset_index().assign(label=label))
-        panels.append(Panel(f"{label}: AP by object size", _sizes_panel(mean, list(sizes.values()))))
+        there = mean.dropna(axis="columns", how="all")  # a dataset may have no objects of a size
+        names = [sizes[column] for column in there.columns]
+        panels.append(Panel(f"{label}: AP by object size", _sizes_panel(there, names)))
     if not panels:
         return None
     return Figure(
@@ -809,6 +811,7 @@ def _sizes_panel(mean: pd.DataFrame, names: list[str]) -> Callable[[Axes], None]
                 ms=6,
             )
         axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
         axes.set_ylabel("AP, %")
         axes.grid(axis="x", visible=False)
 
