@@ -107,7 +107,8 @@ def for_task(overrides: Sequence[str]) -> list[str]:
 
     `+experiment=smoke` becomes `+experiment=smoke/1d`: Hydra resolves no group choice inside a preset by itself.
     """
-    tasks = [text.removeprefix("task=") for text in overrides if text.startswith("task=")]
+    tasks = [_task_of_sweep(text.removeprefix("+sweeps=")) for text in overrides if text.startswith("+sweeps=")]
+    tasks += [text.removeprefix("task=") for text in overrides if text.startswith("task=")]
     task = tasks[-1] if tasks else "1d"
     folder = config_dir() / "experiment"
     resolved = []
@@ -116,6 +117,15 @@ def for_task(overrides: Sequence[str]) -> list[str]:
         by_task = key == "+experiment" and re.fullmatch(r"[\w-]+", name) and (folder / name).is_dir()
         resolved.append(f"{text}/{task}" if by_task else text)
     return resolved
+
+
+def _task_of_sweep(name: str) -> str:
+    """The task that a sweep's file chooses; an unknown sweep is refused later, with the known ones."""
+    for path in (folder / f"{name}.yaml" for folder in _sweep_folders()):
+        if path.is_file():
+            chosen = [entry for entry in (yaml.safe_load(path.read_text()) or {}).get("defaults", []) if entry]
+            return next((entry["override /task"] for entry in chosen if "override /task" in entry), "1d")
+    return "1d"
 
 
 def compose(overrides: Sequence[str]) -> RunConfig:
@@ -286,8 +296,11 @@ def known_experiments() -> list[str]:
 
 def known_sweeps() -> list[str]:
     """Names of the sweep files: the working directory's own, and the project's."""
-    folders = (Path.cwd() / "sweeps", share_dir() / "sweeps")
-    return sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+    return sorted({path.stem for folder in _sweep_folders() for path in folder.glob("*.yaml")})
+
+
+def _sweep_folders() -> tuple[Path, Path]:
+    return Path.cwd() / "sweeps", share_dir() / "sweeps"
 
 
 def explain(error: Exception) -> str:

@@ -266,8 +266,10 @@ def _make_run_dir(run_dir: Path) -> list[Path]:
     try:
         for folder in (*reversed(run_dir.parents), run_dir):
             if not folder.exists():
-                folder.mkdir(exist_ok=True)
-                created.append(folder)
+                # Of two that start at once, one makes it: the other must not take it for its own, and remove it.
+                with suppress(FileExistsError):
+                    folder.mkdir()
+                    created.append(folder)
         if not os.access(run_dir, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(run_dir))
     except OSError as error:

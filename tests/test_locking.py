@@ -161,3 +161,17 @@ def test_two_commands_on_one_run(tmp_path: Path) -> None:
     third = Command([*lines], tmp_path / "third")
     third.wait_for(lambda: runs.read_state(run_dir) == "running")
     third.kill()
+
+
+def test_the_one_that_is_refused_leaves_the_other_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two start at once and neither sees the folder: it is the one's that made it, and not the other's to remove."""
+    config = compose([*small("sm"), f"results_dir={tmp_path}"])
+    with runs.open_attempt(config, None) as attempt:
+        assert attempt is not None
+        exists = Path.exists
+        monkeypatch.setattr(Path, "exists", lambda path: path != config.run_dir and exists(path))
+        with pytest.raises(UserError, match="is being worked on"), runs.open_attempt(config, None):
+            pass
+        monkeypatch.undo()
+        attempt.update(step=1)  # it still owns its folder
+        assert (config.run_dir / "status.json").exists()

@@ -88,11 +88,11 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
     about = configs[0].sweep
     if about.name in RESERVED:
         raise UserError(f"sweep.name={about.name!r} is not allowed: results/{about.name} is something else")
-    check_entries(about.tables)
+    axes = _axes(lines)
+    check_entries(about.tables, axes)
     strange = [name for name in about.figures if name not in FIGURES]
     if strange:
         raise UserError(f"sweep.figures has {strange[0]!r}: choose from {', '.join(FIGURES)}")
-    axes = _axes(lines)
     jobs: dict[str, Job] = {}
     for line, config in zip(lines, configs, strict=True):
         values = {key: _axis_value(key, line, config) for key in axes}
@@ -163,10 +163,13 @@ def write_plan(plan: Plan, results_dir: Path) -> None:
     folder = sweep_dir(results_dir, plan.name)
     make_folder(folder, results_dir)
     path = folder / "plan.json"
-    if path.exists():
-        stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S")
-        path.replace(folder / f"plan.{stamp}.json")
-    write_atomically(path, (json.dumps(dataclasses.asdict(plan)) + "\n").encode())
+    try:
+        if path.exists():  # there is a plan at every moment: the old one is copied, then replaced
+            stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S")
+            write_atomically(folder / f"plan.{stamp}.json", path.read_bytes())
+        write_atomically(path, (json.dumps(dataclasses.asdict(plan)) + "\n").encode())
+    except OSError as error:
+        raise _cannot_write(results_dir, error.strerror) from None
 
 
 def make_folder(folder: Path, results_dir: Path) -> None:
@@ -177,7 +180,11 @@ def make_folder(folder: Path, results_dir: Path) -> None:
     except OSError as error:
         reason = error.strerror
     if reason:
-        raise UserError(f"results_dir={str(results_dir)!r} cannot be written ({reason}); give a folder that can be")
+        raise _cannot_write(results_dir, reason)
+
+
+def _cannot_write(results_dir: Path, reason: str | None) -> UserError:
+    return UserError(f"results_dir={str(results_dir)!r} cannot be written ({reason}); give a folder that can be")
 
 
 def read_plan(results_dir: Path, name: str) -> Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,14 @@ ARRAY_SIZE = 1000
 """SLURM's default MaxArraySize is 1001."""
 
 
-def submit_array(configs: Sequence[RunConfig], launcher: dict[str, Any], folder: Path) -> dict[str, str]:
-    """Submits the jobs and returns at once.
+def submit_arrays(configs: Sequence[RunConfig], launcher: dict[str, Any], folder: Path) -> Iterator[dict[str, str]]:
+    """Submits the jobs in arrays, and returns while they are queued.
 
     Args:
         launcher: the values of conf/hydra/launcher/slurm*.yaml.
 
-    Returns:
-        Run to SLURM job, `12_3` for a task of an array.
+    Yields:
+        Of each array, run to SLURM job: `12_3` for a task of an array.
 
     Raises:
         UserError: SLURM cannot be reached, or refuses the jobs.
@@ -45,7 +45,6 @@ def submit_array(configs: Sequence[RunConfig], launcher: dict[str, Any], folder:
     threads = launcher.get("cpus_per_task")
     texts = [config.replace(threads=config.launch.threads or threads).to_yaml() for config in configs]
     restarts = int(launcher.get("max_num_timeout") or 0)
-    numbers: dict[str, str] = {}
     with _clean_environment():
         for start in range(0, len(texts), ARRAY_SIZE):
             part = texts[start : start + ARRAY_SIZE]
@@ -61,8 +60,7 @@ def submit_array(configs: Sequence[RunConfig], launcher: dict[str, Any], folder:
             except (OSError, subprocess.SubprocessError) as error:
                 raise UserError(f"SLURM cannot be reached: {_reason(str(error))}") from None
             some = configs[start : start + ARRAY_SIZE]
-            numbers |= {config.run_id: job.job_id for config, job in zip(some, jobs, strict=True)}
-    return numbers
+            yield {config.run_id: job.job_id for config, job in zip(some, jobs, strict=True)}
 
 
 def _parameters(launcher: dict[str, Any]) -> dict[str, Any]:

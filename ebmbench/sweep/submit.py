@@ -97,10 +97,11 @@ def submit(
         if dry_run:
             return 0
         if is_slurm:
-            numbers = slurm.submit_array(configs, settings, folder)
-            record_submission(folder, numbers, launcher)
-            arrays = sorted({number.partition("_")[0] for number in numbers.values()})
-            print(f"submitted to SLURM as {', '.join(arrays)}; python -m ebmbench sweep status {plan.name} shows them")
+            for numbers in slurm.submit_arrays(configs, settings, folder):
+                record_submission(folder, numbers, launcher)  # at once: the next array may be refused
+                array = next(iter(numbers.values())).partition("_")[0]
+                print(f"submitted {len(numbers)} jobs to SLURM as {array}", flush=True)
+            print(f"python -m ebmbench sweep status {plan.name} shows them")
             return 0
         codes = local.run_pool(configs, local.slots(configs[0].launch.device, bound), folder)
     states = job_states(plan, results_dir)

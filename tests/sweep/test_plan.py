@@ -39,6 +39,24 @@ def test_no_sweep_is_left_untested() -> None:
     assert {case[0] for case in marked.args[1]} >= set(known_sweeps())
 
 
+def test_a_preset_is_that_of_the_sweeps_task() -> None:
+    plan = make_plan("shapes", ["+experiment=smoke", "method=sm"], None)
+    assert plan.jobs[0].config["trainer"]["iterations"] == 10
+
+
+def test_a_plan_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = make_plan("smoke", ["method=sm"], None)
+    write_plan(old, tmp_path)
+
+    def full(path: Path, data: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ebmbench.sweep.plan.write_atomically", full)
+    with pytest.raises(UserError, match=r"cannot be written \(No space left"):
+        write_plan(make_plan("smoke", ["method=nce"], None), tmp_path)
+    assert read_plan(tmp_path, "smoke") == old
+
+
 def test_a_job_is_the_run_that_the_command_line_gives() -> None:
     plan = make_plan("paper_1d", [], None)
     alone = compose(["task=1d", "method=dsm", "task.dataset=2", "seeds=20"])

@@ -71,7 +71,7 @@ def _name(value: Any) -> Any:
 
 
 class BaseConfig(Section):
-    """The frozen detector below the head; see conf/task/base/."""
+    """The frozen detector below the head; see conf/task/detection.yaml."""
 
     architecture: Literal["small", "resnet50"]
     weights: str = Field(min_length=1)  # train, coco, none, or the path of a checkpoint
