@@ -3,7 +3,7 @@
 It gives what the energy builds on: the feature maps of an image, the weights of the box head that the energy's hidden
 layers start from, and the candidates that are to be refined. A detector trained here is stored under
 `<results_dir>/base/<key>/`, the key a hash of the settings that made it: it is trained once, by the first run that
-needs it, and shared by all methods and seeds.
+needs it, and shared by all methods and seeds. A training that was stopped goes on from `<results_dir>/base/<key>.ckpt`.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ import os
 import sys
 import tempfile
 import time
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,13 +35,17 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 
+from ebmbench import checkpoint
 from ebmbench.errors import UserError
+from ebmbench.interrupt import StopFlag
 from ebmbench.tasks.detection import shapes
 from ebmbench.tasks.detection.config import DetectionTask, ShapesData
 from ebmbench.tasks.detection.data import Dataset, open_split
 
 VERSION = 1
 """Raised when training a base detector comes to mean something else: it is a part of the key."""
+CHECKPOINT_SECONDS = 60.0
+"""How much of the training of a base detector a kill may lose."""
 COCO_WEIGHTS = "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
 
 
@@ -337,9 +342,10 @@ def _trained(config: DetectionTask, results_dir: Path, device: torch.device | st
 
 def _train_and_store(config: DetectionTask, folder: Path, device: torch.device | str) -> None:
     dataset = open_split(config.data, "train")
-    started = time.perf_counter()
-    model = train_base(config, dataset, device)
-    seconds = time.perf_counter() - started
+    saved = folder.with_suffix(".ckpt")
+    for killed in folder.parent.glob(f".{saved.name}.*.tmp"):  # left half-written; ours alone, for we hold the lock
+        killed.unlink(missing_ok=True)
+    model, seconds = train_base(config, dataset, device, saved)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         torch.save({name: value.cpu() for name, value in model.state_dict().items()}, Path(scratch) / "model.pt")
         facts = {
@@ -352,12 +358,25 @@ def _train_and_store(config: DetectionTask, folder: Path, device: torch.device |
         os.chmod(scratch, 0o755)
         os.rename(scratch, folder)
         os.mkdir(scratch)  # for TemporaryDirectory to remove
+    checkpoint.remove(saved)
 
 
-def train_base(config: DetectionTask, dataset: Dataset, device: torch.device | str) -> FasterRCNN:
+def train_base(
+    config: DetectionTask, dataset: Dataset, device: torch.device | str, saved: Path | None = None
+) -> tuple[FasterRCNN, float]:
     """Trains a detector from scratch: AdamW, linear warm-up, cosine to zero, horizontal flips.
 
-    Deterministic for the same settings, number of threads and device.
+    Deterministic for the same settings, number of threads and device, also when it was stopped in between.
+
+    Args:
+        saved: the checkpoint that it goes on from, and that it writes; the caller deletes it.
+
+    Returns:
+        The detector, and the seconds that its training took.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint was saved.
+        UserError: the loss is not finite.
     """
     base, data = config.base, config.data
     label_of = {category: label for label, category in enumerate(dataset.categories, start=1)}
@@ -365,7 +384,7 @@ def train_base(config: DetectionTask, dataset: Dataset, device: torch.device | s
         f"Training the base detector ({base.architecture}, {base.iterations} iterations of {base.batch_size} images); "
         "it is stored and shared by all methods and seeds."
     )
-    with _seeded(base.seed):
+    with _seeded(base.seed), StopFlag() as stop, stop.deferred():
         model = build_model(base.architecture, len(dataset.categories) + 1, data.short_side, data.long_side).to(device)
         model.train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=base.learning_rate, weight_decay=base.weight_decay)
@@ -373,13 +392,15 @@ def train_base(config: DetectionTask, dataset: Dataset, device: torch.device | s
             optimizer,
             lambda step: min((step + 1) / max(base.warmup, 1), 0.5 + 0.5 * math.cos(math.pi * step / base.iterations)),
         )
-        order = _endless_order(len(dataset.image_ids))
-        started, running = time.perf_counter(), 0.0
-        for step in range(base.iterations):
+        training = _Training(model, optimizer, schedule, torch.device(device))
+        if saved is not None:
+            training.restore(saved)
+        started, last_save = time.perf_counter() - training.seconds, time.monotonic()
+        for step in range(training.step, base.iterations):
             images: list[Tensor] = []
             targets: list[dict[str, Tensor]] = []
             while len(images) < base.batch_size:
-                example = dataset.load(next(order))
+                example = dataset.load(training.next_index(len(dataset.image_ids)))
                 if example is None:
                     continue
                 image, boxes = example.image.to(device).float() / 255, example.boxes.to(device)
@@ -394,32 +415,96 @@ def train_base(config: DetectionTask, dataset: Dataset, device: torch.device | s
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             optimizer.step()
             schedule.step()
-            running += float(loss.detach())
-            if not math.isfinite(running):
+            training.running += float(loss.detach())
+            if not math.isfinite(training.running):
+                if saved is not None:
+                    checkpoint.remove(saved)  # other settings have another key: nothing goes on from it
                 raise UserError(
                     f"Training the base detector diverged at step {step}: lower task.base.learning_rate "
                     f"({base.learning_rate})."
                 )
+            training.step, training.seconds = step + 1, time.perf_counter() - started
             if (step + 1) % 50 == 0 or step + 1 == base.iterations:
-                each = (time.perf_counter() - started) / (step + 1)
+                each = training.seconds / (step + 1)
                 left = each * (base.iterations - step - 1)
                 _say(
-                    f"  base detector {step + 1}/{base.iterations}  loss {running / ((step % 50) + 1):.3f}  "
+                    f"  base detector {step + 1}/{base.iterations}  loss {training.running / ((step % 50) + 1):.3f}  "
                     f"{1 / each:.1f} steps/s  {left:.0f} s left"
                 )
-                running = 0.0
-    return model
+                training.running = 0.0
+            due = time.monotonic() - last_save >= CHECKPOINT_SECONDS or step + 1 == base.iterations
+            if saved is not None and (due or stop.signum is not None):
+                training.save(saved)
+                last_save = time.monotonic()
+            stop.check()
+    stop.check()  # a signal since the last step: it was taken from who waits for it outside
+    return model, training.seconds
+
+
+@dataclass
+class _Training:
+    """The training of a base detector between two steps: all that the rest of it depends on."""
+
+    model: FasterRCNN
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    device: torch.device
+    step: int = 0
+    seconds: float = 0.0
+    running: float = 0.0  # sum of the losses since they were last shown
+    order: list[int] = field(default_factory=list)  # what is left of the epoch's images, the next one last
+
+    def next_index(self, count: int) -> int:
+        """The next image of an endless row of permutations."""
+        if not self.order:
+            self.order = torch.randperm(count).tolist()[::-1]
+        return self.order.pop()
+
+    def _made_on(self) -> dict[str, Any]:
+        """What another result than an uninterrupted training's can come from."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return {"device": name, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+
+    def save(self, path: Path) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "running": self.running,
+            "order": torch.tensor(self.order, dtype=torch.int64),
+            # The order, the flips and torchvision's sampling of anchors and proposals draw from these.
+            "generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "made_on": self._made_on(),
+        }
+        checkpoint.save(path, state)
+
+    def restore(self, path: Path) -> None:
+        state = checkpoint.load(path)
+        if state is None:
+            return
+        now, then = self._made_on(), state["made_on"]
+        changed = [f"{name} {then.get(name)} then and {now[name]} now" for name in now if then.get(name) != now[name]]
+        if changed:
+            text = f"the base detector's training goes on with {', '.join(changed)}"
+            warnings.warn(f"{text}: the result is not bit for bit an uninterrupted one's", stacklevel=2)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
+        self.order = state["order"].tolist()
+        torch.set_rng_state(state["generator"])
+        if self.device.type == "cuda" and state["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+        _say(f"  base detector: goes on from step {self.step}")
 
 
 def flip_boxes(boxes: Tensor, width: float) -> Tensor:
     """Boxes of the horizontally flipped image: `[..., 4] -> [..., 4]`."""
     x1, y1, x2, y2 = boxes.unbind(-1)
     return torch.stack((width - x2, y1, width - x1, y2), dim=-1)
-
-
-def _endless_order(count: int) -> Iterator[int]:
-    while True:
-        yield from torch.randperm(count).tolist()
 
 
 @contextmanager

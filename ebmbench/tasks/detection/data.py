@@ -13,6 +13,7 @@ import math
 import os
 import sys
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,7 +24,7 @@ from pycocotools.coco import COCO
 from torch import Tensor
 
 from ebmbench.errors import UserError
-from ebmbench.tasks.detection import shapes
+from ebmbench.tasks.detection import distributed, shapes
 from ebmbench.tasks.detection.config import CocoData, DataConfig, ShapesData
 
 Split = Literal["train", "val", "test"]
@@ -66,14 +67,23 @@ class Dataset(Protocol):
 
 
 def open_split(config: DataConfig, split: Split) -> Dataset:
-    """The split of the configured dataset.
+    """The split of the configured dataset; says what is left out of it, once however often it is opened.
 
     Raises:
         UserError: the annotations are missing or not COCO's format, name an image that is not there, or hold no box.
     """
     if isinstance(config, ShapesData):
         return ShapesDataset(config, split)
-    return CocoDataset(config, split)
+    dataset = CocoDataset(config, split)
+    if distributed.world()[0] == 0:
+        for note in dataset.notes:
+            _say_once(dataset.annotation_file, note)
+    return dataset
+
+
+@cache
+def _say_once(file: Path, note: str) -> None:
+    print(f"ebmbench: {note}", file=sys.stderr, flush=True)
 
 
 class ShapesDataset:
@@ -229,7 +239,7 @@ class CocoDataset:
             if not self.config.skip_bad_images:
                 raise UserError(f"{text}; task.data.skip_bad_images=true leaves out such images.") from error
             self.bad_images.add(image_id)
-            print(f"{text}; skipped ({len(self.bad_images)} so far).", file=sys.stderr)
+            print(f"ebmbench: {text}; skipped ({len(self.bad_images)} so far).", file=sys.stderr)
             return None
         boxes = self._boxes[image_id]
         return Example(

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ebmbench.config import RunConfig
+from ebmbench.execute import resolve_device
 from ebmbench.files import write_atomically
+from ebmbench.interrupt import Interrupted
 from ebmbench.methods import KLDIS, Method
 from ebmbench.rng import Draws, Streams
 from ebmbench.tasks.detection import distributed, scoring
@@ -299,7 +301,10 @@ def follow(config: RunConfig, device: torch.device) -> None:
         if step == distributed.STOP:
             return
         if problem is None or problem.seeds != (seed,):
-            problem = build(config, (seed,), device)
+            try:
+                problem = build(config, (seed,), device)
+            except Interrupted as stopped:  # while it trained the base detector; rank 0 is told by its own signal
+                raise SystemExit(stopped.exit_code) from None
         distributed.share_parameters(list(problem.parameters.values()))
         distributed.sum_on_leader(problem.summed(step))
 
@@ -307,6 +312,8 @@ def follow(config: RunConfig, device: torch.device) -> None:
 def finish(config: RunConfig, run_dir: Path) -> None:
     """Puts together what the seeds wrote, and lets the other processes go."""
     if distributed.world()[1] > 1:
+        # Where every seed had its result already, nothing was built, and the others wait to be joined.
+        distributed.start(distributed.device_of_rank(resolve_device(config.launch.device)))
         distributed.send_step(-1, distributed.STOP, distributed.joined_device())
     for name in ("refinement", "stages"):
         parts = [run_dir / f"{name}.{seed}.csv" for seed in config.seeds]

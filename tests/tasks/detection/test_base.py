@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +11,12 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
+from ebmbench import checkpoint
 from ebmbench.errors import UserError
+from ebmbench.interrupt import Interrupted
 from ebmbench.tasks.detection import base
 from ebmbench.tasks.detection.config import DetectionTask
-from ebmbench.tasks.detection.data import open_split
+from ebmbench.tasks.detection.data import Example, ShapesDataset, open_split
 
 
 def task_config(data: dict[str, Any] | None = None, base_settings: dict[str, Any] | None = None) -> DetectionTask:
@@ -66,11 +70,52 @@ def test_training_is_a_function_of_its_seed() -> None:
     config = task_config()
     dataset = open_split(config.data, "train")
     before = torch.get_rng_state()
-    first, second = (base.train_base(config, dataset, "cpu").state_dict() for _ in range(2))
+    first, second = (base.train_base(config, dataset, "cpu")[0].state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(before, torch.get_rng_state())
-    other = base.train_base(task_config(base_settings={"seed": 1}), dataset, "cpu").state_dict()
+    other = base.train_base(task_config(base_settings={"seed": 1}), dataset, "cpu")[0].state_dict()
     assert any(not torch.equal(first[name], other[name]) for name in first)
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("how", ["kill", "signal"])
+def test_a_stopped_training_ends_with_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Stopped inside its fifth step, within the second permutation of the images; its last save is a step old."""
+    monkeypatch.setattr(base, "CHECKPOINT_SECONDS", 0.0 if how == "kill" else 60.0)
+    config = task_config({"num_train": 7}, {"iterations": 7})
+
+    def stop_at(call: int) -> None:
+        real, calls = ShapesDataset.load, iter(range(1000))
+
+        def load(self: ShapesDataset, index: int) -> Example:
+            if next(calls) == call:
+                if how == "kill":
+                    raise _Killed
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return real(self, index)
+
+        patch.setattr(ShapesDataset, "load", load)
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        whole = base.load_base(config, tmp_path / "whole", "cpu").model.state_dict()
+        with monkeypatch.context() as patch, pytest.raises(_Killed if how == "kill" else Interrupted):
+            stop_at(9)
+            base.load_base(config, tmp_path / "stopped", "cpu")
+        saved = checkpoint.load(tmp_path / "stopped" / "base" / f"{base.base_key(config)}.ckpt")
+        assert saved is not None and saved["step"] == (4 if how == "kill" else 5)
+        torch.rand(3)  # where the generators stand when it goes on is of no account
+        again = base.load_base(config, tmp_path / "stopped", "cpu").model.state_dict()
+    finally:
+        torch.set_num_threads(threads)
+    assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
+    assert not list((tmp_path / "stopped" / "base").glob("*.ckpt*"))
 
 
 def test_the_key_follows_what_makes_the_detector_and_nothing_else() -> None:
@@ -103,7 +148,7 @@ def test_candidates_with_nms_are_torchvisions_detections(tmp_path: Path, archite
 
 def test_a_saved_checkpoint_loads_and_others_are_refused(tmp_path: Path) -> None:
     dataset = open_split(task_config().data, "train")
-    state = base.train_base(task_config(), dataset, "cpu").state_dict()
+    state = base.train_base(task_config(), dataset, "cpu")[0].state_dict()
     torch.save({"model": state, "epoch": 3}, tmp_path / "good.pt")
 
     def load(name: str, **settings: Any) -> base.BaseDetector:

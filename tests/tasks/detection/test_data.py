@@ -63,7 +63,7 @@ def write(root: Path, content: Any) -> Path:
     return path
 
 
-def test_loads_boxes_and_reports_what_it_leaves_out(tmp_path: Path) -> None:
+def test_loads_boxes_and_reports_what_it_leaves_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, make_dataset(tmp_path))
     train = open_split(coco_config(tmp_path), "train")
     assert train.image_ids == [10, 20] and train.categories == {3: "third", 90: "last"}
@@ -73,6 +73,8 @@ def test_loads_boxes_and_reports_what_it_leaves_out(tmp_path: Path) -> None:
     assert first.boxes.tolist() == [[2, 3, 12, 11], [25, 15, 30, 20]] and first.categories.tolist() == [90, 3]
     notes = " ".join(train.notes)
     assert "1 crowd boxes" in notes and "1 degenerate boxes" in notes and "1 images without boxes" in notes
+    open_split(coco_config(tmp_path), "train")
+    assert capsys.readouterr().err.splitlines() == [f"ebmbench: {note}" for note in train.notes]  # once each
     val = open_split(coco_config(tmp_path), "val")
     assert val.image_ids == [10, 20, 30]  # what is scored has the empty image, too
     truth = val.ground_truth()

@@ -4,6 +4,7 @@ import csv
 import json
 import multiprocessing
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,31 @@ def _follow(rank: int, port: int, results: str, where: str) -> None:
     problem_module.finish(config, Path(results))
 
 
+def _finish(rank: int, port: int, results: str) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    config = tiny_run(Path(results), "nce+", "device=cpu")
+    if rank:
+        problem_module.follow(config, torch.device("cpu"))
+    else:
+        problem_module.finish(config, Path(results))
+
+
+def join(processes: Sequence[Any]) -> None:
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=120)
+    assert [process.exitcode for process in processes] == [0, 0]
+
+
+def test_finish_lets_the_others_go_where_nothing_was_left_to_train(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    port = 28_000 + os.getpid() % 1000
+    join([context.Process(target=_finish, args=(rank, port, str(tmp_path))) for rank in (0, 1)])
+
+
 def test_two_processes_have_the_loss_of_one(results: Path, tmp_path: Path) -> None:
     config = tiny_run(results, "nce+", "trainer.gradient_clip=null")
     problem = build(config, (0,), torch.device("cpu"))
@@ -189,11 +215,7 @@ def test_two_processes_have_the_loss_of_one(results: Path, tmp_path: Path) -> No
     processes = [
         context.Process(target=_follow, args=(rank, port, str(results), str(tmp_path / "got.pt"))) for rank in (0, 1)
     ]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=120)
-    assert [process.exitcode for process in processes] == [0, 0]
+    join(processes)
     got_loss, got_grads = torch.load(tmp_path / "got.pt", weights_only=True)
     assert got_loss == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(got_grads, grads, rtol=1e-4, atol=1e-7)
