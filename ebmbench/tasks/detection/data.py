@@ -328,3 +328,9 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def flip_boxes(boxes: Tensor, width: float) -> Tensor:
+    """Boxes of the horizontally flipped image: `[..., 4] -> [..., 4]`."""
+    x1, y1, x2, y2 = boxes.unbind(-1)
+    return torch.stack((width - x2, y1, width - x1, y2), dim=-1)

@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebmbench.tasks.detection.base import BaseDetector, Candidates, flip_boxes
-from ebmbench.tasks.detection.data import Dataset
+from ebmbench.tasks.detection.base import BaseDetector, Candidates
+from ebmbench.tasks.detection.data import Dataset, flip_boxes
 from ebmbench.tasks.detection.pooling import Pyramid
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)

@@ -14,9 +14,9 @@ from torchvision.ops import batched_nms
 from ebmbench import checkpoint
 from ebmbench.errors import UserError
 from ebmbench.interrupt import Interrupted
-from ebmbench.tasks.detection import base
+from ebmbench.tasks.detection import architectures, base, base_training
 from ebmbench.tasks.detection.config import DetectionTask
-from ebmbench.tasks.detection.data import Example, ShapesDataset, open_split
+from ebmbench.tasks.detection.data import Example, ShapesDataset, flip_boxes, open_split
 
 
 def task_config(data: dict[str, Any] | None = None, base_settings: dict[str, Any] | None = None) -> DetectionTask:
@@ -70,10 +70,10 @@ def test_training_is_a_function_of_its_seed() -> None:
     config = task_config()
     dataset = open_split(config.data, "train")
     before = torch.get_rng_state()
-    first, second = (base.train_base(config, dataset, "cpu")[0].state_dict() for _ in range(2))
+    first, second = (base_training.train_base(config, dataset, "cpu")[0].state_dict() for _ in range(2))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert torch.equal(before, torch.get_rng_state())
-    other = base.train_base(task_config(base_settings={"seed": 1}), dataset, "cpu")[0].state_dict()
+    other = base_training.train_base(task_config(base_settings={"seed": 1}), dataset, "cpu")[0].state_dict()
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
@@ -86,7 +86,7 @@ def test_a_stopped_training_ends_with_the_same_weights(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     """Stopped inside its fifth step, within the second permutation of the images; its last save is a step old."""
-    monkeypatch.setattr(base, "CHECKPOINT_SECONDS", 0.0 if how == "kill" else 60.0)
+    monkeypatch.setattr(base_training, "CHECKPOINT_SECONDS", 0.0 if how == "kill" else 60.0)
     config = task_config({"num_train": 7}, {"iterations": 7})
 
     def stop_at(call: int) -> None:
@@ -148,7 +148,7 @@ def test_candidates_with_nms_are_torchvisions_detections(tmp_path: Path, archite
 
 def test_a_saved_checkpoint_loads_and_others_are_refused(tmp_path: Path) -> None:
     dataset = open_split(task_config().data, "train")
-    state = base.train_base(task_config(), dataset, "cpu")[0].state_dict()
+    state = base_training.train_base(task_config(), dataset, "cpu")[0].state_dict()
     torch.save({"model": state, "epoch": 3}, tmp_path / "good.pt")
 
     def load(name: str, **settings: Any) -> base.BaseDetector:
@@ -168,7 +168,7 @@ def test_a_saved_checkpoint_loads_and_others_are_refused(tmp_path: Path) -> None
     torch.save(torch.nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
     with pytest.raises(UserError, match="not a torchvision Faster R-CNN"):
         load("linear.pt")
-    fewer = base.build_model("small", 4, 128, 128).state_dict()
+    fewer = architectures.build_model("small", 4, 128, 128).state_dict()
     torch.save(fewer, tmp_path / "fewer.pt")
     with pytest.raises(UserError, match="knows 3 categories and the dataset has 5"):
         load("fewer.pt")
@@ -187,7 +187,7 @@ def test_a_checkpoint_runs_no_code(tmp_path: Path) -> None:
 
 
 def test_unknown_categories_are_named() -> None:
-    detector = base.BaseDetector(base.build_model("small", 4, 64, 64), [3, 7, 90])
+    detector = base.BaseDetector(architectures.build_model("small", 4, 64, 64), [3, 7, 90])
     assert detector.labels(torch.tensor([90, 3, 7, 3])).tolist() == [3, 1, 2, 1]
     with pytest.raises(UserError, match="category 4"):
         detector.labels(torch.tensor([3, 4]))
@@ -195,5 +195,5 @@ def test_unknown_categories_are_named() -> None:
 
 def test_flip_boxes_is_its_own_inverse() -> None:
     boxes = torch.tensor([[1.0, 2.0, 5.0, 9.0]])
-    assert base.flip_boxes(boxes, 20.0).tolist() == [[15.0, 2.0, 19.0, 9.0]]
-    assert torch.equal(base.flip_boxes(base.flip_boxes(boxes, 20.0), 20.0), boxes)
+    assert flip_boxes(boxes, 20.0).tolist() == [[15.0, 2.0, 19.0, 9.0]]
+    assert torch.equal(flip_boxes(flip_boxes(boxes, 20.0), 20.0), boxes)

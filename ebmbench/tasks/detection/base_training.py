@@ -1,0 +1,179 @@
+"""Trains a base detector from scratch; one that was stopped goes on from its checkpoint."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+
+from ebmbench import checkpoint
+from ebmbench.errors import UserError
+from ebmbench.interrupt import StopFlag
+from ebmbench.tasks.detection.architectures import build_model
+from ebmbench.tasks.detection.config import DetectionTask
+from ebmbench.tasks.detection.data import Dataset, flip_boxes
+
+CHECKPOINT_SECONDS = 60.0
+"""How much of the training of a base detector a kill may lose."""
+
+
+def train_base(
+    config: DetectionTask, dataset: Dataset, device: torch.device | str, saved: Path | None = None
+) -> tuple[FasterRCNN, float]:
+    """Trains a detector from scratch: AdamW, linear warm-up, cosine to zero, horizontal flips.
+
+    Deterministic for the same settings, number of threads and device, also when it was stopped in between.
+
+    Args:
+        saved: the checkpoint that it goes on from, and that it writes; the caller deletes it.
+
+    Returns:
+        The detector, and the seconds that its training took.
+
+    Raises:
+        Interrupted: a signal came; a checkpoint was saved.
+        UserError: the loss is not finite.
+    """
+    base, data = config.base, config.data
+    label_of = {category: label for label, category in enumerate(dataset.categories, start=1)}
+    _say(
+        f"Training the base detector ({base.architecture}, {base.iterations} iterations of {base.batch_size} images); "
+        "it is stored and shared by all methods and seeds."
+    )
+    with seeded(base.seed), StopFlag() as stop, stop.deferred():
+        model = build_model(base.architecture, len(dataset.categories) + 1, data.short_side, data.long_side).to(device)
+        model.train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=base.learning_rate, weight_decay=base.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer,
+            lambda step: min((step + 1) / max(base.warmup, 1), 0.5 + 0.5 * math.cos(math.pi * step / base.iterations)),
+        )
+        training = _Training(model, optimizer, schedule, torch.device(device))
+        if saved is not None:
+            training.restore(saved)
+        started, last_save = time.perf_counter() - training.seconds, time.monotonic()
+        for step in range(training.step, base.iterations):
+            images: list[Tensor] = []
+            targets: list[dict[str, Tensor]] = []
+            while len(images) < base.batch_size:
+                example = dataset.load(training.next_index(len(dataset.image_ids)))
+                if example is None:
+                    continue
+                image, boxes = example.image.to(device).float() / 255, example.boxes.to(device)
+                if torch.rand(()) < 0.5:
+                    image, boxes = image.flip(-1), flip_boxes(boxes, image.shape[-1])
+                labels = torch.tensor([label_of[c] for c in example.categories.tolist()], device=device)
+                images.append(image)
+                targets.append({"boxes": boxes, "labels": labels})
+            loss = sum(model(images, targets).values())
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+            optimizer.step()
+            schedule.step()
+            training.running += float(loss.detach())
+            if not math.isfinite(training.running):
+                if saved is not None:
+                    checkpoint.remove(saved)  # other settings have another key: nothing goes on from it
+                raise UserError(
+                    f"Training the base detector diverged at step {step}: lower task.base.learning_rate "
+                    f"({base.learning_rate})."
+                )
+            training.step, training.seconds = step + 1, time.perf_counter() - started
+            if (step + 1) % 50 == 0 or step + 1 == base.iterations:
+                each = training.seconds / (step + 1)
+                left = each * (base.iterations - step - 1)
+                _say(
+                    f"  base detector {step + 1}/{base.iterations}  loss {training.running / ((step % 50) + 1):.3f}  "
+                    f"{1 / each:.1f} steps/s  {left:.0f} s left"
+                )
+                training.running = 0.0
+            due = time.monotonic() - last_save >= CHECKPOINT_SECONDS or step + 1 == base.iterations
+            if saved is not None and (due or stop.signum is not None):
+                training.save(saved)
+                last_save = time.monotonic()
+            stop.check()
+    stop.check()  # a signal since the last step: it was taken from who waits for it outside
+    return model, training.seconds
+
+
+@dataclass
+class _Training:
+    """The training of a base detector between two steps: all that the rest of it depends on."""
+
+    model: FasterRCNN
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    device: torch.device
+    step: int = 0
+    seconds: float = 0.0
+    running: float = 0.0  # sum of the losses since they were last shown
+    order: list[int] = field(default_factory=list)  # what is left of the epoch's images, the next one last
+
+    def next_index(self, count: int) -> int:
+        """The next image of an endless row of permutations."""
+        if not self.order:
+            self.order = torch.randperm(count).tolist()[::-1]
+        return self.order.pop()
+
+    def _made_on(self) -> dict[str, Any]:
+        """What another result than an uninterrupted training's can come from."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        return {"device": name, "threads": torch.get_num_threads(), "torch": str(torch.__version__)}
+
+    def save(self, path: Path) -> None:
+        state = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "running": self.running,
+            "order": torch.tensor(self.order, dtype=torch.int64),
+            # The order, the flips and torchvision's sampling of anchors and proposals draw from these.
+            "generator": torch.get_rng_state(),
+            "cuda_generator": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "made_on": self._made_on(),
+        }
+        checkpoint.save(path, state)
+
+    def restore(self, path: Path) -> None:
+        state = checkpoint.load(path)
+        if state is None:
+            return
+        now, then = self._made_on(), state["made_on"]
+        changed = [f"{name} {then.get(name)} then and {now[name]} now" for name in now if then.get(name) != now[name]]
+        if changed:
+            text = f"the base detector's training goes on with {', '.join(changed)}"
+            warnings.warn(f"{text}: the result is not bit for bit an uninterrupted one's", stacklevel=2)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.step, self.seconds, self.running = state["step"], state["seconds"], state["running"]
+        self.order = state["order"].tolist()
+        torch.set_rng_state(state["generator"])
+        if self.device.type == "cuda" and state["cuda_generator"] is not None:
+            torch.cuda.set_rng_state(state["cuda_generator"], self.device)
+        _say(f"  base detector: goes on from step {self.step}")
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """torchvision's sampling draws from the global generators: seed them, and restore them afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
