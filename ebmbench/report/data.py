@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -67,6 +68,8 @@ class Results:
     sweep: str | None = None
     """The sweep's name, where the runs are one's."""
     description: str = ""
+    command: str = ""
+    """What runs the sweep again."""
 
     @cached_property
     def folders(self) -> dict[str, Path]:
@@ -184,7 +187,7 @@ def read_run(folder: Path) -> Run:
     )
 
 
-def load(name: str, runs: Iterable[Run], sweep: str | None = None, description: str = "") -> Results:
+def load(name: str, runs: Iterable[Run], sweep: str | None = None, description: str = "", command: str = "") -> Results:
     """The results of these runs, in the order of their names."""
     found, rows = [], []
     for run in sorted(runs, key=lambda run: run.folder.name):
@@ -208,7 +211,7 @@ def load(name: str, runs: Iterable[Run], sweep: str | None = None, description: 
         }
         rows += [{**identity, **run.settings, **row} for row in metrics.to_dict("records")]
     frame = pd.DataFrame(rows, columns=None if rows else _COLUMNS)
-    results = Results(name, tuple(found), frame, sweep, description)
+    results = Results(name, tuple(found), frame, sweep, description, command)
     frame["variant"] = [_variant(row, results.varied) for row in frame.to_dict("records")]
     return results
 
@@ -246,7 +249,7 @@ def find(targets: Sequence[str], results_dir: Path) -> Results:
         names |= {path.parent.name for path in (results_dir / "sweeps").glob("*/plan.json")}
         known = f"; sweeps that are there: {', '.join(sorted(names))}" if names else "; no sweep is there"
         raise UserError(f"{targets[0]!r} is neither a run directory nor a sweep with runs in {str(root)!r}{known}")
-    return load(targets[0], map(read_run, found), sweep=targets[0])
+    return load(targets[0], map(read_run, found), sweep=targets[0], command=_again("submit", targets[0], results_dir))
 
 
 def _planned(name: str, results_dir: Path) -> Results:
@@ -267,7 +270,13 @@ def _planned(name: str, results_dir: Path) -> Results:
         if job.state not in FINISHED:
             run = replace(run, state=job.state, problem=run.problem or job.detail)
         found.append(run)
-    return load(name, found, sweep=name, description=plan.description)
+    # Not submit: the plan has all that was said then (overrides, the sweep's file, seeds per job), the name does not.
+    return load(name, found, name, plan.description, _again("resume", name, results_dir))
+
+
+def _again(how: str, sweep: str, results_dir: Path) -> str:
+    place = [f"results_dir={results_dir}"] if results_dir != Path("results") else []
+    return shlex.join(["python", "-m", "ebmbench", "sweep", how, sweep, *place])
 
 
 def _statuses(root: Path) -> list[tuple[Path, dict[str, Any]]]:

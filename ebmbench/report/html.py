@@ -207,11 +207,17 @@ def _scored(row: Mapping[str, Any]) -> Cell:
     return Cell(text.replace("-", "−"), mean, mark=str(row["mark"]))
 
 
+def _with_values(part: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
+    """Those that any seed has, and the headline always: its row says that all seeds diverged."""
+    main = scores.headline(part)
+    return [m for m in metrics if m == main or (m in part and part[m].notna().any())]
+
+
 def _scores(label: str, part: pd.DataFrame, reference: str) -> Table:
-    metrics = [m for m in _SCORES if m in part and part[m].notna().any()]
+    main = scores.headline(part)
+    metrics = _with_values(part, _SCORES)
     costs = [m for m in scores.COST if m in part and part[m].notna().any()]
     numbers = scores.summarise(part, ["label"], "method", [*metrics, *costs])
-    main = scores.headline(part)
     head = ["method", "seeds", "diverged", *(scores.METRICS[m].label for m in metrics)]
     head[3 + (main in metrics) : 3 + (main in metrics)] = [f"median {scores.METRICS[main].label}", "best quarter"]
     rows = []
@@ -280,11 +286,8 @@ def _audit(label: str, part: pd.DataFrame, metric: str) -> Table:
 
 def _variants(label: str, part: pd.DataFrame) -> Table:
     """Where settings are varied: a row per variant."""
-    metrics = [
-        m
-        for m in ("d_kl", "d_kl_noisy", "nll", "nll_noisy", "crps", "ap", "ap75", "box_nll", "train_seconds")
-        if m in part
-    ]
+    wanted = ("d_kl", "d_kl_noisy", "nll", "nll_noisy", "crps", "ap", "ap75", "box_nll", "train_seconds")
+    metrics = _with_values(part, wanted)
     if "task.target_noise" not in part or not part["task.target_noise"].any():
         metrics = [m for m in metrics if not m.endswith("_noisy")]
     keyed = part.assign(cell=part["method"] + " | " + part["variant"]).drop_duplicates(["cell", "seed"])
@@ -466,13 +469,8 @@ class Again:
 def again(results: Results, how: str) -> list[Again]:
     """How to get all of this again."""
     said = []
-    if results.sweep:
-        said.append(
-            Again(
-                "The whole sweep; what has a result already is not trained again:",
-                f"python -m ebmbench sweep submit {shlex.quote(results.sweep)}",
-            )
-        )
+    if results.command:
+        said.append(Again("The whole sweep; what has a result already is not trained again:", results.command))
     said.append(
         Again("This page, and its figures for a paper:", how + "\n" + how.replace(" report ", " report figures ", 1))
     )

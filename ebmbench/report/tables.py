@@ -21,6 +21,8 @@ SCORES_1D = ("d_kl", "nll", "crps", "coverage_50", "coverage_90", "edge_mass")
 SCORES_DETECTION = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar", "box_nll")
 SHOWN_RUNS = 200
 """How many runs the Markdown lists; runs.csv has them all."""
+DRAW = "task.data_seed"
+"""The key that a table of draws is over."""
 KINDS = ("scores", "cost", "comparisons", "audit", "draws", "grid")
 MARKS = "Bold: the best mean. Underlined: not significantly worse (p ≥ 0.05, paired by seed, Holm over the methods)."
 
@@ -95,15 +97,25 @@ def _parse(entry: Any) -> tuple[str, dict[str, Any]]:
     return kind, dict(options or {})
 
 
-def check_entries(tables: Iterable[Any]) -> None:
-    """Raises UserError for a table that could not be built, before a sweep is run for it."""
+def check_entries(tables: Iterable[Any], axes: Sequence[str]) -> None:
+    """Raises UserError for a table that could not be built, before a sweep is run for it; `axes` as in Sweep."""
     for entry in tables:
         kind, options = _parse(entry)
         if kind == "grid" and not isinstance(options.get("by"), str):
             raise UserError("sweep.tables has a grid without `by`: the swept key of its rows, such as noise.beta")
+        key = {"grid": options.get("by"), "draws": DRAW}.get(kind)
+        if key and key not in axes:
+            raise _not_varied(kind, key, axes)
         for metric in options.get("metrics", ()):
             if metric not in METRICS:
                 raise UserError(f"sweep.tables names the metric {metric!r}: choose from {', '.join(METRICS)}")
+
+
+def _not_varied(kind: str, key: str, axes: Sequence[str]) -> UserError:
+    return UserError(
+        f"sweep.tables has {kind} by {key}, which the sweep does not vary (it varies {', '.join(axes) or 'nothing'}): "
+        f"give {key} several values, or ask for other tables, such as sweep.tables=[scores]"
+    )
 
 
 # ------------------------------------------------------------------------------------------------------- tables
@@ -121,8 +133,10 @@ def _title(groups: Sequence[str], row: Any) -> str:
 
 
 def _main_metrics(frame: pd.DataFrame, options: dict[str, Any]) -> list[str]:
-    given = options.get("metrics") or (SCORES_1D if "d_kl" in frame else SCORES_DETECTION)
-    return [metric for metric in given if metric in frame and frame[metric].notna().any()]
+    top = scores.headline(frame)
+    given = options.get("metrics") or (SCORES_1D if top == "d_kl" else SCORES_DETECTION)
+    # The headline alone where no seed has a value, for all diverged: the table then says so.
+    return [metric for metric in given if metric in frame and frame[metric].notna().any()] or [top]
 
 
 def _scores(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
@@ -267,11 +281,10 @@ def _audit(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[
 
 
 def _draws(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
-    draw = "task.data_seed"
-    if draw not in frame:
-        raise UserError("sweep.tables has draws, and the sweep does not vary task.data_seed")
-    groups, top = _groups(sweep, without=[draw]), scores.headline(frame)
-    data = scores.draws(frame, groups, top, draw)
+    if DRAW not in frame:
+        raise _not_varied("draws", DRAW, sweep.axes)
+    groups, top = _groups(sweep, without=[DRAW]), scores.headline(frame)
+    data = scores.draws(frame, groups, top, DRAW)
     tables = []
     for key, part in data.groupby(groups, sort=True, dropna=False):
         rows = []
@@ -282,7 +295,7 @@ def _draws(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[
             rows.append([Cell(row["method"]), *cells])
         header = [Cell("method"), _head(top, arrow=True), Cell("std between draws"), Cell("std between seeds")]
         header += [Cell("rank at each draw"), Cell("p"), Cell("diverged")]
-        numbers = ", ".join(_plain(value) for value in sorted(set(frame[draw])))
+        numbers = ", ".join(_plain(value) for value in sorted(set(frame[DRAW])))
         note = (
             f"Draws of the training data: task.data_seed = {numbers}. Mean and 95 % interval over the draws of the "
             "mean over seeds; tests paired by draw. Mean Kendall's tau between the rankings of two draws: "
@@ -297,8 +310,7 @@ def _grid(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[l
     """Rows: the values of one swept key. Columns: the methods, or the values of a second key if there is one method."""
     by = options["by"]
     if by not in frame:
-        varied = ", ".join(sweep.axes) or "nothing"
-        raise UserError(f"sweep.tables has a grid by {by}, which the sweep does not vary; it varies {varied}")
+        raise _not_varied("grid", by, sweep.axes)
     metrics = [m for m in options.get("metrics") or [scores.headline(frame)] if m in frame]
     many = frame["method"].nunique() > 1
     other = [axis for axis in sweep.axes if axis != by]

@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -241,10 +242,9 @@ def check(name: str, results_dir: Path) -> list[str]:
 def _check_runs(folder: Path, frame: pd.DataFrame, plan: Plan, results_dir: Path) -> list[str]:
     fresh = read_runs_csv(runs_csv(collect(plan, results_dir).frame))
     there = {run for run in set(fresh["run_id"]) if (results_dir / "runs" / run).is_dir()}
-    old = {
-        (row["run_id"], row["seed"]): row for row in frame.astype(object).where(frame.notna(), None).to_dict("records")
-    }
-    faults = []
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    old = {(row["run_id"], row["seed"]): row for row in rows}
+    faults = _check_added(folder, rows, fresh.to_dict("records"), results_dir)
     for row in fresh.astype(object).where(fresh.notna(), None).to_dict("records"):
         if row["run_id"] not in there:
             continue
@@ -257,6 +257,25 @@ def _check_runs(folder: Path, frame: pd.DataFrame, plan: Plan, results_dir: Path
                 f"seed {row['seed']} has {key}={row[key]!r} there, and {written.get(key)!r} in it"
             )
     return faults[:10]
+
+
+def _check_added(
+    folder: Path, rows: Sequence[Mapping[Any, Any]], fresh: Sequence[Mapping[Any, Any]], results_dir: Path
+) -> list[str]:
+    """Rows of runs.csv that no plan and no run gives, and rows that are there twice."""
+    counts = Counter((row["run_id"], row["seed"]) for row in rows)
+    given = {(row["run_id"], row["seed"]) for row in fresh}
+    # A run of other seeds may have stood in for a job. Where its directory is gone there is nothing to check it by:
+    # the row of the job itself, which is not in runs.csv, then is what tells that it was one of the sweep's.
+    lacking = {(row["config_hash"], row["seed"]) for row in fresh if (row["run_id"], row["seed"]) not in counts}
+    faults = []
+    for row in rows:
+        run, seed = row["run_id"], row["seed"]
+        gone = not (results_dir / "runs" / str(run)).is_dir() and (row["config_hash"], seed) in lacking
+        if counts[run, seed] > 1 or ((run, seed) not in given and not gone):
+            why = "more than once" if counts[run, seed] > 1 else "which is neither in the sweep's plan nor in its runs"
+            faults.append(f"{folder / 'runs.csv'} has seed {seed} of {run}, {why}")
+    return list(dict.fromkeys(faults))
 
 
 def _first_difference(written: str, text: str) -> str:

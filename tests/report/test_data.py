@@ -120,3 +120,18 @@ def test_a_submitted_sweep_shows_its_missing_jobs(tmp_path: Path) -> None:
     assert {run.method for run in found.runs} == set(made_runs.METHODS_1D)
     assert json.loads(json.dumps([command(run) for run in found.runs]))  # missing ones too can be run by hand
     assert all("method=" in command(run) for run in found.runs)
+
+
+def test_the_page_runs_an_overridden_sweep_again_as_it_was_submitted(tmp_path: Path) -> None:
+    import shlex
+
+    from ebmbench import sweep
+    from ebmbench.report.html import again
+    from ebmbench.sweep.plan import make_plan, write_plan
+
+    place = tmp_path / "my results"
+    plan = make_plan("paper_1d", ["seeds=2", "task.dataset=1", "method=nce", "sweep.name=mine"], None, seeds_per_job=1)
+    write_plan(plan, place)
+    shown = shlex.split(again(data.find(["mine"], place), "")[0].command)
+    assert shown[:4] == ["python", "-m", "ebmbench", "sweep"]
+    assert sweep.main([*shown[4:], "--dry-run"]) == 0

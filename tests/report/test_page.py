@@ -87,6 +87,26 @@ def test_a_sweep_without_results_still_has_a_page(tmp_path: Path) -> None:
     assert main(["figures", str(config.run_dir), "--results-dir", str(tmp_path)]) == 1
 
 
+def test_runs_of_which_every_seed_diverged_have_a_page_beside_those_of_another_task(
+    results: Path, tmp_path: Path
+) -> None:
+    from ebmbench.composition import compose
+    from ebmbench.report import data, html
+    from tests.report import made_runs
+
+    runs = []
+    for method in ("nce", "sm"):
+        config = compose(["task=1d", f"method={method}", "seeds=2", f"results_dir={tmp_path}"])
+        runs.append(str(made_runs.make_1d(config, diverged=(0, 1))))
+    assert main([*runs[:1], "--results-dir", str(tmp_path)]) == 0
+    found = data.find([*runs, *(str(path) for path in (results / "runs").glob("detection-*"))], tmp_path)
+    tables = {table.title: table for table in html.score_tables(found)}
+    assert "D_KL" in tables["Scores, 1d-1"].head and "AP" not in tables["Scores, 1d-1"].head
+    assert "AP" in tables["Scores, detection-shapes"].head and "D_KL" not in tables["Scores, detection-shapes"].head
+    assert [[cell.text for cell in row[1:4]] for row in tables["Scores, 1d-1"].rows] == [["2", "2", "–"]] * 2
+    assert "Comparisons, 1d-1, by D_KL" in html.render(found, "")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:

@@ -159,3 +159,11 @@ def test_a_text_with_special_characters_survives_latex() -> None:
 )
 def test_numbers_are_printed(value: float, decimals: int | None, text: str) -> None:
     assert tables.number(value, decimals) == text
+
+
+def test_methods_of_which_every_seed_diverged_are_counted_in_every_table() -> None:
+    axes = ("task.data_seed",)
+    frame = frame_of({(m, draw): [math.nan, math.nan] for m in ("nce", "sm") for draw in (0, 1)}, axes)
+    entries = ("scores", "comparisons", "audit", "draws", {"grid": {"by": "task.data_seed"}})
+    text = tables.build(frame, Sweep("s", "", entries, axes))["tables.md"]
+    assert text.count("| nce | – † | 0 | 2 |") == 2 and "| method | D_KL ↓ | n | diverged |" in text

@@ -62,8 +62,8 @@ def make_done(job: Job, results_dir: Path, d_kl: list[float], diverged: dict[int
                 "val_nll": -value,  # the other way round, so that choosing by it is seen
                 "crps": value / 2,
                 "coverage_50": 0.5 + value,
-                "coverage_90": 0.9,
-                "edge_mass": 0.0,
+                "coverage_90": 0.9 + 0 * value,  # none where the seed diverged
+                "edge_mass": 0 * value,
                 "diverged": int(seed in diverged),
                 "diverged_step": diverged.get(seed, ""),
                 "trusted": int(seed not in diverged),

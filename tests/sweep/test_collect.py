@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -260,3 +261,34 @@ def test_a_folder_of_another_version_is_refused(made: Plan, tmp_path: Path) -> N
         read_plan(tmp_path, "made")
     with pytest.raises(UserError, match="there are made"):
         read_plan(tmp_path, "mode")
+
+
+def test_a_sweep_of_which_every_seed_diverged_is_collected(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, methods=("nce", "sm"), seeds=2)
+    for job in plan.jobs:
+        make_done(job, tmp_path, [0.0, 0.0], diverged={0: 3, 1: 5})
+    assert main(["collect", "made", f"results_dir={tmp_path}"]) == 0
+    assert "| nce | – † | 0 | 2 |" in (tmp_path / "made" / "tables.md").read_text()
+    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
+
+
+@pytest.mark.parametrize("forged", [{"seed": 8}, {"run_id": "1d-1-nce-000000000000"}, {}])
+def test_check_finds_rows_that_no_run_gives(
+    made: Plan, tmp_path: Path, forged: dict[str, object], capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = collect.collect(made, tmp_path)
+    row = found.frame[found.frame["method"] == "nce"].tail(1).assign(d_kl=0.01, **forged)
+    collect.write(made, dataclasses.replace(found, frame=pd.concat([found.frame, row])), tmp_path)
+    assert main(["check", "made", f"results_dir={tmp_path}"]) == 1
+    (fault,) = capsys.readouterr().err.splitlines()[:1]
+    assert f"runs.csv has seed {row['seed'].item()} of {row['run_id'].item()}, " in fault
+
+
+def test_check_passes_where_the_runs_were_deleted(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path, methods=("nce",))
+    config = dataclasses.replace(RunConfig.from_dict(plan.jobs[0].config), seeds=(0, 1, 2))
+    part = Job(config.run_id, config.run_hash, config.config_hash, {}, config.to_dict())
+    folder = make_done(part, tmp_path, VALUES["nce"][:3])  # stands in for seeds of the job
+    collected(plan, tmp_path)
+    shutil.rmtree(folder)
+    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0

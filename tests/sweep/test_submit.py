@@ -47,6 +47,21 @@ def states(place: Path) -> dict[str, str]:
     return {s.job.config["method"]["name"]: s.state for s in job_states(read_plan(results, "own"), results)}
 
 
+@pytest.mark.parametrize(
+    ("sweep", "override"),
+    [("annotation_noise", "task.target_noise=0.1"), ("data_seeds", "task.data_seed=0")],
+)
+def test_a_table_over_what_is_no_longer_varied_is_refused_before_any_run(
+    sweep: str, override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="which the sweep does not vary") as error:
+        main(["submit", sweep, override])
+    assert override.partition("=")[0] in str(error.value) and "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+    assert len(make_plan(sweep, [override, "sweep.tables=[scores]"], None).axes) == 0
+
+
 def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_sweep(place, "sm,nce")
     plan = make_plan("own", [], None)
