@@ -70,7 +70,9 @@ def test_splitting_the_boxes_changes_nothing(results: Path, method: str, monkeyp
 
 
 def test_underflows_are_counted_over_all_passes(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = build(tiny_run(results, "kld-is", "noise.sigma=0.01"), (0,), torch.device("cpu"))
+    problem = build(
+        tiny_run(results, "kld-is", "noise.sigma=0.01", "proposal.stds=[0.075,0.15,0.3]"), (0,), torch.device("cpu")
+    )
     problem.losses(0)
     assert problem.underflows is not None
     count, boxes = int(problem.underflows), sum(problem.num_boxes[i] for i in problem.batch(0))
