@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,3 +78,10 @@ def _decode(path: Path, data: bytes) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise UserError(f"{path} is not a checkpoint (it holds a {type(state).__name__}); move it away")
     return state
+
+
+def changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What is not as it was when a checkpoint was saved, in words; empty if all is: "threads 1 then and 2 now"."""
+    return ", ".join(
+        f"{key} {then.get(key)} then and {value} now" for key, value in now.items() if then.get(key) != value
+    )

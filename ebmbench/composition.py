@@ -24,16 +24,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ebmbench.config import (
-    TASKS,
-    Launch,
-    LoggerConfig,
-    MethodConfig,
-    NoiseConfig,
-    ProposalConfig,
-    RunConfig,
-    setting_keys,
-)
+from ebmbench.config import SECTIONS, Launch, RunConfig, setting_keys
 from ebmbench.errors import UserError, did_you_mean, first_line, shown
 from ebmbench.files import share_dir
 
@@ -314,10 +305,7 @@ def explain(error: Exception) -> str:
     )
     if match:
         key = (match.group(1) or match.group(2)).lstrip("+~").partition("=")[0]
-        sections = {"method": MethodConfig, "proposal": ProposalConfig, "noise": NoiseConfig, "logger": LoggerConfig}
-        keys = {key for section, model in sections.items() for key in setting_keys(model, section)}
-        for task, trainer in TASKS.values():
-            keys |= {*setting_keys(task, "task"), *setting_keys(trainer, "trainer")}
+        keys = {key for name, models in SECTIONS.items() for model in models for key in setting_keys(model, name)}
         keys |= set(Launch.model_fields) | {"seeds"}
         if key in keys:
             return f"{key} is a setting, but not of what is chosen here (task, method, logger); leave it out"

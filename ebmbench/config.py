@@ -94,6 +94,16 @@ class Launch(Section):
     force: bool
 
 
+SECTIONS: dict[str, tuple[type[Section], ...]] = {
+    "task": tuple(task for task, _ in TASKS.values()),
+    "method": (MethodConfig,),
+    "proposal": (ProposalConfig,),
+    "noise": (NoiseConfig,),
+    "trainer": tuple(trainer for _, trainer in TASKS.values()),
+    "logger": (LoggerConfig,),
+}
+"""What a section of a run's settings may be; which it is follows from the task."""
+
 # Where each field of a method class comes from.
 _METHOD_FIELDS = {
     "num_samples": "method.num_samples",
@@ -155,10 +165,10 @@ class RunConfig:
 
     def build_method(self) -> Method:
         """The method with its hyper-parameters."""
-        from ebmbench.methods import METHODS  # PyTorch only where something is computed
+        from ebmbench import methods  # PyTorch only where something is computed
         from ebmbench.proposals import GaussianMixture
 
-        cls = METHODS[self.method.name]
+        cls = methods.METHODS[self.method.name]
         values: dict[str, Any] = {}
         for field in dataclasses.fields(cls):  # type: ignore[arg-type]
             if field.name == "proposal":
@@ -345,9 +355,10 @@ def _contradictions(
     method: MethodConfig, proposal: ProposalConfig, noise: NoiseConfig, logger: LoggerConfig
 ) -> list[str]:
     """Settings that the method needs and lacks, or has and does not use; and a logger's."""
-    from ebmbench.methods import METHODS
+    from ebmbench import methods
 
-    needed = {_METHOD_FIELDS[field.name] for field in dataclasses.fields(METHODS[method.name])}  # type: ignore[arg-type]
+    fields = dataclasses.fields(methods.METHODS[method.name])  # type: ignore[arg-type]
+    needed = {_METHOD_FIELDS[field.name] for field in fields}
     if "proposal.stds" in needed:
         needed.add("proposal.shared")
     sections = {"method": method, "proposal": proposal, "noise": noise}

@@ -274,7 +274,7 @@ def _make_run_dir(run_dir: Path) -> list[Path]:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(run_dir))
     except OSError as error:
         _remove_created(created)
-        raise _cannot_write_folder(run_dir.parent.parent, error) from None
+        raise cannot_write_folder(run_dir.parent.parent, error) from None
     return created
 
 
@@ -289,10 +289,11 @@ def _remove_created(created: list[Path]) -> None:
 
 
 def _cannot_write(config: RunConfig, error: OSError) -> UserError:
-    return _cannot_write_folder(Path(config.launch.results_dir), error)
+    return cannot_write_folder(Path(config.launch.results_dir), error)
 
 
-def _cannot_write_folder(folder: Path, error: OSError) -> UserError:
+def cannot_write_folder(folder: Path, error: OSError) -> UserError:
+    """The sentence for a results folder, given as `results_dir`, that nothing can be written to."""
     return UserError(f"results_dir={str(folder)!r} cannot be written ({error.strerror}); give a folder that can be")
 
 

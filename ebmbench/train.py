@@ -249,9 +249,9 @@ def _start(problem: Problem, plan: CheckpointPlan | None) -> Progress:
     state = read_checkpoint(plan.path, plan.stamp.get("run_hash"), problem.seeds) if plan else None
     if plan is None or state is None:
         return progress
-    changed = [f"{key} {state.get(key)} then and {now} now" for key, now in plan.stamp.items() if state.get(key) != now]
+    changed = checkpoint.changes(state, plan.stamp)
     if changed:
-        text = f"goes on with {', '.join(changed)}: the result agrees with an uninterrupted run's within rounding only"
+        text = f"goes on with {changed}: the result agrees with an uninterrupted run's within rounding only"
         warnings.warn(text, stacklevel=2)
     with torch.no_grad():
         for name, parameter in problem.parameters.items():

@@ -11,33 +11,15 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from ebmbench import cli
+from ebmbench import cli, config
 from ebmbench.composition import compose, composer, config_dir, expand, for_task
-from ebmbench.config import (
-    TASKS,
-    Launch,
-    LoggerConfig,
-    MethodConfig,
-    NoiseConfig,
-    ProposalConfig,
-    RunConfig,
-    SweepConfig,
-    setting_keys,
-)
+from ebmbench.config import Launch, RunConfig, SweepConfig, setting_keys
 from ebmbench.errors import UserError
 from tests.processes import Command
 
 FEW, MANY = 120, 2000
 
-SECTIONS = {
-    "method": [MethodConfig],
-    "proposal": [ProposalConfig],
-    "noise": [NoiseConfig],
-    "logger": [LoggerConfig],
-    "sweep": [SweepConfig],
-    "task": [task for task, _ in TASKS.values()],
-    "trainer": [trainer for _, trainer in TASKS.values()],
-}
+SECTIONS = {**config.SECTIONS, "sweep": (SweepConfig,)}
 KEYS = sorted({key for name, models in SECTIONS.items() for model in models for key in setting_keys(model, name)})
 KEYS += [*Launch.model_fields, "seeds", "sweep", *SECTIONS]
 GROUPS = {

@@ -350,7 +350,7 @@ def markdown(rows: list[Row], limits: Limits, arguments: argparse.Namespace, arg
         "",
         f"{machine(arguments.device)}; {arguments.threads} CPU threads; torch {torch.__version__}; commit {commit()}; "
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; load average {os.getloadavg()[1]:.1f} "
-        "(above the number of threads: other work ran beside, and times are too long, ours and the baseline's).",
+        "(above the number of threads it would mean other work beside, and times too long, ours and the baseline's).",
         f"Limits measured beside: {limits.flops / 1e9:.1f} Gflop/s (float32 matrix product), "
         f"{limits.bandwidth / 1e9:.1f} GB/s (copy).",
         "",

@@ -21,6 +21,7 @@ from ebmbench.config import ALGORITHMS, RunConfig
 from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
 from ebmbench.report.tables import check_entries
+from ebmbench.runs import cannot_write_folder
 
 SCHEMA = 1
 RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
@@ -169,22 +170,17 @@ def write_plan(plan: Plan, results_dir: Path) -> None:
             write_atomically(folder / f"plan.{stamp}.json", path.read_bytes())
         write_atomically(path, (json.dumps(dataclasses.asdict(plan)) + "\n").encode())
     except OSError as error:
-        raise _cannot_write(results_dir, error.strerror) from None
+        raise cannot_write_folder(results_dir, error) from None
 
 
 def make_folder(folder: Path, results_dir: Path) -> None:
     """Raises UserError where a sweep's folder cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        reason = None if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     except OSError as error:
-        reason = error.strerror
-    if reason:
-        raise _cannot_write(results_dir, reason)
-
-
-def _cannot_write(results_dir: Path, reason: str | None) -> UserError:
-    return UserError(f"results_dir={str(results_dir)!r} cannot be written ({reason}); give a folder that can be")
+        raise cannot_write_folder(results_dir, error) from None
 
 
 def read_plan(results_dir: Path, name: str) -> Plan:

@@ -151,10 +151,9 @@ class _Training:
         state = checkpoint.load(path)
         if state is None:
             return
-        now, then = self._made_on(), state["made_on"]
-        changed = [f"{name} {then.get(name)} then and {now[name]} now" for name in now if then.get(name) != now[name]]
+        changed = checkpoint.changes(state["made_on"], self._made_on())
         if changed:
-            text = f"the base detector's training goes on with {', '.join(changed)}"
+            text = f"the base detector's training goes on with {changed}"
             warnings.warn(f"{text}: the result is not bit for bit an uninterrupted one's", stacklevel=2)
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
