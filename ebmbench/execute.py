@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from ebmbench import checkpoint, loggers, runs
+from ebmbench.allocator import keep_freed_memory
 from ebmbench.config import RunConfig
 from ebmbench.energy import AutogradEnergy
 from ebmbench.errors import UserError
@@ -62,6 +63,7 @@ def execute(config: RunConfig, quiet: bool = False) -> Outcome:
         return Outcome(run_dir, state, existed=True)
     if config.launch.threads:
         torch.set_num_threads(config.launch.threads)
+    keep_freed_memory()
     with runs.open_attempt(config, runs.commit()) as attempt, StopFlag() as stop:
         if attempt is None:
             return Outcome(run_dir, runs.read_state(run_dir), existed=True)

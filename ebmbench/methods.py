@@ -140,7 +140,7 @@ def _nce_loss(f: Energy, y: Tensor, shift: Tensor, noise: Tensor, q: GaussianMix
     """`−log softmax` of the entry `y + shift` (`[..., 1, D]`) among itself and `y + noise` (`[..., M, D]`)."""
     offset = torch.cat((shift, noise), dim=-2)
     logits = f(y.unsqueeze(-2) + offset) - q.log_prob(offset)
-    return torch.logsumexp(logits, dim=-1) - logits[..., 0]
+    return -torch.log_softmax(logits, dim=-1)[..., 0]
 
 
 @dataclass(frozen=True)

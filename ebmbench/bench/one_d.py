@@ -5,8 +5,8 @@
     python -m ebmbench.bench --methods nce+ --seeds 20 --seconds 1 --no-curves
 
 In each measurement steps of the baseline (`textbook.py`) and of this project alternate, in a process of their own, and
-the fastest of each are compared, so that other work on the machine falls on both and counts least. Times are stated per
-model and step, by the clock and in processor time.
+their medians are compared: what else the machine does falls on both, and an epoch's last, short batch counts for
+nothing. Times are stated per model and step, by the clock and in processor time.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ from __future__ import annotations
 import argparse
 import csv
 import datetime
+import math
 import multiprocessing
 import os
 import platform
 import resource
 import shlex
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterable
@@ -27,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ebmbench import train
 from ebmbench.bench.textbook import Textbook
@@ -75,6 +78,8 @@ class Row:
     memory_mb: float
     of_compute: float
     of_bandwidth: float
+    all_cores: float = math.nan
+    """How many times faster the same steps are with all threads; only of rows with one."""
 
     @property
     def models_steps_per_second(self) -> float:
@@ -96,6 +101,7 @@ class Limits:
     """What the machine can do, measured: operations and bytes per second."""
 
     flops: float
+    flops_one_core: float
     bandwidth: float
 
 
@@ -111,7 +117,7 @@ def main(argv: list[str]) -> int:
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     _isolated(_warm_up, arguments)
     limits = _isolated(_measure_limits, arguments)
-    print(f"limits: {limits.flops / 1e9:.1f} Gflop/s, {limits.bandwidth / 1e9:.1f} GB/s")
+    print(limits_line(limits))
     rows: list[Row] = []
     memory: dict[Case, float] = {}
 
@@ -217,12 +223,18 @@ def _measure(
     memory = _peak_mb(device) - before
     baseline = _baseline(case, problem, device)
     baseline()
-    clock: dict[str, list[float]] = {"ours": [], "baseline": []}
-    cpu: dict[str, list[float]] = {"ours": [], "baseline": []}
+    # A baseline step per model would take most of the time; a few are enough for its median.
+    plan = [("ours", ours, threads, 1), ("baseline", baseline, threads, 3)]
+    if threads < arguments.threads:
+        plan.insert(1, ("all cores", ours, arguments.threads, 1))
+    clock: dict[str, list[float]] = {name: [] for name, *_ in plan}
+    cpu: dict[str, list[float]] = {name: [] for name, *_ in plan}
     end = time.perf_counter() + arguments.seconds
     while len(clock["ours"]) < 2 or time.perf_counter() < end:
-        # A baseline step per model would take most of the time; a few are enough for its median.
-        for name, step, repeats in (("ours", ours, 1), ("baseline", baseline, 3)):
+        for name, step, count, repeats in plan:
+            if torch.get_num_threads() != count:
+                torch.set_num_threads(count)
+                step()  # wakes the threads
             for _ in range(repeats):
                 _wait(device)
                 started, used = time.perf_counter(), time.process_time()
@@ -230,9 +242,10 @@ def _measure(
                 _wait(device)
                 clock[name].append((time.perf_counter() - started) * 1e3)
                 cpu[name].append((time.process_time() - used) * 1e3)
-    best = {name: min(times) for name, times in clock.items()}
-    cpu_best = {name: min(times) for name, times in cpu.items()}
-    ms = best["ours"] / case.seeds
+    typical = {name: statistics.median(times) for name, times in clock.items()}
+    cpu_typical = {name: statistics.median(times) for name, times in cpu.items()}
+    ms = typical["ours"] / case.seeds
+    flops = limits.flops if threads == arguments.threads else limits.flops_one_core
     operations, traffic = least_work(case)
     return Row(
         kind=kind,
@@ -241,14 +254,15 @@ def _measure(
         samples=case.samples,
         batch=case.batch,
         threads=threads,
-        baseline_ms=best["baseline"],
+        baseline_ms=typical["baseline"],
         ms=ms,
-        baseline_cpu_ms=cpu_best["baseline"],
-        cpu_ms=cpu_best["ours"] / case.seeds,
+        baseline_cpu_ms=cpu_typical["baseline"],
+        cpu_ms=cpu_typical["ours"] / case.seeds,
         baseline_memory_mb=memory_of,
         memory_mb=memory,
-        of_compute=operations / (limits.flops * threads / arguments.threads) / (ms * 1e-3),
+        of_compute=operations / flops / (ms * 1e-3),
         of_bandwidth=traffic / limits.bandwidth / (ms * 1e-3),
+        all_cores=typical["ours"] / typical["all cores"] if "all cores" in typical else math.nan,
     )
 
 
@@ -277,23 +291,42 @@ def _wait(device: torch.device) -> None:
 
 
 def _measure_limits(arguments: argparse.Namespace) -> Limits:
-    """Peak rates by a large float32 matrix product and a large copy."""
-    torch.set_num_threads(arguments.threads)
+    """Peak rates by a large float32 matrix product, with all threads and with one in turn, and a large copy."""
     device = torch.device(arguments.device)
     torch.set_float32_matmul_precision("highest")
     size = 1024 if device.type == "cpu" else 8192
     a = torch.rand(size, size, device=device)
     copied = torch.rand(2**25 if device.type == "cpu" else 2**28, device=device)
     target = torch.empty_like(copied)
-    best = {"flops": float("inf"), "copy": float("inf")}
+
+    def product() -> Tensor:
+        return a @ a
+
+    def copy() -> Tensor:
+        return target.copy_(copied)
+
+    works = {"product": (product, arguments.threads), "one core": (product, 1), "copy": (copy, arguments.threads)}
+    times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(20):
-        for name, work in (("flops", lambda: a @ a), ("copy", lambda: target.copy_(copied))):
-            _wait(device)
-            started = time.perf_counter()
-            work()
-            _wait(device)
-            best[name] = min(best[name], time.perf_counter() - started)
-    return Limits(2 * size**3 / best["flops"], 2 * copied.numel() * 4 / best["copy"])
+        for name, (work, threads) in works.items():
+            torch.set_num_threads(threads)
+            for _ in range(2):  # the first wakes the threads
+                _wait(device)
+                started = time.perf_counter()
+                work()
+                _wait(device)
+            times[name].append(time.perf_counter() - started)
+    best = {name: min(seconds) for name, seconds in times.items()}
+    operations = 2 * size**3
+    return Limits(operations / best["product"], operations / best["one core"], 2 * copied.numel() * 4 / best["copy"])
+
+
+def limits_line(limits: Limits) -> str:
+    """The machine's limits in words."""
+    return (
+        f"Limits measured beside: {limits.flops / 1e9:.1f} Gflop/s (float32 matrix product; "
+        f"{limits.flops_one_core / 1e9:.1f} with one thread), {limits.bandwidth / 1e9:.1f} GB/s (copy)."
+    )
 
 
 def least_work(case: Case) -> tuple[float, float]:
@@ -322,6 +355,7 @@ def _line(row: Row) -> str:
         f"{row.kind:9} {row.method:9} {row.seeds:<5} {row.samples:<6} {row.batch:<4} {row.threads:<8} "
         f"{row.baseline_ms:<13.2f} {row.ms:<7.3f} {row.ratio:<7.1f} ({row.cpu_ratio:.1f}){'':11} "
         f"{row.memory_mb:<10.0f} {row.of_compute:.0%}"
+        + ("" if math.isnan(row.all_cores) else f"    with all cores {row.all_cores:.2f} times faster")
     )
 
 
@@ -351,17 +385,17 @@ def markdown(rows: list[Row], limits: Limits, arguments: argparse.Namespace, arg
         f"{machine(arguments.device)}; {arguments.threads} CPU threads; torch {torch.__version__}; commit {commit()}; "
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; load average {os.getloadavg()[1]:.1f} "
         "(above the number of threads it would mean other work beside, and times too long, ours and the baseline's).",
-        f"Limits measured beside: {limits.flops / 1e9:.1f} Gflop/s (float32 matrix product), "
-        f"{limits.bandwidth / 1e9:.1f} GB/s (copy).",
+        limits_line(limits),
         "",
-        "Milliseconds are per model and step, by the clock, of the fastest step. *Faster* is the baseline's time over",
+        "Milliseconds are per model and step, by the clock, of the median step. *Faster* is the baseline's time over",
         "ours, by the clock and per second of processor time. *Of compute* is the least time for a step's operations",
         "at the machine's peak, over the time taken; *of bandwidth* the same for the bytes that must be moved. Memory",
-        "is what training takes at most beyond what the process holds before.",
+        "is what training takes at most beyond what the process holds before. *All cores* is how many times faster the",
+        "same steps are with all threads than with one, in turn.",
         "",
         "| | method | S | threads | baseline ms | ms | models·steps/s | faster | faster per cpu second "
-        "| baseline MB | MB | of compute | of bandwidth |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| baseline MB | MB | of compute | of bandwidth | all cores |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         if row.kind in ("table", "one core"):
@@ -369,6 +403,7 @@ def markdown(rows: list[Row], limits: Limits, arguments: argparse.Namespace, arg
             cells += [f"{row.models_steps_per_second:.0f}", f"{row.ratio:.1f}", f"{row.cpu_ratio:.1f}"]
             cells += [f"{row.baseline_memory_mb:.0f}", f"{row.memory_mb:.0f}"]
             cells += [f"{row.of_compute:.0%}", f"{row.of_bandwidth:.1%}"]
+            cells += ["" if math.isnan(row.all_cores) else f"{row.all_cores:.2f}"]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", paper_table(rows), ""]
     return "\n".join(lines)

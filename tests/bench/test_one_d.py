@@ -69,7 +69,7 @@ def test_files(tmp_path: Path) -> None:
     rows = [row(method) for method in METHODS]
     rows += [row("nce+", kind=kind, **{kind: at}) for kind in ("seeds", "samples", "batch") for at in (4, 8)]
     arguments = argparse.Namespace(device="cpu", threads=2, out=tmp_path)
-    one_d.write(rows, one_d.Limits(1e11, 1e10), arguments, ["--seconds", "1"])
+    one_d.write(rows, one_d.Limits(1e11, 5e10, 1e10), arguments, ["--seconds", "1"])
     table = list(csv.DictReader((tmp_path / "one_d.csv").open()))
     assert len(table) == len(rows) and float(table[0]["ratio"]) == 10
     text = (tmp_path / "one_d.md").read_text()
