@@ -226,7 +226,7 @@ def _measure(
     # A baseline step per model would take most of the time; a few are enough for its median.
     plan = [("ours", ours, threads, 1), ("baseline", baseline, threads, 3)]
     if threads < arguments.threads:
-        plan.insert(1, ("all cores", ours, arguments.threads, 1))
+        plan[:1] = [("ours", ours, threads, 3), ("all cores", ours, arguments.threads, 3)]
     clock: dict[str, list[float]] = {name: [] for name, *_ in plan}
     cpu: dict[str, list[float]] = {name: [] for name, *_ in plan}
     end = time.perf_counter() + arguments.seconds
@@ -262,8 +262,13 @@ def _measure(
         memory_mb=memory,
         of_compute=operations / flops / (ms * 1e-3),
         of_bandwidth=traffic / limits.bandwidth / (ms * 1e-3),
-        all_cores=typical["ours"] / typical["all cores"] if "all cores" in typical else math.nan,
+        all_cores=_median_ratio(clock["ours"], clock["all cores"]) if "all cores" in clock else math.nan,
     )
+
+
+def _median_ratio(times: list[float], others: list[float]) -> float:
+    """Of what was measured in turn, so that a machine whose speed changes counts the same in both."""
+    return statistics.median(time / other for time, other in zip(times, others, strict=True))
 
 
 def _baseline_memory(arguments: argparse.Namespace, case: Case, threads: int) -> float:
