@@ -71,21 +71,20 @@ class KLDIS:
     sigma: float
 
     def loss(self, f: Energy, y: Tensor, draws: Draws) -> Tensor:
-        noise = self.proposal.noise("proposal", y, self.num_samples, draws)
-        values = f(y.unsqueeze(-2) + noise)
-        log_q = self.proposal.log_prob(noise)
-        weights = (gaussian_log_prob(noise, self.sigma) - log_q).exp()  # p/q, bounded by K (σ_k/σ)^D
-        return _log_partition(values, log_q) - (weights * values).mean(-1)
+        return self.loss_and_underflows(f, y, draws)[0]
 
-    def underflows(self, y: Tensor, draws: Draws) -> Tensor:
-        """Whether the weights p/q of all samples of an example are zero: targets `[..., D] -> [...]`.
+    def loss_and_underflows(self, f: Energy, y: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        """The loss, and whether the weights p/q of all samples of an example are zero: targets `[..., D] -> [...]`.
 
         No sample came near the target then, and the loss is `log Ẑ` alone: nothing pulls f up there. That zero belongs
         in the mean, which would be biased without it; but it is counted, for it says that the estimate is poor.
         """
-        noise = self.proposal.noise("proposal", y, self.num_samples, draws)  # the very samples of `loss`
-        weights = (gaussian_log_prob(noise, self.sigma) - self.proposal.log_prob(noise)).exp()
-        return (weights == 0).all(-1).expand(y.shape[:-1])
+        noise = self.proposal.noise("proposal", y, self.num_samples, draws)
+        values = f(y.unsqueeze(-2) + noise)
+        log_q = self.proposal.log_prob(noise)
+        weights = (gaussian_log_prob(noise, self.sigma) - log_q).exp()  # p/q, bounded by K (σ_k/σ)^D
+        loss = _log_partition(values, log_q) - (weights * values).mean(-1)
+        return loss, (weights.amax(-1) == 0).expand(y.shape[:-1])
 
 
 @dataclass(frozen=True)

@@ -137,14 +137,15 @@ def test_examples_whose_weights_all_underflow_are_those_without_a_pull() -> None
     y, draws = torch.linspace(-1, 1, 60).reshape(2, 30, 1), Streams([0, 1]).at(3)
     at_zero, at_one = (method.loss(AutogradEnergy(lambda y, c=c: y[..., 0] * 0 + c), y, draws) for c in (0.0, 1.0))
     mean_weight = 1 - (at_one - at_zero)
-    found = method.underflows(y, draws)
+    _, found = method.loss_and_underflows(AutogradEnergy(lambda y: -y[..., 0].square()), y, draws)
     assert found.shape == (2, 30) and found.any() and not found.all()
     torch.testing.assert_close(mean_weight[found], torch.zeros_like(mean_weight[found]), atol=1e-6, rtol=0)
     noise = method.proposal.noise("proposal", y, 2, draws).double()
     weights = (gaussian_log_prob(noise, 0.02) - method.proposal.log_prob(noise)).exp().float()
     assert torch.equal(found, (weights == 0).all(-1))  # the definition, in double precision
     shared = replace(method, proposal=replace(method.proposal, shared=True))
-    assert shared.underflows(y, draws).shape == (2, 30)
+    losses, found = shared.loss_and_underflows(AutogradEnergy(lambda y: -y[..., 0].square()), y, draws)
+    assert losses.shape == found.shape == (2, 30)
 
 
 def test_underflows_are_recorded_with_seed_and_step(tmp_path: Path) -> None:

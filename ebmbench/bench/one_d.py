@@ -115,6 +115,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
+    measured_at = commit()  # before results are written, which makes the checkout differ
     _isolated(_warm_up, arguments)
     limits = _isolated(_measure_limits, arguments)
     print(limits_line(limits))
@@ -128,7 +129,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
                 memory[alone] = _isolated(_baseline_memory, arguments, alone, threads)
             rows.append(_isolated(_measure, arguments, kind, case, threads, limits, memory[alone]))
             print(_line(rows[-1]), flush=True)
-        write(rows, limits, arguments, argv)
+        write(rows, limits, arguments, argv, measured_at)
 
     print(_HEAD)
     many = max(arguments.seeds)
@@ -163,9 +164,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
 
 def _isolated(work: Callable[..., Any], *arguments: Any) -> Any:
     """The result of a function in a process of its own, so that its peak memory and threads are its own."""
-    context = multiprocessing.get_context(
-        "fork"
-    )  # nothing has computed in this process, so no thread is lost in the fork
+    context = multiprocessing.get_context("fork")  # nothing has computed here, so no thread is lost in the fork
     ours, theirs = context.Pipe(duplex=False)
 
     def child() -> None:
@@ -364,7 +363,9 @@ def _line(row: Row) -> str:
     )
 
 
-def write(rows: list[Row], limits: Limits, arguments: argparse.Namespace, argv: list[str]) -> None:
+def write(
+    rows: list[Row], limits: Limits, arguments: argparse.Namespace, argv: list[str], measured_at: str | None
+) -> None:
     """`one_d.csv`, `one_d.md` and, with curves, `one_d.png`; on a GPU `one_d_cuda.*`."""
     name = "one_d" if arguments.device == "cpu" else f"one_d_{arguments.device.split(':')[0]}"
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -375,20 +376,23 @@ def write(rows: list[Row], limits: Limits, arguments: argparse.Namespace, argv: 
             extra = {key: getattr(row, key) for key in ("models_steps_per_second", "ratio", "cpu_ratio")}
             values = asdict(row) | extra
             writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in values.items()})
-    (arguments.out / f"{name}.md").write_text(markdown(rows, limits, arguments, argv))
+    (arguments.out / f"{name}.md").write_text(markdown(rows, limits, arguments, argv, measured_at))
     if any(row.kind == "batch" for row in rows):
         plot(rows, arguments.out / f"{name}.png")
 
 
-def markdown(rows: list[Row], limits: Limits, arguments: argparse.Namespace, argv: list[str]) -> str:
+def markdown(
+    rows: list[Row], limits: Limits, arguments: argparse.Namespace, argv: list[str], measured_at: str | None
+) -> str:
     """The table, with what is needed to measure it again."""
     lines = [
         "# Speed of 1D training",
         "",
         f"    {shlex.join(['python', '-m', 'ebmbench.bench', *argv])}",
         "",
-        f"{machine(arguments.device)}; {arguments.threads} CPU threads; torch {torch.__version__}; commit {commit()}; "
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; load average {os.getloadavg()[1]:.1f} "
+        f"{machine(arguments.device)}; {arguments.threads} CPU threads; torch {torch.__version__}; "
+        f"commit {measured_at}; {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; "
+        f"load average {os.getloadavg()[1]:.1f} "
         "(above the number of threads it would mean other work beside, and times too long, ours and the baseline's).",
         limits_line(limits),
         "",

@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, help="where to make them, and leave them")
     parser.add_argument("--csv", type=Path, help="the figures, as CSV")
     arguments = parser.parse_args(argv)
+    measured_at = commit()  # before results are written, which makes the checkout differ
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)
         started = time.perf_counter()
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.csv:
         arguments.csv.parent.mkdir(parents=True, exist_ok=True)
         with open(arguments.csv, "w", newline="") as file:
-            about = {"runs": len(plan.jobs), "seeds": arguments.seeds, "cores": os.cpu_count(), "commit": commit()}
+            about = {"runs": len(plan.jobs), "seeds": arguments.seeds, "cores": os.cpu_count(), "commit": measured_at}
             writer = csv.DictWriter(file, [*rows[0], *about])
             writer.writeheader()
             writer.writerows({**row, **about} for row in rows)

@@ -182,11 +182,14 @@ class DetectionProblem:
                     dtype=torch.bfloat16,
                     enabled=self.trainer.mixed_precision and self.device.type == "cuda",
                 ):
-                    loss = self.method.loss(energy, target, own).float().sum()
+                    if isinstance(self.method, KLDIS):
+                        losses, empty = self.method.loss_and_underflows(energy, target, own)
+                        underflows += empty.sum()
+                    else:
+                        losses = self.method.loss(energy, target, own)
+                    loss = losses.float().sum()
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
                 loss_sum += loss.detach()
-                if isinstance(self.method, KLDIS):
-                    underflows += self.method.underflows(target, own).sum()
                 flat += torch.cat(
                     [
                         (torch.zeros_like(p) if g is None else g).flatten()

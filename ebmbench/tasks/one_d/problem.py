@@ -103,8 +103,11 @@ class OneDProblem:
         f = self.energy(self.layers, self.x[batch])
         y, draws = self.y[batch].unsqueeze(-1), self.streams.at(step)
         if isinstance(self.method, KLDIS):
-            self.underflows = self.method.underflows(y, draws).sum(-1)
-        return self.method.loss(f, y, draws).mean(-1)
+            losses, underflows = self.method.loss_and_underflows(f, y, draws)
+            self.underflows = underflows.sum(-1)
+        else:
+            losses = self.method.loss(f, y, draws)
+        return losses.mean(-1)
 
     @torch.no_grad()
     def log_density_values(self, seed_index: int, x: Tensor, y: Tensor) -> Tensor:
