@@ -69,11 +69,11 @@ def test_files(tmp_path: Path) -> None:
     rows = [row(method) for method in METHODS]
     rows += [row("nce+", kind=kind, **{kind: at}) for kind in ("seeds", "samples", "batch") for at in (4, 8)]
     arguments = argparse.Namespace(device="cpu", threads=2, out=tmp_path)
-    one_d.write(rows, one_d.Limits(1e11, 5e10, 1e10), arguments, ["--seconds", "1"])
+    one_d.write(rows, one_d.Limits(1e11, 5e10, 1e10), arguments, ["--seconds", "1"], "0123456789ab")
     table = list(csv.DictReader((tmp_path / "one_d.csv").open()))
     assert len(table) == len(rows) and float(table[0]["ratio"]) == 10
     text = (tmp_path / "one_d.md").read_text()
-    assert "python -m ebmbench.bench --seconds 1" in text and "| nce+ |" in text and "commit" in text
+    assert "python -m ebmbench.bench --seconds 1" in text and "| nce+ |" in text and "commit 0123456789ab" in text
     assert (tmp_path / "one_d.png").stat().st_size > 10_000
 
 
