@@ -29,11 +29,14 @@ class Slot:
     threads: int
 
 
-def slots(device: str, bound: int | None) -> list[Slot]:
-    """The places on this machine: as many as `bound` says, else one per GPU, or per core where there is none."""
+def slots(device: str, bound: int | None, jobs: int) -> list[Slot]:
+    """The places on this machine: as many as `bound` says, else one per GPU, or per core where there is none.
+
+    No more than there are jobs, so that few jobs have more cores each.
+    """
     cores = len(os.sched_getaffinity(0))
     gpus = _visible_gpus() if device in ("auto", "cuda") else []
-    number = bound or len(gpus) or (1 if device.startswith("cuda") else cores)
+    number = min(bound or len(gpus) or (1 if device.startswith("cuda") else cores), jobs)
     threads = max(1, cores // number)
     if not gpus:
         return [Slot({}, threads)] * number

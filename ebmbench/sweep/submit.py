@@ -91,9 +91,13 @@ def submit(
         print(f"{plan.name}: {counts(states)}; {len(todo)} to run", flush=True)
         if not todo:
             return 1 if damaged else 0
-        width = int(settings.get("array_parallelism") or 1) if is_slurm else _places(configs, bound)
+        if is_slurm:
+            places, threads = int(settings.get("array_parallelism") or 1), int(settings.get("cpus_per_task") or 1)
+        else:
+            slots = local.slots(configs[0].launch.device, bound, len(configs))
+            places, threads = len(slots), slots[0].threads
         device = "gpu" if _on_gpu(configs, settings, is_slurm) else "cpu"
-        print(estimate(configs, device, width, results_dir), flush=True)
+        print(estimate(configs, device, places, configs[0].launch.threads or threads, results_dir), flush=True)
         if dry_run:
             return 0
         if is_slurm:
@@ -103,7 +107,7 @@ def submit(
                 print(f"submitted {len(numbers)} jobs to SLURM as {array}", flush=True)
             print(f"python -m ebmbench sweep status {plan.name} shows them")
             return 0
-        codes = local.run_pool(configs, local.slots(configs[0].launch.device, bound), folder)
+        codes = local.run_pool(configs, slots, folder)
     states = job_states(plan, results_dir)
     print(f"{plan.name}: {counts(states)}")
     failed = [state for state in states if state.job.run_id in codes and state.state not in FINISHED]
@@ -125,10 +129,6 @@ def _bound(settings: dict[str, Any]) -> int | None:
         return 1
     number = settings.get("n_jobs")
     return number if isinstance(number, int) and number > 0 else None
-
-
-def _places(configs: Sequence[RunConfig], bound: int | None) -> int:
-    return min(len(configs), len(local.slots(configs[0].launch.device, bound)))
 
 
 def _on_gpu(configs: Sequence[RunConfig], settings: dict[str, Any], is_slurm: bool) -> bool:

@@ -137,19 +137,19 @@ def test_two_submissions_of_one_sweep_do_not_meet(place: Path) -> None:
 def test_jobs_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert [slot.environment for slot in local.slots("auto", None)] == [
+    assert [slot.environment for slot in local.slots("auto", None, 9)] == [
         {"CUDA_VISIBLE_DEVICES": "0"},
         {"CUDA_VISIBLE_DEVICES": "1"},
     ]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
-    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in local.slots("cuda", 4)] == ["5", "7", "5", "7"]
-    assert local.slots("cuda:1", None)[0].environment == {}  # the user chose one
+    assert [slot.environment["CUDA_VISIBLE_DEVICES"] for slot in local.slots("cuda", 4, 9)] == ["5", "7", "5", "7"]
+    assert local.slots("cuda:1", None, 9)[0].environment == {}  # the user chose one
 
 
 def test_without_gpus_the_cores_are_shared_out() -> None:
     cores = len(os.sched_getaffinity(0))
-    assert local.slots("cpu", None) == [local.Slot({}, 1)] * cores
-    assert local.slots("cpu", 1) == [local.Slot({}, cores)]
+    assert local.slots("cpu", None, cores) == [local.Slot({}, 1)] * cores
+    assert local.slots("cpu", 1, 9) == local.slots("cpu", None, 1) == [local.Slot({}, cores)]
 
 
 def test_launcher_presets_take_overrides_and_say_what_they_are() -> None:
@@ -163,11 +163,13 @@ def test_the_estimate_follows_the_benchmark(tmp_path: Path) -> None:
     configs = [job.run_config(tmp_path) for job in make_plan("paper_1d", ["method=nce", "task.dataset=1"], None).jobs]
     folder = tmp_path / "bench"
     folder.mkdir()
-    (folder / "one_d.csv").write_text(
-        "method,seeds,samples,batch,ms,memory_mb\nnce,20,1024,32,10,512\nnce,1,1024,32,20,300\nsm,20,1024,32,1,1\n"
-    )
-    (folder / "one_d_cuda.csv").write_text("method,seeds,samples,batch,ms,memory_mb\nnce,20,1024,32,0.1,900\n")
-    # 75 epochs of 63 steps, 20 models: 94 500 model steps at 100 a second.
-    assert "1 jobs (20 seeds), 1 at a time; about 16 min" in estimate(configs, "cpu", 1, tmp_path)
-    assert "up to 512 MB" in estimate(configs, "cpu", 1, tmp_path)
-    assert "about 9 s" in estimate(configs, "gpu", 1, tmp_path)
+    header = "method,seeds,samples,batch,threads,ms,memory_mb\n"
+    (folder / "one_d.csv").write_text(f"{header}nce,20,1024,32,2,10,512\nnce,1,1024,32,2,20,300\nsm,20,1024,32,2,1,1\n")
+    (folder / "one_d_cuda.csv").write_text(f"{header}nce,20,1024,32,2,0.1,900\n")
+    # 75 epochs of 63 steps, 20 models: 94 500 model steps at 100 a second, and 50 seconds for the scores.
+    said = estimate(configs, "cpu", 1, 2, tmp_path)
+    assert "1 jobs (20 seeds), 1 at a time; about 17 min" in said and "up to 1.7 GB of memory a job" in said
+    assert "about 32 min" in estimate(configs, "cpu", 1, 1, tmp_path)  # one thread instead of the benchmark's two
+    assert "about 17 min" in estimate(configs, "cpu", 1, 8, tmp_path)  # more than were measured are no promise
+    assert "up to 0.9 GB of GPU memory a job" in estimate(configs, "gpu", 1, 2, tmp_path)
+    assert "about 9 s" in estimate(configs, "gpu", 1, 2, tmp_path)
