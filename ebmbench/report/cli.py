@@ -82,7 +82,7 @@ def _page(arguments: argparse.Namespace) -> int:
 
 
 def _figures(arguments: argparse.Namespace) -> int:
-    from ebmbench.report import plots
+    from ebmbench.report import plots, rendering
 
     results = _results(arguments)
     folder = arguments.output or _default_output(arguments, results, "figures", "")
@@ -93,7 +93,7 @@ def _figures(arguments: argparse.Namespace) -> int:
     _make_folder(folder)
     for figure in made:
         try:
-            paths = plots.save_figure(figure, folder)
+            paths = rendering.save_figure(figure, folder)
         except OSError as error:
             raise UserError(f"--output: {str(folder)!r} cannot be written ({error.strerror})") from None
         for path in paths:

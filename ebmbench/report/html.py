@@ -27,7 +27,7 @@ from PIL import Image
 from ebmbench import composition
 from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
-from ebmbench.report import plots, scores
+from ebmbench.report import plots, rendering, scores
 from ebmbench.report.data import Results, Run, flat_settings, flat_value, provenance, setting_keys, symbol
 from ebmbench.report.palette import METHOD_COLORS, METHOD_MARKERS, METHODS, TRUTH_COLOR
 
@@ -120,10 +120,10 @@ def render(results: Results, how: str) -> str:
     )
 
 
-def _draw(figure: plots.Figure) -> list[tuple[plots.Panel, Markup]]:
+def _draw(figure: rendering.Figure) -> list[tuple[rendering.Panel, Markup]]:
     """The SVG of each panel. Safe as it is: matplotlib escapes text, and there is none but labels and numbers."""
     name = "".join(c if c.isalnum() else "-" for c in figure.name)
-    return [(panel, Markup(plots.to_svg(panel, f"{name}-{i}"))) for i, panel in enumerate(figure.panels)]
+    return [(panel, Markup(rendering.to_svg(panel, f"{name}-{i}"))) for i, panel in enumerate(figure.panels)]
 
 
 def csv_uri(frame: pd.DataFrame) -> str:

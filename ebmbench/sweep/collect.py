@@ -151,15 +151,15 @@ def write_figures(plan: Plan, results_dir: Path) -> list[Path]:
     """Draws the figures that the sweep asks for, of what is done; returns their paths."""
     if not plan.figures:
         return []
-    from ebmbench.report import data, plots  # matplotlib only when asked for
+    from ebmbench.report import data, plots, rendering  # matplotlib only when asked for
 
     results = data.find([plan.name], results_dir)
     paths: list[Path] = []
     for name in plan.figures if len(results.frame) else ():
         made = getattr(plots, name)(results)
-        figures = [made] if isinstance(made, plots.Figure) else list(made or ())
+        figures = [made] if isinstance(made, rendering.Figure) else list(made or ())
         for figure in figures:
-            paths += plots.save_figure(figure, output_dir(results_dir, plan.name) / "figures")
+            paths += rendering.save_figure(figure, output_dir(results_dir, plan.name) / "figures")
     return paths
 
 

@@ -11,11 +11,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from ebmbench.report import data, plots
+from ebmbench.report import data, plots, rendering
 from ebmbench.report.palette import METHOD_COLORS, METHOD_MARKERS, METHODS
 
 
-def by_name(results: Path, sweep: str) -> dict[str, plots.Figure]:
+def by_name(results: Path, sweep: str) -> dict[str, rendering.Figure]:
     return {figure.name: figure for figure in plots.all_figures(data.find([sweep], results))}
 
 
@@ -61,21 +61,21 @@ def test_an_svg_is_sound_themed_and_has_ids_of_its_own(results: Path) -> None:
     seen: set[str] = set()
     for figure in by_name(results, "shapes").values():
         for index, panel in enumerate(figure.panels[:1]):
-            text = plots.to_svg(panel, f"{figure.name}-{index}")
+            text = rendering.to_svg(panel, f"{figure.name}-{index}")
             root = ElementTree.fromstring(text)
             ids = {e.attrib["id"] for e in root.iter() if "id" in e.attrib}
             assert not ids & seen
             seen |= ids
             for target in re.findall(r'(?:url\(#|xlink:href="#)([^)"]+)', text):
                 assert target in ids
-            assert "var(--ink)" in text and plots.INK not in text
+            assert "var(--ink)" in text and rendering.INK not in text
             assert "<text" in text  # text stays text
 
 
 def test_paper_figures_are_written_as_pdf_png_and_csv(results: Path, tmp_path: Path) -> None:
     figure = plots.calibration(data.find(["paper_1d"], results))
     assert figure is not None
-    pdf, png, csv = plots.save_figure(figure, tmp_path)
+    pdf, png, csv = rendering.save_figure(figure, tmp_path)
     assert pdf.read_bytes()[:5] == b"%PDF-"
     assert Image.open(png).size[0] > 1500
     assert len(pd.read_csv(csv)) == 13 * 19  # levels
