@@ -48,13 +48,19 @@ def bootstrap_interval(values: Values, level: float = LEVEL, count: int = RESAMP
 
 
 def paired_p_value(first: Values, second: Values, count: int = RESAMPLES) -> float:
-    """Two-sided p-value of "the means are equal", by the studentised paired bootstrap (Efron & Tibshirani 1993).
+    """Two-sided p-value of "the means are equal", by the studentised paired bootstrap, smoothed.
 
     The differences `d` of the pairs are resampled, and `t` of the data is compared with `t*` of the samples, where
-    `t* = (mean(d*) - mean(d)) / se(d*)`; the p-value is twice the smaller tail. Not `|t*|`: with a few large
-    differences of one sign, samples without them have huge `t*` of the other sign, which would hide a plain difference.
-    Studentised, because with few seeds the percentile form says "significant" far too often (for n = 3 whenever three
-    differences have one sign: one time in four). This one cannot go below 0.07 for n = 3: so few seeds prove nothing.
+    `t* = (mean(d*) - mean(d)) / se(d*)`; the p-value is twice the smaller tail (Efron & Tibshirani 1993). Not `|t*|`:
+    with a few large differences of one sign, samples without them have huge `t*` of the other sign, which would hide a
+    plain difference. Studentised, because with few seeds the percentile form says "significant" far too often (for
+    n = 3 whenever three differences have one sign: one time in four).
+
+    Smoothed (Silverman & Young 1987): each resampled difference is moved by normal noise of standard deviation
+    s / √n, the standard error of the mean. Without it some samples of few seeds hold one or two values alone, and their
+    huge `t*` hide the plainest difference: for n = 5 a shift of three standard deviations had p < 0.01 in 47 % of
+    cases, and has it in 77 %. Where the means of normal differences are equal, p < 0.05 is as rare as it should be
+    from n = 3 on; skewed differences of few seeds get it up to twice as often, as with a t-test.
 
     Args:
         first, second: a finite number per seed `[n]`, in the same order of seeds.
@@ -69,17 +75,24 @@ def paired_p_value(first: Values, second: Values, count: int = RESAMPLES) -> flo
     centred = d - d.mean()
     if np.abs(centred).max() <= 1e-9 * np.abs(d).max():  # the same difference at every seed: no sample can exceed it
         return 2 / (count + 1)
-    weights = _resamples(n, count)
-    mean = weights @ centred
-    variance = weights @ centred**2 - mean**2
-    rounding = 1e-12 * float(np.square(centred).max())  # a sample of equal numbers
-    with np.errstate(divide="ignore", invalid="ignore"):
-        limit = np.where(mean**2 <= rounding, 0.0, np.copysign(np.inf, mean))
-        drawn = np.where(variance <= rounding, limit, mean / np.sqrt(variance))
+    chosen, noise = _smoothed_resamples(n, count)
+    samples = centred[chosen] + noise * (centred.std(ddof=1) / math.sqrt(n))
+    drawn = samples.mean(1) / samples.std(1)
     observed = d.mean() / centred.std()
-    slack = 1e-9 * abs(observed)
-    tail = min(np.count_nonzero(drawn >= observed - slack), np.count_nonzero(drawn <= observed + slack))
+    tail = min(np.count_nonzero(drawn >= observed), np.count_nonzero(drawn <= observed))
     return float(min(1.0, 2 * (1 + tail) / (count + 1)))
+
+
+@lru_cache(maxsize=8)
+def _smoothed_resamples(n: int, count: int) -> tuple[NDArray[np.int64], Values]:
+    """Which of n seeds is at each place of a bootstrap sample, and standard normal noise: both `[count, n]`.
+
+    Every sample comes with the noise and with its negative, so that first and second can change places.
+    """
+    random = np.random.RandomState(n)
+    half = (count + 1) // 2
+    chosen, noise = random.randint(0, n, size=(half, n)), random.standard_normal((half, n))
+    return np.concatenate((chosen, chosen))[:count], np.concatenate((noise, -noise))[:count]
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

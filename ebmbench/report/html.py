@@ -374,8 +374,8 @@ def warnings(results: Results) -> list[str]:
     seeds = frame.groupby("config_hash").size() if len(frame) else pd.Series(dtype=int)
     if len(seeds) and seeds.min() < 5:
         said.append(
-            f"As few as {seeds.min()} seeds per cell: intervals of so few are too narrow, and no "
-            "difference between methods can be significant (≈ says little)."
+            f"As few as {seeds.min()} seeds per cell: intervals of so few are too narrow, and only large "
+            "differences between methods can be significant (≈ says little)."
         )
     if set(frame["method"]) & {"dsm", "ml-mcmc"} if len(frame) else False:
         said.append("dsm and ml-mcmc have published settings that were tuned per dataset; the other methods' were not.")

@@ -245,7 +245,8 @@ def _comparisons(
         header = [Cell("row beats column"), *(Cell(str(name)) for name in names)]
         note = (
             f"Share of the seeds at which the row's {METRICS[top].label} is better than the column's; a diverged seed "
-            "is beaten by any other. *: the means differ (p < 0.05, studentised paired bootstrap, Holm over all pairs)."
+            "is beaten by any other. *: the means differ (p < 0.05, smoothed and studentised paired bootstrap, Holm "
+            "over all pairs)."
         )
         tables.append(Table(f"{_title(groups, key)}: which method beats which", header, rows, [note]))
     return tables, {"comparisons.csv": pairs}
@@ -429,7 +430,7 @@ def _few_seeds(cells: pd.DataFrame) -> list[str]:
     if 1 < cells["n"].min() < 8:
         notes.append(
             f"With n = {cells['n'].min()} seeds the interval is too narrow (for n = 3 it is the range, which holds the "
-            "mean three times in four), and below n = 5 no difference can be significant."
+            "mean three times in four), and a p-value takes the seeds' differences to be about normal."
         )
     return notes
 
