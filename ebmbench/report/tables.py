@@ -154,7 +154,8 @@ def _scores(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple
             row = by[method, main[0]]
             rows.append([Cell(str(method)), *(_mean_cell(by[method, metric]) for metric in main), *_counts(row)])
         header = [Cell("method"), *(_head(metric, arrow=True) for metric in main), Cell("n"), Cell("diverged")]
-        tables.append(Table(f"{title}: mean over seeds with 95 % interval", header, rows, [MARKS, *_few_seeds(part)]))
+        notes = [MARKS, *_few_seeds(part[part["metric"].isin(main)])]
+        tables.append(Table(f"{title}: mean over seeds with 95 % interval", header, rows, notes))
         tables.append(_headline_table(title, part[part["metric"] == top].to_dict("records"), top))
         if "base_ap" in frame:
             group = _select(frame, groups, key)
@@ -427,9 +428,10 @@ def _few_seeds(cells: pd.DataFrame) -> list[str]:
     notes = []
     if (cells["n"] < cells["seeds"]).any() or (cells["diverged"] > 0).any():
         notes.append("†: over fewer than all seeds, for some diverged or have no finite value; never marked as best.")
-    if 1 < cells["n"].min() < 8:
+    fewest = cells.loc[cells["n"] > 1, "n"].min()
+    if fewest < 8:
         notes.append(
-            f"With n = {cells['n'].min()} seeds the interval is too narrow (for n = 3 it is the range, which holds the "
+            f"With n = {fewest} seeds the interval is too narrow (for n = 3 it is the range, which holds the "
             "mean three times in four), and a p-value takes the seeds' differences to be about normal."
         )
     return notes
