@@ -583,7 +583,7 @@ def _stages_panel(mean: pd.DataFrame, title: str) -> Callable[[Axes], None]:
         axes.set_yticks(range(len(methods)), methods)
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(f"{title}, %")
+        axes.set_xlabel(f"{title}, % (line: base; hollow: NMS by f; filled: refined)")
 
     return draw
 
