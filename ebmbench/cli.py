@@ -109,10 +109,12 @@ def run_one(config: RunConfig) -> int:
     from ebmbench.interrupt import Interrupted
     from ebmbench.summary import summary
 
-    if int(os.environ.get("RANK", "0")) > 0:
+    if _helps():
         return _follow(config)
     try:
-        print(summary(execute(config), config))
+        with _leading(config):
+            outcome = execute(config)
+        print(summary(outcome, config))
         return 0
     except (UserError, BrokenPipeError):
         raise
@@ -139,17 +141,46 @@ def run_one(config: RunConfig) -> int:
         return 1
 
 
-def _follow(config: RunConfig) -> int:
-    """A further process of torchrun: it computes its share of each step for the first, which alone keeps the run."""
-    from ebmbench import runs
-    from ebmbench.execute import resolve_device
-    from ebmbench.tasks.detection.problem import follow
+def _helps() -> bool:
+    """Whether torchrun started this process to help the first one, which alone keeps the run."""
+    from ebmbench.tasks.detection import distributed
 
+    return distributed.world()[0] > 0
+
+
+def _is_shared(config: RunConfig) -> bool:
+    """Whether several processes are to train this run; all come to the same answer, for none goes on without them."""
+    from ebmbench import runs
+    from ebmbench.tasks.detection import distributed
+
+    if distributed.world()[1] == 1:
+        return False
     if config.task.name != "detection":
         raise UserError(f"torchrun serves task=detection alone; start task={config.task.name} as one process")
-    done = runs.read_state(config.run_dir) in ("done", "diverged") and not config.launch.force
-    if not done:
-        follow(config, resolve_device(config.launch.device))
+    return config.launch.force or runs.read_state(config.run_dir) not in ("done", "diverged")
+
+
+def _leading(config: RunConfig) -> contextlib.AbstractContextManager[None]:
+    """Around a run: its further processes, if it has any, are waited for, and let go at its end."""
+    from ebmbench.execute import resolve_device
+    from ebmbench.tasks.detection import distributed
+
+    if not _is_shared(config):
+        return contextlib.nullcontext()
+    return distributed.leading(resolve_device(config.launch.device))
+
+
+def _follow(config: RunConfig) -> int:
+    """A further process: it computes its share of each step."""
+    from ebmbench.execute import resolve_device
+    from ebmbench.interrupt import Interrupted
+    from ebmbench.tasks.detection.problem import follow
+
+    try:
+        if _is_shared(config):
+            follow(config, resolve_device(config.launch.device))
+    except Interrupted as stopped:
+        return stopped.exit_code
     return 0
 
 
@@ -158,8 +189,11 @@ def _multirun(overrides: list[str]) -> int:
     from ebmbench import runs
 
     configs = composition.expand_and_compose(overrides)
-    print(f"{len(configs)} jobs", file=sys.stderr)
+    if not _helps():
+        print(f"{len(configs)} jobs", file=sys.stderr)
     _with_hydra(_job, ["--multirun", *overrides])
+    if _helps():  # the first process has yet to end the last run, and tells how all ended
+        return 0
     states = {config.run_id: runs.read_state(config.run_dir) for config in configs}
     for run_id, state in states.items():
         print(f"{state:12} {run_id}")

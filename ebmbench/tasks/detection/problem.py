@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 
 from ebmbench.config import RunConfig
-from ebmbench.execute import resolve_device
 from ebmbench.files import write_atomically
-from ebmbench.interrupt import Interrupted
+from ebmbench.interrupt import StopFlag
 from ebmbench.methods import KLDIS, Method
 from ebmbench.rng import Draws, Streams
 from ebmbench.tasks.detection import distributed, scoring
@@ -289,35 +288,33 @@ def build(config: RunConfig, seeds: Sequence[int], device: torch.device) -> Dete
     """The problem of one seed; the base detector is loaded, or trained, before the first one."""
     assert isinstance(config.task, DetectionTask)
     device = distributed.device_of_rank(device)
-    distributed.start(device)
     frozen = _frozen(config.task.model_dump_json(), config.launch.results_dir, device)
     return DetectionProblem(config, frozen, config.build_method(), seeds[0], device)
 
 
 def follow(config: RunConfig, device: torch.device) -> None:
-    """What every process but the first does under torchrun: its share of each step, until rank 0 is done."""
+    """What every process but the first does under torchrun: its share of each step, until rank 0 is done.
+
+    A signal to stop reaches all; rank 0 finishes its step, for which it needs the others, and lets them go.
+
+    Raises:
+        Interrupted: a signal came, and rank 0 is done.
+    """
     device = distributed.device_of_rank(device)
-    distributed.start(device)
+    distributed.join(device)
     problem: DetectionProblem | None = None
-    while True:
-        seed, step = distributed.receive_step(device)
-        if step == distributed.STOP:
-            return
-        if problem is None or problem.seeds != (seed,):
-            try:
+    with StopFlag() as stop, stop.deferred():
+        while (order := distributed.receive_step(device)) is not None:
+            seed, step = order
+            if problem is None or problem.seeds != (seed,):
                 problem = build(config, (seed,), device)
-            except Interrupted as stopped:  # while it trained the base detector; rank 0 is told by its own signal
-                raise SystemExit(stopped.exit_code) from None
-        distributed.share_parameters(list(problem.parameters.values()))
-        distributed.sum_on_leader(problem.summed(step))
+            distributed.share_parameters(list(problem.parameters.values()))
+            distributed.sum_on_leader(problem.summed(step))
+        stop.check()
 
 
 def finish(config: RunConfig, run_dir: Path) -> None:
-    """Puts together what the seeds wrote, and lets the other processes go."""
-    if distributed.world()[1] > 1:
-        # Where every seed had its result already, nothing was built, and the others wait to be joined.
-        distributed.start(distributed.device_of_rank(resolve_device(config.launch.device)))
-        distributed.send_step(-1, distributed.STOP, distributed.joined_device())
+    """Puts together what the seeds wrote."""
     for name in ("refinement", "stages"):
         parts = [run_dir / f"{name}.{seed}.csv" for seed in config.seeds]
         if all(path.exists() for path in parts):

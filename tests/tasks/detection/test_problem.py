@@ -1,9 +1,14 @@
 """Detection as a problem: a run from start to end, and a loss that depends on nothing but step and parameters."""
 
+import atexit
 import csv
 import json
 import multiprocessing
 import os
+import re
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +23,8 @@ from ebmbench.composition import compose
 from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
 from ebmbench.execute import execute
+from ebmbench.runs import read_state
+from ebmbench.tasks.detection import distributed
 from ebmbench.tasks.detection import problem as problem_module
 from ebmbench.tasks.detection.problem import DetectionProblem, build
 from ebmbench.train import train
@@ -173,15 +180,21 @@ def _follow(rank: int, port: int, results: str, where: str) -> None:
     if rank:
         problem_module.follow(config, torch.device("cpu"))
         return
-    problem = build(config, (0,), torch.device("cpu"))
-    with torch.no_grad():
-        problem.parameters["fc7.bias"].add_(0.1)  # the other process must take over what rank 0 has
-    loss, grads = gradient(problem, 1)
+    with distributed.leading(torch.device("cpu")):
+        problem = build(config, (0,), torch.device("cpu"))
+        with torch.no_grad():
+            problem.parameters["fc7.bias"].add_(0.1)  # the other process must take over what rank 0 has
+        loss, grads = gradient(problem, 1)
     torch.save((loss, grads), where)
-    problem_module.finish(config, Path(results))
 
 
-def _finish(rank: int, port: int, results: str) -> None:
+def _check_left() -> None:
+    if torch.distributed.is_initialized():  # it would abort now and then as the interpreter ends
+        os._exit(3)
+
+
+def _lead_nothing(rank: int, port: int, results: str) -> None:
+    atexit.register(_check_left)  # handlers run last to first: after those that the code registers
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
@@ -189,7 +202,8 @@ def _finish(rank: int, port: int, results: str) -> None:
     if rank:
         problem_module.follow(config, torch.device("cpu"))
     else:
-        problem_module.finish(config, Path(results))
+        with distributed.leading(torch.device("cpu")):
+            pass
 
 
 def join(processes: Sequence[Any]) -> None:
@@ -200,10 +214,10 @@ def join(processes: Sequence[Any]) -> None:
     assert [process.exitcode for process in processes] == [0, 0]
 
 
-def test_finish_lets_the_others_go_where_nothing_was_left_to_train(tmp_path: Path) -> None:
+def test_the_others_are_let_go_where_nothing_was_left_to_train(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     port = 28_000 + os.getpid() % 1000
-    join([context.Process(target=_finish, args=(rank, port, str(tmp_path))) for rank in (0, 1)])
+    join([context.Process(target=_lead_nothing, args=(rank, port, str(tmp_path))) for rank in (0, 1)])
 
 
 def test_two_processes_have_the_loss_of_one(results: Path, tmp_path: Path) -> None:
@@ -221,6 +235,44 @@ def test_two_processes_have_the_loss_of_one(results: Path, tmp_path: Path) -> No
     got_loss, got_grads = torch.load(tmp_path / "got.pt", weights_only=True)
     assert got_loss == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(got_grads, grads, rtol=1e-4, atol=1e-7)
+
+
+def steps_done(run_dir: Path) -> int:
+    status = run_dir / "status.json"
+    return int(json.loads(status.read_text())["step"] or 0) if status.exists() else 0
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", "-m", "ebmbench"]
+
+
+@pytest.mark.slow
+def test_torchrun_runs_a_multirun(tmp_path: Path) -> None:
+    """Two runs, one group of processes; the first process alone tells of them, and all end as they should."""
+    overrides = ["-m", *tiny("nce,nce+", "device=cpu", f"results_dir={tmp_path}")]
+    done = subprocess.run([*TORCHRUN, *overrides], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(re.findall(r"^done +detection-", done.stdout, re.MULTILINE)) == 2
+    assert len(re.findall(r"^2 jobs$", done.stderr, re.MULTILINE)) == 1
+
+
+@pytest.mark.slow
+def test_torchrun_stops_at_a_signal_with_a_checkpoint(tmp_path: Path) -> None:
+    """The signal goes to every process; the further ones stay until the first has finished its step."""
+    overrides = tiny("nce+", "device=cpu", f"results_dir={tmp_path}", "trainer.iterations=100000")
+    log = tmp_path / "log"
+    with open(log, "w") as file, subprocess.Popen([*TORCHRUN, *overrides], stdout=file, stderr=file) as process:
+        try:
+            give_up = time.monotonic() + 240
+            while not any(steps_done(run_dir) for run_dir in (tmp_path / "runs").glob("detection-*")):
+                assert process.poll() is None and time.monotonic() < give_up, log.read_text()
+                time.sleep(0.05)
+            process.terminate()
+            process.wait(60)
+        finally:
+            process.kill()
+    assert "ebmbench: stopped by SIGTERM; a checkpoint is in" in log.read_text()
+    (run_dir,) = (tmp_path / "runs").glob("detection-*")
+    assert read_state(run_dir) == "interrupted" and (run_dir / "training.0.ckpt").exists()
 
 
 def write_dataset(root: Path, count: int = 4) -> None:
