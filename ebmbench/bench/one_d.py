@@ -22,6 +22,7 @@ import resource
 import shlex
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -42,6 +43,9 @@ from ebmbench.tasks.one_d.problem import build
 PAPER_STEPS = 75 * 63
 PAPER_SEEDS = 20
 PAPER_DATASETS = 2
+
+MEETING = 5
+"""Steps that processes make beside one another before they wait for the last of them."""
 
 # Operations per evaluation of f: 320 multiply-adds and 40 tanh, counted as the 18 operations of a rational function.
 VALUE = 2 * 320 + 40 * 18
@@ -80,6 +84,8 @@ class Row:
     of_bandwidth: float
     all_cores: float = math.nan
     """How many times faster the same steps are with all threads; only of rows with one."""
+    a_process_each: float = math.nan
+    """How many times as many steps are made by a process for each core, as a sweep runs them; of the same rows."""
 
     @property
     def models_steps_per_second(self) -> float:
@@ -213,6 +219,8 @@ def _baseline(case: Case, problem: Any, device: torch.device) -> Callable[[], No
 def _measure(
     arguments: argparse.Namespace, kind: str, case: Case, threads: int, limits: Limits, memory_of: float
 ) -> Row:
+    processes = arguments.threads if threads == 1 < arguments.threads else 1
+    barrier = _companions(arguments, case, processes - 1)  # before anything computes here, as in `_isolated`
     torch.set_num_threads(threads)
     device = torch.device(arguments.device)
     _ours(replace(case, seeds=1, samples=16), arguments)[0]()  # libraries that are loaded at first use are not counted
@@ -222,10 +230,18 @@ def _measure(
     memory = _peak_mb(device) - before
     baseline = _baseline(case, problem, device)
     baseline()
+
+    def together() -> None:
+        barrier.wait()
+        for _ in range(MEETING):
+            ours()
+        barrier.wait()
+
     # A baseline step per model would take most of the time; a few are enough for its median.
     plan = [("ours", ours, threads, 1), ("baseline", baseline, threads, 3)]
-    if threads < arguments.threads:
-        plan[:1] = [("ours", ours, threads, 3), ("all cores", ours, arguments.threads, 3)]
+    if processes > 1:
+        others = [("all cores", ours, arguments.threads, 3), ("a process each", together, 1, 3)]
+        plan[:1] = [("ours", ours, threads, 3), *others]
     clock: dict[str, list[float]] = {name: [] for name, *_ in plan}
     cpu: dict[str, list[float]] = {name: [] for name, *_ in plan}
     end = time.perf_counter() + arguments.seconds
@@ -261,12 +277,35 @@ def _measure(
         memory_mb=memory,
         of_compute=operations / flops / (ms * 1e-3),
         of_bandwidth=traffic / limits.bandwidth / (ms * 1e-3),
-        all_cores=_median_ratio(clock["ours"], clock["all cores"]) if "all cores" in clock else math.nan,
+        all_cores=_median_ratio(clock["ours"], clock.get("all cores")),
+        a_process_each=processes * MEETING * _median_ratio(clock["ours"], clock.get("a process each")),
     )
 
 
-def _median_ratio(times: list[float], others: list[float]) -> float:
-    """Of what was measured in turn, so that a machine whose speed changes counts the same in both."""
+def _companions(arguments: argparse.Namespace, case: Case, count: int) -> threading.Barrier:
+    """Starts processes that make steps on one core whenever they and the caller have met, and meet again after them."""
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(count + 1)
+
+    def steps() -> None:
+        torch.set_num_threads(1)
+        step, _ = _ours(case, arguments)
+        step()
+        while True:
+            barrier.wait()
+            for _ in range(MEETING):
+                step()
+            barrier.wait()
+
+    for _ in range(count):
+        context.Process(target=steps, daemon=True).start()  # ends with this process
+    return barrier
+
+
+def _median_ratio(times: list[float], others: list[float] | None) -> float:
+    """Of what was measured in turn, so that a machine whose speed changes counts the same in both; nan if not measured."""
+    if others is None:
+        return math.nan
     return statistics.median(time / other for time, other in zip(times, others, strict=True))
 
 
@@ -359,7 +398,8 @@ def _line(row: Row) -> str:
         f"{row.kind:9} {row.method:9} {row.seeds:<5} {row.samples:<6} {row.batch:<4} {row.threads:<8} "
         f"{row.baseline_ms:<13.2f} {row.ms:<7.3f} {row.ratio:<7.1f} ({row.cpu_ratio:.1f}){'':11} "
         f"{row.memory_mb:<10.0f} {row.of_compute:.0%}"
-        + ("" if math.isnan(row.all_cores) else f"    with all cores {row.all_cores:.2f} times faster")
+        + ("" if math.isnan(row.all_cores) else f"    all cores {row.all_cores:.2f}")
+        + ("" if math.isnan(row.a_process_each) else f"    a process each {row.a_process_each:.2f}")
     )
 
 
@@ -400,11 +440,12 @@ def markdown(
         "ours, by the clock and per second of processor time. *Of compute* is the least time for a step's operations",
         "at the machine's peak, over the time taken; *of bandwidth* the same for the bytes that must be moved. Memory",
         "is what training takes at most beyond what the process holds before. *All cores* is how many times faster the",
-        "same steps are with all threads than with one, in turn.",
+        "same steps are with all threads than with one, in turn; *a process each* how many times as many are made by a",
+        "process for each core, one thread each, as a sweep runs them.",
         "",
         "| | method | S | threads | baseline ms | ms | models·steps/s | faster | faster per cpu second "
-        "| baseline MB | MB | of compute | of bandwidth | all cores |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| baseline MB | MB | of compute | of bandwidth | all cores | a process each |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         if row.kind in ("table", "one core"):
@@ -412,7 +453,7 @@ def markdown(
             cells += [f"{row.models_steps_per_second:.0f}", f"{row.ratio:.1f}", f"{row.cpu_ratio:.1f}"]
             cells += [f"{row.baseline_memory_mb:.0f}", f"{row.memory_mb:.0f}"]
             cells += [f"{row.of_compute:.0%}", f"{row.of_bandwidth:.1%}"]
-            cells += ["" if math.isnan(row.all_cores) else f"{row.all_cores:.2f}"]
+            cells += ["" if math.isnan(gain) else f"{gain:.2f}" for gain in (row.all_cores, row.a_process_each)]
             lines.append(f"| {' | '.join(map(str, cells))} |")
     lines += ["", paper_table(rows), ""]
     return "\n".join(lines)

@@ -84,8 +84,12 @@ def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> 
 
 @pytest.mark.slow
 def test_a_short_measurement(tmp_path: Path) -> None:
-    options = ["--methods", "nce+", "sm", "--seeds", "2", "--seconds", "0", "--no-curves", "--out", str(tmp_path)]
+    options = ["--methods", "nce+", "sm", "--seeds", "2", "--threads", "2", "--seconds", "0", "--no-curves"]
+    options += ["--out", str(tmp_path)]
     subprocess.run([sys.executable, "-m", "ebmbench.bench", *options], check=True)
     rows = list(csv.DictReader((tmp_path / "one_d.csv").open()))
     assert {r["method"] for r in rows} == {"nce+", "sm"}
     assert all(float(r["ms"]) > 0 and float(r["baseline_ms"]) > 0 and float(r["memory_mb"]) >= 0 for r in rows)
+    one_core = [r for r in rows if r["kind"] == "one core"]
+    # With no time to measure these are of few steps: only that both kinds of company were measured can be asserted.
+    assert len(one_core) == 2 and all(float(r["all_cores"]) > 0 and float(r["a_process_each"]) > 0 for r in one_core)
