@@ -156,7 +156,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 5, 20, 80], help="models trained together")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
-    parser.add_argument("--seconds", type=float, default=4.0, help="time for each measurement, at least two steps")
+    parser.add_argument("--seconds", type=float, default=4.0, help="time for each measurement, at least five steps")
     parser.add_argument("--backend", default="auto", choices=["auto", "plain"])
     parser.add_argument(
         "--no-curves", dest="curves", action="store_false", help="leave out cost against S, M and batch"
@@ -240,12 +240,11 @@ def _measure(
     # A baseline step per model would take most of the time; a few are enough for its median.
     plan = [("ours", ours, threads, 1), ("baseline", baseline, threads, 3)]
     if processes > 1:
-        others = [("all cores", ours, arguments.threads, 3), ("a process each", together, 1, 3)]
-        plan[:1] = [("ours", ours, threads, 3), *others]
+        plan[1:1] = [("a process each", together, 1, 1), ("all cores", ours, arguments.threads, 1)]
     clock: dict[str, list[float]] = {name: [] for name, *_ in plan}
     cpu: dict[str, list[float]] = {name: [] for name, *_ in plan}
     end = time.perf_counter() + arguments.seconds
-    while len(clock["ours"]) < 2 or time.perf_counter() < end:
+    while len(clock["ours"]) < 5 or time.perf_counter() < end:
         for name, step, count, repeats in plan:
             if torch.get_num_threads() != count:
                 torch.set_num_threads(count)
@@ -303,7 +302,7 @@ def _companions(arguments: argparse.Namespace, case: Case, count: int) -> thread
 
 
 def _median_ratio(times: list[float], others: list[float] | None) -> float:
-    """Of what was measured in turn, so that a machine whose speed changes counts the same in both; nan if not measured."""
+    """Of what was measured in turn, so that a machine whose speed changes counts the same in both, if it was."""
     if others is None:
         return math.nan
     return statistics.median(time / other for time, other in zip(times, others, strict=True))
