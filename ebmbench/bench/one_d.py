@@ -219,8 +219,8 @@ def _baseline(case: Case, problem: Any, device: torch.device) -> Callable[[], No
 def _measure(
     arguments: argparse.Namespace, kind: str, case: Case, threads: int, limits: Limits, memory_of: float
 ) -> Row:
-    processes = arguments.threads if threads == 1 < arguments.threads else 1
-    barrier = _companions(arguments, case, processes - 1)  # before anything computes here, as in `_isolated`
+    others = arguments.threads - 1 if threads == 1 and arguments.device == "cpu" else 0
+    barrier = _companions(arguments, case, others)  # before anything computes here, as in `_isolated`
     torch.set_num_threads(threads)
     device = torch.device(arguments.device)
     _ours(replace(case, seeds=1, samples=16), arguments)[0]()  # libraries that are loaded at first use are not counted
@@ -230,17 +230,12 @@ def _measure(
     memory = _peak_mb(device) - before
     baseline = _baseline(case, problem, device)
     baseline()
-
-    def together() -> None:
-        barrier.wait()
-        for _ in range(MEETING):
-            ours()
-        barrier.wait()
-
     # A baseline step per model would take most of the time; a few are enough for its median.
     plan = [("ours", ours, threads, 1), ("baseline", baseline, threads, 3)]
-    if processes > 1:
-        plan[1:1] = [("a process each", together, 1, 1), ("all cores", ours, arguments.threads, 1)]
+    if threads < arguments.threads:
+        plan.insert(1, ("all cores", ours, arguments.threads, 1))
+    if others:
+        plan.insert(1, ("a process each", lambda: _together(barrier, ours), 1, 1))
     clock: dict[str, list[float]] = {name: [] for name, *_ in plan}
     cpu: dict[str, list[float]] = {name: [] for name, *_ in plan}
     end = time.perf_counter() + arguments.seconds
@@ -277,28 +272,33 @@ def _measure(
         of_compute=operations / flops / (ms * 1e-3),
         of_bandwidth=traffic / limits.bandwidth / (ms * 1e-3),
         all_cores=_median_ratio(clock["ours"], clock.get("all cores")),
-        a_process_each=processes * MEETING * _median_ratio(clock["ours"], clock.get("a process each")),
+        a_process_each=(others + 1) * MEETING * _median_ratio(clock["ours"], clock.get("a process each")),
     )
 
 
 def _companions(arguments: argparse.Namespace, case: Case, count: int) -> threading.Barrier:
-    """Starts processes that make steps on one core whenever they and the caller have met, and meet again after them."""
+    """Starts processes that make steps on one core whenever they and the caller meet at the barrier."""
     context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(count + 1)
+    barrier = context.Barrier(count + 1, timeout=600)  # so that the death of one is an error, and no endless wait
 
     def steps() -> None:
         torch.set_num_threads(1)
         step, _ = _ours(case, arguments)
         step()
         while True:
-            barrier.wait()
-            for _ in range(MEETING):
-                step()
-            barrier.wait()
+            _together(barrier, step)
 
     for _ in range(count):
         context.Process(target=steps, daemon=True).start()  # ends with this process
     return barrier
+
+
+def _together(barrier: threading.Barrier, step: Callable[[], None]) -> None:
+    """Some steps, from when all processes are ready to when the last is done."""
+    barrier.wait()
+    for _ in range(MEETING):
+        step()
+    barrier.wait()
 
 
 def _median_ratio(times: list[float], others: list[float] | None) -> float:

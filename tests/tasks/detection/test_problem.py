@@ -171,10 +171,15 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     assert execute(config, quiet=True).existed
 
 
-def _follow(rank: int, port: int, results: str, where: str) -> None:
+def be_rank(rank: int, port: int) -> None:
+    """What torchrun sets for one of two processes."""
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
+
+
+def _follow(rank: int, port: int, results: str, where: str) -> None:
+    be_rank(rank, port)
     torch.set_num_threads(1)
     config = tiny_run(Path(results), "nce+", "trainer.gradient_clip=null")
     if rank:
@@ -195,9 +200,7 @@ def _check_left() -> None:
 
 def _lead_nothing(rank: int, port: int, results: str) -> None:
     atexit.register(_check_left)  # handlers run last to first: after those that the code registers
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    be_rank(rank, port)
     config = tiny_run(Path(results), "nce+", "device=cpu")
     if rank:
         problem_module.follow(config, torch.device("cpu"))
