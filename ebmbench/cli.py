@@ -157,7 +157,7 @@ def _is_shared(config: RunConfig) -> bool:
         return False
     if config.task.name != "detection":
         raise UserError(f"torchrun serves task=detection alone; start task={config.task.name} as one process")
-    return config.launch.force or runs.read_state(config.run_dir) not in ("done", "diverged")
+    return config.launch.force or runs.read_state(config.run_dir) not in runs.FINISHED
 
 
 def _leading(config: RunConfig) -> contextlib.AbstractContextManager[None]:
@@ -197,7 +197,7 @@ def _multirun(overrides: list[str]) -> int:
     states = {config.run_id: runs.read_state(config.run_dir) for config in configs}
     for run_id, state in states.items():
         print(f"{state:12} {run_id}")
-    return 0 if all(state in ("done", "diverged") for state in states.values()) else 1
+    return 0 if all(state in runs.FINISHED for state in states.values()) else 1
 
 
 def _job(cfg: DictConfig) -> int:

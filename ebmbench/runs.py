@@ -39,6 +39,9 @@ from ebmbench.locking import Lock, is_held
 SCHEMA = 1
 """Version of the run directory's layout."""
 
+FINISHED = ("done", "diverged")
+"""The states of a run that needs no more work (see `read_state`)."""
+
 
 @dataclass
 class Status:

@@ -192,7 +192,7 @@ def load(name: str, runs: Iterable[Run], sweep: str | None = None, description: 
     found, rows = [], []
     for run in sorted(runs, key=lambda run: run.folder.name):
         found.append(run)
-        if run.status is None or run.state not in ("done", "diverged"):
+        if run.status is None or run.state not in run_directories.FINISHED:
             continue
         try:
             metrics = pd.read_csv(run.folder / "metrics.csv")
@@ -255,7 +255,7 @@ def find(targets: Sequence[str], results_dir: Path) -> Results:
 def _planned(name: str, results_dir: Path) -> Results:
     """A submitted sweep: all of its jobs, those without a run directory too."""
     from ebmbench.sweep.plan import read_plan
-    from ebmbench.sweep.status import FINISHED, job_states, with_parts
+    from ebmbench.sweep.status import job_states, with_parts
 
     plan = read_plan(results_dir, name)
     found = []
@@ -267,7 +267,7 @@ def _planned(name: str, results_dir: Path) -> Results:
             dataset = task.get("dataset", (task.get("data") or {}).get("name"))
             method, seeds = job.job.config["method"]["name"], tuple(job.job.config["seeds"])
             run = Run(run.folder, job.state, f"{task['name']}-{dataset}", method, seeds, settings=settings)
-        if job.state not in FINISHED:
+        if job.state not in run_directories.FINISHED:
             run = replace(run, state=job.state, problem=run.problem or job.detail)
         found.append(run)
     # Not submit: the plan has all that was said then (overrides, the sweep's file, seeds per job), the name does not.

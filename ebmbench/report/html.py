@@ -30,6 +30,7 @@ from ebmbench.files import write_atomically
 from ebmbench.report import plots, rendering, scores
 from ebmbench.report.data import Results, Run, flat_settings, flat_value, provenance, setting_keys, symbol
 from ebmbench.report.palette import METHOD_COLORS, METHOD_MARKERS, METHODS, TRUTH_COLOR
+from ebmbench.runs import FINISHED
 
 MAX_IMAGES = 24
 MAX_IMAGE_BYTES = 4_000_000  # of all example images together: the page stays under 10 MB
@@ -350,7 +351,7 @@ def _number(value: Any, digits: int = 3) -> str:
 def warnings(results: Results) -> list[str]:
     """What a reader must know before the numbers."""
     said = []
-    unfinished = [run for run in results.runs if run.state not in ("done", "diverged")]
+    unfinished = [run for run in results.runs if run.state not in FINISHED]
     if unfinished:
         counts = Counter(run.state for run in unfinished)
         listed = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
@@ -395,7 +396,7 @@ def failures(results: Results) -> list[Table]:
             Cell(_steps(run), run.status.step if run.status else 0),
         )
         for run in results.runs
-        if run.state not in ("done", "diverged")
+        if run.state not in FINISHED
     ]
     if rows:
         head = ("run", "method", "dataset", "state", "last line of the error", "steps")

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ebmbench import stats
+from ebmbench.runs import FINISHED
 from ebmbench.stats import Values
 
 SIGNIFICANCE = 0.05
@@ -85,7 +86,7 @@ def in_order(names: Sequence[object]) -> list[object]:
 
 def finished(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows that are results: of runs that are done, whether the seed diverged or not."""
-    return frame[frame["state"].isin(("done", "diverged"))]
+    return frame[frame["state"].isin(FINISHED)]
 
 
 def badness(metric: str, values: Values) -> Values:

@@ -184,9 +184,10 @@ def _status(name: str, results_dir: Path, everything: bool) -> int:
 
 
 def _collect(name: str, results_dir: Path) -> int:
+    from ebmbench.runs import FINISHED
     from ebmbench.sweep import collect
     from ebmbench.sweep.plan import sweep_dir, write_plan
-    from ebmbench.sweep.status import FINISHED, counts
+    from ebmbench.sweep.status import counts
 
     plan = _plan_of(name, results_dir)
     if not (sweep_dir(results_dir, name) / "plan.json").exists():

@@ -22,8 +22,9 @@ from ebmbench.config import ALGORITHMS
 from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
 from ebmbench.report import tables
+from ebmbench.runs import FINISHED
 from ebmbench.sweep.plan import SCHEMA, Plan, read_plan, sweep_dir
-from ebmbench.sweep.status import FINISHED, JobState, job_states, with_parts
+from ebmbench.sweep.status import JobState, job_states, with_parts
 
 IDENTITY = ("run_id", "config_hash", "task", "dataset", "method", "seed", "state", "error", "commit", "finished")
 """The columns that every table of runs begins with; those that the sweep varies follow, then the metrics."""

@@ -22,10 +22,10 @@ from ebmbench import runs
 from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
 from ebmbench.locking import is_held
+from ebmbench.runs import FINISHED
 from ebmbench.sweep.plan import Job, Plan, sweep_dir
 
 STATES = ("done", "diverged", "running", "queued", "interrupted", "failed", "damaged", "missing")
-FINISHED = ("done", "diverged")
 ACTIVE = ("running", "queued")
 NEEDED = ("config.yaml", "metrics.csv", "checkpoint.pt", "environment.json")
 """Files without which a run that says it is done is damaged."""

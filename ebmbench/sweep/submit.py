@@ -19,10 +19,11 @@ from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
 from ebmbench.execute import resolve_device
 from ebmbench.locking import Lock
+from ebmbench.runs import FINISHED
 from ebmbench.sweep import local, slurm
 from ebmbench.sweep.estimate import estimate
 from ebmbench.sweep.plan import Plan, make_folder, sweep_dir, write_plan
-from ebmbench.sweep.status import ACTIVE, FINISHED, JobState, counts, job_states, record_submission
+from ebmbench.sweep.status import ACTIVE, JobState, counts, job_states, record_submission
 
 LAUNCHERS = ("local", "local_parallel", "slurm", "slurm_gpu")
 
