@@ -142,6 +142,9 @@ def read_back(results: Path) -> dict[str, dict[str, Any]]:
     """W&B run id -> what its offline folder holds; fails if an id has two folders."""
     import json
 
+    import wandb
+
+    wandb.teardown()  # as the process's end does: `finish` may return before the file is whole
     found: dict[str, dict[str, Any]] = {}
     for folder in sorted((results / "wandb").glob("offline-run-*")):
         (path,) = folder.glob("run-*.wandb")
