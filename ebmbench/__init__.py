@@ -1,22 +1,38 @@
 """ebmbench: how should one train an energy-based model for regression?
 
-`ebmbench.load(run_directory)` gives the trained models of a run, by seed.
+`run` trains and scores, `load` gives the trained models of a run, `results` a table of many runs. For components of
+one's own: `register`, and the base classes `Method`, `Proposal`, `Task`, `Network` and `Data`.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ebmbench.model import Model, load
+    from ebmbench.core.registry import register
+    from ebmbench.engine.api import load, run
+    from ebmbench.methods.base import Method
+    from ebmbench.proposals.base import Proposal
+    from ebmbench.tasks.base import Metric, Task
+    from ebmbench.tasks.regression.networks.base import Network
 
-__all__ = ["Model", "load"]
+_WHERE = {
+    "register": "core.registry",
+    "load": "engine.api",
+    "run": "engine.api",
+    "Method": "methods.base",
+    "Proposal": "proposals.base",
+    "Metric": "tasks.base",
+    "Task": "tasks.base",
+    "Network": "tasks.regression.networks.base",
+}
+
+__all__ = ["Method", "Metric", "Network", "Proposal", "Task", "load", "register", "run"]
 
 
 def __getattr__(name: str) -> Any:
     # Loaded when it is used: the command line answers a typing error without importing PyTorch first.
-    if name in __all__:
-        from ebmbench import model
-
-        return getattr(model, name)
+    if name in _WHERE:
+        return getattr(import_module(f"ebmbench.{_WHERE[name]}"), name)
     raise AttributeError(f"module 'ebmbench' has no attribute {name!r}")

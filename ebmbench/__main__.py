@@ -2,7 +2,7 @@
 
 import sys
 
-from ebmbench.cli import main
+from ebmbench.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

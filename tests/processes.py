@@ -65,7 +65,7 @@ def _run(arguments: list[str], log: str, largest_file: int | None) -> None:
     silence(log)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
-    from ebmbench.cli import main
+    from ebmbench.cli.main import main
 
     sys.exit(main(arguments))
 

@@ -22,9 +22,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ebmbench import runs
-from ebmbench.composition import compose_all
-from ebmbench.config import METHODS, RunConfig
+from ebmbench.engine import runs
+from ebmbench.config.compose import compose_all
+from ebmbench.config.run import METHODS, RunConfig
 from tests.comparison import WHOLE, differences
 from tests.processes import CONTEXT, silence, small
 
@@ -91,7 +91,7 @@ def _start(configs: list[RunConfig], attempt: int, log: Path) -> Any:
 def _sweep(configs: list[dict[str, Any]], attempt: int, log: str) -> None:
     """A worker: carries out what is not done yet."""
     silence(log)
-    from ebmbench.execute import execute
+    from ebmbench.engine.execute import execute
 
     for raw in configs:
         config = RunConfig.from_dict(raw)

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebmbench import checkpoint
-from ebmbench.errors import UserError
-from ebmbench.files import remove_temporaries, write_atomically
+from ebmbench.system import checkpoint
+from ebmbench.core.errors import UserError
+from ebmbench.system.files import remove_temporaries, write_atomically
 
 
 def state(number: int) -> dict[str, object]:

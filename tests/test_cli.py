@@ -15,9 +15,10 @@ import pytest
 import torch
 import yaml
 
-from ebmbench import cli, runs
-from ebmbench.composition import compose
-from ebmbench.config import TASKS, RunConfig
+from ebmbench.cli import main as cli
+from ebmbench.engine import runs
+from ebmbench.config.compose import compose
+from ebmbench.config.run import TASKS, RunConfig
 from ebmbench.methods import METHODS
 
 SMOKE = ["task=1d", "+experiment=smoke", "device=cpu", "trainer.epochs=1", "method.num_samples=4"]
@@ -155,7 +156,7 @@ def test_a_run_whose_seeds_diverge_says_so(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No setting makes this bounded network overflow, so the weights of one seed start infinite."""
-    from ebmbench.tasks.one_d import problem
+    from ebmbench.tasks.regression import problem
 
     original = problem.initial_parameters
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ebmbench import train
-from ebmbench.cuda import CapturedSteps
+from ebmbench.engine import train
+from ebmbench.engine.cuda import CapturedSteps
 from ebmbench.methods import KLDIS
 from ebmbench.proposals import GaussianMixture
-from ebmbench.tasks.one_d.config import OneDTrainer
-from ebmbench.tasks.one_d.problem import OneDProblem
-from tests.tasks.one_d.one_d_problem import method, problem
+from ebmbench.tasks.regression.config import OneDTrainer
+from ebmbench.tasks.regression.problem import OneDProblem
+from tests.tasks.regression.one_d_problem import method, problem
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 METHODS_OF_ALL_KINDS = ("nce+", "kld-is", "ml-mcmc", "sm", "dsm")

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench import runs
-from ebmbench.composition import compose
-from ebmbench.execute import execute
+from ebmbench.engine import runs
+from ebmbench.config.compose import compose
+from ebmbench.engine.execute import execute
 from tests.processes import Command, small
 
 

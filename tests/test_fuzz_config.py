@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
-from ebmbench import cli, config
-from ebmbench.composition import compose, composer, config_dir, expand, for_task
-from ebmbench.config import Launch, RunConfig, SweepConfig, setting_keys
-from ebmbench.errors import UserError
+from ebmbench.cli import main as cli
+from ebmbench.config import run as config
+from ebmbench.config.compose import compose, composer, config_dir, expand, for_task
+from ebmbench.config.run import Launch, RunConfig, SweepConfig, setting_keys
+from ebmbench.core.errors import UserError
 from tests.processes import Command
 
 FEW, MANY = 120, 2000

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench import locking, runs
-from ebmbench.composition import compose
-from ebmbench.errors import UserError
-from ebmbench.locking import Lock, is_held
+from ebmbench.system import locking
+from ebmbench.engine import runs
+from ebmbench.config.compose import compose
+from ebmbench.core.errors import UserError
+from ebmbench.system.locking import Lock, is_held
 from tests.processes import Command, small
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ebmbench import loggers
-from ebmbench.composition import compose
-from ebmbench.config import RunConfig
-from ebmbench.errors import UserError
+from ebmbench.engine import loggers
+from ebmbench.config.compose import compose
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError
 
 
 def config(tmp_path: Path, *overrides: str) -> RunConfig:
@@ -102,8 +102,8 @@ class TestCsv:
     def test_wandb_is_imported_only_when_asked_for(self, tmp_path: Path) -> None:
         code = f"""
 import sys, pathlib
-from ebmbench import loggers
-from ebmbench.composition import compose
+from ebmbench.engine import loggers
+from ebmbench.config.compose import compose
 for extra in (["logger=csv"], ["logger=wandb", "logger.mode=disabled"]):
     config = compose(["task=1d", "method=nce", "results_dir={tmp_path}", *extra])
     logger = loggers.open(config, pathlib.Path({str(tmp_path)!r}))

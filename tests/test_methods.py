@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebmbench.energy import AutogradEnergy, Energy
+from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.methods import DSM, KLDIS, METHODS, MLIS, MLMCMC, NCE, SM, Method, NCEPlus
 from ebmbench.proposals import GaussianMixture
-from ebmbench.rng import Draws, Streams
+from ebmbench.core.rng import Draws, Streams
 
 SHARED = GaussianMixture((0.1, 0.8), shared=True)
 INDEPENDENT = replace(SHARED, shared=False)

@@ -11,7 +11,7 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor
 
-from ebmbench import metrics
+from ebmbench.tasks.regression import metrics
 
 LOW, HIGH, POINTS = -3.0, 3.0, 2049
 SPACING = (HIGH - LOW) / (POINTS - 1)

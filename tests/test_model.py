@@ -13,11 +13,11 @@ import torch
 from scipy import integrate, stats
 
 import ebmbench
-from ebmbench.composition import compose
-from ebmbench.config import RunConfig
-from ebmbench.errors import UserError
-from ebmbench.execute import execute
-from ebmbench.model import Model
+from ebmbench.config.compose import compose
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError
+from ebmbench.engine.execute import execute
+from ebmbench.tasks.regression.model import Model
 
 ROOT = Path(__file__).parent.parent
 X = torch.tensor([-2.2, -0.7, 0.3, 1.9])
@@ -53,8 +53,8 @@ def test_there_is_a_model_per_seed_and_they_differ(run: RunConfig) -> None:
 
 
 def test_the_loaded_model_scores_as_metrics_csv_says(run: RunConfig) -> None:
-    from ebmbench.runs import read_metrics
-    from ebmbench.tasks.one_d.data import Dataset
+    from ebmbench.engine.runs import read_metrics
+    from ebmbench.tasks.regression.data import Dataset
 
     test = Dataset.draw(run.task).test  # type: ignore[arg-type]
     for row in read_metrics(run.run_dir):

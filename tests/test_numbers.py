@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebmbench import runs
-from ebmbench.composition import compose
-from ebmbench.config import METHODS
-from ebmbench.energy import AutogradEnergy
-from ebmbench.execute import execute
-from ebmbench.langevin import RUNAWAY, ran_away
+from ebmbench.engine import runs
+from ebmbench.config.compose import compose
+from ebmbench.config.run import METHODS
+from ebmbench.core.energy import AutogradEnergy
+from ebmbench.engine.execute import execute
+from ebmbench.core.langevin import RUNAWAY, ran_away
 from ebmbench.methods import METHODS as CLASSES
 from ebmbench.proposals import gaussian_log_prob
-from ebmbench.rng import Streams
-from ebmbench.summary import summary
-from ebmbench.tasks.one_d import problem as one_d
-from ebmbench.train import Callbacks, _start, _step, train
+from ebmbench.core.rng import Streams
+from ebmbench.engine.summary import summary
+from ebmbench.tasks.regression import problem as one_d
+from ebmbench.engine.train import Callbacks, _start, _step, train
 from tests.processes import small
 
 

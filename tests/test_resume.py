@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from ebmbench import checkpoint, runs
-from ebmbench.composition import compose
-from ebmbench.config import METHODS, RunConfig
-from ebmbench.errors import UserError
-from ebmbench.execute import TASK_MODULES, execute
-from ebmbench.interrupt import Interrupted, StopFlag
+from ebmbench.system import checkpoint
+from ebmbench.engine import runs
+from ebmbench.config.compose import compose
+from ebmbench.config.run import METHODS, RunConfig
+from ebmbench.core.errors import UserError
+from ebmbench.engine.execute import TASK_MODULES, execute
+from ebmbench.system.interrupt import Interrupted, StopFlag
 from ebmbench.tasks.detection import problem as detection
-from ebmbench.tasks.one_d import problem as one_d
-from ebmbench.train import Callbacks, CheckpointPlan, Progress, train
+from ebmbench.tasks.regression import problem as one_d
+from ebmbench.engine.train import Callbacks, CheckpointPlan, Progress, train
 from tests.comparison import WHOLE, differences, whole_detection
 from tests.processes import Command, small, tiny
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from ebmbench.rng import Streams, philox, stream_id
+from ebmbench.core.rng import Streams, philox, stream_id
 
 SEEDS = list(range(20))
 
@@ -107,7 +107,7 @@ def test_normals_and_uniforms_follow_their_laws(dtype: torch.dtype) -> None:
 
 def test_the_extreme_words_give_finite_normals() -> None:
     """Uniforms never reach 0, so that no logarithm does."""
-    from ebmbench.rng import _to_unit
+    from ebmbench.core.rng import _to_unit
 
     ends = torch.tensor([0, 0xFFFFFFFF])
     for dtype in (torch.float32, torch.float64):

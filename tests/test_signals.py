@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench import checkpoint, runs
-from ebmbench.composition import compose
-from ebmbench.interrupt import Interrupted, StopFlag
+from ebmbench.system import checkpoint
+from ebmbench.engine import runs
+from ebmbench.config.compose import compose
+from ebmbench.system.interrupt import Interrupted, StopFlag
 from tests.processes import Command, small
 
 LONG = "trainer.epochs=100000"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as oracle
 
-from ebmbench import stats
+from ebmbench.report import stats
 
 
 def test_bootstrap_interval_agrees_with_scipy() -> None:

@@ -12,12 +12,12 @@ import torch
 import yaml
 
 import ebmbench
-from ebmbench import runs
-from ebmbench.composition import compose
-from ebmbench.config import RunConfig
-from ebmbench.errors import UserError
-from ebmbench.execute import execute
-from ebmbench.tasks.one_d import problem as one_d
+from ebmbench.engine import runs
+from ebmbench.config.compose import compose
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError
+from ebmbench.engine.execute import execute
+from ebmbench.tasks.regression import problem as one_d
 from tests.processes import small
 
 PACKAGE = Path(ebmbench.__file__).parent
@@ -62,7 +62,7 @@ def test_a_made_up_checkpoint_of_an_unfinished_run(tmp_path: Path) -> None:
 
 
 def test_arrays_that_hold_pickles(tmp_path: Path) -> None:
-    from ebmbench.tasks.one_d import figures
+    from ebmbench.tasks.regression import figures
 
     config = compose([*small("sm", "trainer.epochs=1"), f"results_dir={tmp_path / 'r'}"])
     execute(config, quiet=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-from ebmbench.allocator import keep_freed_memory
+from ebmbench.system.allocator import keep_freed_memory
 
 BENCHMARKS = ("one_d", "pooling", "sweep")
 

@@ -32,13 +32,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ebmbench import train
 from ebmbench.bench.textbook import Textbook
-from ebmbench.composition import compose
-from ebmbench.errors import UserError
-from ebmbench.methods import METHODS
-from ebmbench.runs import commit
-from ebmbench.tasks.one_d.problem import build
+from ebmbench.config.compose import compose
+from ebmbench.core import registry
+from ebmbench.core.errors import UserError
+from ebmbench.engine.runs import commit
+from ebmbench.engine.train import Training
 
 PAPER_STEPS = 75 * 63
 PAPER_SEEDS = 20
@@ -152,7 +151,9 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ebmbench.bench one_d", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
+    parser.add_argument(
+        "--methods", nargs="+", default=list(registry.known("method")), choices=list(registry.known("method"))
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 5, 20, 80], help="models trained together")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
@@ -204,16 +205,15 @@ def _warm_up(arguments: argparse.Namespace) -> float:
 
 def _ours(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], None], Any]:
     overrides = ["task=1d", f"method={case.method}", f"seeds={case.seeds}", f"trainer.batch_size={case.batch}"]
-    if case.method != "sm":
+    if "num_samples" in registry.known("method")[case.method].model_fields:
         overrides.append(f"method.num_samples={case.samples}")
     config = compose([*overrides, f"device={arguments.device}", f"backend={arguments.backend}"])
-    problem: Any = build(config, config.seeds, torch.device(arguments.device))
-    progress = train._start(problem, None)
-    return train.stepper(problem, progress), problem
+    learner = config.task.learner(config.setup, config.seeds, torch.device(arguments.device))
+    return Training(learner).stepper(), learner
 
 
 def _baseline(case: Case, problem: Any, device: torch.device) -> Callable[[], None]:
-    return Textbook(problem.method, problem.x, problem.y, case.batch, device).step
+    return Textbook(problem.method, problem.proposal, problem.x, problem.y, case.batch, device).step
 
 
 def _measure(
@@ -374,13 +374,15 @@ def limits_line(limits: Limits) -> str:
 def least_work(case: Case) -> tuple[float, float]:
     """Operations and bytes that a model's step needs: nothing computed twice, activations never in memory."""
     evaluations = case.batch * case.samples
-    if case.method == "sm":
+    method = registry.known("method")[case.method]
+    derivatives = getattr(method, "y_derivatives", 0)
+    if derivatives == 2:
         # Value, first and second derivative carried along together, and the reverse of it.
         return case.batch * 3 * (3 * 2 * 320 + 40 * 18), case.batch * 16
-    if case.method == "ml-mcmc":
+    if "langevin_steps" in method.model_fields:
         steps = 16
         return evaluations * (steps * SLOPE + VALUE + BACKWARD), evaluations * (steps * 2 * 4 + 16)
-    if case.method == "dsm":
+    if derivatives == 1:
         return evaluations * (SLOPE + SLOPE_BACKWARD), evaluations * 16
     return evaluations * (VALUE + BACKWARD), evaluations * 16
 
@@ -461,7 +463,7 @@ def markdown(
 def paper_table(rows: list[Row]) -> str:
     """How long the whole 1D table takes, extrapolated from steps at the number of seeds nearest to 20."""
     ours = baseline = 0.0
-    for method in METHODS:
+    for method in registry.known("method"):
         measured = [row for row in rows if row.kind == "table" and row.method == method]
         if not measured:
             return "(The time of the whole 1D table needs all methods.)"
@@ -469,7 +471,7 @@ def paper_table(rows: list[Row]) -> str:
         steps = PAPER_DATASETS * PAPER_SEEDS * PAPER_STEPS
         ours += steps * row.ms / 1e3
         baseline += steps * row.baseline_ms / 1e3
-    models = len(METHODS) * PAPER_SEEDS * PAPER_DATASETS
+    models = len(registry.known("method")) * PAPER_SEEDS * PAPER_DATASETS
     return (
         f"Extrapolated from these steps, without evaluation: all {models} models of the 1D table take "
         f"{ours / 60:.1f} minutes, and {baseline / 3600:.1f} hours the textbook way, "

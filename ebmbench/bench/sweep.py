@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from ebmbench.composition import compose
-from ebmbench.config import RunConfig
-from ebmbench.runs import Status, commit, now
+from ebmbench.config.compose import compose
+from ebmbench.config.run import RunConfig
+from ebmbench.engine.runs import Status, commit, now
 from ebmbench.sweep.plan import Job, Plan, write_plan
 
 PER_SETTING = 20

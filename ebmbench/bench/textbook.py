@@ -7,13 +7,17 @@ a DataLoader that reshuffles; PyTorch's own random numbers. The losses are the p
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ebmbench.energy import AutogradEnergy
-from ebmbench.methods import Method
+from ebmbench.core.energy import AutogradEnergy
+from ebmbench.core.rng import Draws
+from ebmbench.core.step import Step
+from ebmbench.methods.base import Method
+from ebmbench.proposals.base import Proposal
 
 
 class Network(nn.Module):
@@ -58,10 +62,12 @@ class EagerDraws:
 class Textbook:
     """One model under training; `step()` is one step."""
 
-    def __init__(self, method: Method, x: Tensor, y: Tensor, batch_size: int, device: torch.device) -> None:
+    def __init__(
+        self, method: Method, proposal: Proposal | None, x: Tensor, y: Tensor, batch_size: int, device: torch.device
+    ) -> None:
         self.network = Network().to(device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=1e-3)
-        self.method, self.device = method, device
+        self.method, self.proposal, self.device = method, proposal, device
         self.loader = DataLoader(TensorDataset(x.cpu(), y.cpu()), batch_size=batch_size, shuffle=True)
         self.batches = self._forever()
 
@@ -73,7 +79,8 @@ class Textbook:
         x, y = (part.to(self.device) for part in next(self.batches))
         features = self.network.features(x)
         f = AutogradEnergy(lambda samples: self.network.energy(features, samples))
-        loss = self.method.loss(f, y.unsqueeze(-1), EagerDraws(self.device)).mean()  # type: ignore[arg-type]
+        step = Step(cast(Draws, EagerDraws(self.device)), self.proposal)
+        loss = self.method.loss(f, y, step).mean()
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()

@@ -49,6 +49,24 @@ def library() -> ctypes.CDLL | Unavailable:
     return loaded
 
 
+def unavailable() -> str | None:
+    """Why there are no compiled kernels here; None where there are."""
+    loaded = library()
+    return str(loaded) if isinstance(loaded, Unavailable) else None
+
+
+def kernels() -> ctypes.CDLL:
+    """The compiled kernels.
+
+    Raises:
+        Unavailable: there are none.
+    """
+    loaded = library()
+    if isinstance(loaded, Unavailable):
+        raise loaded
+    return loaded
+
+
 @lru_cache(maxsize=1)
 def say_unavailable(reason: str) -> None:
     """One line, once, to whoever waits for a slower run."""

@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from ebmbench import runs as run_directories
-from ebmbench.composition import setting
-from ebmbench.errors import UserError
+from ebmbench.config.compose import setting
+from ebmbench.core.errors import UserError
+from ebmbench.engine import runs as run_directories
 
 _COLUMNS = ["run_id", "config_hash", "label", "method", "seed", "diverged", "trusted"]
 _SECTIONS = ("task", "method", "proposal", "noise", "trainer")

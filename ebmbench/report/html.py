@@ -24,13 +24,15 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from ebmbench import composition
-from ebmbench.errors import UserError
-from ebmbench.files import write_atomically
-from ebmbench.report import plots, rendering, scores
+from ebmbench.config import compose as composition
+from ebmbench.core import registry
+from ebmbench.core.errors import UserError
+from ebmbench.display import palette, rendering
+from ebmbench.display.palette import TRUTH_COLOR
+from ebmbench.engine.runs import FINISHED
+from ebmbench.report import plots, scores
 from ebmbench.report.data import Results, Run, flat_settings, flat_value, provenance, setting_keys, symbol
-from ebmbench.report.palette import METHOD_COLORS, METHOD_MARKERS, METHODS, TRUTH_COLOR
-from ebmbench.runs import FINISHED
+from ebmbench.system.files import write_atomically
 
 MAX_IMAGES = 24
 MAX_IMAGE_BYTES = 4_000_000  # of all example images together: the page stays under 10 MB
@@ -147,8 +149,12 @@ _SHAPES = {
 
 def swatch(name: str) -> Markup:
     """A method's marker in its colour, as in the figures; the truth is a grey bar."""
-    color = METHOD_COLORS.get(name, TRUTH_COLOR)
-    shape = _SHAPES[METHOD_MARKERS[name]] if name in METHOD_MARKERS else '<rect y="5" width="14" height="4"/>'
+    color = palette.color(name) if name in registry.known("method") else TRUTH_COLOR
+    shape = (
+        _SHAPES.get(palette.marker(name), _SHAPES["o"])
+        if name in registry.known("method")
+        else '<rect y="5" width="14" height="4"/>'
+    )
     return Markup(f'<svg class="swatch" viewBox="0 0 14 14" fill="{color}" aria-hidden="true">{shape}</svg>')
 
 
@@ -293,7 +299,7 @@ def _variants(label: str, part: pd.DataFrame) -> Table:
         metrics = [m for m in metrics if not m.endswith("_noisy")]
     keyed = part.assign(cell=part["method"] + " | " + part["variant"]).drop_duplicates(["cell", "seed"])
     numbers = scores.summarise(keyed, ["label"], "cell", metrics)
-    order = {method: place for place, method in enumerate(METHODS)}
+    order = {method: place for place, method in enumerate(registry.known("method"))}
     values = setting_keys(part)
     cells = keyed.drop_duplicates("cell").sort_values(["method", *(v for v in values if part[v].nunique() > 1)])
     rows: list[tuple[Cell, ...]] = []
@@ -498,7 +504,7 @@ def settings(results: Results) -> Table:
                     known.append(value)
                 if key not in keys:
                     keys.append(key)
-    order = {method: place for place, method in enumerate(METHODS)}
+    order = {method: place for place, method in enumerate(registry.known("method"))}
     for (label, method), values in sorted(by_cell.items(), key=lambda item: (item[0][0], order.get(item[0][1], 99))):
         texts = [
             ", ".join(_number(v, 6) if isinstance(v, int | float) else str(v) for v in values.get(k, [])) for k in keys
@@ -560,7 +566,7 @@ def example_images(results: Results) -> list[Example]:
     compared = list(dict.fromkeys(results.comparison["run_id"])) if len(results.comparison) else []
     by_id = {run.status.run_id: run for run in results.runs if run.status}
     runs = [by_id[run_id] for run_id in compared if by_id[run_id].label.startswith("detection-")]
-    order = {method: place for place, method in enumerate(METHODS)}
+    order = {method: place for place, method in enumerate(registry.known("method"))}
     found: list[Example] = []
     size = 0
     for name in _EXAMPLES:

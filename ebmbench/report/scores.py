@@ -13,13 +13,12 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from ebmbench import stats
-from ebmbench.runs import FINISHED
-from ebmbench.stats import Values
+from ebmbench.display.palette import in_order
+from ebmbench.engine.runs import FINISHED
+from ebmbench.report import stats
+from ebmbench.report.stats import Values
 
 SIGNIFICANCE = 0.05
-METHODS = ("nce+", "nce", "ml-is", "kld-is", "ml-mcmc", "dsm", "sm")
-"""The order of rows."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +75,6 @@ def headline(frame: pd.DataFrame) -> str:
     """
     tasks = frame["label" if "label" in frame else "task"].astype(str)
     return "ap" if tasks.str.startswith("detection").all() else "d_kl"
-
-
-def in_order(names: Sequence[object]) -> list[object]:
-    """Methods in their usual order; anything else ascending."""
-    known = {name: place for place, name in enumerate(METHODS)}
-    return sorted(set(names), key=lambda name: (known.get(str(name), 99), name))
 
 
 def finished(frame: pd.DataFrame) -> pd.DataFrame:

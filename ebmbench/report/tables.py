@@ -8,14 +8,17 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import pandas as pd
 
-from ebmbench.errors import UserError
+from ebmbench.core import registry
+from ebmbench.core.errors import UserError
+from ebmbench.display.table import Cell, Table
 from ebmbench.report import scores
 from ebmbench.report.scores import COST, METRICS
+from ebmbench.tasks.base import Task
 
 SCORES_1D = ("d_kl", "nll", "crps", "coverage_50", "coverage_90", "edge_mass")
 SCORES_DETECTION = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar", "box_nll")
@@ -36,28 +39,6 @@ class Sweep:
     tables: tuple[Any, ...]
     axes: tuple[str, ...]
     """Columns of the tidy table that the sweep varies, beside task, dataset and method."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A text, and how it is marked: best, close or not."""
-
-    text: str
-    mark: str = ""
-    tex: str | None = None
-    """LaTeX, where it is not the escaped text."""
-    tail: str = ""
-    """LaTeX after it, which is not marked."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table before it is Markdown or LaTeX."""
-
-    title: str
-    header: list[Cell]
-    rows: list[list[Cell]]
-    notes: list[str] = field(default_factory=list)
 
 
 def build(frame: pd.DataFrame, sweep: Sweep) -> dict[str, str]:
@@ -157,9 +138,9 @@ def _scores(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple
         notes = [MARKS, *_few_seeds(part[part["metric"].isin(main)])]
         tables.append(Table(f"{title}: mean over seeds with 95 % interval", header, rows, notes))
         tables.append(_headline_table(title, part[part["metric"] == top].to_dict("records"), top))
-        if "base_ap" in frame:
-            group = _select(frame, groups, key)
-            tables.append(_stages_table(title, group))
+        task = registry.known("task").get(str(dict(zip(groups, key, strict=True))["task"]))
+        if task is not None:
+            tables += cast(type[Task], task).sweep_tables(title, _select(frame, groups, key))
     return tables, {"scores.csv": cells}
 
 
@@ -185,27 +166,6 @@ def _headline_table(title: str, rows: list[dict[str, Any]], metric: str) -> Tabl
         "a diverged seed as the worst. P(beats the best): share of the seeds at which the method is better than it."
     ]
     return Table(f"{title}: {label}, other summaries", header, lines, notes)
-
-
-def _stages_table(title: str, group: pd.DataFrame) -> Table:
-    """Detection: what NMS by f and what refinement gain, apart, with the interval over images."""
-    rows = []
-    for method in scores.in_order(group["method"].tolist()):
-        mine = group[group["method"] == method]
-
-        def mean(metric: str, mine: pd.DataFrame = mine) -> str:
-            good = [v for v in scores.usable(mine, metric) if math.isfinite(v)] if metric in mine else []
-            return f"{sum(good) / len(good):.2f}" if good else "–"
-
-        gains = [
-            Cell(f"{mean(name)} [{mean(f'{name}_low')}, {mean(f'{name}_high')}]") for name in ("ap_gain", "ap75_gain")
-        ]
-        stages = [Cell(mean(name)) for name in ("base_ap", "nms_ap", "ap", "base_ap75", "nms_ap75", "ap75")]
-        rows.append([Cell(str(method)), *stages, *gains])
-    header = [Cell("method"), Cell("AP: base"), Cell("NMS by f"), Cell("refined"), Cell("AP75: base"), Cell("NMS by f")]
-    header += [Cell("refined"), Cell("gain in AP"), Cell("gain in AP75")]
-    notes = ["Means over seeds. In brackets: means over seeds of the ends of the 95 % bootstrap interval over images."]
-    return Table(f"{title}: what each stage gains", header, rows, notes)
 
 
 def _cost(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ebmbench.errors import UserError
-from ebmbench.loggers import has_login
+from ebmbench.core import registry
+from ebmbench.core.errors import UserError
+from ebmbench.display import palette
+from ebmbench.engine.loggers import has_login
 from ebmbench.report import html, plots, scores
 from ebmbench.report.data import Results, axis_title, provenance, setting_keys
-from ebmbench.report.palette import METHOD_COLORS, METHODS
 
 _NOISE = ("noise.sigma", "noise.beta", "noise.langevin_step")
 
@@ -66,7 +67,7 @@ def build(results: Results, project: str, entity: str) -> Any:
 
 def _what(results: Results, wr: Any) -> list[Any]:
     origin = provenance(results)
-    methods = [m for m in METHODS if m in set(results.frame["method"])]
+    methods = [str(m) for m in palette.in_order(results.frame["method"])]
     labels = ", ".join(sorted(set(results.frame["label"])))
     text = (
         f"{len(results.frame)} models in {origin['runs']} jobs: {', '.join(methods)} on {labels}; "
@@ -131,8 +132,8 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
     panels.append(wr.RunComparer(diff_only="split", layout=wr.Layout(w=24, h=10)))
     _place(panels)
     colors = {
-        wr.RunsetGroup(runset_name=label, keys=(wr.RunsetGroupKey(key=method, value=name),)): METHOD_COLORS[name]
-        for name in METHODS
+        wr.RunsetGroup(runset_name=label, keys=(wr.RunsetGroupKey(key=method, value=name),)): palette.color(name)
+        for name in registry.known("method")
         if name in set(part["method"])
     }
     return wr.PanelGrid(runsets=[runset], panels=panels, custom_run_colors=colors)

@@ -18,13 +18,13 @@ from typing import Any
 
 import pandas as pd
 
-from ebmbench.config import ALGORITHMS
-from ebmbench.errors import UserError
-from ebmbench.files import write_atomically
+from ebmbench.config.run import ALGORITHMS
+from ebmbench.core.errors import UserError
+from ebmbench.engine.runs import FINISHED
 from ebmbench.report import tables
-from ebmbench.runs import FINISHED
 from ebmbench.sweep.plan import SCHEMA, Plan, read_plan, sweep_dir
 from ebmbench.sweep.status import JobState, job_states, with_parts
+from ebmbench.system.files import write_atomically
 
 IDENTITY = ("run_id", "config_hash", "task", "dataset", "method", "seed", "state", "error", "commit", "finished")
 """The columns that every table of runs begins with; those that the sweep varies follow, then the metrics."""
@@ -152,14 +152,13 @@ def write_figures(plan: Plan, results_dir: Path) -> list[Path]:
     """Draws the figures that the sweep asks for, of what is done; returns their paths."""
     if not plan.figures:
         return []
-    from ebmbench.report import data, plots, rendering  # matplotlib only when asked for
+    from ebmbench.display import rendering  # matplotlib only when asked for
+    from ebmbench.report import data, plots
 
     results = data.find([plan.name], results_dir)
     paths: list[Path] = []
     for name in plan.figures if len(results.frame) else ():
-        made = getattr(plots, name)(results)
-        figures = [made] if isinstance(made, rendering.Figure) else list(made or ())
-        for figure in figures:
+        for figure in plots.named(results, name):
             paths += rendering.save_figure(figure, output_dir(results_dir, plan.name) / "figures")
     return paths
 

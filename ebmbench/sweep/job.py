@@ -8,17 +8,17 @@ import sys
 import warnings
 from pathlib import Path
 
-from ebmbench.config import RunConfig
-from ebmbench.errors import UserError
-from ebmbench.files import write_atomically
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError
 from ebmbench.sweep.status import error_path
+from ebmbench.system.files import write_atomically
 
 
 def run_job(config_yaml: str, sweep_folder: str) -> int:
     """Carries out a run; returns the exit code: 0 done, 1 failed, 2 refused, 128 + n stopped by signal n."""
-    from ebmbench.execute import execute, last_line
-    from ebmbench.interrupt import Interrupted
-    from ebmbench.summary import summary
+    from ebmbench.engine.execute import execute, last_line
+    from ebmbench.engine.summary import summary
+    from ebmbench.system.interrupt import Interrupted
 
     warnings.simplefilter("ignore")  # libraries' own; nobody reads them in a log
     warnings.filterwarnings("default", module=r"ebmbench\.")

@@ -16,19 +16,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ebmbench import composition
-from ebmbench.config import ALGORITHMS, RunConfig
-from ebmbench.errors import UserError
-from ebmbench.files import write_atomically
+from ebmbench.config import compose as composition
+from ebmbench.config.run import ALGORITHMS, RunConfig
+from ebmbench.core.errors import UserError
+from ebmbench.engine.runs import cannot_write_folder
 from ebmbench.report.tables import check_entries
-from ebmbench.runs import cannot_write_folder
+from ebmbench.system.files import write_atomically
 
 SCHEMA = 1
 RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
 """Folders of `results/` that are no sweep's."""
-FIGURES: tuple[str, ...] = ("ranking", "strip", "settings", "densities", "calibration", "pareto", "curves")
-FIGURES += ("detection_stages", "detection_sizes")
-"""What `sweep.figures` may name: the functions of ebmbench.report.plots."""
+FIGURES = ("ranking", "strip", "settings", "pareto", "curves")
+"""What `sweep.figures` may name for every task; a task may have more."""
 _NO_AXIS = ("task", "method", "task.dataset", "task/data", "seeds")
 """Keys that have a column of their own in every table of runs."""
 
@@ -83,7 +82,7 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
         raise UserError(f"sweep {sweep!r} is not known; choose from {', '.join(known) or 'none: sweeps/ is empty'}")
     own = [text for text in overrides if not is_launcher(text)]
     lines = composition.expand([f"+sweeps={sweep}", *own])
-    configs = composition.compose_all(lines)
+    configs = composition.compose_all(lines, own)
     if configs[0].sweep is None:
         raise UserError(f"sweeps/{sweep}.yaml has no `sweep:` with a name, so that its results have no place")
     about = configs[0].sweep
@@ -91,9 +90,10 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
         raise UserError(f"sweep.name={about.name!r} is not allowed: results/{about.name} is something else")
     axes = _axes(lines)
     check_entries(about.tables, axes)
-    strange = [name for name in about.figures if name not in FIGURES]
+    drawn = [*FIGURES, *(figure.name for figure in configs[0].task.sweep_figures)]
+    strange = [name for name in about.figures if name not in drawn]
     if strange:
-        raise UserError(f"sweep.figures has {strange[0]!r}: choose from {', '.join(FIGURES)}")
+        raise UserError(f"sweep.figures has {strange[0]!r}: choose from {', '.join(drawn)}")
     jobs: dict[str, Job] = {}
     for line, config in zip(lines, configs, strict=True):
         values = {key: _axis_value(key, line, config) for key in axes}

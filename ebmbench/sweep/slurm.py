@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ebmbench.config import RunConfig
-from ebmbench.errors import UserError
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError
 from ebmbench.sweep.job import slurm_job
 
 # What submitit calls the same for every kind of cluster; the rest is SLURM's own and gets a prefix.

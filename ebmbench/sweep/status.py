@@ -18,12 +18,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ebmbench import runs
-from ebmbench.errors import UserError
-from ebmbench.files import write_atomically
-from ebmbench.locking import is_held
-from ebmbench.runs import FINISHED
+from ebmbench.core.errors import UserError
+from ebmbench.engine import runs
+from ebmbench.engine.runs import FINISHED
 from ebmbench.sweep.plan import Job, Plan, sweep_dir
+from ebmbench.system.files import write_atomically
+from ebmbench.system.locking import is_held
 
 STATES = ("done", "diverged", "running", "queued", "interrupted", "failed", "damaged", "missing")
 ACTIVE = ("running", "queued")

@@ -14,16 +14,16 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ebmbench import composition
-from ebmbench.config import RunConfig
-from ebmbench.errors import UserError
-from ebmbench.execute import resolve_device
-from ebmbench.locking import Lock
-from ebmbench.runs import FINISHED
+from ebmbench.config import compose as composition
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError
+from ebmbench.engine.execute import resolve_device
+from ebmbench.engine.runs import FINISHED
 from ebmbench.sweep import local, slurm
 from ebmbench.sweep.estimate import estimate
 from ebmbench.sweep.plan import Plan, make_folder, sweep_dir, write_plan
 from ebmbench.sweep.status import ACTIVE, JobState, counts, job_states, record_submission
+from ebmbench.system.locking import Lock
 
 LAUNCHERS = ("local", "local_parallel", "slurm", "slurm_gpu")
 
@@ -37,7 +37,7 @@ def launcher_settings(name: str, overrides: Sequence[str]) -> dict[str, Any]:
     names = sorted({*LAUNCHERS, *(path.stem for path in (composition.config_dir() / "hydra/launcher").glob("*.yaml"))})
     if name not in names:
         raise UserError(f"launcher={name} is not known; choose from {', '.join(names)}")
-    composition.register_resolvers()
+    composition.prepare([])
     lines = [f"hydra/launcher={name}", *overrides, composition.search_path_override()]
     try:
         with hydra.initialize_config_dir(version_base="1.3", config_dir=str(composition.config_dir())):

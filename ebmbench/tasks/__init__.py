@@ -1,0 +1,1 @@
+"""The tasks. See `base` for what a task is."""

@@ -13,13 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebmbench import native
-from ebmbench.energy import Energy
+from ebmbench.tasks.regression import fused as native
+from ebmbench.core.energy import Energy
 from ebmbench.methods import DSM, KLDIS, MLIS, MLMCMC, NCE, SM, Method, NCEPlus
-from ebmbench.native import build
+from ebmbench.tasks.regression.fused import build
 from ebmbench.proposals import GaussianMixture
-from ebmbench.rng import Streams
-from ebmbench.tasks.one_d.network import Parameters, fused_energy, initial_parameters, plain_energy
+from ebmbench.core.rng import Streams
+from ebmbench.tasks.regression.network import Parameters, fused_energy, initial_parameters, plain_energy
 
 needs_kernels = pytest.mark.skipif(native.unavailable() is not None, reason=f"no kernels: {native.unavailable()}")
 
@@ -214,8 +214,8 @@ def test_random_numbers_are_those_of_the_pytorch_version(size: int) -> None:
 
 SCRIPT = """
 import torch
-from ebmbench.rng import Streams
-from ebmbench.tasks.one_d.network import fused_energy, initial_parameters, plain_energy
+from ebmbench.core.rng import Streams
+from ebmbench.tasks.regression.network import fused_energy, initial_parameters, plain_energy
 parameters = initial_parameters((0, 1), torch.float32, "cpu")
 x, y = torch.linspace(-3, 3, 8).view(2, 4), torch.linspace(-3, 3, 40).view(2, 4, 5, 1)
 assert torch.equal(fused_energy(parameters, x)(y), plain_energy(parameters, x)(y))

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ebmbench.composition import compose
-from ebmbench.config import RunConfig
-from ebmbench.runs import Status
+from ebmbench.config.compose import compose
+from ebmbench.config.run import RunConfig
+from ebmbench.engine.runs import Status
 
 METHODS_1D = ("nce+", "nce", "ml-is", "kld-is", "ml-mcmc", "dsm", "sm")
 _BLUR = {"nce+": 1.0, "nce": 1.2, "ml-is": 1.1, "kld-is": 1.5, "ml-mcmc": 2.5, "dsm": 4.0, "sm": 9.0}

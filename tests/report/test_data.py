@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.composition import compose
-from ebmbench.errors import UserError
+from ebmbench.config.compose import compose
+from ebmbench.core.errors import UserError
 from ebmbench.report import data
 from ebmbench.report.html import command, render
 from tests.report import made_runs

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ebmbench.errors import UserError
+from ebmbench.core.errors import UserError
 from ebmbench.report import main
 from tests.report.browser import CHROMIUM, Browser
 
@@ -77,7 +77,7 @@ def test_bad_input_is_one_sentence(results: Path, argv: list[str], said: str) ->
 
 
 def test_a_sweep_without_results_still_has_a_page(tmp_path: Path) -> None:
-    from ebmbench.composition import compose
+    from ebmbench.config.compose import compose
     from tests.report import made_runs
 
     config = compose(["task=1d", "method=nce", f"results_dir={tmp_path}"])
@@ -90,7 +90,7 @@ def test_a_sweep_without_results_still_has_a_page(tmp_path: Path) -> None:
 def test_runs_of_which_every_seed_diverged_have_a_page_beside_those_of_another_task(
     results: Path, tmp_path: Path
 ) -> None:
-    from ebmbench.composition import compose
+    from ebmbench.config.compose import compose
     from ebmbench.report import data, html
     from tests.report import made_runs
 
@@ -180,8 +180,8 @@ def test_it_prints(pages: dict[str, Path], browser: Browser, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_280_runs_make_their_page_in_half_a_minute(tmp_path: Path) -> None:
-    from ebmbench.composition import compose
-    from ebmbench.config import RunConfig
+    from ebmbench.config.compose import compose
+    from ebmbench.config.run import RunConfig
     from tests.report import made_runs
 
     for dataset in (1, 2):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ebmbench.errors import UserError
+from ebmbench.core.errors import UserError
 from ebmbench.report import main
 from tests.report.wandb_stub import API_KEY, stub
 

@@ -14,8 +14,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ebmbench.errors import UserError
-from ebmbench.execute import execute
+from ebmbench.core.errors import UserError
+from ebmbench.engine.execute import execute
 from ebmbench.sweep import collect, main
 from ebmbench.sweep.plan import Job, Plan, read_plan, write_plan
 from ebmbench.sweep.status import job_states

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ebmbench.composition import compose
-from ebmbench.config import RunConfig
-from ebmbench.runs import Status
+from ebmbench.config.compose import compose
+from ebmbench.config.run import RunConfig
+from ebmbench.engine.runs import Status
 from ebmbench.sweep.plan import Job, Plan, write_plan
 
 METHODS = ("nce+", "nce", "sm")

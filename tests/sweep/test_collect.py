@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmbench import stats
-from ebmbench.config import RunConfig
-from ebmbench.errors import UserError
+from ebmbench.report import stats
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError
 from ebmbench.report import data
 from ebmbench.sweep import collect, main
 from ebmbench.sweep.plan import Job, Plan, read_plan, write_plan

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.composition import compose, known_sweeps
-from ebmbench.config import RunConfig
-from ebmbench.errors import UserError
+from ebmbench.config.compose import compose, known_sweeps
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError
 from ebmbench.sweep import main
 from ebmbench.sweep.plan import make_plan, read_plan, write_plan
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.locking import Lock
+from ebmbench.system.locking import Lock
 from ebmbench.sweep import main, status
 from ebmbench.sweep.plan import Plan, make_plan, sweep_dir
 from ebmbench.sweep.status import error_path, job_states, record_submission
@@ -116,7 +116,7 @@ def test_a_job_that_slurm_no_longer_has_is_missing_and_its_last_words_are_shown(
 def test_a_silent_slurm_stops_a_submission_and_not_a_status(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from ebmbench.errors import UserError
+    from ebmbench.core.errors import UserError
 
     plan = made_plan(tmp_path)
     record_submission(sweep_dir(tmp_path, "made"), {plan.jobs[0].run_id: "5"}, "slurm")

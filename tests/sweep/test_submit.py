@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.errors import UserError
-from ebmbench.locking import Lock
+from ebmbench.core.errors import UserError
+from ebmbench.system.locking import Lock
 from ebmbench.sweep import local, main
 from ebmbench.sweep.estimate import estimate
 from ebmbench.sweep.plan import make_plan, read_plan

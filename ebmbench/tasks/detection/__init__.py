@@ -1,0 +1,5 @@
+"""Object detection."""
+
+from ebmbench.tasks.detection import task
+
+__all__ = ["task"]

@@ -24,13 +24,14 @@ from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
-from ebmbench import checkpoint
-from ebmbench.errors import UserError
+from ebmbench.core.errors import UserError
+from ebmbench.system import checkpoint
 from ebmbench.tasks.detection import shapes
 from ebmbench.tasks.detection.architectures import build_model
 from ebmbench.tasks.detection.base_training import seeded, train_base
-from ebmbench.tasks.detection.config import DetectionTask, ShapesData
+from ebmbench.tasks.detection.config import ShapesData
 from ebmbench.tasks.detection.data import Dataset, open_split
+from ebmbench.tasks.detection.task import DetectionTask
 
 VERSION = 1
 """Raised when training a base detector comes to mean something else: it is a part of the key."""
@@ -155,12 +156,12 @@ def base_key(config: DetectionTask) -> str:
 
 
 def _identity(config: DetectionTask) -> dict[str, Any]:
-    data = config.data.model_dump(mode="json")
+    data = config.data.plain()
     for evaluation_only in ("eval_split", "num_test"):
         data.pop(evaluation_only, None)
     if isinstance(config.data, ShapesData):
         data["version"] = shapes.VERSION
-    base = config.base.model_dump(mode="json")
+    base = config.base.plain()
     base.pop("feature_cache_mb")
     return {"version": VERSION, "data": data, "base": base}
 

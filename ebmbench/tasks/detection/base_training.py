@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 
-from ebmbench import checkpoint
-from ebmbench.errors import UserError
-from ebmbench.interrupt import StopFlag
+from ebmbench.core.errors import UserError
+from ebmbench.system import checkpoint
+from ebmbench.system.interrupt import StopFlag
 from ebmbench.tasks.detection.architectures import build_model
-from ebmbench.tasks.detection.config import DetectionTask
 from ebmbench.tasks.detection.data import Dataset, flip_boxes
+from ebmbench.tasks.detection.task import DetectionTask
 
 CHECKPOINT_SECONDS = 60.0
 """How much of the training of a base detector a kill may lose."""

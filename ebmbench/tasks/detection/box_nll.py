@@ -21,8 +21,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ebmbench.energy import Energy
-from ebmbench.rng import Draws
+from ebmbench.core.energy import Energy
+from ebmbench.core.rng import Draws
 
 STDS = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Of the proposal's normal components: from sharper than any trained head to as wide as the cube."""

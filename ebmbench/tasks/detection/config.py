@@ -3,49 +3,73 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
-from ebmbench.schema import Section
-
-
-class ShapesData(Section):
-    """Made images of shapes; see conf/task/data/shapes.yaml."""
-
-    name: Literal["shapes"]
-    data_seed: int = Field(ge=0, lt=2**31)
-    num_train: int = Field(ge=1, le=1_000_000)
-    num_val: int = Field(ge=1, le=1_000_000)
-    num_test: int = Field(ge=1, le=1_000_000)
-    annotation_noise: float = Field(ge=0, le=1)
-    short_side: int = Field(ge=32, le=4096)
-    long_side: int = Field(ge=32, le=4096)
-    eval_split: Literal["val", "test"]
+from ebmbench.core.errors import UserError
+from ebmbench.core.registry import register
+from ebmbench.core.settings import Component, Section
 
 
-class CocoData(Section):
-    """A dataset in COCO's format; see conf/task/data/coco.yaml."""
+class ImageData(Component):
+    """Images with boxes. A subclass sets `source`; `name` is the dataset's name in runs and tables."""
+
+    group: ClassVar[str] = "task/data"
+    chosen_by: ClassVar[str] = "source"
+    source: ClassVar[str]
 
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$", description="at most 41 lower-case letters, digits, _ . and -"
     )
-    root: str | None
-    train_images: str
-    train_annotations: str
-    val_images: str
-    val_annotations: str
-    test_images: str | None
-    test_annotations: str | None
-    skip_bad_images: bool
-    short_side: int = Field(ge=32, le=4096)
-    long_side: int = Field(ge=32, le=4096)
-    eval_split: Literal["val", "test"]
+    short_side: int = Field(800, ge=32, le=4096, description="images are resized to this short side, in pixels")
+    long_side: int = Field(1333, ge=32, le=4096, description="the longest that a long side may be, in pixels")
+    eval_split: Literal["val", "test"] = Field("val", description="the split that is scored")
+
+
+@register
+class ShapesData(ImageData):
+    """Made images: rotated, textured, overlapping, partly occluded shapes on structured noise. Nothing to download."""
+
+    source = "shapes"
+
+    name: str = Field("shapes", pattern="^shapes$", description="shapes")
+    data_seed: int = Field(0, ge=0, lt=2**31, description="the draw of all images")
+    num_train: int = Field(2000, ge=1, le=1_000_000, description="training images")
+    num_val: int = Field(500, ge=1, le=1_000_000, description="validation images")
+    num_test: int = Field(500, ge=1, le=1_000_000, description="test images")
+    annotation_noise: float = Field(
+        0.0, ge=0, le=1, description="standard deviation of noise on the training boxes, in (cx/w, cy/h, log w, log h)"
+    )
+    short_side: int = Field(128, ge=32, le=4096, description="images are resized to this short side, in pixels")
+    long_side: int = Field(128, ge=32, le=4096, description="the longest that a long side may be, in pixels")
+    eval_split: Literal["val", "test"] = Field("test", description="the split that is scored; val is for choices")
+
+
+@register
+class CocoData(ImageData):
+    """COCO 2017, or any dataset in its format: `data=coco data.name=mine data.root=/data/mine`."""
+
+    source = "coco"
+
+    name: str = Field(
+        "coco", pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$", description="at most 41 lower-case letters, digits, _ . and -"
+    )
+    root: str | None = Field(None, description="the folder that the names below are in")
+    train_images: str = "train2017"
+    train_annotations: str = "annotations/instances_train2017.json"
+    val_images: str = "val2017"
+    val_annotations: str = "annotations/instances_val2017.json"
+    test_images: str | None = None
+    test_annotations: str | None = None
+    skip_bad_images: bool = Field(False, description="count images that are missing or damaged, and leave them out")
 
     def files(self, split: str) -> tuple[Path, Path]:
-        """The annotation file and the image folder of a split."""
-        from ebmbench.errors import UserError
+        """Returns the annotation file and the image folder of a split.
 
+        Raises:
+            UserError: they are not given.
+        """
         if self.root is None:
             raise UserError(
                 f"task.data.root is not given: the folder that holds {self.train_annotations} and {self.train_images}."
@@ -60,79 +84,74 @@ class CocoData(Section):
         return root / annotations, root / images
 
 
-DataConfig = Annotated[
-    Annotated[ShapesData, Tag("shapes")] | Annotated[CocoData, Tag("coco")],
-    Discriminator(lambda v: "shapes" if _name(v) == "shapes" else "coco"),
-]
-
-
-def _name(value: Any) -> Any:
-    return value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-
-
 class BaseConfig(Section):
-    """The frozen detector below the head; see conf/task/detection.yaml."""
+    """The frozen detector below the head. It is trained or loaded once, and shared by all methods and seeds."""
 
-    architecture: Literal["small", "resnet50"]
-    weights: str = Field(min_length=1)  # train, coco, none, or the path of a checkpoint
-    iterations: int = Field(ge=1, le=10_000_000)
-    batch_size: int = Field(ge=1, le=1024)
-    learning_rate: float = Field(gt=0, le=1)
-    weight_decay: float = Field(ge=0, le=1)
-    warmup: int = Field(ge=0, le=1_000_000)
-    seed: int = Field(ge=0, lt=2**31)
-    feature_cache_mb: int = Field(ge=0, le=1_000_000)
+    architecture: Literal["small", "resnet50"] = Field(
+        "resnet50",
+        description="small (1.9 M parameters, for the CPU), resnet50 (fasterrcnn_resnet50_fpn)",
+    )
+    weights: str = Field(
+        "train", min_length=1, description="train (on this dataset), coco, none (random), or the path of a checkpoint"
+    )
+    iterations: int = Field(90_000, ge=1, le=10_000_000, description="this and the rest: for weights=train")
+    batch_size: int = Field(8, ge=1, le=1024, description="images")
+    learning_rate: float = Field(2e-4, gt=0, le=1, description="of AdamW: linear warm-up, cosine to zero")
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    warmup: int = Field(100, ge=0, le=1_000_000, description="iterations")
+    seed: int = Field(0, ge=0, lt=2**31)
+    feature_cache_mb: int = Field(
+        0, ge=0, le=1_000_000, description="memory for the frozen features of training images; 0: none is kept"
+    )
 
 
 class HeadConfig(Section):
-    """The network f(x, y) on the pooled features of a box."""
+    """The network f(x, y): the pooled features of a box through two hidden layers to one value per class."""
 
-    activation: Literal["relu", "softplus", "silu", "gelu", "tanh"]
-    from_base: bool
-    keep_level: bool
+    activation: Literal["relu", "softplus", "silu", "gelu", "tanh"] = Field(
+        "relu", description="all but relu are smooth, which matters to methods that take derivatives in y"
+    )
+    from_base: bool = Field(True, description="the hidden layers start from the base detector's box head")
+    keep_level: bool = Field(
+        True, description="a moved box is pooled from the pyramid level of the box it was made from: f has no jumps"
+    )
 
 
 class InferenceConfig(Section):
-    """From candidates to detections: f-ordered NMS, then gradient ascent on f."""
+    """From candidates to detections: NMS in the order of f, then gradient ascent on f."""
 
-    score_threshold: float = Field(ge=0, lt=1)
-    nms_threshold: float = Field(gt=0, le=1)
-    max_detections: int = Field(ge=1, le=10_000)
-    steps: int = Field(ge=0, le=10_000)
-    step_centre: float = Field(gt=0, le=10)
-    step_size: float = Field(gt=0, le=10)
-    bootstrap: int = Field(ge=0, le=1_000_000)
-    nll_boxes: int = Field(ge=0, le=10_000_000)
-    nll_samples: int = Field(ge=1, le=1_048_576)
-
-
-class DetectionTask(Section):
-    """What is to be learned; see conf/task/detection.yaml."""
-
-    name: Literal["detection"]
-    data: DataConfig
-    base: BaseConfig
-    head: HeadConfig
-    inference: InferenceConfig
-
-    def identity(self) -> dict[str, Any]:
-        """Without what changes no result."""
-        return self.model_dump(mode="json", exclude_none=True, exclude={"base": {"feature_cache_mb"}})
-
-    @property
-    def dataset_name(self) -> str:
-        return self.data.name
+    score_threshold: float = Field(0.05, ge=0, lt=1)
+    nms_threshold: float = Field(0.5, gt=0, le=1)
+    max_detections: int = Field(100, ge=1, le=10_000)
+    steps: int = Field(10, ge=0, le=10_000, description="steps of gradient ascent on f")
+    step_centre: float = Field(4e-4, gt=0, le=10, description="first step length of the centre, relative to the box")
+    step_size: float = Field(1.6e-3, gt=0, le=10, description="first step length of log width and height")
+    bootstrap: int = Field(1000, ge=0, le=1_000_000, description="resamples of the images, for the gain's interval")
+    nll_boxes: int = Field(200, ge=0, le=10_000_000, description="true boxes whose NLL is taken: the split's first")
+    nll_samples: int = Field(1024, ge=1, le=1_048_576, description="importance samples for the log Z of each")
 
 
 class DetectionTrainer(Section):
-    """How the head is trained; see conf/trainer/detection.yaml."""
+    """How the head is trained.
 
-    iterations: int = Field(ge=1, le=100_000_000)
-    batch_size: int = Field(ge=1, le=100_000)
-    optimizer: Literal["sgd", "adamw"]
-    learning_rate: float = Field(gt=0, le=10)
-    weight_decay: float = Field(ge=0, le=1)
-    warmup: int = Field(ge=0, le=1_000_000)
-    decay_at: tuple[Annotated[float, Field(ge=0, le=1)], ...]
-    gradient_clip: float | None = Field(gt=0)
-    mixed_precision: bool
+    Biases learn at twice the rate, without decay; linear warm-up from a third; the rate is divided by 10 at `decay_at`.
+    """
+
+    iterations: int = Field(60_000, ge=1, le=100_000_000)
+    batch_size: int = Field(16, ge=1, le=100_000, description="images")
+    optimizer: Literal["sgd", "adamw"] = Field("sgd", description="sgd has momentum 0.9")
+    learning_rate: float = Field(1e-3, gt=0, le=10)
+    weight_decay: float = Field(1e-4, ge=0, le=1)
+    warmup: int = Field(500, ge=0, le=1_000_000, description="iterations")
+    decay_at: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
+        (0.66667, 0.83333), description="parts of the iterations after which the rate is divided by 10"
+    )
+    gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
+    mixed_precision: bool = Field(True, description="bfloat16 in the head's matrix products, on a GPU only")
+
+
+def plain_identity(task: Any) -> dict[str, Any]:
+    """Returns the settings of a detection task that change its results."""
+    plain = task.plain()
+    plain["base"] = {key: value for key, value in plain["base"].items() if key != "feature_cache_mb"}
+    return plain

@@ -23,9 +23,10 @@ from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 from torch import Tensor
 
-from ebmbench.errors import UserError
-from ebmbench.tasks.detection import distributed, shapes
-from ebmbench.tasks.detection.config import CocoData, DataConfig, ShapesData
+from ebmbench.core.errors import UserError
+from ebmbench.system import distributed
+from ebmbench.tasks.detection import shapes
+from ebmbench.tasks.detection.config import CocoData, ImageData, ShapesData
 
 Split = Literal["train", "val", "test"]
 
@@ -66,7 +67,7 @@ class Dataset(Protocol):
         ...
 
 
-def open_split(config: DataConfig, split: Split) -> Dataset:
+def open_split(config: ImageData, split: Split) -> Dataset:
     """The split of the configured dataset; says what is left out of it, once however often it is opened.
 
     Raises:
@@ -74,6 +75,7 @@ def open_split(config: DataConfig, split: Split) -> Dataset:
     """
     if isinstance(config, ShapesData):
         return ShapesDataset(config, split)
+    assert isinstance(config, CocoData)
     dataset = CocoDataset(config, split)
     if distributed.world()[0] == 0:
         for note in dataset.notes:

@@ -12,10 +12,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from ebmbench.config import RunConfig
-from ebmbench.report.palette import BASE_COLOR, METHOD_COLORS, TRUTH_COLOR
-from ebmbench.tasks.detection.config import DetectionTask
+from ebmbench.display import palette
+from ebmbench.display.palette import BASE_COLOR, TRUTH_COLOR
+from ebmbench.tasks.base import Setup
 from ebmbench.tasks.detection.data import open_split
+from ebmbench.tasks.detection.task import DetectionTask
 
 SHOWN_IMAGES = 6
 SHOWN_SCORE = 0.5
@@ -23,22 +24,22 @@ SHOWN_SCORE = 0.5
 COORDINATES = ("centre x / width", "centre y / height", "log width", "log height")
 
 
-def figures(config: RunConfig, run_dir: Path) -> list[Path]:
+def figures(task: DetectionTask, setup: Setup, run_dir: Path) -> list[Path]:
     """Draws `boxes`, `energy`, `refinement` and `training` as PNG and PDF; returns the files."""
     folder = run_dir / "figures"
     folder.mkdir(exist_ok=True)
     drawn: dict[str, Figure] = {}
-    seed = next((s for s in config.seeds if (run_dir / "detections" / f"refined.{s}.json").exists()), None)
+    seed = next((s for s in setup.seeds if (run_dir / "detections" / f"refined.{s}.json").exists()), None)
     if seed is not None:
-        drawn["boxes"] = _boxes(config, run_dir, seed)
+        drawn["boxes"] = _boxes(task, setup, run_dir, seed)
     if seed is not None and (run_dir / f"energies.{seed}.npz").exists():
-        drawn["energy"] = _energy(config, dict(np.load(run_dir / f"energies.{seed}.npz", allow_pickle=False)), seed)
+        drawn["energy"] = _energy(setup, dict(np.load(run_dir / f"energies.{seed}.npz", allow_pickle=False)), seed)
     if (run_dir / "refinement.csv").exists() and (run_dir / "stages.csv").exists():
         drawn["refinement"] = _refinement(
-            config, pd.read_csv(run_dir / "refinement.csv"), pd.read_csv(run_dir / "stages.csv")
+            setup, pd.read_csv(run_dir / "refinement.csv"), pd.read_csv(run_dir / "stages.csv")
         )
     if (run_dir / "history.csv").exists():
-        drawn["training"] = _training(config, pd.read_csv(run_dir / "history.csv"))
+        drawn["training"] = _training(setup, pd.read_csv(run_dir / "history.csv"))
     paths = []
     for name, figure in drawn.items():
         for suffix in ("png", "pdf"):
@@ -48,8 +49,8 @@ def figures(config: RunConfig, run_dir: Path) -> list[Path]:
     return paths
 
 
-def _title(config: RunConfig) -> str:
-    return f"{config.method.name}, detection on {config.task.dataset_name}"
+def _title(setup: Setup) -> str:
+    return f"{setup.method.name}, {setup.label}"
 
 
 def _read(path: Path) -> dict[int, list[dict[str, Any]]]:
@@ -60,17 +61,16 @@ def _read(path: Path) -> dict[int, list[dict[str, Any]]]:
     return by_image
 
 
-def _boxes(config: RunConfig, run_dir: Path, seed: int) -> Figure:
+def _boxes(task: DetectionTask, setup: Setup, run_dir: Path, seed: int) -> Figure:
     """The first images with several detections: true, base and refined boxes."""
-    assert isinstance(config.task, DetectionTask)
-    dataset = open_split(config.task.data, config.task.data.eval_split)
+    dataset = open_split(task.data, task.data.eval_split)
     base = _read(run_dir / "detections" / f"base.{seed}.json")
     refined = _read(run_dir / "detections" / f"refined.{seed}.json")
     order = sorted(range(len(dataset.image_ids)), key=lambda i: len(refined.get(dataset.image_ids[i], ())) < 2)
     chosen = [(i, example) for i in order[:SHOWN_IMAGES] if (example := dataset.load(i)) is not None]
     figure = Figure(figsize=(7.2, 5.2), layout="constrained")
     panels = list(figure.subplots(2, 3).flat)
-    color = METHOD_COLORS[config.method.name]
+    color = palette.color(setup.method.name)
     for axes in panels:
         axes.set_axis_off()
     for axes, (index, example) in zip(panels, chosen, strict=False):
@@ -92,7 +92,7 @@ def _boxes(config: RunConfig, run_dir: Path, seed: int) -> Figure:
         )
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
-    figure.suptitle(f"{_title(config)}, seed {seed}", fontsize="medium")
+    figure.suptitle(f"{_title(setup)}, seed {seed}", fontsize="medium")
     return figure
 
 
@@ -102,10 +102,10 @@ def _draw(axes: Any, box: list[float], color: str, style: str, width: float) -> 
     axes.add_patch(Rectangle((x - 0.5, y - 0.5), w, h, fill=False, edgecolor=color, linestyle=style, linewidth=width))
 
 
-def _energy(config: RunConfig, arrays: dict[str, np.ndarray], seed: int) -> Figure:
+def _energy(setup: Setup, arrays: dict[str, np.ndarray], seed: int) -> Figure:
     figure = Figure(figsize=(7.2, 4.2), layout="constrained")
     panels = figure.subplots(2, 2, sharex=True, sharey=True)
-    color = METHOD_COLORS[config.method.name]
+    color = palette.color(setup.method.name)
     energies = arrays["energies"].astype(float)
     middle = energies[..., energies.shape[-1] // 2, None]
     for axis, axes in enumerate(panels.flat):
@@ -118,13 +118,13 @@ def _energy(config: RunConfig, arrays: dict[str, np.ndarray], seed: int) -> Figu
         axes.set_xlabel("offset from the true box")
     for axes in panels[:, 0]:
         axes.set_ylabel("f − f(true box)  (nats)")
-    figure.suptitle(f"{_title(config)}, seed {seed}: {len(energies)} boxes", fontsize="medium")
+    figure.suptitle(f"{_title(setup)}, seed {seed}: {len(energies)} boxes", fontsize="medium")
     return figure
 
 
-def _refinement(config: RunConfig, table: pd.DataFrame, stages: pd.DataFrame) -> Figure:
+def _refinement(setup: Setup, table: pd.DataFrame, stages: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(7.2, 2.9), layout="constrained")
-    color = METHOD_COLORS[config.method.name]
+    color = palette.color(setup.method.name)
     base = stages[stages["stage"] == "base"]
     for axes, column, label in zip(figure.subplots(1, 2), ("ap", "ap75"), ("AP (%)", "AP75 (%)"), strict=True):
         for number, (_, rows) in enumerate(table.groupby("seed")):
@@ -137,13 +137,13 @@ def _refinement(config: RunConfig, table: pd.DataFrame, stages: pd.DataFrame) ->
         axes.spines[["top", "right"]].set_visible(False)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend(frameon=False, fontsize="small")
-    figure.suptitle(_title(config), fontsize="medium")
+    figure.suptitle(_title(setup), fontsize="medium")
     return figure
 
 
-def _training(config: RunConfig, history: pd.DataFrame) -> Figure:
+def _training(setup: Setup, history: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(7.2, 2.8), layout="constrained")
-    color = METHOD_COLORS[config.method.name]
+    color = palette.color(setup.method.name)
     for axes, column, label in zip(
         figure.subplots(1, 2, sharex=True), ("loss", "grad_norm"), ("training loss", "gradient norm"), strict=True
     ):
@@ -151,5 +151,5 @@ def _training(config: RunConfig, history: pd.DataFrame) -> Figure:
             axes.plot(rows["step"], rows[column], color=color, linewidth=1)
         axes.set(xlabel="iteration", ylabel=label)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(_title(config), fontsize="medium")
+    figure.suptitle(_title(setup), fontsize="medium")
     return figure

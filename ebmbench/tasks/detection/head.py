@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ebmbench.rng import Draws
+from ebmbench.core.rng import Draws
 from ebmbench.tasks.detection.pooling import Pyramid, assign_levels, pool_boxes
 
 BINS = 7

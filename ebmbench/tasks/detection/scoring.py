@@ -14,15 +14,16 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ebmbench.files import write_atomically
-from ebmbench.rng import Streams
+from ebmbench.core.rng import Streams
+from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.base import Candidates
 from ebmbench.tasks.detection.box_nll import box_nll
-from ebmbench.tasks.detection.config import DetectionTask, InferenceConfig
+from ebmbench.tasks.detection.config import InferenceConfig
 from ebmbench.tasks.detection.evaluation import Detection, Evaluation, evaluate, paired_bootstrap
 from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
 from ebmbench.tasks.detection.inference import detect, suppress
+from ebmbench.tasks.detection.task import DetectionTask
 
 CANDIDATES_AT_A_TIME = 4096
 STEPS_SHOWN = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)

@@ -11,9 +11,9 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from ebmbench import checkpoint
-from ebmbench.errors import UserError
-from ebmbench.interrupt import Interrupted
+from ebmbench.system import checkpoint
+from ebmbench.core.errors import UserError
+from ebmbench.system.interrupt import Interrupted
 from ebmbench.tasks.detection import architectures, base, base_training
 from ebmbench.tasks.detection.config import DetectionTask
 from ebmbench.tasks.detection.data import Example, ShapesDataset, flip_boxes, open_split

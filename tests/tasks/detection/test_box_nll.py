@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebmbench.energy import AutogradEnergy
-from ebmbench.rng import Streams
+from ebmbench.core.energy import AutogradEnergy
+from ebmbench.core.rng import Streams
 from ebmbench.tasks.detection.box_nll import STDS, _sample, box_nll, proposal_log_prob
 
 DRAWS = Streams([0], stacked=False).at(0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ebmbench.errors import UserError
+from ebmbench.core.errors import UserError
 from ebmbench.tasks.detection.config import CocoData, ShapesData
 from ebmbench.tasks.detection.data import open_split, read_annotations
 

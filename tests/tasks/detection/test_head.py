@@ -11,7 +11,7 @@ from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from ebmbench.methods import DSM, KLDIS, METHODS, MLIS, MLMCMC, NCE, SM, Method, NCEPlus
 from ebmbench.proposals import GaussianMixture
-from ebmbench.rng import Streams
+from ebmbench.core.rng import Streams
 from ebmbench.tasks.detection.head import ACTIVATIONS, BoxEnergy, EnergyHead, to_boxes, to_relative
 from ebmbench.tasks.detection.pooling import Pyramid
 

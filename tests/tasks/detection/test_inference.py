@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 
-from ebmbench.rng import Streams
+from ebmbench.core.rng import Streams
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead, to_relative
 from ebmbench.tasks.detection.inference import detect, refine, suppress
 from ebmbench.tasks.detection.pooling import Pyramid

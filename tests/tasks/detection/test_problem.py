@@ -19,15 +19,15 @@ import torch
 from PIL import Image
 
 from ebmbench import methods
-from ebmbench.composition import compose
-from ebmbench.config import RunConfig
-from ebmbench.errors import UserError
-from ebmbench.execute import execute
-from ebmbench.runs import read_state
-from ebmbench.tasks.detection import distributed
+from ebmbench.config.compose import compose
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError
+from ebmbench.engine.execute import execute
+from ebmbench.engine.runs import read_state
+from ebmbench.system import distributed
 from ebmbench.tasks.detection import problem as problem_module
 from ebmbench.tasks.detection.problem import DetectionProblem, build
-from ebmbench.train import train
+from ebmbench.engine.train import train
 from tests.processes import TINY, tiny
 
 SHARED = Path(os.environ.get("EBMBENCH_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))

@@ -1,0 +1,1 @@
+"""From the command line and YAML to the validated settings of a run."""

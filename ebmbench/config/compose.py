@@ -1,0 +1,407 @@
+"""From command-line overrides to configurations: Hydra composes YAML and components, one run or a whole grid.
+
+YAML is looked for in the project's conf/ and sweeps/, in `./conf` and `./sweeps` of the working directory, and in the
+folder that `--config-dir` names. Whatever Hydra finds wrong ends in one UserError sentence.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import hydra
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ebmbench.config import nodes, plugins
+from ebmbench.config.run import RunConfig, all_keys
+from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
+from ebmbench.system.files import share_dir
+
+MOST_JOBS = 100_000
+"""In one sweep."""
+PRESETS = ("experiment", "sweeps")
+"""Groups whose options are added: `+experiment=smoke`."""
+SHORT = ("data", "network")
+"""What belongs to the task and may be written without it: `data=uci` is `task/data=uci`."""
+
+_extra: list[Path] = []
+
+
+def use_config_dir(folder: Path) -> None:
+    """Looks for YAML in this folder too, as in `./conf`.
+
+    Raises:
+        UserError: it is no folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--config-dir {folder} is not a folder")
+    if folder.absolute() not in _extra:
+        _extra.append(folder.absolute())
+
+
+def config_dir() -> Path:
+    """Returns the project's conf/; absolute, because Hydra resolves relative ones against `__main__`."""
+    return share_dir() / "conf"
+
+
+def config_dirs() -> tuple[Path, ...]:
+    """Returns every folder of YAML, the project's first."""
+    own = Path.cwd() / "conf"
+    return tuple(dict.fromkeys([config_dir(), *([own] if own.is_dir() else []), *_extra]))
+
+
+def sweep_dirs() -> tuple[Path, ...]:
+    """Returns every folder of sweep files; where two have a file of one name, the first is used."""
+    folders = [Path.cwd() / "sweeps", *(folder / "sweeps" for folder in config_dirs()[1:]), share_dir() / "sweeps"]
+    return tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+
+
+def search_path_override() -> str:
+    """Returns Hydra's search path: where it looks beside the project's conf/."""
+    roots = [*config_dirs()[1:], *(folder.parent for folder in sweep_dirs())]
+    return "hydra.searchpath=[" + ",".join(f'"file://{root}"' for root in dict.fromkeys(roots)) + "]"
+
+
+def setting(task: str, dataset: str, method: str, key: str) -> Any:
+    """Returns the value of `key` (such as `proposal.stds`) in the tables of settings, None where they have none."""
+    value = nodes.tabled(config_dirs(), task, dataset, method, key)
+    return None if value is nodes.MISSING else value
+
+
+def prepare(overrides: Sequence[str]) -> None:
+    """Loads the plug-ins that the overrides or a configuration file name, and makes Hydra know all components.
+
+    Raises:
+        UserError: a plug-in cannot be loaded.
+    """
+    named = [text.partition("=")[2] for text in overrides if text.lstrip("+").startswith("plugins=")]
+    plugins.load(_listed(named[-1]) if named else [])
+    nodes.use_folders(config_dirs())
+    nodes.store()
+
+
+def _listed(text: str) -> list[str]:
+    """Returns the words of `[a,b]`, or the one word that is no list."""
+    inner = text.strip().strip("'\"")
+    words = inner[1:-1].split(",") if inner.startswith("[") and inner.endswith("]") else [inner]
+    return [word.strip().strip("'\"") for word in words if word.strip()]
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    outer = GlobalHydra.instance().hydra  # one may be at work already: a job of a multirun, say
+    GlobalHydra.instance().hydra = None
+    try:
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def from_omegaconf(cfg: DictConfig) -> RunConfig:
+    """Validates what Hydra composed."""
+    try:
+        raw = OmegaConf.to_container(cfg, resolve=True)
+    except OmegaConfBaseException as error:
+        key = str(error.full_key or "the configuration")
+        raise UserError(f"{key} cannot be resolved: {first_line(error)}") from None
+    assert isinstance(raw, dict)
+    return RunConfig.from_dict({str(key): value for key, value in raw.items() if key != "hydra"})
+
+
+def for_task(overrides: Sequence[str]) -> list[str]:
+    """Returns the overrides with short forms and presets written out.
+
+    `data=uci` becomes `task/data=uci`, and `data.root=…` becomes `task.data.root=…`. A preset that has a file for each
+    task (a folder of conf/experiment) becomes that file: `+experiment=smoke` is `+experiment=smoke/1d`.
+    """
+    overrides = [_long(text) for text in overrides]
+    tasks = [_task_of(text.partition("=")[2]) for text in overrides if text.startswith("+sweeps=")]
+    tasks += [text.removeprefix("task=") for text in overrides if text.startswith("task=")]
+    task = tasks[-1] if tasks else _default_task()
+    resolved = []
+    for text in overrides:
+        key, _, name = text.partition("=")
+        by_task = key == "+experiment" and re.fullmatch(r"[\w-]+", name) and _has_folder(f"experiment/{name}")
+        resolved.append(f"{text}/{task}" if by_task else text)
+    return resolved
+
+
+def _long(text: str) -> str:
+    """Writes the short form of what belongs to the task out."""
+    sign = text[: len(text) - len(text.lstrip("+~"))]
+    rest = text[len(sign) :]
+    key, equals, _ = rest.partition("=")
+    first = key.split(".")[0]
+    if not equals or first not in SHORT:
+        return text
+    return f"{sign}task/{rest}" if key == first else f"{sign}task.{rest}"
+
+
+def _has_folder(name: str) -> bool:
+    return any((folder / name).is_dir() for folder in config_dirs())
+
+
+@lru_cache(maxsize=1)
+def _default_task() -> str:
+    return str(_chosen_task(config_dir() / "config.yaml", "task"))
+
+
+def _task_of(sweep: str) -> str:
+    """Returns the task that a sweep's file chooses; an unknown sweep is refused later, with the known ones."""
+    for path in (folder / f"{sweep}.yaml" for folder in sweep_dirs()):
+        if path.is_file():
+            return _chosen_task(path, "override /task") or _default_task()
+    return _default_task()
+
+
+def _chosen_task(path: Path, key: str) -> str | None:
+    try:
+        entries = (yaml.safe_load(path.read_text()) or {}).get("defaults", [])
+        return next((str(entry[key]) for entry in entries if isinstance(entry, dict) and key in entry), None)
+    except (OSError, yaml.YAMLError, AttributeError, TypeError):
+        return None  # Hydra says what is wrong with the file
+
+
+def compose(overrides: Sequence[str]) -> RunConfig:
+    """Composes and validates one run from command-line overrides such as `["task=1d", "method=nce+"]`.
+
+    Raises:
+        UserError: one sentence that names the key, the value and what is allowed.
+    """
+    with composer(overrides) as compose_one:
+        return compose_one(overrides)
+
+
+@contextmanager
+def composer(overrides: Sequence[str]) -> Iterator[Callable[[Sequence[str]], RunConfig]]:
+    """Gives a function that does what `compose` does, for many: those that choose the same groups share a composition.
+
+    Hydra takes a tenth of a second for each, and a sweep may have thousands.
+
+    Args:
+        overrides: where the plug-ins of all of them are named.
+    """
+    prepare(overrides)
+    shared: dict[tuple[str, ...], DictConfig] = {}
+    with _hydra():
+
+        def compose_one(overrides: Sequence[str]) -> RunConfig:
+            parsed = _parse(for_task(overrides))
+            for override in parsed:
+                if override.is_sweep_override():
+                    text = f"{shown(override.input_line)} gives several values: add -m for a run of each"
+                    raise UserError(f"{text}, or put a text that holds a comma in quotes")
+            _check_groups(parsed)
+            grouped = [o for o in parsed if _is_group(o)]
+            groups = tuple(o.input_line or "" for o in grouped)
+            with explained():
+                if groups not in shared:
+                    shared[groups] = hydra.compose("config", [*groups, search_path_override()])
+                cfg = shared[groups].copy()
+                for override in parsed:
+                    if override not in grouped:
+                        _apply(cfg, override)
+            return from_omegaconf(cfg)
+
+        yield compose_one
+
+
+def _apply(cfg: DictConfig, override: Override) -> None:
+    """Sets one value of a composed configuration."""
+    key = override.key_or_group
+    if override.is_delete():
+        raise UserError(f"{override.input_line} deletes a setting, which cannot be; give {key} a value")
+    if not override.is_force_add():
+        parent, _, last = key.rpartition(".")
+        holder = OmegaConf.select(cfg, parent) if parent else cfg
+        there = isinstance(holder, DictConfig) and last in holder.keys()  # noqa: SIM118
+        if not there and not override.is_add():
+            raise UserError(_unknown(key))
+    OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
+
+
+def _unknown(key: str) -> str:
+    keys = all_keys()
+    if key in keys:
+        return f"{key} is a setting, but not of what is chosen here (task, method, logger); leave it out"
+    return f"{key} is not a setting{did_you_mean(key, sorted(keys))}"
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Whatever goes wrong inside Hydra is the fault of what it was given: conf/ itself composes."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(explain(error)) from None
+
+
+def expand(overrides: Sequence[str]) -> list[list[str]]:
+    """Returns the jobs of a multirun: every combination of `a,b`, `range(…)`, `glob(…)` and of a sweep file's grid.
+
+    Raises:
+        UserError: an override cannot be parsed or names no known group option, or the grid is empty.
+    """
+    prepare(overrides)
+    overrides = for_task(overrides)
+    parsed = _parse(overrides)
+    fixed = [o.input_line for o in parsed if o.input_line and not o.is_sweep_override()]
+    _check_groups(parsed)
+    with explained(), _hydra():
+        cfg = hydra.compose("config", [*fixed, search_path_override()], return_hydra_config=True)
+    params = cfg.hydra.sweeper.get("params") or {}
+    grid = [_long(f"{key}={_grid_text(value)}") for key, value in params.items()]
+    given = {o.key_or_group for o in parsed}
+    # What is said on the command line wins over the sweep file.
+    grid = [line for line in grid if line.split("=", 1)[0].lstrip("+~") not in given]
+    swept = _parse([*grid, *overrides])
+    _check_size(swept)
+    with explained():
+        jobs = [list(job) for job in itertools.product(*map(_values, swept))]
+    if not jobs:
+        raise UserError("the grid is empty: give each swept key at least one value, such as method=nce,nce+")
+    for line in {line for job in jobs for line in job}:
+        _check_groups(_parse([line]))
+    return jobs
+
+
+def _values(override: Override) -> list[str]:
+    """Returns an override for each value of a swept key; the override itself where there is but one value."""
+    value = override.value()
+    if isinstance(value, Glob):
+        return [f"{override.key_or_group}={name}" for name in value.filter(_options(override.key_or_group))]
+    if not override.is_sweep_override():
+        return [override.input_line or ""]
+    if not override.is_discrete_sweep():
+        raise UserError(f"{override.input_line} is no list of values; give key=a,b or key=range(1,5)")
+    return [f"{override.get_key_element()}={text}" for text in override.sweep_string_iterator()]
+
+
+def _check_size(overrides: Sequence[Override]) -> None:
+    """Refuses a grid that no memory holds, before it is listed."""
+    jobs = 1.0
+    for override in overrides:
+        value = override.value()
+        if isinstance(value, RangeSweep):
+            if not value.step:
+                raise UserError(f"{override.input_line} has a step of 0; give another")
+            steps = ((value.stop or 0) - (value.start or 0)) / value.step
+            jobs *= max(math.ceil(steps), 1) if math.isfinite(steps) else math.inf
+        elif isinstance(value, ChoiceSweep):
+            jobs *= max(len(value.list), 1)
+        if jobs > MOST_JOBS:
+            raise UserError(f"{override.input_line} makes a grid of more than {MOST_JOBS} jobs; give a smaller one")
+
+
+def expand_and_compose(overrides: Sequence[str]) -> list[RunConfig]:
+    """Returns every job of a multirun, validated: a wrong one is refused before the first one starts."""
+    return compose_all(expand(overrides), overrides)
+
+
+def compose_all(jobs: Sequence[Sequence[str]], overrides: Sequence[str]) -> list[RunConfig]:
+    """Composes and validates jobs, each as `compose` would; `overrides` name their plug-ins."""
+    with composer(overrides) as compose_one:
+        return [compose_one(job) for job in jobs]
+
+
+def _is_group(override: Override) -> bool:
+    group = override.key_or_group
+    return group == "sweeps" or group.startswith("hydra") or bool(_options(group))
+
+
+def _options(group: str) -> list[str]:
+    """Returns the options of a group: YAML files, folders of presets, and components."""
+    if not re.fullmatch(r"[\w/]+", group):
+        return []
+    if group == "sweeps":
+        return known_sweeps()
+    found = {path.stem for folder in config_dirs() for path in (folder / group).glob("*.yaml")}
+    if group == "experiment":
+        found |= {path.name for folder in config_dirs() for path in (folder / group).glob("*/")}
+    return sorted(found | set(nodes.options(group)))
+
+
+def _grid_text(value: Any) -> str:
+    return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
+
+
+def _parse(overrides: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except Exception as error:  # the grammar's own, and what very long numbers and deep brackets raise in Python
+            lines = [line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See https"))]
+            reason = (lines or [type(error).__name__])[0][:80]
+            raise UserError(f"{shown(text)} cannot be read ({reason}); give key=value, such as 'seeds=[3,7]'") from None
+        if not parsed[-1].key_or_group:
+            raise UserError(f"{shown(text)} names no setting; give key=value, such as 'seeds=[3,7]'")
+    return parsed
+
+
+def _check_groups(overrides: Sequence[Override]) -> None:
+    """Refuses an unknown option of a group, with the closest names."""
+    for override in overrides:
+        group, value = override.key_or_group, override.value()
+        if group.startswith("hydra") or not _is_group(override) or override.is_sweep_override():
+            continue
+        options = _options(group)
+        choose = f"choose from {', '.join(options)}"
+        if group in PRESETS and not override.is_add():
+            raise UserError(f"{group} is a preset that is added: give +{group}=NAME; {choose}")
+        if override.is_delete():
+            raise UserError(f"{group} cannot be left out; {choose}")
+        if not isinstance(value, str | int | float):
+            raise UserError(f"{group}={shown(value)} is not allowed; {choose}")
+        name = str(value).split("/")[0] if group == "experiment" else str(value)
+        if name not in options:
+            raise UserError(f"{group}={shown(name)[1:-1]} is not known{did_you_mean(name, options)}")
+        if group == "experiment" and "/" in str(value) and not _is_preset(str(value)):
+            raise UserError(f"+experiment={name} has no settings for task={str(value).partition('/')[2]}")
+
+
+def _is_preset(name: str) -> bool:
+    return any((folder / f"experiment/{name}.yaml").is_file() for folder in config_dirs())
+
+
+def known_experiments() -> list[str]:
+    """Returns the names of the presets, which are files, or folders with a file for each task."""
+    return _options("experiment")
+
+
+def known_sweeps() -> list[str]:
+    """Returns the names of the sweep files."""
+    return sorted({path.stem for folder in sweep_dirs() for path in folder.glob("*.yaml")})
+
+
+def explain(error: Exception) -> str:
+    """Returns one sentence for what Hydra found wrong."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    text = first_line(error)
+    match = re.search(
+        r"Could not (?:override|append to config|delete).*?'([^']+)'|Key '([^']+)' is not in struct", text
+    )
+    if match:
+        return _unknown((match.group(1) or match.group(2)).lstrip("+~").partition("=")[0])
+    if not isinstance(error, HydraException | OmegaConfBaseException):
+        return f"the overrides cannot be put together ({type(error).__name__}: {text})"
+    detail = first_line(cause) if isinstance(cause, Exception) and cause is not error else ""
+    return f"{text} {detail}".strip() if detail and detail not in text else text

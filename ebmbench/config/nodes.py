@@ -1,0 +1,162 @@
+"""Makes Hydra know the components: a configuration group with an option for each, written from the class's own fields.
+
+Each value is `${setting:KEY}`: what the tables of settings say for the task, dataset and method at hand
+(`conf/settings/*.yaml`), else the default of the class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from omegaconf import DictConfig, OmegaConf
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from ebmbench.core import registry
+from ebmbench.core.errors import UserError, first_line
+from ebmbench.core.settings import Component, Section, choice_of, sections_of
+from ebmbench.tasks.base import Task
+
+MISSING = object()
+
+
+def store() -> None:
+    """Stores a configuration of every registered component, and makes `${setting:…}` known."""
+    registry.load()
+    known = ConfigStore.instance()
+    for group, components in registry.groups().items():
+        for name, cls in components.items():
+            known.store(group=group, name=name, node=_node(cls, group.replace("/", ".")), provider="ebmbench")
+            if issubclass(cls, Task):
+                known.store(group="trainer", name=name, node=_values(cls.Trainer, "trainer"), provider="ebmbench")
+    OmegaConf.register_new_resolver("setting", _resolve, replace=True, use_cache=False)
+
+
+def _node(cls: type[Component], prefix: str) -> dict[str, Any]:
+    node: dict[str, Any] = {}
+    chosen = [{name: mark.default} for name, field in cls.model_fields.items() if (mark := choice_of(field))]
+    if chosen:
+        node["defaults"] = [*chosen, "_self_"]
+    return {**node, cls.chosen_by: cls.registered(), **_values(cls, prefix)}
+
+
+def _values(cls: type[Section], prefix: str) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, field in cls.model_fields.items():
+        if choice_of(field) is not None:
+            continue
+        inner = sections_of(field)
+        values[name] = _values(inner[0], f"{prefix}.{name}") if inner else f"${{setting:{prefix}.{name}}}"
+    return values
+
+
+# ------------------------------------------------------------------------------------------------------- values
+
+
+@lru_cache(maxsize=8)
+def tables(folders: tuple[Path, ...]) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+    """Returns the tables of settings in these folders: group (a task, or task-dataset), method (or `all`), key, value.
+
+    Raises:
+        UserError: a file is no such table.
+    """
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for path in (path for folder in folders for path in sorted(folder.glob("settings/*.yaml"))):
+        try:
+            raw = yaml.safe_load(path.read_text()) or {}
+            for group, methods in raw.items():
+                for method, values in methods.items():
+                    found.setdefault(str(group), {}).setdefault(str(method), {}).update(values or {})
+        except (yaml.YAMLError, AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is no table of settings by task and method ({first_line(error)})") from None
+    return found
+
+
+def tabled(folders: tuple[Path, ...], task: str, dataset: str, method: str, key: str) -> Any:
+    """Returns what the tables say of a key (such as `proposal.stds`), MISSING where they say nothing."""
+    found = tables(folders)
+    for group in (f"{task}-{dataset}", task):
+        for name in (method, "all"):
+            values = found.get(group, {}).get(name, {})
+            if key in values:
+                return values[key]
+    return MISSING
+
+
+_folders: tuple[Path, ...] = ()
+
+
+def use_folders(folders: tuple[Path, ...]) -> None:
+    """Says where the tables are; later folders win."""
+    global _folders
+    _folders = folders
+
+
+def dataset_of(task: Mapping[str, Any]) -> str:
+    """Returns the dataset's name in the settings of a task: `task.dataset`, else that of `task.data`."""
+    data = task.get("data") or {}
+    return str(task.get("dataset", data.get("name") or data.get("source")))
+
+
+def _resolve(key: str, *, _root_: DictConfig) -> Any:
+    method_name = str(_root_.method.get("name"))
+    method = registry.known("method").get(method_name)
+    if key.startswith("proposal.") and method is not None and not getattr(method, "uses_proposal", False):
+        return None
+    task = cast(dict[str, Any], OmegaConf.to_container(_root_.task, resolve=False))
+    if key in ("task.dataset", "task.data.name", "task.data.source"):
+        value = MISSING  # they name the table
+    else:
+        value = tabled(_folders, str(task.get("name")), _plain_dataset(task), method_name, key)
+    if value is MISSING:
+        value = default(key, task, method_name, str((_root_.get("proposal") or {}).get("name")))
+    # OmegaConf shows no plain list.
+    return OmegaConf.create(list(value)) if isinstance(value, list | tuple) else value
+
+
+def _plain_dataset(task: dict[str, Any]) -> str:
+    """Returns the dataset's name before the settings are resolved: where none was given, the default one."""
+    name = dataset_of({str(key): value for key, value in task.items()})
+    if "${" not in name:
+        return name
+    key = "task.dataset" if "dataset" in task else "task.data.name"
+    return str(default(key, task, "", ""))
+
+
+def default(key: str, task: Mapping[str, Any], method: str, proposal: str) -> Any:
+    """Returns the default of a setting by its class, None where there is none."""
+    section, *rest = key.split(".")
+    classes: dict[str, Any] = {"method": registry.known("method").get(method)}
+    classes["proposal"] = registry.known("proposal").get(proposal)
+    classes["task"] = task_class = registry.known("task").get(str(task.get("name")))
+    classes["trainer"] = cast(type[Task], task_class).Trainer if task_class else None
+    cls: type[Section] | None = classes.get(section)
+    values: Mapping[str, Any] = task
+    for name in rest[:-1]:
+        field = cls.model_fields.get(name) if cls else None
+        if field is None:
+            return None
+        values = values.get(name) or {}
+        cls = _class_of(field, values)
+    field = cls.model_fields.get(rest[-1]) if cls else None
+    value = field.get_default(call_default_factory=True) if field else None
+    return None if value is PydanticUndefined else value
+
+
+def _class_of(field: FieldInfo, values: Mapping[str, Any]) -> type[Section] | None:
+    if choice_of(field) is not None:
+        base = cast(type[Component], field.annotation)
+        return registry.known(base.group).get(str(values.get(base.chosen_by)))
+    return next(iter(sections_of(field)), None)
+
+
+def options(group: str) -> Iterator[str]:
+    """Yields the options of a group that components give."""
+    if group == "trainer":
+        group = "task"
+    yield from registry.known(group)

@@ -1,0 +1,383 @@
+"""The settings of a run, typed and range-checked; `config.compose` makes them from YAML and the command line.
+
+Each component (task, method, proposal, dataset, network) says its own settings, with types, ranges and defaults.
+Whatever is wrong ends in one UserError sentence.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from pydantic import Field, ValidationError
+
+from ebmbench.config import plugins as plugin_files
+from ebmbench.core import registry
+from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
+from ebmbench.core.settings import Component, Section, choice_of, sections_of
+from ebmbench.methods.base import Method
+from ebmbench.proposals.base import Proposal
+from ebmbench.tasks.base import Setup, Task
+
+ALGORITHMS = 2
+"""Version of what is computed: raised when the same settings would give other results."""
+
+
+class LoggerConfig(Section):
+    """See conf/logger/."""
+
+    name: Literal["csv", "wandb", "none"]
+    mode: Literal["online", "offline", "disabled"] | None = None
+    project: str | None = None
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class SweepConfig(Section):
+    """What a file of sweeps/ says beside its grid: its name, and the tables and figures it ends in."""
+
+    name: str = Field(max_length=100, pattern=r"^[\w.+-]+$", description="a name of letters, digits, _ . + and -")
+    description: str = ""
+    tables: tuple[Any, ...] = ()
+    figures: tuple[Any, ...] = ()
+
+
+class Launch(Section):
+    """Where and how a run is carried out: nothing here changes its results, nor its identity."""
+
+    device: str = Field(pattern=r"^(auto|cpu|cuda(:\d{1,3})?)$", description="auto, cpu, cuda or cuda:N")
+    backend: Literal["auto", "plain"]
+    threads: int | None = Field(ge=1, le=4096)
+    checkpoint_seconds: float = Field(ge=0)
+    results_dir: str = Field(min_length=1)
+    force: bool
+
+
+_ROOT = ("seeds", "sweep", "plugins")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything about one run. `proposal` is None where the method draws from none."""
+
+    task: Task
+    method: Method
+    proposal: Proposal | None
+    trainer: Section
+    seeds: tuple[int, ...]
+    logger: LoggerConfig
+    launch: Launch
+    sweep: SweepConfig | None = None
+    plugins: tuple[str, ...] = ()
+    """Plug-ins that were loaded, by absolute path or module."""
+
+    @property
+    def components(self) -> list[Component]:
+        """The task, method and proposal, and what the task's settings choose."""
+        chosen = [getattr(self.task, name) for name, field in type(self.task).model_fields.items() if choice_of(field)]
+        return [part for part in (self.task, self.method, self.proposal, *chosen) if part is not None]
+
+    @property
+    def used_plugins(self) -> list[plugin_files.Plugin]:
+        """The plug-ins that define a component of this run."""
+        return plugin_files.of(self.components)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what the results depend on, beside the seeds."""
+        sections = ("task", "method", "proposal", "trainer")
+        parts = {name: part.identity() for name in sections if (part := getattr(self, name)) is not None}
+        sources = sorted(plugin.sha256 for plugin in self.used_plugins)
+        return {"algorithms": ALGORITHMS, **parts, **({"plugins": sources} if sources else {})}
+
+    @cached_property
+    def config_hash(self) -> str:
+        """Identity without the seeds: runs with equal ones are put together."""
+        return _hash(self.identity())
+
+    @cached_property
+    def run_hash(self) -> str:
+        """Identity of the run."""
+        return _hash({**self.identity(), "seeds": self.seeds})
+
+    @property
+    def label(self) -> str:
+        """Task and dataset: `1d-1`, `detection-shapes`."""
+        return f"{self.task.name}-{self.task.dataset_name}"
+
+    @property
+    def slug(self) -> str:
+        """The method's name where no `+` may stand."""
+        return re.sub(r"[^\w.-]", "-", self.method.name.replace("+", "-plus"))
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.label}-{self.slug}-{self.run_hash}"
+
+    @property
+    def run_dir(self) -> Path:
+        return Path(self.launch.results_dir) / "runs" / self.run_id
+
+    @property
+    def setup(self) -> Setup:
+        """What the task needs to know of the rest."""
+        return Setup(
+            self.method,
+            self.proposal,
+            self.trainer,
+            self.seeds,
+            self.label,
+            self.launch.backend,
+            Path(self.launch.results_dir),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data, as YAML composes it; `from_dict` reads it back."""
+        sections = ("task", "method", "proposal", "trainer", "logger", "sweep")
+        data = {name: part.plain() if (part := getattr(self, name)) is not None else None for name in sections}
+        return {**data, "seeds": list(self.seeds), "plugins": list(self.plugins), **self.launch.plain()}
+
+    @staticmethod
+    def from_dict(raw: dict[str, Any]) -> RunConfig:
+        """Validates plain data, and loads the plug-ins that it names.
+
+        Raises:
+            UserError: with every fault in one sentence.
+        """
+        return _validate(raw)
+
+    def to_yaml(self) -> str:
+        """Returns the settings as YAML; `from_yaml` reads them back."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
+
+    @staticmethod
+    def from_yaml(text: str) -> RunConfig:
+        """Reads `config.yaml` of a run directory; raises UserError where it is not one."""
+        try:
+            raw = yaml.safe_load(text)
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise UserError(f"not a configuration: {first_line(error)}") from None
+        if not isinstance(raw, dict):
+            raise UserError("not a configuration: a mapping of settings is expected")
+        return _validate(raw)
+
+    def replace(self, **launch: Any) -> RunConfig:
+        """Returns the same run carried out otherwise: `replace(device="cuda:1", results_dir=...)`."""
+        return dataclasses.replace(self, launch=self.launch.model_copy(update=launch))
+
+
+def _hash(data: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+
+# ---------------------------------------------------------------------------------------------------- validation
+
+
+def _validate(raw: dict[str, Any]) -> RunConfig:
+    faults: list[str] = []
+    names = raw.get("plugins") or []
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"plugins={shown(names)} is not allowed: give a list of Python files or modules")
+    used = tuple(plugin_files.load(names))
+    task_class = cast(type[Task], _class("task", raw.get("task")))
+    method_class = cast(type[Method], _class("method", raw.get("method")))
+    models: dict[str, type[Section]] = {
+        "task": task_class,
+        "method": method_class,
+        "trainer": task_class.Trainer,
+        "logger": LoggerConfig,
+    }
+    proposal = _without_null(raw.get("proposal"))
+    if method_class.uses_proposal:
+        models["proposal"] = _class("proposal", raw.get("proposal"))
+    known = _known_keys(models)
+    top = set(Launch.model_fields) | set(_ROOT) | set(models) | {"proposal"}
+    faults += [f"{key} is not a setting{did_you_mean(str(key), known)}" for key in raw if key not in top]
+    other = _other_task(task_class, raw.get("trainer"))
+    if other:
+        name = task_class.name
+        raise UserError(f"trainer={other} contradicts task={name}; leave trainer out, or choose trainer={name}")
+    if not method_class.uses_proposal:
+        faults += [
+            f"proposal.{key}={shown(value)} contradicts method={method_class.name}, which draws from no proposal"
+            for key, value in proposal.items()
+            if key != "name" or value != DEFAULT_PROPOSAL
+        ]
+    parts: dict[str, Any] = {"proposal": None}
+    for name, model in models.items():
+        parts[name] = _section(model, raw.get(name), f"{name}.", known, faults)
+    launch = {key: raw[key] for key in Launch.model_fields if key in raw}
+    parts["launch"] = _section(Launch, launch, "", known, faults)
+    parts["sweep"] = _section(SweepConfig, raw["sweep"], "sweep.", known, faults) if raw.get("sweep") else None
+    parts["seeds"] = _seeds(raw.get("seeds"), faults)
+    if not faults:
+        faults += _unused(parts["logger"])
+    if faults:
+        raise UserError("; ".join(faults))
+    return RunConfig(**parts, plugins=used)
+
+
+DEFAULT_PROPOSAL = "mixture"
+"""What conf/config.yaml chooses; a method that draws from no proposal ignores it."""
+
+
+def _without_null(raw: Any) -> dict[str, Any]:
+    return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else {}
+
+
+def _class(group: str, raw: Any, key: str = "name") -> type[Component]:
+    if not isinstance(raw, dict):
+        raise UserError(f"{group}={shown(raw)} is not a group of settings")
+    return registry.get(group, raw.get(key))
+
+
+def _known_keys(models: dict[str, type[Section]]) -> list[str]:
+    keys = {key for section, model in models.items() for key in setting_keys(model, section)}
+    return sorted(keys | set(Launch.model_fields) | set(_ROOT))
+
+
+def all_keys() -> set[str]:
+    """Returns every setting of every component that is registered."""
+    keys = set(Launch.model_fields) | set(_ROOT) | set(setting_keys(LoggerConfig, "logger"))
+    for task in registry.known("task").values():
+        keys |= set(setting_keys(task, "task")) | set(setting_keys(cast(type[Task], task).Trainer, "trainer"))
+    for group in registry.groups():
+        for component in registry.known(group).values():
+            keys |= set(setting_keys(component, group.replace("/", ".")))
+    return keys
+
+
+def setting_keys(model: type[Section], prefix: str) -> Iterator[str]:
+    """Yields every setting of a section, with those of the sections in it."""
+    if issubclass(model, Component):
+        yield f"{prefix}.{model.chosen_by}"
+    for name, field in model.model_fields.items():
+        inner = sections_of(field)
+        yield from (key for part in inner for key in setting_keys(part, f"{prefix}.{name}"))
+        if not inner:
+            yield f"{prefix}.{name}"
+
+
+def _other_task(task: type[Task], trainer: Any) -> str | None:
+    """Returns the task whose trainer it is, where that is not the task at hand."""
+    if not isinstance(trainer, dict) or set(trainer) & set(task.Trainer.model_fields) == set(trainer):
+        return None
+    others = ((name, cast(type[Task], other).Trainer) for name, other in registry.known("task").items())
+    return next((name for name, model in others if set(trainer) == set(model.model_fields)), None)
+
+
+def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], faults: list[str]) -> Any:
+    """Validates a group of settings; adds what is wrong to `faults`."""
+    if not isinstance(raw, dict):
+        faults.append(f"{prefix.rstrip('.')}={shown(raw)} is not a group of settings")
+        return None
+    raw = dict(raw)
+    if issubclass(model, Component):
+        raw.pop(model.chosen_by, None)
+    before = len(faults)
+    for name, field in model.model_fields.items():
+        if choice_of(field) is not None and name in raw and not isinstance(raw[name], Component):
+            raw[name] = _chosen(cast(type[Component], field.annotation), raw[name], f"{prefix}{name}.", known, faults)
+    if len(faults) > before:
+        return None
+    try:
+        return model.model_validate(_tuples(raw))
+    except ValidationError as error:
+        for fault in error.errors(include_url=False):
+            key = prefix + _key(fault["loc"], raw)
+            if fault["type"] in ("extra_forbidden", "invalid_key"):
+                faults.append(f"{key} is not a setting{did_you_mean(key, known)}")
+            elif fault["type"] == "missing":
+                faults.append(f"{key} is missing")
+            elif fault["type"] == "value_error" and not fault["loc"]:  # a check of several settings together
+                faults.append(str(fault["ctx"]["error"]))
+            else:
+                faults.append(f"{key}={shown(fault['input'])} is not allowed: {_allowed(model, fault)}")
+        return None
+
+
+def _chosen(base: type[Component], raw: Any, prefix: str, known: Sequence[str], faults: list[str]) -> Any:
+    """Validates a component inside another one's settings: a dataset or a network of a task."""
+    name = raw.get(base.chosen_by) if isinstance(raw, dict) else raw
+    try:
+        cls = registry.get(base.group, name)
+    except UserError as error:
+        faults.append(str(error))
+        return None
+    if not issubclass(cls, base):
+        fitting = [name for name, other in registry.known(base.group).items() if issubclass(other, base)]
+        faults.append(f"{base.group}={name} belongs to another task; choose from {', '.join(fitting)}")
+        return None
+    return _section(cls, raw, prefix, [*known, *setting_keys(cls, prefix.rstrip("."))], faults)
+
+
+def _key(loc: Sequence[str | int], raw: Any) -> str:
+    """A fault's place in the data; pydantic's own names of the alternatives of a union are left out."""
+    key: list[str] = []
+    for place, part in enumerate(loc):
+        here = (isinstance(raw, dict) and part in raw) or (isinstance(raw, list | tuple) and isinstance(part, int))
+        if here or place == len(loc) - 1:
+            key.append(str(part))
+        raw = raw[part] if here else raw
+    return ".".join(key)
+
+
+def _allowed(model: Any, fault: Any) -> str:
+    """What is allowed, in words: a field's description where a pattern would say nothing to people."""
+    described = [field.description for field in _fields(model, fault["loc"]) if field.description]
+    if fault["type"] == "string_pattern_mismatch" and described:
+        return f"choose {described[-1]}"
+    if fault["type"] == "literal_error":
+        allowed = fault["ctx"]["expected"].replace("'", "")
+        close = difflib.get_close_matches(str(fault["input"]), re.split(", | or ", allowed), n=1)
+        return f"choose {allowed}" + (f" (did you mean {close[0]}?)" if close else "")
+    text = re.sub(r"^(Value error, |Input |String |Tuple )", "", fault["msg"])
+    return "it " + text.replace("valid tuple", "list, such as [1,2]").replace("a valid boolean", "true or false")
+
+
+def _fields(model: type[Section], loc: Sequence[str | int]) -> Iterator[Any]:
+    """Yields the fields on the way to a fault's place."""
+    models = [model]
+    for part in loc:
+        fields = [m.model_fields[str(part)] for m in models if str(part) in m.model_fields]
+        if fields:
+            yield from fields
+            models = [section for field in fields for section in sections_of(field)]
+
+
+def _seeds(raw: Any, faults: list[str]) -> tuple[int, ...]:
+    seeds = range(raw) if isinstance(raw, int) and not isinstance(raw, bool) and 0 < raw <= 100_000 else raw
+    if isinstance(seeds, list | tuple | range) and len(seeds) > 0:
+        numbers = tuple(seeds)
+        whole = all(isinstance(seed, int) and not isinstance(seed, bool) for seed in numbers)
+        if whole and len(set(numbers)) == len(numbers) and all(0 <= seed < 2**31 for seed in numbers):
+            return numbers
+    faults.append(
+        f"seeds={shown(raw)} is not allowed: give a number of seeds from 1 to 100000, or a list of different "
+        "seeds, each from 0 to 2147483647, such as '[3,7]'"
+    )
+    return ()
+
+
+def _unused(logger: LoggerConfig) -> list[str]:
+    """Returns the settings of W&B that are given to another logger."""
+    given = logger.model_dump(exclude={"name"}, exclude_defaults=True) if logger.name != "wandb" else {}
+    return [
+        f"logger.{key}={shown(value)} contradicts logger={logger.name}, which has no such setting; choose logger=wandb"
+        for key, value in given.items()
+    ]
+
+
+def _tuples(value: Any) -> Any:
+    """Lists as tuples, which is what the frozen models hold."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value

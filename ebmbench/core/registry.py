@@ -1,0 +1,74 @@
+"""Everything that is chosen by name: tasks, methods, proposals, networks and datasets.
+
+A class registers itself with the decorator `register`. The project's own classes and those of a plug-in register in the
+same way, and there is no other list of them. `load` imports the project's own, once.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TypeVar
+
+from ebmbench.core.errors import UserError, did_you_mean
+from ebmbench.core.settings import Component
+
+OWN = ("ebmbench.methods", "ebmbench.proposals", "ebmbench.tasks")
+"""Packages whose modules register something. A task is a package; its `__init__` imports what it registers."""
+
+_found: dict[str, dict[str, type[Component]]] = {}
+_C = TypeVar("_C", bound=type[Component])
+
+
+def register(cls: _C) -> _C:
+    """Makes a component known under its name. To be used as a decorator.
+
+    Raises:
+        UserError: another class has this name already.
+    """
+    known = _found.setdefault(cls.group, {})
+    name = cls.registered()
+    other = known.get(name)
+    if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
+        raise UserError(f"{cls.group} {name!r} of {cls.__module__} is registered already, by {other.__module__}")
+    known[name] = cls
+    return cls
+
+
+@lru_cache(maxsize=1)
+def load() -> None:
+    """Imports the project's own components."""
+    for package in OWN:
+        path = importlib.import_module(package).__path__
+        for module in pkgutil.iter_modules(path, f"{package}."):
+            importlib.import_module(module.name)
+
+
+def groups() -> Mapping[str, Mapping[str, type[Component]]]:
+    """Returns the components by group and name, in the order in which they are shown."""
+    load()
+    return {group: dict(sorted(known.items(), key=lambda item: _place(item[1]))) for group, known in _found.items()}
+
+
+def _place(cls: type[Component]) -> tuple[int, str]:
+    """Sorts by the class's `order`, if it has one, then by name."""
+    return int(getattr(cls, "order", 1000)), cls.registered()
+
+
+def known(group: str) -> Mapping[str, type[Component]]:
+    """Returns the components of a group by name, in the order in which they are shown."""
+    return groups().get(group, {})
+
+
+def get(group: str, name: object) -> type[Component]:
+    """Returns the component of this name.
+
+    Raises:
+        UserError: there is none; the text names the closest ones.
+    """
+    found = known(group)
+    if not isinstance(name, str) or name not in found:
+        raise UserError(f"{group}={name} is not known{did_you_mean(str(name), list(found))}")
+    return found[name]

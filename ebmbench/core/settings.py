@@ -1,0 +1,91 @@
+"""Typed settings, and the things that are chosen by name and own some."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, strictly typed; unknown keys and non-finite numbers are refused."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the settings as plain data, as `config.run` reads them back."""
+        return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what results depend on. A setting that is not set leaves no trace: a new one changes no old hash."""
+        return without_none(self.plain())
+
+
+class Component(Section):
+    """A thing that is chosen by name: a task, method, proposal, network or dataset. Its fields are its settings.
+
+    `core.registry.register` makes it known. Attributes of the class:
+        group: what it is, as users write it on the command line: `method`, `task`, `task/data`.
+        chosen_by: the key that holds its registered name in the settings.
+    """
+
+    group: ClassVar[str]
+    chosen_by: ClassVar[str] = "name"
+
+    @classmethod
+    def registered(cls) -> str:
+        """Returns the name that users type."""
+        return str(getattr(cls, cls.chosen_by))
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the settings as plain data, its registered name first."""
+        return {self.chosen_by: self.registered(), **super().plain()}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Marks a field that holds a component: `data: Annotated[Data, Choice("diabetes")]`.
+
+    Attributes:
+        default: the registered name of the component that is used if the user names none.
+    """
+
+    default: str
+
+
+def choice_of(field: FieldInfo) -> Choice | None:
+    """Returns the mark of a field that holds a component, None for any other field."""
+    return next((mark for mark in field.metadata if isinstance(mark, Choice)), None)
+
+
+def sections_of(field: FieldInfo) -> list[type[Section]]:
+    """Returns the groups of settings that a field may hold, choices apart."""
+    if choice_of(field) is not None:
+        return []
+    return [part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, Section)]
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    """Yields a type, and those that a union or an Annotated is made of."""
+    yield annotation
+    for part in typing.get_args(annotation):
+        yield from _parts(part)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Section):
+        return value.plain()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def without_none(value: Any) -> Any:
+    """Returns plain data without the keys whose value is None."""
+    if isinstance(value, dict):
+        return {key: without_none(item) for key, item in value.items() if item is not None}
+    return value

@@ -1,0 +1,1 @@
+"""How tables and figures are made, whatever they show."""

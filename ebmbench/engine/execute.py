@@ -1,0 +1,375 @@
+"""One run from its configuration to a complete run directory."""
+
+from __future__ import annotations
+
+import csv
+import importlib.metadata
+import io
+import math
+import os
+import platform
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ebmbench.config.run import RunConfig
+from ebmbench.core.energy import AutogradEnergy
+from ebmbench.core.errors import UserError
+from ebmbench.engine import loggers, runs
+from ebmbench.engine.progress import ProgressDisplay
+from ebmbench.engine.train import Callbacks, CheckpointPlan, Progress, Training, read_checkpoint, train
+from ebmbench.methods.base import trial_step
+from ebmbench.system import checkpoint, distributed
+from ebmbench.system.allocator import keep_freed_memory
+from ebmbench.system.files import write_atomically
+from ebmbench.system.interrupt import Interrupted, StopFlag
+from ebmbench.tasks.base import Learner, Task
+
+PACKAGES = ("ebmbench", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "pandas", "pycocotools")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended: `state` as `runs.read_state` gives it; `existed` if nothing had to be done."""
+
+    run_dir: Path
+    state: str
+    existed: bool
+
+
+def execute(config: RunConfig, quiet: bool = False) -> Outcome:
+    """Trains and evaluates a run, or finds its result; goes on with an unfinished one.
+
+    Raises:
+        UserError: the device or the folder cannot be had, or another process works on the run.
+        Interrupted: a signal came; the run goes on when it is executed again.
+        Exception: whatever made it fail; the run directory is marked as failed.
+    """
+    device = resolve_device(config.launch.device)
+    run_dir = config.run_dir
+    state = runs.read_state(run_dir)
+    if not config.launch.force and state in runs.FINISHED and not runs.is_promotion_pending(run_dir):
+        _remove_checkpoints(run_dir)
+        return Outcome(run_dir, state, existed=True)
+    if config.launch.threads:
+        torch.set_num_threads(config.launch.threads)
+    keep_freed_memory()
+    with runs.open_attempt(config, runs.commit()) as attempt, StopFlag() as stop:
+        if attempt is None:
+            return Outcome(run_dir, runs.read_state(run_dir), existed=True)
+        try:
+            _run(config, device, attempt, stop, quiet)
+        except (Interrupted, KeyboardInterrupt):
+            attempt.end("interrupted")
+            raise
+        except BaseException as error:
+            attempt.end("failed", last_line(error), traceback.format_exc())
+            raise
+    return Outcome(run_dir, runs.read_state(run_dir), existed=False)
+
+
+def resolve_device(name: str) -> torch.device:
+    """`auto` is the GPU where there is one.
+
+    Raises:
+        UserError: a GPU that is not there.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    count = torch.cuda.device_count() if name.startswith("cuda") else 0
+    if name.startswith("cuda") and (torch.device(name).index or 0) >= count:
+        have = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
+        raise UserError(f"device={name} cannot be had: this machine has {have}; use device=auto or device=cpu")
+    return torch.device(name)
+
+
+def last_line(error: BaseException) -> str:
+    """The error in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
+
+
+def _run(config: RunConfig, device: torch.device, attempt: runs.Attempt, stop: StopFlag, quiet: bool) -> None:
+    started = time.monotonic()
+    work_dir, setup = attempt.work_dir, config.setup
+    groups = seed_groups(config, device)
+    parts = [_Part(work_dir, index, seeds, config.run_hash) for index, seeds in enumerate(groups)]
+    _copy_plugins(config, work_dir)
+    logger = loggers.open(config, work_dir, _resume_steps(parts))
+    state = "failed"
+    try:
+        rows: list[dict[str, Any]] = []
+        states: list[dict[str, Any]] = []
+        for part in parts:
+            stop.check()
+            result = part.result()
+            if result is None:
+                result = _train_part(config, part, device, attempt, logger, stop, quiet, len(parts))
+            rows += result["rows"]
+            states.append(result)
+        evaluations = energy_evaluations(config, states[0]["target_dim"])
+        for row in rows:
+            row["energy_evaluations"] = evaluations * int(row.pop("examples"))
+        config.task.finish(setup, work_dir, groups)
+        write_atomically(work_dir / "checkpoint.pt", _final_checkpoint(config, states))
+        write_atomically(work_dir / "metrics.csv", _csv(rows))
+        seconds = sum(result["seconds"] for result in states)
+        runs.write_json(work_dir / "environment.json", environment(device, seconds, time.monotonic() - started))
+        figures = config.task.figures(setup, work_dir)
+        attempt.status.diverged = {str(row["seed"]): int(row["diverged_step"]) for row in rows if row["diverged"]}
+        logger.finish(rows, figures, work_dir)
+        (work_dir / "error.txt").unlink(missing_ok=True)
+        state = "done"
+    except (Interrupted, KeyboardInterrupt):
+        state = "interrupted"
+        raise
+    finally:
+        logger.close(state)
+    with stop.deferred():  # so near the end, a signal does not stop it
+        attempt.publish()
+        _remove_checkpoints(attempt.run_dir)
+
+
+def _copy_plugins(config: RunConfig, work_dir: Path) -> None:
+    """Keeps the source of the plug-ins that the run uses, so that it can be loaded where they are gone."""
+    for plugin in config.used_plugins:
+        folder = work_dir / "plugins"
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / plugin.file.name, plugin.file.read_bytes())
+
+
+MEMORY = 2**31
+"""Bytes that a step may take, about; more seeds than fit are trained in groups, one after the other."""
+
+
+def seed_groups(config: RunConfig, device: torch.device) -> list[tuple[int, ...]]:
+    """Returns the seeds that train together, so many as fit into memory, in groups as equal as can be."""
+    each = config.task.seed_bytes(config.setup, device)
+    if each is None:
+        return [(seed,) for seed in config.seeds]
+    count = math.ceil(len(config.seeds) / max(1, MEMORY // each))
+    size = math.ceil(len(config.seeds) / count)
+    return [config.seeds[start : start + size] for start in range(0, len(config.seeds), size)]
+
+
+def _remove_checkpoints(run_dir: Path) -> None:
+    """What a complete run needs no longer; after `status.json` says done, so that a kill loses no work."""
+    for path in run_dir.glob("*.ckpt*"):
+        path.unlink(missing_ok=True)
+
+
+class _Part:
+    """Seeds that train together: the checkpoint of their training, then their result."""
+
+    def __init__(self, work_dir: Path, index: int, seeds: tuple[int, ...], run_hash: str) -> None:
+        self.seeds = seeds
+        self.index = index
+        self.training = work_dir / f"training.{index}.ckpt"
+        self.finished = work_dir / f"part.{index}.ckpt"
+        self._run_hash = run_hash
+
+    def result(self) -> dict[str, Any] | None:
+        """What `_train_part` returned, if it did."""
+        return read_checkpoint(self.finished, self._run_hash, self.seeds)
+
+    def step(self) -> int | None:
+        """The step that its training goes on from, None if it starts anew."""
+        state = self.result() or read_checkpoint(self.training, self._run_hash, self.seeds)
+        return None if state is None else int(state["step"])
+
+
+def _resume_steps(parts: Sequence[_Part]) -> dict[int, int] | None:
+    """Per seed the step to which its history stands, None if nothing was begun."""
+    steps: dict[int, int] = {}
+    for part in parts:
+        step = part.step()
+        if step is not None:
+            steps |= dict.fromkeys(part.seeds, step)
+    return steps or None
+
+
+def _train_part(
+    config: RunConfig,
+    part: _Part,
+    device: torch.device,
+    attempt: runs.Attempt,
+    logger: loggers.Logger,
+    stop: StopFlag,
+    quiet: bool,
+    num_parts: int,
+) -> dict[str, Any]:
+    learner = config.task.learner(config.setup, part.seeds, device)
+    stamp = {
+        "run_hash": config.run_hash,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "code path": learner.code_path,
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "torch": str(torch.__version__),  # its own type would be no plain data
+    }
+    plan = CheckpointPlan(part.training, config.launch.checkpoint_seconds, stamp)
+    attempt.update(num_steps=learner.num_steps * num_parts)
+    before = part.index * learner.num_steps
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    title = f"{config.label} {config.method.name}"
+    if num_parts > 1:
+        title += f" part {part.index + 1}/{num_parts}"
+    with ProgressDisplay(title, learner, quiet) as display:
+
+        def on_epoch(progress: Progress, rows: list[dict[str, Any]]) -> None:
+            logger.log(rows)
+            display.epoch(rows)
+
+        def on_step(progress: Progress) -> None:
+            display.step(progress)
+            attempt.heartbeat(before + progress.step)
+
+        progress = train(learner, plan, Callbacks(on_epoch, on_step), stop)
+        display.message("evaluating")
+        rows = result_rows(config.task, learner, progress, attempt.work_dir)
+    stop.check()
+    share = progress.seconds / len(part.seeds)
+    memory = round(peak_memory(device) / 2**20, 1)
+    for row in rows:
+        row |= {"train_seconds": round(share, 3), "peak_memory_mb": memory, "examples": learner.num_examples}
+    for name, counts in progress.counts.items():
+        for row, count, first in zip(rows, counts.tolist(), progress.count_steps[name].tolist(), strict=True):
+            row |= {name: count, f"{name.removesuffix('s')}_step": first if count else ""}
+    stacked = learner.streams.stacked
+    result = {
+        "run_hash": config.run_hash,
+        "rows": rows,
+        "seeds": list(part.seeds),
+        "step": progress.step,
+        "seconds": progress.seconds,
+        "target_dim": learner.target_dim,
+        "parameters": {
+            seed: {name: (p[index] if stacked else p).detach().cpu().clone() for name, p in learner.parameters.items()}
+            for index, seed in enumerate(part.seeds)
+        },
+    }
+    checkpoint.save(part.finished, result)
+    return result
+
+
+def result_rows(task: Task, learner: Learner, progress: Progress, work_dir: Path) -> list[dict[str, Any]]:
+    """Returns the row of metrics.csv of each seed.
+
+    What a seed that diverged scores is no result: it is nan. A seed whose weights are finite and whose energies are not
+    diverged at the last step.
+    """
+    stopped = progress.diverged_step.tolist()
+    rows = []
+    for seed, step, scores in zip(
+        learner.seeds, stopped, learner.evaluate(work_dir, [step >= 0 for step in stopped]), strict=True
+    ):
+        if step < 0 and task.is_broken(scores):
+            step = learner.num_steps
+        diverged = step >= 0
+        if diverged:
+            scores = {name: value if _survives(task, name) else math.nan for name, value in scores.items()}
+        rows.append(
+            {
+                "seed": seed,
+                **scores,
+                "diverged": int(diverged),
+                "diverged_step": step if diverged else "",
+                "trusted": int(not diverged and task.is_trusted(scores)),
+            }
+        )
+    return rows
+
+
+def _survives(task: Task, name: str) -> bool:
+    """Whether a metric says nothing of the model, so that a seed that diverged has it too."""
+    metric = task.metric(name)
+    return metric is not None and not metric.of_model
+
+
+def _final_checkpoint(config: RunConfig, states: Sequence[dict[str, Any]]) -> bytes:
+    """The trained parameters by seed."""
+    parameters = {seed: p for state in states for seed, p in state["parameters"].items()}
+    buffer = io.BytesIO()
+    torch.save({"run_hash": config.run_hash, "parameters": parameters}, buffer)
+    return buffer.getvalue()
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+    buffer = io.StringIO()
+    names = dict.fromkeys(name for row in rows for name in row)  # a part that an older version trained may lack some
+    writer = csv.DictWriter(buffer, list(names), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue().encode()
+
+
+def energy_evaluations(config: RunConfig, dim: int) -> int:
+    """Returns how often the method evaluates f (or its gradient) for one example and step, on a quadratic energy."""
+    count = 0
+
+    def quadratic(y: Tensor) -> Tensor:
+        nonlocal count
+        count += y.shape[-2]
+        return -0.5 * y.square().sum(-1)
+
+    y = torch.zeros(1, dim)
+    config.method.loss(AutogradEnergy(quadratic), y, trial_step(config.method, config.proposal, y))
+    return count
+
+
+def follow(config: RunConfig, device: torch.device) -> None:
+    """Does what every process but the first does under torchrun: its share of each step, until rank 0 is done.
+
+    A signal to stop reaches all; rank 0 finishes its step, for which it needs the others, and lets them go.
+
+    Raises:
+        Interrupted: a signal came, and rank 0 is done.
+    """
+    device = distributed.device_of_rank(device)
+    distributed.join(device)
+    training: Training | None = None
+    with StopFlag() as stop, stop.deferred():
+        while (order := distributed.receive_step(device)) is not None:
+            seed, step = order
+            if training is None or training.learner.seeds != (seed,):
+                training = Training(config.task.learner(config.setup, (seed,), device))
+            distributed.share_parameters(list(training.learner.parameters.values()))
+            distributed.sum_on_leader(training.learner.partial(training.batches.at(step), step))
+        stop.check()
+
+
+def environment(device: torch.device, train_seconds: float, total_seconds: float) -> dict[str, Any]:
+    """What the run ran on."""
+    versions: dict[str, str | None] = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "packages": versions,
+        "commit": runs.commit(),
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({os.cpu_count()} cores)",
+        "threads": torch.get_num_threads(),
+        "train_seconds": round(train_seconds, 3),
+        "total_seconds": round(total_seconds, 3),
+        "peak_memory_mb": round(peak_memory(device) / 2**20, 1),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device's allocator on a GPU, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,76 @@
+"""What is seen of a run on the terminal: a bar, or plain lines where the output is none."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from ebmbench.engine.train import Progress
+from ebmbench.tasks.base import Learner
+
+PLAIN_SECONDS = 30.0
+"""Time between two plain lines."""
+
+
+class ProgressDisplay:
+    """A bar with epoch, loss, models·steps per second and time left."""
+
+    def __init__(self, title: str, learner: Learner, quiet: bool) -> None:
+        self.title, self.learner, self.quiet = title, learner, quiet
+        self.interactive = sys.stderr.isatty() and not quiet
+        self._bar: tqdm[Any] | None = None
+        self._loss = ""
+        self._first: tuple[int, float] | None = None
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> ProgressDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def step(self, progress: Progress) -> None:
+        """Called after each step; never reads from the device."""
+        if self._first is None:
+            self._first = (progress.step, time.monotonic())
+        if self.interactive:
+            if self._bar is None:
+                form = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt} steps, {remaining} left{postfix}"
+                self._bar = tqdm(
+                    total=self.learner.num_steps,
+                    initial=progress.step - 1,
+                    desc=self.title,
+                    leave=False,
+                    bar_format=form,
+                    file=sys.stderr,
+                )
+            self._bar.update(progress.step - self._bar.n)
+        elif not self.quiet and time.monotonic() - self._last_line >= PLAIN_SECONDS:
+            self._last_line = time.monotonic()
+            share = 100 * progress.step / self.learner.num_steps
+            self.message(f"{share:.0f} %, step {progress.step}/{self.learner.num_steps}{self._loss}")
+
+    def epoch(self, rows: list[dict[str, Any]]) -> None:
+        """Called with the history's rows."""
+        losses = [row["loss"] for row in rows if row["loss"] == row["loss"]]
+        mean = sum(losses) / len(losses) if losses else float("nan")
+        epochs = -(-self.learner.num_steps // self.learner.steps_per_row)
+        self._loss = f", epoch {rows[0]['epoch']}/{epochs}, loss {mean:.4g}"
+        if self._first is not None:
+            steps = rows[0]["step"] - self._first[0]
+            rate = len(rows) * steps / max(time.monotonic() - self._first[1], 1e-9)
+            self._loss += f", {rate:.3g} models·steps/s"
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._loss.lstrip(", "), refresh=False)
+
+    def message(self, text: str) -> None:
+        """A plain line, where there is no bar."""
+        if not self.quiet and not self.interactive:
+            print(f"{self.title}: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,70 @@
+"""The table that a run ends with on the terminal."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from typing import Any
+
+from ebmbench.config.run import RunConfig
+from ebmbench.engine import runs
+from ebmbench.engine.execute import Outcome
+from ebmbench.tasks.base import Metric
+
+HIDDEN = ("seed", "diverged", "diverged_step", "trusted", "peak_memory_mb", "energy_evaluations")
+
+
+def summary(outcome: Outcome, config: RunConfig) -> str:
+    """Mean, standard deviation and range of each metric over the seeds, and where the files are."""
+    rows = runs.read_metrics(outcome.run_dir)
+    good = [row for row in rows if row["diverged"] == "0"]
+    lines = []
+    if outcome.existed:
+        lines.append("This result exists already (force=true makes it anew).")
+    lines.append(f"{config.method.name} on {config.label}, {len(rows)} seed{'s' * (len(rows) > 1)}")
+    many = len(good) > 1
+    hidden = {*HIDDEN, *_unused(config)}
+    lines.append(f"  {'metric':<18}{'mean':>12}" + (f"{'std':>12}{'min':>12}{'max':>12}" if many else ""))
+    for name in rows[0]:
+        if name in hidden:
+            continue
+        values = [float(row[name]) for row in good if row[name] not in ("", "nan")]
+        if not values:
+            continue
+        numbers = [statistics.fmean(values)]
+        if many:
+            numbers += [statistics.stdev(values) if len(values) > 1 else math.nan, min(values), max(values)]
+        lines.append(f"  {name:<18}" + "".join(f"{number:>12.4g}" for number in numbers))
+    diverged = {row["seed"]: row["diverged_step"] for row in rows if row["diverged"] == "1"}
+    if diverged:
+        steps = ", ".join(f"seed {seed} at step {step}" for seed, step in diverged.items())
+        lines.append(f"  diverged: {len(diverged)} of {len(rows)} seeds ({steps}); they are not in the means")
+    doubtful = [row["seed"] for row in good if row["trusted"] == "0"]
+    if doubtful:
+        lines.append(f"  not to be trusted: seed {', '.join(doubtful)} ({config.task.doubt})")
+    for name, text in config.method.counters.items():
+        for row in rows:
+            if row.get(name, "0") not in ("", "0"):
+                said = text.format(count=row[name])
+                lines.append(f"  seed {row['seed']}, first at step {row[_first_step(name)]}: {said}")
+    lines.append(f"files: {outcome.run_dir}")
+    return "\n".join(lines)
+
+
+def _unused(config: RunConfig) -> set[str]:
+    """Returns the columns that the table leaves out: counters have lines of their own, others say nothing new."""
+    counters = {name for counter in config.method.counters for name in (counter, _first_step(counter))}
+    return counters | {
+        metric.name for metric in config.task.metrics if metric.only_with and not _is_set(config, metric)
+    }
+
+
+def _is_set(config: RunConfig, metric: Metric) -> bool:
+    value: Any = config.to_dict()
+    for part in metric.only_with.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return bool(value)
+
+
+def _first_step(counter: str) -> str:
+    return f"{counter.removesuffix('s')}_step"

@@ -1,0 +1,115 @@
+"""What a training method is, and the few estimators that several of them share.
+
+Sign convention of the whole project: `f` is the unnormalised log-density, `p(y|x) = exp f(x, y) / Z(x)`. Everything is
+computed in log space.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ebmbench.core.energy import Energy
+from ebmbench.core.rng import Streams
+from ebmbench.core.settings import Component
+from ebmbench.core.step import Step
+from ebmbench.proposals.base import Proposal
+
+
+class Method(Component):
+    """A training method: frozen settings and a loss. It knows nothing of networks, images or grids.
+
+    A subclass is all that the harness has to know. Its fields are its settings: typed, range-checked (pydantic's
+    `Field(default, ge=..., description=...)`), and set on the command line as `method.<field>`. The class also says:
+        name: what users type.
+        reference: who published it.
+        color, marker: how figures show it (matplotlib's names).
+        order: its place in tables and legends; methods without one come last, by name.
+        uses_proposal: whether it draws from a proposal, `step.q()`.
+        y_derivatives: the highest derivative of f in y that it takes: 0, 1 or 2. A piecewise linear network has no
+            second one.
+        counters: what it may `count`, by name, with a sentence for people: what happened, and what helps.
+        tuning: the search space of its settings for `ebmbench tune`, by dotted name: `(low, high)` on a log scale, or
+            a list of choices.
+    """
+
+    group: ClassVar[str] = "method"
+    name: ClassVar[str]
+    reference: ClassVar[str] = ""
+    color: ClassVar[str] = "#7F7F7F"
+    marker: ClassVar[str] = "o"
+    order: ClassVar[int] = 1000
+    uses_proposal: ClassVar[bool] = False
+    y_derivatives: ClassVar[int] = 0
+    counters: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    tuning: ClassVar[Mapping[str, object]] = MappingProxyType({})
+
+    @abstractmethod
+    def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
+        """Returns the loss of each example.
+
+        Args:
+            f: the energy of the mini-batch.
+            y: the targets, `[..., D]`.
+            step: random numbers, the proposal, and outputs of own networks.
+
+        Returns:
+            `[...]`.
+        """
+
+    def networks(self, features: int, dim: int) -> dict[str, nn.Module]:
+        """Returns the method's own networks, each a map of the features of x: `[..., features] -> [..., outputs]`.
+
+        They train with the model, on detached features, one copy for each seed. `step.head(name)` gives their output.
+        """
+        return {}
+
+    def memory(self, dim: int) -> dict[str, tuple[int, ...]]:
+        """Returns what the method keeps for each training example between its visits: shapes by name.
+
+        It starts as nan, is `step.memory[name]` in a step, and `step.remember` writes it. Checkpoints hold it.
+        """
+        return {}
+
+    @property
+    def samples(self) -> int:
+        """The number of samples M for each target; 0 for a method that draws none."""
+        return int(getattr(self, "num_samples", 0))
+
+
+def energies(f: Energy, target: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns `f` at the targets `[..., D]` and at their samples `[..., M, D]`, in one pass: `[...]` and `[..., M]`."""
+    values = f(torch.cat((target.unsqueeze(-2), samples), dim=-2))
+    return values[..., 0], values[..., 1:]
+
+
+def log_partition(values: Tensor, log_q: Tensor) -> Tensor:
+    """Returns the importance-sampling estimate `log 1/M Σ_m exp(f_m) / q_m`: `[..., M] -> [...]`."""
+    return torch.logsumexp(values - log_q, dim=-1) - math.log(values.shape[-1])
+
+
+TRIAL_FEATURES = 5
+
+
+def trial_step(method: Method, proposal: Proposal | None, y: Tensor, seed: int = 0, number: int = 0) -> Step:
+    """Returns a step outside of any training, for targets y `[B, D]`: to count evaluations, and for tests.
+
+    Own networks of the method and the proposal run on random features.
+    """
+    draws = Streams([seed], y.device, stacked=False).at(number)
+    features = draws.normal("features", (len(y), TRIAL_FEATURES), y.dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        networks = dict(method.networks(TRIAL_FEATURES, y.shape[-1]))
+        if proposal is not None:
+            networks |= proposal.networks(TRIAL_FEATURES, y.shape[-1])
+        outputs = {name: module.to(y.dtype)(features) for name, module in networks.items()}
+    heads = {name: lambda output=output: output for name, output in outputs.items()}
+    memory = {name: y.new_full((len(y), *shape), torch.nan) for name, shape in method.memory(y.shape[-1]).items()}
+    return Step(draws, proposal, heads, memory)

@@ -1,0 +1,51 @@
+"""Noise contrastive estimation: tell the target among samples of the proposal."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ebmbench.core.energy import Energy
+from ebmbench.core.registry import register
+from ebmbench.core.step import Step
+from ebmbench.methods.base import Method
+
+PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"
+
+
+@register
+class NCE(Method):
+    """Noise contrastive estimation: tell the target among M samples of q, with logits `f − log q`."""
+
+    name = "nce"
+    reference = PAPER
+    color, marker, order = "#E69F00", "s", 20
+    uses_proposal = True
+
+    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
+
+    def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
+        candidates, log_q = step.q().beside_target(y, self.num_samples, step)
+        return -torch.log_softmax(f(candidates) - log_q, dim=-1)[..., 0]
+
+
+@register
+class NCEPlus(Method):
+    """NCE with noise on the annotation: the target is `y_i + ν`, `ν ~ 1/K Σ_k N(0, (βσ_k)² I)`.
+
+    The logits still use q of the samples, with σ_k and not βσ_k. Its optimum is the data's density smoothed by ν.
+    With another proposal than the mixture the noise is `ν = β (ỹ − y_i)`, `ỹ ~ q`.
+    """
+
+    name = "nce+"
+    reference = PAPER
+    color, marker, order = "#D55E00", "o", 10
+    uses_proposal = True
+
+    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
+    beta: float = Field(0.025, gt=0, le=1e6, description="β, the scale of the noise on the target, βσ_k")
+
+    def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
+        candidates, log_q = step.q().beside_target(y, self.num_samples, step, self.beta)
+        return -torch.log_softmax(f(candidates) - log_q, dim=-1)[..., 0]

@@ -1,0 +1,1 @@
+"""The proposal distributions. See `base` for what a proposal is."""

@@ -1,0 +1,101 @@
+"""Several processes (torchrun) that train one head: rank 0 leads, the others compute their share of its gradients.
+
+The others keep no state. At each step rank 0 sends the step's number and the parameters, every rank computes the summed
+loss, its gradient and the number of boxes for its images, and the sums go to rank 0, which divides by the number of
+boxes of all. So the loss is that of one process, and divergence, clipping, resuming and the optimiser are rank 0's
+alone. One broadcast and one reduction move as many bytes as the all-reduction that they replace.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from ebmbench.system.interrupt import Interrupted
+
+_STOP = -1
+
+
+def world() -> tuple[int, int]:
+    """Rank and number of processes, as torchrun sets them."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def device_of_rank(device: torch.device) -> torch.device:
+    """Each process of a machine takes its own GPU."""
+    if device.type == "cuda" and world()[1] > 1:
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return device
+
+
+def join(device: torch.device) -> None:
+    """Waits for the other processes that torchrun started; does nothing where they are joined already."""
+    if not dist.is_initialized():
+        # The others wait while rank 0 evaluates.
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
+        # Left to the interpreter's end, the group's threads may still run when their handles go, and that aborts.
+        atexit.register(dist.destroy_process_group)
+
+
+@contextmanager
+def leading(device: torch.device) -> Iterator[None]:
+    """Rank 0's run: the others are let go at its end, and where it stops at a signal.
+
+    After any other error they may be in the midst of a step; torchrun ends them.
+    """
+    device = device_of_rank(device)
+    join(device)
+    try:
+        yield
+    except Interrupted:
+        _send_stop(device)
+        raise
+    _send_stop(device)
+
+
+def _send_stop(device: torch.device) -> None:
+    send_step(-1, _STOP, device)
+    _wait_for_all(device)
+
+
+def _wait_for_all(device: torch.device) -> None:
+    """Until every rank came here: rank 0 keeps the store that the others join by, and must leave last."""
+    sum_on_leader(torch.zeros(1, device=device)).item()
+
+
+def send_step(seed: int, step: int, device: torch.device) -> None:
+    """Rank 0: what the others are to compute next."""
+    dist.broadcast(torch.tensor([seed, step], device=device), src=0)
+
+
+def receive_step(device: torch.device) -> tuple[int, int] | None:
+    """The other ranks: seed and step, or None when rank 0 lets them go."""
+    numbers = torch.zeros(2, dtype=torch.int64, device=device)
+    dist.broadcast(numbers, src=0)
+    seed, step = numbers.tolist()
+    if step == _STOP:
+        _wait_for_all(device)
+        return None
+    return seed, step
+
+
+def share_parameters(parameters: Sequence[Tensor]) -> None:
+    """All ranks take over the parameters of rank 0."""
+    flat = torch.cat([p.detach().flatten() for p in parameters])
+    dist.broadcast(flat, src=0)
+    with torch.no_grad():
+        for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+            parameter.copy_(part.view_as(parameter))
+
+
+def sum_on_leader(tensor: Tensor) -> Tensor:
+    """The sum over all ranks; it is whole on rank 0 alone."""
+    dist.reduce(tensor, dst=0)
+    return tensor

@@ -1,0 +1,262 @@
+"""What a task is: its settings, its data and models, its metrics, its figures and its predictions.
+
+A task is a class that registers itself, as methods do. It owns what is particular to it. Batches, groups of seeds,
+divergence, counting, checkpoints and the rows of metrics.csv are the engine's, for every task alike.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ebmbench.core.rng import Streams
+from ebmbench.core.settings import Component, Section
+from ebmbench.core.step import Step
+from ebmbench.display.rendering import Figure
+from ebmbench.display.table import Table
+from ebmbench.methods.base import Method
+from ebmbench.proposals.base import Proposal
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A column of metrics.csv.
+
+    Attributes:
+        name: the column.
+        label: its name in a table; `tex` in LaTeX, the same if not given.
+        better: `lower`, `higher`, the number that is best, or None where there is no better.
+        title: its name with its unit, for an axis; the label if not given.
+        table: whether the table of scores shows it.
+        figures: the figures that show it, of `ranking`, `strip`, `settings` and `pareto`.
+        of_model: whether it says something of the model; else a seed that diverged has it too.
+        only_with: a setting (dotted) without which it says nothing new, such as `task.target_noise`.
+    """
+
+    name: str
+    label: str
+    better: Literal["lower", "higher"] | float | None = None
+    title: str = ""
+    tex: str = ""
+    table: bool = False
+    figures: tuple[str, ...] = ()
+    of_model: bool = True
+    only_with: str = ""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run chose beside its task.
+
+    Attributes:
+        label: task and dataset, such as `1d-1`.
+        backend: `auto` (the fastest that fits) or `plain` (PyTorch operations only).
+        results_dir: where what runs share may be kept.
+    """
+
+    method: Method
+    proposal: Proposal | None
+    trainer: Any
+    seeds: tuple[int, ...] = (0,)
+    label: str = ""
+    backend: str = "auto"
+    results_dir: Path = Path("results")
+
+
+class Learner(ABC):
+    """S models that train side by side, or a single one: what a task gives to the engine.
+
+    Attributes:
+        seeds: of the models.
+        streams: their random numbers.
+        device: where they are.
+        parameters: leaf tensors by name. Where the seeds are stacked their first axis is the seeds'.
+        state: further tensors that training changes and a checkpoint must hold, such as an average of the weights.
+        optimizer, scheduler: what changes the parameters.
+        num_items: training items, of which mini-batches are made (points; images).
+        batch_size: items of a mini-batch. Every epoch is a permutation of all items; its last batch may be short.
+        num_steps: training steps in all.
+        steps_per_row: steps that a row of the training history stands for.
+        num_examples: examples that one model sees in all its steps, for the count of energy evaluations.
+        target_dim: D, the dimension of a target.
+        code_path: which implementation computes, for the record; results agree within rounding.
+        capturable: whether `losses` takes a step's number on the device and never reads from it.
+        method: the training method.
+    """
+
+    seeds: tuple[int, ...]
+    streams: Streams
+    device: torch.device
+    parameters: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+    num_items: int
+    batch_size: int
+    num_steps: int
+    steps_per_row: int
+    num_examples: int
+    target_dim: int
+    code_path: str = "plain"
+    capturable: bool = False
+    method: Method
+
+    def __init__(self) -> None:
+        self.state: dict[str, Tensor] = {}
+        self.counts: dict[str, Tensor] = {}
+
+    @abstractmethod
+    def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
+        """Returns the mean loss of each seed, `[S]`: a function of the parameters, the batch and the step alone.
+
+        Args:
+            batch: places of the training items, `[S, B]` (`[1, B]` for a single model).
+            step: the step's number; an int64 tensor on the device where steps are captured.
+
+        It sets `counts`: for each counter of the method how many examples of the batch it is true for, `[S]`.
+        """
+
+    @abstractmethod
+    def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
+        """Returns the metrics of each seed, and writes what figures and predictions need into `run_dir`.
+
+        A seed that diverged has no metrics that count; the engine replaces them.
+        """
+
+    def after_update(self, alive: Tensor) -> None:  # noqa: B027
+        """Called after each optimiser step, without a gradient. `alive` `[S]`: the seeds that still train."""
+
+    def end_epoch(self, alive: Tensor) -> dict[str, Tensor]:
+        """Called at the end of each row of the history; returns further columns of it, `[S]` each."""
+        return {}
+
+    def is_finished(self) -> bool:
+        """Returns whether no seed gains from further training. Asked at the end of each row of the history."""
+        return False
+
+    def end_training(self) -> None:  # noqa: B027
+        """Called once, after the last step: puts the parameters in place that are to be evaluated."""
+
+    def partial(self, batch: Tensor, step: int) -> Tensor:
+        """Returns this process's part of a step, where several processes (torchrun) share one: any vector."""
+        raise NotImplementedError(f"{type(self).__name__} trains in one process")
+
+
+def count_examples(step: Step, into: dict[str, Tensor], counters: Iterable[str]) -> None:
+    """Adds up what a loss counted, per seed, from `[S, B]` to `[S]`."""
+    for name in counters:
+        if name in step.counts:
+            into[name] = step.counts[name].long().sum(-1)
+
+
+class SweepResults(Protocol):
+    """What a figure of a sweep is drawn from; `report.data.Results` is one."""
+
+    @property
+    def comparison(self) -> pd.DataFrame:
+        """One variant per dataset and method, a row per run and seed: `run_id`, `label`, `method`, `seed`, metrics."""
+        ...
+
+    @property
+    def folders(self) -> Mapping[str, Path]:
+        """The run directory of each `run_id`."""
+        ...
+
+
+@dataclass(frozen=True)
+class SweepFigure:
+    """A figure of a sweep that only one task can draw.
+
+    Attributes:
+        name: what `sweep.figures` calls it.
+        draw: from the results of a sweep to figures.
+    """
+
+    name: str
+    draw: Callable[[SweepResults], Iterable[Figure]]
+
+
+class Task(Component):
+    """What is to be learned, from what, and how it is scored. Its fields are its settings (`task.<field>`).
+
+    Attributes of the class:
+        name: what users type.
+        Trainer: the settings of training, `trainer.<field>`.
+        metrics: the columns of metrics.csv; the first one is the headline, by which methods are ranked.
+        sweep_figures: figures of its sweeps that no other task has.
+        images: pictures of a run that the page of a sweep shows, without their ending.
+        processes: whether several processes (torchrun) can train one run.
+    """
+
+    group: ClassVar[str] = "task"
+    name: ClassVar[str]
+    Trainer: ClassVar[type[Section]]
+    metrics: ClassVar[tuple[Metric, ...]]
+    sweep_figures: ClassVar[tuple[SweepFigure, ...]] = ()
+    images: ClassVar[tuple[str, ...]] = ()
+    processes: ClassVar[bool] = False
+
+    @property
+    @abstractmethod
+    def dataset_name(self) -> str:
+        """The dataset's name, a part of the run's."""
+
+    @abstractmethod
+    def learner(self, setup: Setup, seeds: Sequence[int], device: torch.device) -> Learner:
+        """Returns the models of these seeds, ready to train."""
+
+    def seed_bytes(self, setup: Setup, device: torch.device) -> int | None:
+        """Returns the memory that a step takes for each seed, about; None where seeds train one after the other."""
+        return None
+
+    def is_broken(self, scores: Mapping[str, float]) -> bool:
+        """Returns whether the scores show that a model has finite weights and energies that are not finite."""
+        return not _is_finite(scores[self.metrics[0].name])
+
+    def is_trusted(self, scores: Mapping[str, float]) -> bool:
+        """Returns whether the scores of a model that did not diverge can be trusted."""
+        return _is_finite(scores[self.metrics[0].name])
+
+    doubt: ClassVar[str] = "its scores are not finite"
+    """What is the matter with scores that are not to be trusted, for people."""
+
+    def cost(self, setup: Setup, device: str, threads: int, measured: Sequence[Path]) -> tuple[float, float] | None:
+        """Returns about how many seconds a run takes and how many megabytes; None if nobody measured it.
+
+        Args:
+            device: cpu or gpu.
+            threads: of the run.
+            measured: folders with the benchmark's figures, the first that has them counts.
+        """
+        return None
+
+    def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> None:
+        """Puts together what the groups of seeds wrote."""
+
+    def figures(self, setup: Setup, run_dir: Path) -> list[Path]:
+        """Draws the figures of a run; returns the files."""
+        return []
+
+    @classmethod
+    def sweep_tables(cls, title: str, frame: pd.DataFrame) -> list[Table]:
+        """Returns tables of a sweep that no other task has, for one dataset; `frame` has a row per run and seed."""
+        return []
+
+    def predictor(self, setup: Setup, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> Any:
+        """Returns a trained model for use, as `ebmbench.load` gives it."""
+        raise NotImplementedError(f"task={self.name} offers no prediction")
+
+    @classmethod
+    def metric(cls, name: str) -> Metric | None:
+        """Returns the metric of this name, None if the task has none."""
+        return next((metric for metric in cls.metrics if metric.name == name), None)
+
+
+def _is_finite(value: float) -> bool:
+    return value == value and abs(value) != float("inf")

@@ -1,0 +1,241 @@
+"""Object detection in training: the head of one seed on frozen features."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+
+from ebmbench.core.rng import Draws, Streams
+from ebmbench.core.step import Step, no_counts
+from ebmbench.system import distributed
+from ebmbench.tasks.base import Learner, Setup, count_examples
+from ebmbench.tasks.detection import scoring
+from ebmbench.tasks.detection.config import DetectionTrainer
+from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
+from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
+
+if TYPE_CHECKING:
+    from ebmbench.tasks.detection.task import DetectionTask
+
+HISTORY_STEPS = 50
+"""Steps that a row of the training history stands for: an epoch of COCO would be too long."""
+MAX_EVALUATIONS = 2**15
+"""Boxes pooled at a time, so that an image with very many of them fits into memory."""
+
+
+@dataclass(frozen=True)
+class BoxDraws(Draws):
+    """The draws of some of a mini-batch's boxes.
+
+    Every box keeps the numbers that it has in the whole mini-batch, however that is split over passes or processes.
+    """
+
+    rows: Tensor  # [n] which boxes, of `total`
+    total: int
+    shared: bool  # one draw serves all boxes, as the proposal was told
+
+    def _whole(self, shape: Sequence[int]) -> tuple[int, ...]:
+        return tuple(shape) if self.shared else (self.total, *shape[1:])
+
+    def _own(self, numbers: Tensor) -> Tensor:
+        return numbers if self.shared else numbers[self.rows]
+
+    def uniform(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        return self._own(super().uniform(name, self._whole(shape), dtype))
+
+    def normal(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        return self._own(super().normal(name, self._whole(shape), dtype))
+
+    def integers(self, name: str, shape: Sequence[int], high: int) -> Tensor:
+        return self._own(super().integers(name, self._whole(shape), high))
+
+
+class _WithGradient(Function):
+    """A loss whose gradient is known already: passes of bounded memory computed it."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, gradients: tuple[Tensor, ...], *parameters: Tensor) -> Tensor:
+        ctx.gradients = gradients
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return (None, None, *(grads[0].sum() * gradient for gradient in ctx.gradients))
+
+
+@dataclass
+class Frozen:
+    """What all seeds and methods of a process share."""
+
+    train: FeatureStore
+    scored: FeatureStore
+
+
+class DetectionLearner(Learner):
+    """The head of one seed.
+
+    Image order, flips and noise are functions of the step: they come from the seed's streams, so that all methods see
+    the same images in the same order.
+    """
+
+    target_dim = 4
+
+    def __init__(
+        self, task: DetectionTask, setup: Setup, frozen: Frozen, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        super().__init__()
+        self.task, self.frozen = task, frozen
+        self.method, self.proposal = setup.method, setup.proposal
+        self.trainer: DetectionTrainer = setup.trainer
+        self.seeds = (seed,)
+        self.device = torch.device(device)
+        self.streams = Streams(self.seeds, device, stacked=False)
+        self.rank, self.world = distributed.world()
+        self.num_steps = self.trainer.iterations
+        self.steps_per_row = min(HISTORY_STEPS, self.num_steps)
+        self.shared_noise = bool(getattr(self.proposal, "shared", False))
+        self.counts = no_counts(self.method.counters, 1, self.device)
+        self.num_items = len(frozen.train.dataset.image_ids)
+        self.batch_size = min(self.trainer.batch_size, self.num_items)
+        self.num_boxes = frozen.train.num_boxes()
+        self.num_examples = self._count_boxes()
+
+        base = frozen.train.base
+        self.head = EnergyHead.start(
+            base.hidden_layers,
+            len(base.category_ids),
+            task.head.activation,
+            task.head.from_base,
+            self.streams.at(0),
+        )
+        self.parameters: dict[str, Tensor] = dict(self.head.named_parameters())
+        self.optimizer = _optimizer(self.head, self.trainer)
+        self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(self.trainer))
+
+    def _count_boxes(self) -> int:
+        """The boxes of all training steps: whole epochs, and the images of the last, unfinished one."""
+        per_epoch = math.ceil(self.num_items / self.batch_size)
+        epochs, steps = divmod(self.num_steps, per_epoch)
+        order = self.streams.at(epochs).permutation("order", self.num_items).tolist()
+        return epochs * sum(self.num_boxes) + sum(self.num_boxes[i] for i in order[: steps * self.batch_size])
+
+    def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
+        assert isinstance(step, int)
+        parameters = list(self.parameters.values())
+        if self.world > 1:
+            distributed.send_step(self.seeds[0], step, self.device)
+            distributed.share_parameters(parameters)
+        sums = self.partial(batch, step)
+        if self.world > 1:
+            sums = distributed.sum_on_leader(sums)
+        num_counters = len(self.counts)
+        count = sums[1].clamp(min=1)
+        for name, number in zip(self.counts, sums[2 : 2 + num_counters], strict=True):
+            self.counts[name] = number.long().view(1)
+        gradient = sums[2 + num_counters :] / count
+        clip = self.trainer.gradient_clip
+        if clip is not None:
+            gradient = gradient * (clip / gradient.norm()).clamp(max=1)
+        gradients = tuple(
+            part.view_as(p).to(p.dtype)
+            for part, p in zip(gradient.split([p.numel() for p in parameters]), parameters, strict=True)
+        )
+        value = (sums[0] / count).float().unsqueeze(0)
+        result: Tensor = _WithGradient.apply(value, gradients, *parameters)
+        return result
+
+    def partial(self, batch: Tensor, step: int) -> Tensor:
+        """Returns this process's part of a step in one vector: summed loss, boxes, counters, gradient of the sum."""
+        parameters = list(self.parameters.values())
+        images, rows, total = self._examples(batch[0].tolist(), step)
+        loss_sum = torch.zeros((), device=self.device)
+        counts = dict.fromkeys(self.counts, torch.zeros((), device=self.device))
+        flat = torch.zeros(sum(p.numel() for p in parameters), device=self.device)
+        count = sum(len(image.boxes) for image in images)
+        if count:
+            maps = pyramid(images, self.frozen.train.base.strides)
+            boxes = torch.cat([image.boxes for image in images])
+            labels = torch.cat([image.labels for image in images])
+            owner = torch.repeat_interleave(
+                torch.arange(len(images)), torch.tensor([len(image.boxes) for image in images])
+            ).to(self.device)
+            each = max(1, MAX_EVALUATIONS // (1 + max(1, self.method.samples)))
+            for part in torch.arange(count, device=self.device).split(each):
+                energy = BoxEnergy(self.head, maps, boxes[part], owner[part], labels[part], self.task.head.keep_level)
+                target = torch.zeros(len(part), self.target_dim, device=self.device)  # in its own coordinates
+                draws = BoxDraws(self.streams, step, rows[part], total, self.shared_noise)
+                now = Step(draws, self.proposal)
+                with torch.autocast(
+                    self.device.type,
+                    dtype=torch.bfloat16,
+                    enabled=self.trainer.mixed_precision and self.device.type == "cuda",
+                ):
+                    loss = self.method.loss(energy, target, now).float().sum()
+                found: dict[str, Tensor] = {}
+                count_examples(now, found, self.counts)
+                counts = {name: total + found.get(name, 0) for name, total in counts.items()}
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+                loss_sum += loss.detach()
+                flat += torch.cat(
+                    [
+                        (torch.zeros_like(p) if g is None else g).flatten()
+                        for g, p in zip(gradients, parameters, strict=True)
+                    ]
+                )
+        head = torch.stack((loss_sum, torch.tensor(float(count), device=self.device), *counts.values()))
+        return torch.cat((head, flat))
+
+    def _examples(self, batch: list[int], step: int) -> tuple[list[ImageFeatures], Tensor, int]:
+        """This process's images, and the places of their boxes among all of the step's."""
+        flips = (self.streams.at(step).uniform("flip", (len(batch),)) < 0.5).tolist()
+        images: list[ImageFeatures] = []
+        rows: list[int] = []
+        start = 0
+        for place, (index, flipped) in enumerate(zip(batch, flips, strict=True)):
+            if place % self.world == self.rank:
+                image = self.frozen.train.load(index, flipped)
+                if image is not None:
+                    images.append(image)
+                    rows += range(start, start + len(image.boxes))
+            start += self.num_boxes[index]
+        return images, torch.tensor(rows, dtype=torch.int64, device=self.device), start
+
+    def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
+        return [scoring.score(self.task, self.frozen.scored, self.head.eval(), self.seeds[0], run_dir)]
+
+
+def _optimizer(head: nn.Module, trainer: DetectionTrainer) -> torch.optim.Optimizer:
+    """As published, biases learn at twice the rate and do not decay."""
+    named = list(head.named_parameters())
+    groups = [
+        {
+            "params": [p for name, p in named if not name.endswith("bias")],
+            "lr": trainer.learning_rate,
+            "weight_decay": trainer.weight_decay,
+        },
+        {
+            "params": [p for name, p in named if name.endswith("bias")],
+            "lr": 2 * trainer.learning_rate,
+            "weight_decay": 0.0,
+        },
+    ]
+    if trainer.optimizer == "adamw":
+        return torch.optim.AdamW(groups)
+    return torch.optim.SGD(groups, momentum=0.9)
+
+
+def _schedule(trainer: DetectionTrainer) -> Any:
+    """Factor of the learning rate at a step: linear warm-up from a third, a tenth after each of `decay_at`."""
+
+    def factor(step: int) -> float:
+        warm = min(1.0, 1 / 3 + 2 / 3 * step / trainer.warmup) if trainer.warmup else 1.0
+        return warm * 0.1 ** sum(step >= part * trainer.iterations for part in trainer.decay_at)
+
+    return factor

@@ -1,0 +1,129 @@
+"""Figures and tables of sweeps of detection: what each stage gains, and AP by object size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from ebmbench.display import palette
+from ebmbench.display.palette import TRUTH_COLOR
+from ebmbench.display.rendering import NAMES, Figure, Panel, labels_with, methods_of
+from ebmbench.display.table import Cell, Table
+from ebmbench.tasks.base import SweepResults
+
+
+def stages(results: SweepResults) -> Iterator[Figure]:
+    """AP of the base detector, with f-ordered NMS alone, and with refinement."""
+    frame = results.comparison
+    stages = {
+        "AP": ("base_ap", "nms_ap", "ap"),
+        "AP75": ("base_ap75", "nms_ap75", "ap75"),
+    }
+    panels, rows = [], []
+    for title, columns in stages.items():
+        for label in labels_with(frame, columns[-1]):
+            if not set(columns) <= set(frame.columns):
+                continue
+            part = frame[frame["label"] == label]
+            mean = part.groupby("method")[list(columns)].mean().loc[methods_of(part)]
+            rows.append(mean.reset_index().melt("method", var_name="stage", value_name="mean").assign(label=label))
+            panels.append(Panel(f"{label}: {title}", _stages_panel(mean, title), left=NAMES))
+    if not panels:
+        return
+    yield Figure(
+        "stages",
+        "What each stage gains",
+        "Grey line: the base detector. Hollow: non-maximum suppression ordered by f alone. Filled: with "
+        "gradient-ascent refinement of the boxes. Mean over seeds.",
+        tuple(panels),
+        pd.concat(rows),
+    )
+
+
+def _stages_panel(mean: pd.DataFrame, title: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        base, nms, refined = mean.columns
+        axes.axvline(float(mean[base].mean()), color=TRUTH_COLOR, lw=2, alpha=0.7)
+        methods = list(mean.index)[::-1]
+        for place, method in enumerate(methods):
+            color, marker = palette.color(method), palette.marker(method)
+            axes.plot([mean.at[method, nms], mean.at[method, refined]], [place] * 2, color=color, lw=1.2)
+            axes.plot(mean.at[method, nms], place, marker=marker, mfc="none", mec=color, ms=6)
+            axes.plot(mean.at[method, refined], place, marker=marker, color=color, ms=6)
+        axes.set_yticks(range(len(methods)), methods)
+        axes.set_ylim(-0.6, len(methods) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"{title}, % (line: base; hollow: NMS by f; filled: refined)")
+
+    return draw
+
+
+def sizes(results: SweepResults) -> Iterator[Figure]:
+    """AP by object size."""
+    frame = results.comparison
+    sizes = {"ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
+    if not set(sizes) <= set(frame.columns):
+        return
+    panels, rows = [], []
+    for label in labels_with(frame, "ap_small"):
+        part = frame[frame["label"] == label]
+        mean = part.groupby("method")[list(sizes)].mean().loc[methods_of(part)]
+        rows.append(mean.reset_index().assign(label=label))
+        there = mean.dropna(axis="columns", how="all")  # a dataset may have no objects of a size
+        names = [sizes[column] for column in there.columns]
+        panels.append(Panel(f"{label}: AP by object size", _sizes_panel(there, names)))
+    if not panels:
+        return
+    yield Figure(
+        "sizes",
+        "AP by object size",
+        "After refinement, mean over seeds; sizes as COCO defines them.",
+        tuple(panels),
+        pd.concat(rows),
+        legend=tuple(methods_of(frame[frame["ap_small"].notna()])),
+    )
+
+
+def _sizes_panel(mean: pd.DataFrame, names: list[str]) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        for index, method in enumerate(mean.index):
+            offset = (index - (len(mean) - 1) / 2) * 0.09
+            axes.plot(
+                np.arange(len(names)) + offset,
+                mean.loc[method],
+                marker=palette.marker(method),
+                color=palette.color(method),
+                ls="none",
+                ms=6,
+            )
+        axes.set_xticks(range(len(names)), names)
+        axes.set_xlim(-0.5, len(names) - 0.5)
+        axes.set_ylabel("AP, %")
+        axes.grid(axis="x", visible=False)
+
+    return draw
+
+
+def stages_table(title: str, group: pd.DataFrame) -> Table:
+    """Detection: what NMS by f and what refinement gain, apart, with the interval over images."""
+    rows = []
+    for method in methods_of(group):
+        mine = group[group["method"] == method]
+
+        def mean(metric: str, mine: pd.DataFrame = mine) -> str:
+            values = mine.loc[mine["diverged"] == 0, metric].astype(float) if metric in mine else pd.Series(dtype=float)
+            good = values[np.isfinite(values)]
+            return f"{good.mean():.2f}" if len(good) else "–"
+
+        gains = [
+            Cell(f"{mean(name)} [{mean(f'{name}_low')}, {mean(f'{name}_high')}]") for name in ("ap_gain", "ap75_gain")
+        ]
+        stages = [Cell(mean(name)) for name in ("base_ap", "nms_ap", "ap", "base_ap75", "nms_ap75", "ap75")]
+        rows.append([Cell(str(method)), *stages, *gains])
+    header = [Cell("method"), Cell("AP: base"), Cell("NMS by f"), Cell("refined"), Cell("AP75: base"), Cell("NMS by f")]
+    header += [Cell("refined"), Cell("gain in AP"), Cell("gain in AP75")]
+    notes = ["Means over seeds. In brackets: means over seeds of the ends of the 95 % bootstrap interval over images."]
+    return Table(f"{title}: what each stage gains", header, rows, notes)

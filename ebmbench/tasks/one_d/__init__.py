@@ -1,1 +1,0 @@
-"""1D regression: two laws that are known exactly, and a small network."""

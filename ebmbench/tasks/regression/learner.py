@@ -1,0 +1,93 @@
+"""The models of regression in training: a network on inputs and targets, a method, and what they own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ebmbench.core.rng import Streams
+from ebmbench.core.step import Step, no_counts
+from ebmbench.methods.base import Method
+from ebmbench.proposals.base import Proposal
+from ebmbench.tasks.base import Learner, count_examples
+from ebmbench.tasks.regression.stack import OwnNetworks, Stack
+
+SEED_BYTES = {"fused": 128, "plain": 1024, "second": 4096}
+"""Bytes that a step keeps for each evaluation of f. Measured: fused 24 to 48, plain 650 to 730, dsm 1530, sm 3960."""
+
+
+class RegressionLearner(Learner):
+    """S models of one network on the same training points.
+
+    Args:
+        stack: the models.
+        x, y: training inputs `[N, ...]` and targets `[N, D]`, on the models' device.
+        method, proposal: how they are trained.
+        seeds: of the models.
+        epochs, batch_size: passes over the training points, and points of a mini-batch.
+    """
+
+    capturable = True
+
+    def __init__(
+        self,
+        stack: Stack,
+        x: Tensor,
+        y: Tensor,
+        method: Method,
+        proposal: Proposal | None,
+        seeds: Sequence[int],
+        epochs: int,
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        self.stack, self.x, self.y = stack, x, y
+        self.method, self.proposal = method, proposal
+        self.seeds, self.device, self.target_dim = tuple(seeds), x.device, y.shape[-1]
+        self.streams = Streams(self.seeds, self.device)
+        self.num_items = len(x)
+        self.batch_size = min(batch_size, self.num_items)
+        self.steps_per_row = math.ceil(self.num_items / self.batch_size)
+        self.num_steps = epochs * self.steps_per_row
+        self.num_examples = epochs * self.num_items
+        self.code_path = stack.code_path
+        self.own = OwnNetworks(self._own_networks, self.seeds, self.device, y.dtype)
+        self.parameters = {"flat": stack.flat, **self.own.parameters}
+        for name, shape in method.memory(self.target_dim).items():
+            size = (len(self.seeds), self.num_items, *shape)
+            self.state[f"memory.{name}"] = torch.full(size, torch.nan, dtype=y.dtype, device=self.device)
+        self.counts = no_counts(method.counters, len(self.seeds), self.device)
+
+    def _own_networks(self) -> dict[str, torch.nn.Module]:
+        features = self.stack.num_features
+        made = self.method.networks(features, self.target_dim)
+        if self.proposal is not None:
+            made |= self.proposal.networks(features, self.target_dim)
+        return made
+
+    def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
+        self.stack.start_step(step)
+        f, features = self.stack.bind(self.x[batch])
+        y = self.y[batch]
+        seeds = torch.arange(len(self.seeds), device=self.device).unsqueeze(1)
+        memory = {
+            name.removeprefix("memory."): kept[seeds, batch]
+            for name, kept in self.state.items()
+            if name.startswith("memory.")
+        }
+        now = Step(self.streams.at(step), self.proposal, self.own.heads(features), memory)
+        losses = self.method.loss(f, y, now)
+        learned = self.proposal.loss(f, y, now) if self.proposal is not None else None
+        for name, values in now.remembered.items():
+            self.state[f"memory.{name}"][seeds, batch] = values
+        count_examples(now, self.counts, self.method.counters)
+        return losses.mean(-1) if learned is None else losses.mean(-1) + learned.mean(-1)
+
+
+def seed_bytes(method: Method, batch_size: int, fused: bool) -> int:
+    """Returns the memory that a step of one seed takes, about, from the number of evaluations of f that it keeps."""
+    kind = "fused" if fused and method.y_derivatives < 2 else ("second" if method.y_derivatives else "plain")
+    return batch_size * (method.samples + 1) * SEED_BYTES[kind]

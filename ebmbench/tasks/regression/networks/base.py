@@ -1,0 +1,45 @@
+"""What a network of regression is: settings, and how to build `f(x, y)`."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from ebmbench.core.settings import Component
+from ebmbench.tasks.regression.stack import ModuleStack, Stack
+
+
+class Network(Component):
+    """A network `f(x, y)` of inputs and candidate targets. Its fields are its settings (`network.<field>`).
+
+    A subclass sets `name` and defines `build`.
+    """
+
+    group: ClassVar[str] = "task/network"
+    name: ClassVar[str]
+    reference: ClassVar[str] = ""
+
+    @abstractmethod
+    def build(self, x_shape: tuple[int, ...], dim: int) -> nn.Module:
+        """Returns a module with `forward(x, y) -> f`, or with `encode(x) -> h` and `energy(h, y) -> f`.
+
+        Shapes: x `[B, *x_shape]`, y `[B, M, dim]`, h `[B, num_features]` (an attribute of the module), f `[B, M]`.
+        Inputs and targets are standardised. Its random initial weights come from PyTorch's global generator, which is
+        seeded for each model.
+        """
+
+    def stack(
+        self,
+        x_shape: tuple[int, ...],
+        dim: int,
+        seeds: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: str,
+    ) -> Stack:
+        """Returns S models side by side. A network with a faster way to run them defines this too."""
+        return ModuleStack(lambda: self.build(x_shape, dim), seeds, device, dtype)

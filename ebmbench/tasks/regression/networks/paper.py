@@ -1,0 +1,147 @@
+"""The network of 1D regression, S models with stacked weights.
+
+Features of x: Linear 1→10, ReLU, Linear 10→10, ReLU. Features of y: tanh(Linear 1→10). On the 20 concatenated:
+h = tanh(Linear 20→10); twice h ← tanh(Linear 10→10 of h) + h; f = Linear 10→1 (Gustafsson et al., 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ebmbench.core.energy import AutogradEnergy, Energy
+from ebmbench.core.errors import UserError
+from ebmbench.core.registry import register
+from ebmbench.core.rng import Streams
+from ebmbench.native.build import unavailable
+from ebmbench.tasks.regression.networks.base import Network
+from ebmbench.tasks.regression.networks.fused import fused_or_plain
+from ebmbench.tasks.regression.stack import Stack
+
+HIDDEN = 10
+LAYERS: dict[str, tuple[int, int]] = {
+    "x1": (1, HIDDEN),
+    "x2": (HIDDEN, HIDDEN),
+    "y1": (1, HIDDEN),
+    "joint": (2 * HIDDEN, HIDDEN),  # inputs: the features of x, then those of y
+    "res1": (HIDDEN, HIDDEN),
+    "res2": (HIDDEN, HIDDEN),
+    "out": (HIDDEN, 1),
+}
+"""Inputs and outputs of each Linear layer."""
+
+Parameters = dict[str, Tensor]
+"""`<layer>.weight` of `[S, out, in]` and `<layer>.bias` of `[S, out]`."""
+
+
+def initial_parameters(seeds: Sequence[int], dtype: torch.dtype, device: torch.device | str) -> Parameters:
+    """PyTorch's default initialisation of nn.Linear: weights and biases `U(±1/√in)`, from each seed's own stream."""
+    draws = Streams(seeds, device).at(0)
+    parameters: Parameters = {}
+    for layer, (fan_in, fan_out) in LAYERS.items():
+        for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,))):
+            unit = draws.uniform(f"init/{layer}.{name}", (len(seeds), *shape), torch.float64)
+            parameters[f"{layer}.{name}"] = ((2 * unit - 1) / fan_in**0.5).to(dtype).requires_grad_()
+    return parameters
+
+
+def layers(flat: Tensor) -> Parameters:
+    """Returns the weights and biases of S models from one tensor `[S, P]`, in the order of `initial_parameters`."""
+    shapes = {
+        f"{layer}.{name}": shape
+        for layer, (fan_in, fan_out) in LAYERS.items()
+        for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,)))
+    }
+    parts = flat.split([math.prod(shape) for shape in shapes.values()], dim=1)
+    return {name: part.unflatten(1, shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def features(parameters: Parameters, x: Tensor) -> Tensor:
+    """Returns the features of x: `[S, B] -> [S, hidden, B]`."""
+    h = torch.relu(_linear(parameters, "x1", x.unsqueeze(1)))
+    return torch.relu(_linear(parameters, "x2", h))
+
+
+def joint_from_x(parameters: Parameters, x: Tensor) -> Tensor:
+    """The part of the first joint layer that depends on x alone, bias included: `[S, B] -> [S, hidden, B]`."""
+    h = features(parameters, x)
+    return torch.baddbmm(parameters["joint.bias"].unsqueeze(-1), parameters["joint.weight"][..., :HIDDEN], h)
+
+
+def plain_energy(parameters: Parameters, x: Tensor) -> Energy:
+    """`f(x, ·)` in PyTorch operations for a mini-batch x `[S, B]`; candidates are `[S, B, M, 1]`.
+
+    Activations are feature-first, `[S, hidden, B·M]`: row-major products with ten columns are slow.
+    """
+    from_x = joint_from_x(parameters, x)
+
+    def f(y: Tensor) -> Tensor:
+        seeds, batch, samples, _ = y.shape
+        h = torch.tanh(_linear(parameters, "y1", y.reshape(seeds, 1, batch * samples)))
+        joint = parameters["joint.weight"][..., HIDDEN:] @ h
+        h = torch.tanh(joint.unflatten(-1, (batch, samples)) + from_x.unsqueeze(-1)).flatten(-2)
+        h = torch.tanh(_linear(parameters, "res1", h)) + h
+        h = torch.tanh(_linear(parameters, "res2", h)) + h
+        return _linear(parameters, "out", h).reshape(seeds, batch, samples)
+
+    return AutogradEnergy(f)
+
+
+def fused_energy(parameters: Parameters, x: Tensor) -> Energy:
+    """`f(x, ·)` by compiled kernels where they can be had, else the plain one."""
+    return fused_or_plain(parameters, x, lambda: plain_energy(parameters, x))
+
+
+def _linear(parameters: Parameters, layer: str, h: Tensor) -> Tensor:
+    """`[S, in, N] -> [S, out, N]`."""
+    return torch.baddbmm(parameters[f"{layer}.bias"].unsqueeze(-1), parameters[f"{layer}.weight"], h)
+
+
+def fused_available(backend: str, device: torch.device) -> bool:
+    """Returns whether the compiled kernels serve this network."""
+    return backend == "auto" and device.type == "cpu" and unavailable() is None
+
+
+class PaperStack(Stack):
+    """S models of the paper's network, by compiled kernels where they can be had."""
+
+    num_features = HIDDEN
+
+    def __init__(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype, backend: str) -> None:
+        super().__init__(initial_parameters(seeds, dtype, device))
+        self.make_energy = plain_energy if backend == "plain" else fused_energy
+        fused = fused_available(backend, device) and dtype == torch.float32
+        self.code_path = "fused" if fused else "plain"
+
+    def bind(self, x: Tensor, index: int | None = None) -> tuple[Energy, Callable[[], Tensor]]:
+        layers = self.views()
+        if index is not None:
+            layers = {name: p[index : index + 1].detach().contiguous() for name, p in layers.items()}
+        return self.make_energy(layers, x), lambda: features(layers, x).transpose(1, 2)
+
+
+@register
+class Paper(Network):
+    """The network of the paper's 1D experiments. It runs on compiled kernels where there is a C compiler."""
+
+    name = "paper"
+    reference = "Gustafsson et al., BMVC 2020"
+
+    def build(self, x_shape: tuple[int, ...], dim: int) -> nn.Module:
+        raise NotImplementedError("the paper's network has a stack of its own")
+
+    def stack(
+        self,
+        x_shape: tuple[int, ...],
+        dim: int,
+        seeds: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: str,
+    ) -> Stack:
+        if x_shape not in ((), (1,)) or dim != 1:
+            raise UserError(f"network=paper takes one number x and one number y, not {x_shape} and {dim}")
+        return PaperStack(seeds, device, dtype, backend)

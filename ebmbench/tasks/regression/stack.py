@@ -1,0 +1,195 @@
+"""S models side by side: their parameters in one tensor, and their energies for a mini-batch each."""
+
+from __future__ import annotations
+
+import copy
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+
+from ebmbench.core.energy import AutogradEnergy, Energy
+from ebmbench.core.errors import UserError
+
+
+class Stack(ABC):
+    """S models of one network.
+
+    Attributes:
+        flat: the parameters of all, `[S, P]`: one optimiser operation serves them all.
+        code_path: which implementation computes, for the record.
+        num_features: F, the number of features of x; 0 if the network has no encoder of its own.
+        normalised: whether `exp f` integrates to one by construction.
+    """
+
+    code_path = "plain"
+    num_features: int = 0
+    normalised: bool = False
+
+    def __init__(self, named: Mapping[str, Tensor]) -> None:
+        """Takes the initial parameters by name, `[S, ...]` each."""
+        self._shapes = {name: p.shape[1:] for name, p in named.items()}
+        self.flat = torch.cat([p.detach().flatten(1) for p in named.values()], dim=1)
+        self.flat.requires_grad_().grad = torch.zeros_like(self.flat)
+
+    def views(self, flat: Tensor | None = None) -> dict[str, Tensor]:
+        """Returns the parameters by name, `[S, ...]`: views of one tensor through which gradients flow back to it."""
+        flat = self.flat if flat is None else flat
+        parts = flat.split([math.prod(shape) for shape in self._shapes.values()], dim=1)
+        named = zip(self._shapes.items(), parts, strict=True)
+        return {name: part.unflatten(1, shape) if shape else part.squeeze(1) for (name, shape), part in named}
+
+    @abstractmethod
+    def bind(self, x: Tensor, index: int | None = None) -> tuple[Energy, Callable[[], Tensor]]:
+        """Gives the energies of a mini-batch.
+
+        Args:
+            x: inputs `[S, B, ...]`; `[1, B, ...]` if there is an index.
+            index: only this model, without its gradient.
+
+        Returns:
+            The energy, of candidates `[S, B, M, D]`, and a function that returns the features of x, `[S, B, F]`.
+        """
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside, the models are as they are used: no dropout."""
+        yield
+
+    def start_step(self, step: int | Tensor) -> None:  # noqa: B027
+        """Says which training step is next, for what is random inside the network."""
+
+
+class ModuleStack(Stack):
+    """S copies of any `nn.Module`, run side by side by `torch.func`.
+
+    The module has `forward(x, y) -> f`, with x `[B, ...]`, y `[B, M, D]` and f `[B, M]`. If it has `encode(x) -> h`
+    `[B, F]` and `energy(h, y) -> f` instead, the features of x are computed once for a mini-batch, and methods and
+    proposals with networks of their own can build on them.
+
+    Args:
+        build: makes the module of one seed; its random initial weights are the seed's own.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], seeds: Sequence[int], device: torch.device, dtype: torch.dtype):
+        modules = [seeded_module(build, seed).to(device, dtype) for seed in seeds]
+        parameters, buffers = stack_module_state(modules)
+        super().__init__({name: p.detach() for name, p in parameters.items()})
+        self.buffers: dict[str, Tensor] = buffers
+        self.module = copy.deepcopy(modules[0]).to("meta")
+        self._call = _Dispatch(self.module)
+        self.splits = hasattr(self.module, "encode") and hasattr(self.module, "energy")
+        self.num_features = int(getattr(self.module, "num_features", 0)) if self.splits else 0
+        self.normalised = bool(getattr(self.module, "normalised", False))
+        self.step_seeds = [name for name in buffers if name.rpartition(".")[2] == "step"]
+
+    def bind(self, x: Tensor, index: int | None = None) -> tuple[Energy, Callable[[], Tensor]]:
+        part = slice(None) if index is None else slice(index, index + 1)
+        parameters = {f"module.{name}": p[part] for name, p in self.views().items()}
+        buffers = {f"module.{name}": b[part] for name, b in self.buffers.items()}
+
+        def call(what: str, *arguments: Tensor) -> Tensor:
+            def one(p: dict[str, Tensor], b: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+                result: Tensor = functional_call(self._call, (p, b), (what, *inputs))
+                return result
+
+            result: Tensor = vmap(one, randomness="different")(parameters, buffers, *arguments)
+            return result
+
+        if not self.splits:
+            return AutogradEnergy(lambda y: call("forward", x, _whole(y, x))), _no_features
+        h = call("encode", x)
+        return AutogradEnergy(lambda y: call("energy", h, _whole(y, x))), lambda: h
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        training = self.module.training
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train(training)
+
+    def start_step(self, step: int | Tensor) -> None:
+        for name in self.step_seeds:
+            self.buffers[name].copy_(torch.as_tensor(step).expand_as(self.buffers[name]))
+
+
+class _Dispatch(nn.Module):
+    """Calls any function of a module by name: `functional_call` knows `forward` alone."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, what: str, *inputs: Tensor) -> Any:
+        return getattr(self.module, what)(*inputs)
+
+
+def _whole(y: Tensor, x: Tensor) -> Tensor:
+    """Candidates for each example, where one set of them serves the whole mini-batch."""
+    return y.expand(*x.shape[:2], *y.shape[2:])
+
+
+def _no_features() -> Tensor:
+    raise UserError(
+        "the network has no features of x of its own, which the method or its proposal needs: define encode(x), "
+        "energy(h, y) and num_features instead of forward(x, y)"
+    )
+
+
+def seeded_module(build: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Returns a module whose random initial weights are a function of the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build()
+
+
+class OwnNetworks:
+    """The networks of a method and its proposal, one copy for each seed: maps of the features of x.
+
+    Args:
+        build: makes the networks of one seed, by name.
+    """
+
+    def __init__(
+        self, build: Callable[[], dict[str, nn.Module]], seeds: Sequence[int], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        # Another seed than the model's: equal layers must not start with equal weights.
+        def all_of_them() -> nn.Module:
+            return nn.ModuleDict(build())
+
+        made = [seeded_module(all_of_them, 2**32 + seed).to(device, dtype) for seed in seeds]
+        self.names = [name for name, _ in made[0].named_children()]
+        self.parameters: dict[str, Tensor] = {}
+        self._modules: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {}
+        for name in self.names:
+            modules = [module.get_submodule(name) for module in made]
+            parameters, buffers = stack_module_state(modules)
+            leaves = {key: p.detach().clone().requires_grad_() for key, p in parameters.items()}
+            for key, leaf in leaves.items():
+                leaf.grad = torch.zeros_like(leaf)
+                self.parameters[f"own.{name}.{key}"] = leaf
+            self._modules[name] = (copy.deepcopy(modules[0]).to("meta"), buffers)
+
+    def heads(self, features: Callable[[], Tensor]) -> dict[str, Callable[[], Tensor]]:
+        """Returns the outputs for a mini-batch, as functions by name: `[S, B, outputs]` each. Features are detached."""
+        return {name: partial(self._output, name, features) for name in self.names}
+
+    def _output(self, name: str, features: Callable[[], Tensor]) -> Tensor:
+        module, buffers = self._modules[name]
+        prefix = f"own.{name}."
+        parameters = {key.removeprefix(prefix): p for key, p in self.parameters.items() if key.startswith(prefix)}
+
+        def one(p: dict[str, Tensor], b: dict[str, Tensor], h: Tensor) -> Tensor:
+            result: Tensor = functional_call(module, (p, b), (h,))
+            return result
+
+        result: Tensor = vmap(one)(parameters, buffers, features().detach())
+        return result

@@ -1,0 +1,246 @@
+"""What a 1D problem trains on, and how its models are scored."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import integrate, stats
+from torch import Tensor
+
+from ebmbench.config.compose import compose
+from ebmbench.core.energy import AutogradEnergy, Energy
+from ebmbench.methods import METHODS
+from ebmbench.tasks.regression import problem as module
+from ebmbench.tasks.regression.data import Law
+from ebmbench.tasks.regression.network import Parameters
+
+from .one_d_problem import problem
+from .test_network import textbook_of
+
+NEVER = -torch.ones(20, dtype=torch.int64)
+
+
+def exact_energy(dataset: int, noise: float = 0.0) -> module.EnergyFunction:
+    """The truth in the network's place, at an arbitrary level."""
+
+    def energy(parameters: Parameters, x: Tensor) -> Energy:
+        def f(y: Tensor) -> Tensor:
+            return Law(dataset).noisy_log_prob(x.unsqueeze(-1), y.squeeze(-1), noise).clamp(min=-300) + 40
+
+        return AutogradEnergy(f)
+
+    return energy
+
+
+# ------------------------------------------------------------------------------------------ what it trains on
+
+
+def test_an_epoch_visits_every_point_once_and_keeps_the_last_short_batch() -> None:
+    made = problem(seeds=(0, 1), num_train=50, batch_size=16)
+    assert made.steps_per_epoch == 4 and made.num_steps == 8
+    batches = [made.batch(step) for step in range(8)]
+    assert [b.shape for b in batches[:4]] == [(2, 16), (2, 16), (2, 16), (2, 2)]
+    first, second = torch.cat(batches[:4], 1), torch.cat(batches[4:], 1)
+    for epoch in (first, second):
+        assert torch.equal(epoch.sort(1).values, torch.arange(50).expand(2, -1))
+    assert not torch.equal(first, second) and not torch.equal(first[0], first[1])
+
+
+def test_a_batch_is_a_function_of_the_step_alone() -> None:
+    made = problem(num_train=50)
+    late, early = made.batch(7).clone(), made.batch(0).clone()
+    fresh = problem(num_train=50)
+    assert torch.equal(fresh.batch(0), early) and torch.equal(fresh.batch(7), late)
+
+
+def test_all_methods_see_the_same_data_weights_and_mini_batches() -> None:
+    seeds = (3, 5)
+    reference = problem("nce+", seeds)
+    assert not torch.equal(reference.parameters["flat"][0], reference.parameters["flat"][1])
+    for name in METHODS:
+        made = problem(name, seeds)
+        assert torch.equal(made.parameters["flat"], reference.parameters["flat"])
+        assert torch.equal(made.y, reference.y) and torch.equal(made.x, reference.x)
+        assert all(torch.equal(made.batch(step), reference.batch(step)) for step in range(made.num_steps))
+
+
+def test_methods_with_the_same_proposal_draw_the_same_samples() -> None:
+    """So that nce and nce+ differ in the annotation noise alone."""
+    seen: dict[str, Tensor] = {}
+    for name in ("nce", "nce+"):
+        made = problem(name)
+        noise = made.method.proposal.noise("proposal", made.y[:4].view(1, 4, 1), 16, made.streams.at(0))  # type: ignore[attr-defined]
+        seen[name] = noise
+    assert torch.equal(seen["nce"], seen["nce+"])
+
+
+def test_losses_are_the_method_s_on_the_textbook_network() -> None:
+    made = problem("nce", seeds=(0, 4), dtype=torch.float64)
+    losses = made.losses(3)
+    batch = made.batch(3)
+    for index, seed in enumerate((0, 4)):
+        model = textbook_of(made.layers, index)
+        x, y = made.x[batch[index]], made.y[batch[index]].view(1, -1, 1)
+        f = AutogradEnergy(lambda v, model=model, x=x: model(x, v[0, ..., 0]).unsqueeze(0))
+        alone = made.method.loss(f, y, problem(seeds=(seed,)).streams.at(3)).mean()
+        torch.testing.assert_close(losses[index], alone, rtol=1e-12, atol=0)
+
+
+def test_layers_are_views_of_the_one_tensor_which_gets_all_their_gradients() -> None:
+    made = problem(seeds=(0, 1))
+    flat = made.parameters["flat"]
+    made.losses(0).sum().backward()
+    parts = flat.grad.split([p[0].numel() for p in made.layers.values()], dim=1)
+    bias = list(made.layers).index("out.bias")  # adds the same to every logit
+    assert all((part != 0).any() for k, part in enumerate(parts) if k != bias)
+    assert torch.equal(torch.cat([p.flatten(1) for p in made.layers.values()], 1), flat)
+    with torch.no_grad():
+        flat.fill_(2.0)
+    assert all((p == 2).all() for p in made.layers.values())
+
+
+# ------------------------------------------------------------------------------------------ how it is scored
+
+
+def test_scores_of_a_network_are_what_scipy_makes_of_the_textbook_module(tmp_path: Path) -> None:
+    made = problem(seeds=(2, 9), dtype=torch.float64, num_test=12, num_val=5, grid_points=513)
+    with torch.no_grad():
+        made.parameters["flat"].mul_(2)  # not so flat a density
+    row = made.evaluate(tmp_path, NEVER[:2])[1]
+    assert row["seed"] == 9 and row["diverged"] == 0 and row["diverged_step"] == ""
+    model = textbook_of(made.layers, 1)
+
+    @torch.no_grad()
+    def f(x: float, y: np.ndarray) -> np.ndarray:
+        return model(torch.tensor([x]).double(), torch.from_numpy(np.atleast_1d(y)).double()[None])[0].numpy()
+
+    def log_partition(x: float) -> float:
+        return math.log(integrate.quad(lambda y: math.exp(f(x, y).item()), -3, 3, epsabs=1e-12)[0])
+
+    for name, points in (("nll", made.dataset.test), ("val_nll", made.dataset.val)):
+        pairs = list(zip(points.x.tolist(), points.y.tolist(), strict=True))
+        expected = np.mean([log_partition(x) - f(x, y).item() for x, y in pairs])
+        assert row[name] == pytest.approx(expected, abs=2e-5)
+    assert 0 < row["nll_error"] < 1e-4
+    test = made.dataset.test
+    pit, crps = [], []
+    for x, y in zip(test.x.tolist(), test.y.tolist(), strict=True):
+        grid = np.linspace(-3, 3, 20_001)
+        density = np.exp(f(x, grid) - log_partition(x))
+        distribution = integrate.cumulative_trapezoid(density, grid, initial=0)
+        pit.append(np.interp(y, grid, distribution))
+        crps.append(np.trapezoid((distribution - (grid >= y)) ** 2, grid))
+    assert row["crps"] == pytest.approx(np.mean(crps), abs=2e-4)
+    assert row["coverage_50"] == np.mean([0.25 <= p <= 0.75 for p in pit])
+    assert row["coverage_90"] == np.mean([0.05 <= p <= 0.95 for p in pit])
+
+    grid = np.linspace(-3, 3, 513)  # D_KL as published
+    values = []
+    for x in grid:
+        p = Law(1).log_prob(torch.tensor(x), torch.from_numpy(grid)).exp().numpy() + 1e-30
+        q = np.exp(f(x, grid))
+        p, q = p / (p.sum() * 6 / 512), q / (q.sum() * 6 / 512)
+        values.append((p * np.log(p / q)).sum() * 6 / 512)
+    assert row["d_kl"] == pytest.approx(np.mean(values), rel=1e-6)
+    assert row["d_kl_noisy"] == row["d_kl"] and row["nll_noisy"] == row["nll"]
+
+
+@pytest.mark.parametrize("dataset", [1, 2])
+def test_the_truth_scores_as_the_truth(tmp_path: Path, dataset: int) -> None:
+    made = problem(
+        energy=exact_energy(dataset),
+        dtype=torch.float64,
+        dataset=dataset,
+        num_test=4000,
+        num_val=1000,
+        grid_points=1025,
+    )
+    row = made.evaluate(tmp_path, NEVER[:1])[0]
+    assert abs(row["d_kl"]) < 1e-5
+    test = made.dataset.test
+    assert row["nll"] == pytest.approx(-made.dataset.law.log_prob(test.x, test.y).mean().item(), abs=1e-4)
+    assert row["nll_error"] < 1e-3 and row["edge_mass"] < 1e-6
+    assert row["coverage_50"] == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(4000))
+    assert row["coverage_90"] == pytest.approx(0.9, abs=4 * 0.3 / math.sqrt(4000))
+    assert row["trusted"] == 1
+    if dataset == 2:  # E CRPS of a Gaussian under itself is s/√π
+        s = 0.15 / (1 + np.exp(-test.x.numpy()))
+        assert row["crps"] == pytest.approx((s / math.sqrt(math.pi)).mean(), rel=0.04)
+    curve = pd.read_csv(tmp_path / "calibration.0.csv")
+    assert (curve["coverage"] - curve["level"]).abs().max() < 0.035
+
+
+def test_noisy_scores_are_against_the_noisy_law(tmp_path: Path) -> None:
+    """With noise that carries some targets out of the interval, where no model has a density."""
+    noise = 0.8
+    made = problem(
+        energy=exact_energy(1, noise),
+        dtype=torch.float64,
+        target_noise=noise,
+        num_test=1500,
+        num_val=50,
+        grid_points=129,
+    )
+    row = made.evaluate(tmp_path, NEVER[:1])[0]
+    assert abs(row["d_kl_noisy"]) < 1e-3 < 0.1 < row["d_kl"]
+    assert math.isfinite(row["nll_noisy"]) and row["nll_noisy"] > row["nll"]
+
+
+def test_a_model_that_leans_on_the_edge_or_is_too_sharp_is_not_trusted(tmp_path: Path) -> None:
+    def leaning(parameters: Parameters, x: Tensor) -> Energy:
+        return AutogradEnergy(lambda y: 10 * y.squeeze(-1))
+
+    def sharp(parameters: Parameters, x: Tensor) -> Energy:
+        return AutogradEnergy(lambda y: -0.5 * (y.squeeze(-1) / 0.004).square().clamp(max=1e4))
+
+    lean = problem(energy=leaning, dtype=torch.float64).evaluate(tmp_path, NEVER[:1])[0]
+    assert lean["edge_mass"] == pytest.approx(1 - math.exp(-0.6), rel=1e-2) and lean["trusted"] == 0
+    peak = problem(energy=sharp, dtype=torch.float64).evaluate(tmp_path, NEVER[:1])[0]
+    assert peak["edge_mass"] < 0.01 and peak["nll_error"] > 1e-3 and peak["trusted"] == 0
+
+
+def test_a_seed_that_diverged_is_a_row_of_its_own(tmp_path: Path) -> None:
+    rows = problem(seeds=(0, 1, 2)).evaluate(tmp_path, torch.tensor([-1, 5, -1]))
+    assert [row["diverged"] for row in rows] == [0, 1, 0]
+    assert rows[1]["diverged_step"] == 5 and rows[1]["trusted"] == 0
+    assert math.isnan(rows[1]["d_kl"]) and math.isfinite(rows[2]["d_kl"])
+    arrays = np.load(tmp_path / "densities.0.npz")
+    assert np.isnan(arrays["model"][1]).all() and np.isfinite(arrays["model"][[0, 2]]).all()
+
+
+def test_the_picture_s_densities_are_densities(tmp_path: Path) -> None:
+    problem(seeds=(0, 1)).evaluate(tmp_path, NEVER[:2])
+    arrays = np.load(tmp_path / "densities.0.npz")
+    assert arrays["model"].shape == (2, len(arrays["x"]), len(arrays["y"]))
+    for values in (arrays["true"][None], arrays["model"]):
+        mass = np.trapezoid(values.astype(float), arrays["y"], axis=-1)
+        np.testing.assert_allclose(mass, 1, atol=2e-3)
+
+
+def test_a_run_in_two_parts_ends_in_the_same_files_as_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(["task=1d", "seeds=3", "+experiment=smoke"])
+    for name, groups in (("one", [(0, 1, 2)]), ("two", [(0, 1), (2,)])):
+        (tmp_path / name).mkdir()
+        for seeds in groups:
+            problem(seeds=seeds, dtype=torch.float64).evaluate(tmp_path / name, NEVER[: len(seeds)])
+        monkeypatch.setattr(module, "split", lambda config, groups=groups: groups)
+        module.finish(config, tmp_path / name)
+        module.finish(config, tmp_path / name)  # again, as after an interruption
+        assert sorted(p.name for p in (tmp_path / name).iterdir()) == ["calibration.csv", "densities.npz"]
+    one, two = (np.load(tmp_path / name / "densities.npz") for name in ("one", "two"))
+    assert one["seeds"].tolist() == two["seeds"].tolist() == [0, 1, 2]
+    np.testing.assert_allclose(one["model"], two["model"], rtol=2e-3)
+    tables = [pd.read_csv(tmp_path / name / "calibration.csv") for name in ("one", "two")]
+    pd.testing.assert_frame_equal(*tables)
+
+
+def test_test_points_follow_the_law_that_is_scored() -> None:
+    made = problem(num_test=5000)
+    test = made.dataset.test
+    right = test.y[test.x >= 0].numpy()
+    assert stats.kstest(right, stats.lognorm(s=0.25, loc=-1).cdf).pvalue > 0.005
