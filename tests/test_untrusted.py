@@ -12,12 +12,13 @@ import torch
 import yaml
 
 import ebmbench
-from ebmbench.engine import runs
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
+from ebmbench.engine import runs
 from ebmbench.engine.execute import execute
-from ebmbench.tasks.regression import problem as one_d
+from ebmbench.tasks.regression.laws import Dataset
+from ebmbench.tasks.regression.one_d import OneD
 from tests.processes import small
 
 PACKAGE = Path(ebmbench.__file__).parent
@@ -26,7 +27,7 @@ PACKAGE = Path(ebmbench.__file__).parent
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than all else here, and other tests look at them."""
-    monkeypatch.setattr(one_d, "figures", lambda config, run_dir: [])
+    monkeypatch.setattr(OneD, "figures", lambda self, setup, run_dir: [])
 
 
 class Evil:
@@ -62,14 +63,14 @@ def test_a_made_up_checkpoint_of_an_unfinished_run(tmp_path: Path) -> None:
 
 
 def test_arrays_that_hold_pickles(tmp_path: Path) -> None:
-    from ebmbench.tasks.regression import figures
+    from ebmbench.tasks.regression import one_d_figures as figures
 
     config = compose([*small("sm", "trainer.epochs=1"), f"results_dir={tmp_path / 'r'}"])
     execute(config, quiet=True)
     proof = tmp_path / "executed"
     np.savez(config.run_dir / "densities.npz", x=np.array([Evil(proof)], dtype=object))
     with pytest.raises((ValueError, KeyError)):
-        figures.figures(config, config.run_dir)
+        figures.figures("sm", "data", Dataset.draw(config.task).train, config.run_dir)  # type: ignore[arg-type]
     assert not proof.exists()
 
 
