@@ -32,6 +32,7 @@ class Method(Component):
         color, marker: how figures show it (matplotlib's names).
         order: its place in tables and legends; methods without one come last, by name.
         uses_proposal: whether it draws from a proposal, `step.q()`.
+        needs_partition: whether it needs the exact log Z, `step.log_partition`, which a task may lack.
         y_derivatives: the highest derivative of f in y that it takes: 0, 1 or 2. A piecewise linear network has no
             second one.
         counters: what it may `count`, by name, with a sentence for people: what happened, and what helps.
@@ -46,6 +47,7 @@ class Method(Component):
     marker: ClassVar[str] = "o"
     order: ClassVar[int] = 1000
     uses_proposal: ClassVar[bool] = False
+    needs_partition: ClassVar[bool] = False
     y_derivatives: ClassVar[int] = 0
     counters: ClassVar[Mapping[str, str]] = MappingProxyType({})
     tuning: ClassVar[Mapping[str, object]] = MappingProxyType({})
@@ -76,6 +78,13 @@ class Method(Component):
         It starts as nan, is `step.memory[name]` in a step, and `step.remember` writes it. Checkpoints hold it.
         """
         return {}
+
+    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
+        """Returns the variance that the method finds with plenty of data, where the law is Gaussian with this variance.
+
+        None for a method that claims nothing. `ebmbench check` holds a method to it.
+        """
+        return None
 
     @property
     def samples(self) -> int:
