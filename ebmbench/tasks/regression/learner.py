@@ -72,19 +72,22 @@ class RegressionLearner(Learner):
         self.stack.start_step(step)
         f, features = self.stack.bind(self.x[batch])
         y = self.y[batch]
-        seeds = torch.arange(len(self.seeds), device=self.device).unsqueeze(1)
-        memory = {
-            name.removeprefix("memory."): kept[seeds, batch]
-            for name, kept in self.state.items()
-            if name.startswith("memory.")
-        }
-        now = Step(self.streams.at(step), self.proposal, self.own.heads(features), memory)
+        now = Step(self.streams.at(step), self.proposal, self.own.heads(features), self._recalled(batch))
         losses = self.method.loss(f, y, now)
         learned = self.proposal.loss(f, y, now) if self.proposal is not None else None
         for name, values in now.remembered.items():
-            self.state[f"memory.{name}"][seeds, batch] = values
+            self.state[f"memory.{name}"][self._rows(), batch] = values
         count_examples(now, self.counts, self.method.counters)
         return losses.mean(-1) if learned is None else losses.mean(-1) + learned.mean(-1)
+
+    def _rows(self) -> Tensor:
+        """The place of each seed, `[S, 1]`, to index what is kept by seed and training example."""
+        return torch.arange(len(self.seeds), device=self.device).unsqueeze(1)
+
+    def _recalled(self, batch: Tensor) -> dict[str, Tensor]:
+        """What the method keeps for the examples of a mini-batch, by name."""
+        kept = {name: tensor for name, tensor in self.state.items() if name.startswith("memory.")}
+        return {name.removeprefix("memory."): tensor[self._rows(), batch] for name, tensor in kept.items()}
 
 
 def seed_bytes(method: Method, batch_size: int, fused: bool) -> int:
