@@ -24,7 +24,7 @@ SHOWN_RUNS = 200
 DRAW = "task.data_seed"
 """The key that a table of draws is over."""
 KINDS = ("scores", "cost", "comparisons", "audit", "draws", "grid")
-MARKS = "Bold: the best mean. Underlined: not significantly worse (p ≥ 0.05, paired by seed, Holm over the methods)."
+MARKS = "Bold: the best mean. A difference from it is decided where p < 0.05 (paired by seed, Holm over all pairs)."
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Cell:
-    """A text, and how it is marked: best, close or not."""
+    """A text, and how it is marked: best or not."""
 
     text: str
     mark: str = ""
@@ -154,7 +154,8 @@ def _scores(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple
             row = by[method, main[0]]
             rows.append([Cell(str(method)), *(_mean_cell(by[method, metric]) for metric in main), *_counts(row)])
         header = [Cell("method"), *(_head(metric, arrow=True) for metric in main), Cell("n"), Cell("diverged")]
-        notes = [MARKS, *_few_seeds(part[part["metric"].isin(main)])]
+        shown = part[part["metric"].isin(main)]
+        notes = [MARKS, *_undecided(shown, "method", "metric"), *_few_seeds(shown)]
         tables.append(Table(f"{title}: mean over seeds with 95 % interval", header, rows, notes))
         tables.append(_headline_table(title, part[part["metric"] == top].to_dict("records"), top))
         if "base_ap" in frame:
@@ -173,16 +174,21 @@ def _headline_table(title: str, rows: list[dict[str, Any]], metric: str) -> Tabl
                 Cell(number(row["median"], _decimals(row))),
                 Cell(f"{number(row['best'], _decimals(row))} ({row['best_of']} of {row['seeds']})"),
                 Cell(_share(row["beats_best"])),
-                Cell(_p_value(row["p"])),
+                Cell(_p_value(row["p_holm"])),
+                Cell(str(row["verdict"]) or "–"),
                 *_counts(row),
                 Cell(str(row["config_hash"]), tex=rf"\texttt{{{row['config_hash']}}}"),
             ]
         )
     header = [Cell("method"), _head(metric, arrow=True), Cell("median"), Cell("mean of the best")]
-    header += [Cell("P(beats the best)"), Cell("p"), Cell("n"), Cell("diverged"), Cell("settings")]
+    header += [Cell("P(beats the best)"), Cell("p (Holm)"), Cell("verdict")]
+    header += [Cell("n"), Cell("diverged"), Cell("settings")]
     notes = [
         "The best are a quarter of the seeds, as in the published best 5 of 20; that hides failures. The median counts "
-        "a diverged seed as the worst. P(beats the best): share of the seeds at which the method is better than it."
+        "a diverged seed as the worst. P(beats the best): share of the seeds at which the method is better than it. "
+        f"p (Holm): of equal means, over {max(row['comparisons'] for row in rows)} comparisons; a large one is no "
+        "equality, but a difference that is not decided.",
+        *_notes(pd.DataFrame(rows)),
     ]
     return Table(f"{title}: {label}, other summaries", header, lines, notes)
 
@@ -232,7 +238,7 @@ def _comparisons(
     pairs = scores.compare(frame, groups, "method", top)
     tables = []
     for key, part in pairs.groupby(groups, sort=True, dropna=False) if len(pairs) else []:
-        beats = {(row["first"], row["second"]): (row["beats"], row["p"]) for row in part.to_dict("records")}
+        beats = {(row["first"], row["second"]): (row["beats"], row["p_holm"]) for row in part.to_dict("records")}
         beats |= {(second, first): (1 - share, p) for (first, second), (share, p) in beats.items()}
         names = scores.in_order([*part["first"], *part["second"]])
         rows = []
@@ -246,10 +252,10 @@ def _comparisons(
         header = [Cell("row beats column"), *(Cell(str(name)) for name in names)]
         note = (
             f"Share of the seeds at which the row's {METRICS[top].label} is better than the column's; a diverged seed "
-            "is beaten by any other. *: the means differ (p < 0.05, smoothed and studentised paired bootstrap, Holm "
-            "over all pairs)."
+            "is beaten by any other. *: the means differ (p < 0.05, paired sign-flip and bootstrap-t tests, Holm over "
+            f"all {part['comparisons'].max()} pairs); without it the difference is not decided."
         )
-        tables.append(Table(f"{_title(groups, key)}: which method beats which", header, rows, [note]))
+        tables.append(Table(f"{_title(groups, key)}: which method beats which", header, rows, [note, *_notes(part)]))
     return tables, {"comparisons.csv": pairs}
 
 
@@ -292,19 +298,26 @@ def _draws(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[
         rows = []
         records = part.to_dict("records")
         for row in records:
-            cells = [_mean_cell(row), Cell(number(row["std_draws"])), Cell(number(row["std_seeds"]))]
-            cells += [Cell(row["ranks"]), Cell(_p_value(row["p"])), Cell(str(row["diverged"]))]
+            cells = [_mean_cell({**row, "seeds": row["draws"]})]
+            cells += [Cell(number(row[name])) for name in ("std_draws", "std_seeds", "std_residual")]
+            cells += [Cell(row["ranks"]), Cell(_p_value(row["p_holm"])), Cell(str(row["verdict"]) or "–")]
+            cells.append(Cell(str(row["diverged"])))
             rows.append([Cell(row["method"]), *cells])
         header = [Cell("method"), _head(top, arrow=True), Cell("std between draws"), Cell("std between seeds")]
-        header += [Cell("rank at each draw"), Cell("p"), Cell("diverged")]
+        header += [Cell("std of the rest"), Cell("rank at each draw"), Cell("p (Holm)"), Cell("verdict")]
+        header.append(Cell("diverged"))
         numbers = ", ".join(_plain(value) for value in sorted(set(frame[DRAW])))
         note = (
-            f"Draws of the training data: task.data_seed = {numbers}. Mean and 95 % interval over the draws of the "
-            "mean over seeds; tests paired by draw. Mean Kendall's tau between the rankings of two draws: "
-            f"{records[0]['tau']:.2f}."
+            f"Draws of the training data: task.data_seed = {numbers}. Mean and 95 % interval over draws and "
+            f"{records[0]['seeds']} seeds, by a mixed model; tests paired by draw. Mean Kendall's tau between the "
+            f"rankings of two draws: {records[0]['tau']:.2f}."
         )
         marks = MARKS.replace("by seed", "by draw")
-        tables.append(Table(f"{_title(groups, key)}: does the draw of the data decide?", header, rows, [marks, note]))
+        tables.append(
+            Table(
+                f"{_title(groups, key)}: does the draw of the data decide?", header, rows, [marks, note, *_notes(part)]
+            )
+        )
     return tables, {"draws.csv": data}
 
 
@@ -337,9 +350,11 @@ def _grid(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[l
                 f"{METRICS[metric].label}, mean over the seeds that ran at every {by}, with 95 % interval; "
                 f"n = {_range(seeds)}; {lost} diverged."
             )
-            note = MARKS if many else MARKS.replace("the methods", f"the values of {by}")
+            own = part[part["metric"] == metric]
+            note = MARKS if many else MARKS.replace("all pairs", f"all pairs of values of {by}")
+            notes = [about, note, *_undecided(own, over, by if many else across), *_few_seeds(own)]
             title = f"{_title(groups, key)}: {METRICS[metric].label} by {by}"
-            tables.append(Table(title, [Cell(by), *map(Cell, names)], rows, [about, note, *_few_seeds(part)]))
+            tables.append(Table(title, [Cell(by), *map(Cell, names)], rows, notes))
     return tables, {f"grid_{by}.csv": cells}
 
 
@@ -424,15 +439,43 @@ def _range(values: Sequence[int]) -> str:
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
 
 
+def _notes(cells: pd.DataFrame, within: str | None = None) -> list[str]:
+    """The notes of the rows, each once; with the values of `within` that it is about, if not about all."""
+    where: dict[str, list[str]] = {}
+    for row in cells.to_dict("records"):
+        if row["note"]:
+            where.setdefault(row["note"], []).append(_label(within, row[within]) if within else "")
+    every = {_label(within, value) for value in cells[within]} if within else {""}
+    return [
+        note if every <= set(labels) else f"{', '.join(dict.fromkeys(labels))}: {note}"
+        for note, labels in where.items()
+    ]
+
+
+def _undecided(cells: pd.DataFrame, over: str, within: str) -> list[str]:
+    """Names what is not decided against the best mean, for each value of `within`; then the rows' notes."""
+    parts = []
+    for value, own in cells.groupby(within, sort=False):
+        names = scores.in_order(own[own["verdict"] == "not decided"][over].tolist())
+        if names:
+            parts.append(f"{_label(within, value)}: {', '.join(map(_plain, names))}")
+    said = [f"Not decided against the best mean, which is not equality: {'; '.join(parts)}."] if parts else []
+    return [*said, *_notes(cells, within)]
+
+
+def _label(column: str, value: Any) -> str:
+    return METRICS[value].label if column == "metric" else f"{column} = {_plain(value)}"
+
+
 def _few_seeds(cells: pd.DataFrame) -> list[str]:
     notes = []
     if (cells["n"] < cells["seeds"]).any() or (cells["diverged"] > 0).any():
         notes.append("†: over fewer than all seeds, for some diverged or have no finite value; never marked as best.")
     fewest = cells.loc[cells["n"] > 1, "n"].min()
-    if fewest < 8:
+    if fewest < 10:
         notes.append(
-            f"With n = {fewest} seeds the interval is too narrow (for n = 3 it is the range, which holds the "
-            "mean three times in four), and a p-value takes the seeds' differences to be about normal."
+            f"n = {fewest} seeds: where they are skewed, as those of paper_1d are, a 95 % interval covers the mean in "
+            "less than 95 % of cases (about 86 % for n = 3 and 89 % for n = 5; results/bench/coverage.md)."
         )
     return notes
 
@@ -499,7 +542,7 @@ def _markdown(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str], fram
 
 def _md(cell: Cell) -> str:
     text = cell.text.replace("|", r"\|").replace("*", r"\*")
-    return {"best": f"**{text}**", "close": f"<u>{text}</u>"}.get(cell.mark, text)
+    return f"**{text}**" if cell.mark == "best" else text
 
 
 def _latex(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str]) -> str:
@@ -527,7 +570,7 @@ def _latex(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str]) -> str:
 
 def _tex(cell: Cell) -> str:
     text = _escape(cell.text) if cell.tex is None else cell.tex
-    return {"best": rf"\textbf{{{text}}}", "close": rf"\underline{{{text}}}"}.get(cell.mark, text) + cell.tail
+    return (rf"\textbf{{{text}}}" if cell.mark == "best" else text) + cell.tail
 
 
 _TEX = {
