@@ -67,7 +67,7 @@ for (const table of document.querySelectorAll('table.sortable')) {
 
 @dataclass(frozen=True)
 class Cell:
-    """What a table shows and what it sorts by; a method's name gets its colour; `mark` is best, close or none."""
+    """What a table shows and what it sorts by; a method's name gets its colour; `mark` is best or none."""
 
     text: str
     sort: float | str | None = None
@@ -188,7 +188,10 @@ def comparison_tables(results: Results) -> list[Table]:
     for label, part in results.comparison.groupby("label", sort=True):
         if part["method"].nunique() > 1:
             metric = scores.headline(part)
-            tables += [_comparisons(str(label), part, metric), _audit(str(label), part, metric)]
+            tables.append(_comparisons(str(label), part, metric))
+            audit = scores.audit(part, ["label"], "method", metric)
+            if len(audit):  # else the methods have no two seeds in common
+                tables.append(_audit(str(label), part, audit))
     for label, part in results.frame.groupby("label", sort=True):
         if "task.data_seed" in part and part["task.data_seed"].nunique() > 1:
             tables.append(_draws(str(label), part))
@@ -199,7 +202,7 @@ _SCORES = (
     *("d_kl", "nll", "crps", "coverage_50", "coverage_90", "edge_mass"),
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_gain", "ap75_gain", "nms_ap", "box_nll"),
 )
-_BEST = "★ best mean, ≈ not significantly worse (paired by seed, Holm, 5 %); [95 % bootstrap interval]."
+_BEST = "★ best mean over the seeds that all have; whether a test decides it: see p (Holm). [95 % interval]."
 
 
 def _scored(row: Mapping[str, Any]) -> Cell:
@@ -252,7 +255,7 @@ def _comparisons(label: str, part: pd.DataFrame, metric: str) -> Table:
             Cell(row["first"], method=True),
             Cell(row["second"], method=True),
             Cell(_number(row["difference"]), row["difference"]),
-            Cell(_number(row["p"], 2), row["p"]),
+            Cell(_number(row["p_holm"], 2), row["p_holm"]),
             Cell(f"{100 * row['beats']:.0f} %", row["beats"]),
             Cell(str(row["pairs"]), row["pairs"]),
         )
@@ -271,8 +274,7 @@ _RULES = {
 }
 
 
-def _audit(label: str, part: pd.DataFrame, metric: str) -> Table:
-    numbers = scores.audit(part, ["label"], "method", metric)
+def _audit(label: str, part: pd.DataFrame, numbers: pd.DataFrame) -> Table:
     methods = scores.in_order(part["method"].tolist())
     rows = []
     for rule in dict.fromkeys(numbers["rule"]):
@@ -317,7 +319,7 @@ def _variants(label: str, part: pd.DataFrame) -> Table:
             )
         )
     head = ("method", "varied", "seeds with a value", *(scores.METRICS[m].label for m in metrics))
-    return Table(f"All variants, {label}", "Mean over seeds [95 % bootstrap interval].", head, tuple(rows), numbers)
+    return Table(f"All variants, {label}", "Mean over seeds [95 % interval].", head, tuple(rows), numbers)
 
 
 def _draws(label: str, part: pd.DataFrame) -> Table:
@@ -381,8 +383,8 @@ def warnings(results: Results) -> list[str]:
     seeds = frame.groupby("config_hash").size() if len(frame) else pd.Series(dtype=int)
     if len(seeds) and seeds.min() < 5:
         said.append(
-            f"As few as {seeds.min()} seeds per cell: intervals of so few are too narrow, and only large "
-            "differences between methods can be significant (≈ says little)."
+            f"As few as {seeds.min()} seeds per cell: intervals of so few skewed seeds are too narrow, and fewer than "
+            "six cannot decide a difference between two methods."
         )
     if set(frame["method"]) & {"dsm", "ml-mcmc"} if len(frame) else False:
         said.append("dsm and ml-mcmc have published settings that were tuned per dataset; the other methods' were not.")

@@ -87,7 +87,7 @@ def ranking(results: Results) -> Figure | None:
     return Figure(
         "ranking",
         "Ranking",
-        "Mean over all seeds that have a value (filled) with its 95 % bootstrap interval, best on top. Hollow "
+        "Mean over all seeds that have a value (filled) with its 95 % interval, best on top. Hollow "
         "diamonds: the mean of the best quarter (the paper's best 5 of 20), which hides failures. "
         "✕ counts the seeds without a value (diverged).",
         tuple(panels),
@@ -264,7 +264,7 @@ def settings(results: Results) -> Iterator[Figure]:
             yield Figure(
                 "settings-" + key.replace(".", "-"),
                 f"Against {axis_title(key)}",
-                "Mean with its 95 % bootstrap interval, over the seeds that ran at every value.",
+                "Mean with its 95 % interval, over the seeds that ran at every value.",
                 tuple(panels),
                 whole,
                 legend=tuple(methods_of(whole)),

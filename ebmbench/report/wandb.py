@@ -174,10 +174,9 @@ def _place(panels: list[Any]) -> None:
 
 def _markdown(table: html.Table) -> str:
     """A table as Markdown; what could be taken for its syntax is escaped."""
-    marks = {"best": " ★", "close": " ≈"}
 
     def text(cell: html.Cell) -> str:
-        return _escape(cell.text) + marks.get(cell.mark, "")
+        return _escape(cell.text) + (" ★" if cell.mark == "best" else "")
 
     lines = [f"### {_escape(table.title)}", "", _escape(table.caption), ""]
     lines += ["| " + " | ".join(map(_escape, table.head)) + " |", "|" + "---|" * len(table.head)]
