@@ -22,6 +22,7 @@ from ebmbench.display.table import (
     code_cell,
     csv_text,
     latex,
+    latex_text,
     markdown,
     markdown_text,
     method_cell,
@@ -98,7 +99,9 @@ def _parse(entry: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"sweep.tables has {kind!r}: choose from {', '.join(KINDS)}")
     if not isinstance(options, dict | None):
-        raise UserError(f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: method.beta")
+        raise UserError(
+            f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: method.beta"
+        )
     options = dict(options or {})
     metrics = options.get("metrics", ())
     if not isinstance(metrics, list | tuple):
@@ -422,7 +425,7 @@ def variant_tables(results: Results) -> list[Table]:
         by = {(row["cell"], row["metric"]): row | {"mark": ""} for row in data.to_dict("records")}
         values = [axis for axis in results.axes if group.frame[axis].nunique() > 1]
         first = cells.drop_duplicates("cell").sort_values(values, kind="stable")
-        rows = []
+        rows: list[list[Cell]] = []
         for method in group.methods:
             for name, variant in first.loc[first["method"] == method, ["cell", "variant"]].itertuples(index=False):
                 row = by[name, metrics[0].name]
@@ -459,7 +462,9 @@ def _mean_cell(row: dict[str, Any]) -> Cell:
     if row["n"] < row["seeds"] or row["diverged"]:
         text += " †"
         tail += r"\,$\dagger$"
-    return Cell(text, row["mark"], mean.replace("–", "--").replace("−", "$-$").replace("∞", r"$\infty$"), tail, row["mean"])
+    return Cell(
+        text, row["mark"], mean.replace("–", "--").replace("−", "$-$").replace("∞", r"$\infty$"), tail, row["mean"]
+    )
 
 
 def _count_heads(doubtful: bool = False) -> list[Cell]:
