@@ -1,14 +1,18 @@
-"""From a tidy table of runs (one row per run and seed, as `ebmbench.sweep.collect` gives it) to what a table says.
+"""From a tidy table of runs (one row per run and seed, as `report.frame` gives it) to what a table says.
 
 A seed that diverged is never averaged in silently: it is counted, it is left out of the mean, it is the worst of all
-for the median, the best quarter and the probability of beating, and a method that has one is not marked as best.
+for the median, the best quarter and the probability of beating, and a method that has one is not ranked.
+
+Methods are ranked and tested over the seeds that all of them have. A large p-value is never called equality: what a
+test does not decide is "not decided".
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,64 +21,9 @@ from ebmbench.display.palette import in_order
 from ebmbench.engine.runs import FINISHED
 from ebmbench.report import stats
 from ebmbench.report.stats import Values
+from ebmbench.tasks.base import Metric
 
-SIGNIFICANCE = 0.05
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A column of metrics.csv: its name in print, and what is better (a number: the nearer to it)."""
-
-    label: str
-    tex: str
-    better: Literal["lower", "higher"] | float | None
-
-
-METRICS: dict[str, Metric] = {
-    "d_kl": Metric("D_KL", r"$D_{\mathrm{KL}}$", "lower"),
-    "nll": Metric("NLL", "NLL", "lower"),
-    "crps": Metric("CRPS", "CRPS", "lower"),
-    "coverage_50": Metric("coverage of 50 %", r"coverage of 50\,\%", 0.5),
-    "coverage_90": Metric("coverage of 90 %", r"coverage of 90\,\%", 0.9),
-    "edge_mass": Metric("edge mass", "edge mass", "lower"),
-    "val_nll": Metric("validation NLL", "validation NLL", "lower"),
-    "nll_error": Metric("quadrature error", "quadrature error", None),
-    "d_kl_noisy": Metric("D_KL to noisy truth", r"$D_{\mathrm{KL}}$ to noisy truth", "lower"),
-    "nll_noisy": Metric("NLL of noisy targets", "NLL of noisy targets", "lower"),
-    "ap": Metric("AP", "AP", "higher"),
-    "ap50": Metric("AP50", r"AP$_{50}$", "higher"),
-    "ap75": Metric("AP75", r"AP$_{75}$", "higher"),
-    "ap_small": Metric("AP small", r"AP$_{\mathrm{S}}$", "higher"),
-    "ap_medium": Metric("AP medium", r"AP$_{\mathrm{M}}$", "higher"),
-    "ap_large": Metric("AP large", r"AP$_{\mathrm{L}}$", "higher"),
-    "ar": Metric("AR", "AR", "higher"),
-    "base_ap": Metric("base AP", "base AP", None),
-    "base_ap50": Metric("base AP50", r"base AP$_{50}$", None),
-    "base_ap75": Metric("base AP75", r"base AP$_{75}$", None),
-    "nms_ap": Metric("AP, NMS by f alone", r"AP, NMS by $f$ alone", "higher"),
-    "nms_ap75": Metric("AP75, NMS by f alone", r"AP$_{75}$, NMS by $f$ alone", "higher"),
-    "ap_gain": Metric("gain in AP", "gain in AP", "higher"),
-    "ap_gain_low": Metric("gain, low", "gain, low", None),
-    "ap_gain_high": Metric("gain, high", "gain, high", None),
-    "ap75_gain": Metric("gain in AP75", r"gain in AP$_{75}$", "higher"),
-    "ap75_gain_low": Metric("gain in AP75, low", r"gain in AP$_{75}$, low", None),
-    "ap75_gain_high": Metric("gain in AP75, high", r"gain in AP$_{75}$, high", None),
-    "box_nll": Metric("box NLL", "box NLL", "lower"),
-    "box_nll_ess": Metric("its effective samples", "its effective samples", None),
-    "train_seconds": Metric("training s/seed", "training s/seed", None),
-    "energy_evaluations": Metric("energy evaluations", "energy evaluations", None),
-    "peak_memory_mb": Metric("peak memory MB", "peak memory MB", None),
-}
-COST = ("train_seconds", "energy_evaluations", "peak_memory_mb")
-
-
-def headline(frame: pd.DataFrame) -> str:
-    """The metric by which methods are ranked: D_KL in 1D, AP in detection.
-
-    By the task, not by the columns: beside runs of the other task there are both, one of them empty.
-    """
-    tasks = frame["label" if "label" in frame else "task"].astype(str)
-    return "ap" if tasks.str.startswith("detection").all() else "d_kl"
+SIGNIFICANCE = stats.SIGNIFICANCE
 
 
 def finished(frame: pd.DataFrame) -> pd.DataFrame:
@@ -82,21 +31,21 @@ def finished(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[frame["state"].isin(FINISHED)]
 
 
-def badness(metric: str, values: Values) -> Values:
+def badness(metric: Metric, values: Values) -> Values:
     """The values, turned so that lower is better."""
-    better = METRICS[metric].better
+    better = metric.better
     if better == "higher":
         return -values
     return values if better in ("lower", None) else np.abs(values - float(better))
 
 
-def usable(rows: pd.DataFrame, metric: str) -> Values:
+def usable(rows: pd.DataFrame, metric: Metric) -> Values:
     """The metric per seed `[n]`, nan where the seed diverged or the value is not finite."""
-    values = pd.to_numeric(rows[metric], errors="coerce").to_numpy(dtype=np.float64)
+    values = pd.to_numeric(rows[metric.name], errors="coerce").to_numpy(dtype=np.float64)
     return np.where((rows["diverged"].to_numpy() == 0) & np.isfinite(values), values, np.nan)
 
 
-def _by_seed(frame: pd.DataFrame, over: str, metric: str) -> tuple[list[object], list[object], Values]:
+def _by_seed(frame: pd.DataFrame, over: str, metric: Metric) -> tuple[list[object], list[object], Values]:
     """What is compared, the seeds, and the metric `[compared, seeds]`; nan where a seed has no usable value."""
     names, seeds = in_order(frame[over].tolist()), sorted(set(frame["seed"]))
     place = {name: i for i, name in enumerate(names)}
@@ -107,10 +56,11 @@ def _by_seed(frame: pd.DataFrame, over: str, metric: str) -> tuple[list[object],
     return names, seeds, table
 
 
-def _present(frame: pd.DataFrame, over: str) -> NDArrayBool:
-    """Which seeds of what is compared are there at all, diverged or not: `[compared, seeds]`."""
+def _present(frame: pd.DataFrame, over: str, where: pd.Series | None = None) -> NDArrayBool:
+    """Which seeds of what is compared are there, diverged or not, of all rows or of some: `[compared, seeds]`."""
     names, seeds = in_order(frame[over].tolist()), sorted(set(frame["seed"]))
-    there = set(zip(frame[over], frame["seed"], strict=True))
+    part = frame if where is None else frame[where]
+    there = set(zip(part[over], part["seed"], strict=True))
     return np.array([[(name, seed) in there for seed in seeds] for name in names])
 
 
@@ -129,242 +79,426 @@ def at_equal_seeds(frame: pd.DataFrame, by: str, within: Sequence[str]) -> pd.Da
     return pd.concat(kept) if kept else frame
 
 
-def summarise(frame: pd.DataFrame, groups: Sequence[str], over: str, metrics: Sequence[str]) -> pd.DataFrame:
-    """One row per group, item compared and metric.
+def summarise(
+    frame: pd.DataFrame,
+    groups: Sequence[str],
+    over: str,
+    metrics: Sequence[Metric],
+    margins: Mapping[str, float] | None = None,
+) -> pd.DataFrame:
+    """Returns one row per group, item compared and metric.
 
     Args:
         frame: rows of runs that are done.
         groups: columns within which there is comparison, such as task and dataset.
         over: the column whose values are compared, such as method.
+        margins: metric to the largest difference of means that does not matter; only there can "equivalent" be said.
 
     Returns:
-        Columns: the groups, `over`, metric, seeds (there are), n (used), diverged, no_value, untrusted, mean, low,
-        high, median, best, best_of (the k of the best k), p (Holm over those compared with the best; nan for the best),
-        beats_best (probability), mark (best, close or nothing), config_hash.
+        Columns, beside the groups:
+
+        - `over`, metric, config_hash.
+        - seeds: how many there are. n: those with a value. diverged, no_value: those without one. n_untrusted: those
+          with a value that is not trusted.
+        - mean, low, high: over the n seeds, with its 95 % interval (`stats.mean_interval`). mean_trusted: the mean
+          without the untrusted seeds.
+        - median, median_low, median_high: over all seeds, those without a value being the worst, with an interval of at
+          least 95 % (`stats.median_interval`; nan for fewer than six seeds and where the best value is a number).
+        - best, best_of: mean of the best quarter of the seeds, and how many these are.
+        - ranked_over: how many seeds all that are compared have; ranks and tests are over these; 0 without a ranking.
+          mean_ranked: mean over these, nan for one that is not ranked.
+        - verdict: "best" (the best mean_ranked), "worse" (than the best one: p_holm < SIGNIFICANCE), "equivalent" (to
+          the best one, within the margin), "not decided", or "" (not ranked; the note says why).
+        - mark: "best" or "". It says which mean is the best, not that a test decided it: see the others' verdicts.
+        - p_holm: p-value of "the mean equals the best one's" (`stats.paired_p_value`), by Holm over all pairs of those
+          ranked, since the same data choose the best; nan for the best one and where the seeds cannot support a test.
+          comparisons: how many pairs these are; 0 without a ranking.
+        - beats_best: share of the common seeds at which it is better than the best one.
+        - note: sentences that say why something is not ranked, tested or decided; empty if nothing is special.
     """
     rows = []
     for key, part in frame.groupby(list(groups), sort=True, dropna=False):
         group = dict(zip(groups, key, strict=True))
         for metric in metrics:
-            if metric in part:
-                rows += [{**group, **row} for row in _summarise_group(part, over, metric)]
+            if metric.name in part:
+                margin = (margins or {}).get(metric.name)
+                rows += [{**group, **row} for row in _summarise_group(part, over, metric, margin)]
     return pd.DataFrame(rows)
 
 
-def _summarise_group(part: pd.DataFrame, over: str, metric: str) -> list[dict[str, object]]:
-    names, _, table = _by_seed(part, over, metric)
-    present = _present(part, over)
-    rows: list[dict[str, object]] = []
-    of = part[over].to_numpy()
-    stopped, doubtful = part["diverged"].to_numpy() == 1, (part["trusted"] == 0).to_numpy()
+def _summarise_group(part: pd.DataFrame, over: str, metric: Metric, margin: float | None) -> list[dict[str, Any]]:
+    names, seeds, table = _by_seed(part, over, metric)
+    present, doubtful = _present(part, over), _present(part, over, part["trusted"] == 0)
+    rows: list[dict[str, Any]] = []
+    of, stopped = part[over].to_numpy(), part["diverged"].to_numpy() == 1
     hashes = part["config_hash"].to_numpy()
     for i, name in enumerate(names):
-        mine = of == name
-        values = table[i][present[i]]
-        good = values[np.isfinite(values)]
-        low, high = stats.bootstrap_interval(good)
-        diverged = int((mine & stopped).sum())
-        turned = badness(metric, values)
-        chosen = _best_mean(metric, values)
+        mine, values, usable_ = of == name, table[i][present[i]], np.isfinite(table[i])
+        trusted = table[i][usable_ & ~doubtful[i]]
+        n, diverged = int(usable_.sum()), int((mine & stopped).sum())
         rows.append(
             {
                 over: name,
-                "metric": metric,
+                "metric": metric.name,
                 "seeds": len(values),
-                "n": len(good),
+                "n": n,
                 "diverged": diverged,
-                "no_value": len(values) - len(good) - diverged,
-                "untrusted": int((mine & doubtful & ~stopped).sum()),
-                "mean": float(good.mean()) if len(good) else np.nan,
-                "low": low,
-                "high": high,
-                "median": _median(values, turned),
-                "best": chosen,
+                "no_value": len(values) - n - diverged,
+                "n_untrusted": n - len(trusted),
+                **_mean(table[i][usable_]),
+                "mean_trusted": float(trusted.mean()) if len(trusted) else np.nan,
+                **_median_and_interval(metric, values),
+                "best": _best_mean(metric, values),
                 "best_of": stats.best_count(len(values)),
-                "p": np.nan,
-                "beats_best": np.nan,
-                "mark": "",
                 "config_hash": " ".join(sorted(set(hashes[mine]))),
             }
         )
-    _mark(rows, metric, table, present)
-    return rows
+    ranking = _rank(metric, names, seeds, table, present, doubtful=doubtful, margin=margin)
+    return [row | ranked for row, ranked in zip(rows, ranking, strict=True)]
 
 
-def _best_mean(metric: str, values: Values) -> float:
+def _mean(values: Values) -> dict[str, float]:
+    low, high = stats.mean_interval(values)
+    return {"mean": float(values.mean()) if len(values) else np.nan, "low": low, "high": high}
+
+
+def _best_mean(metric: Metric, values: Values) -> float:
     """Mean of the best quarter of the seeds, by the metric itself."""
     key = badness(metric, values)
     return stats.best_mean(values, chosen_by=key)
 
 
-def _median(values: Values, turned: Values) -> float:
+def _median(metric: Metric, values: Values) -> float:
     """Median where a seed without a value is the worst of all; infinite if that is what the middle one is."""
     if len(values) == 0:
         return np.nan
-    order = np.argsort(np.where(np.isnan(turned), np.inf, turned), kind="stable")
+    order = np.argsort(np.nan_to_num(badness(metric, values), nan=np.inf), kind="stable")
     middle = values[order][[(len(values) - 1) // 2, len(values) // 2]]
-    return float(middle.mean()) if np.isfinite(middle).all() else np.inf
+    if np.isfinite(middle).all():
+        return float(middle.mean())
+    return -np.inf if metric.better == "higher" else np.inf
 
 
-def _mark(rows: list[dict[str, object]], metric: str, table: Values, present: NDArrayBool) -> None:
-    """Marks the best mean, and those that are not significantly worse: paired by seed, Holm over the others."""
-    if METRICS[metric].better is None or len(rows) < 2:
-        return
+def _median_and_interval(metric: Metric, values: Values) -> dict[str, float]:
+    better = metric.better
+    low, high = np.nan, np.nan
+    if better is None or isinstance(better, str):
+        low, high = stats.median_interval(badness(metric, values))
+    if better == "higher":
+        low, high = -high, -low
+    return {"median": _median(metric, values), "median_low": low, "median_high": high}
+
+
+# ------------------------------------------------------------------------------------------------------- ranking
+
+
+@dataclass(frozen=True)
+class _Tests:
+    """All pairs of those ranked, tested over what they have in common."""
+
+    common: NDArrayBool
+    """Which units (seeds, or draws of the data) all that are compared have: `[units]`."""
+    ranked: list[int]
+    """Those that have a value at each of them."""
+    pairs: list[tuple[int, int]]
+    p_holm: dict[tuple[int, int], float]
+    """nan where the units cannot support a test."""
+    notes: list[str]
+    """What to say of all of them."""
+
+
+def _test(
+    turned: Values,
+    present: NDArrayBool,
+    units: Sequence[object],
+    unit: str,
+    p_value: Callable[[int, int, NDArrayBool], float] | None = None,
+) -> _Tests:
+    """Tests all pairs, paired by unit; arguments as in `_rank`, but `turned` so that lower is better."""
+    common: NDArrayBool = np.logical_and.reduce(present)
+    count, notes = int(common.sum()), []
+    if count < 2:
+        few = f"fewer than two {unit}s are common to all that are compared"
+        return _Tests(common, [], [], {}, [f"No ranking: {few}."])
+    if present[:, ~common].any():
+        found = _listed([name for name, both in zip(units, common, strict=True) if both])
+        notes.append(f"Ranked and tested over the {count} {unit}s that all have ({found}).")
+    ranked = [i for i in range(len(turned)) if np.isfinite(turned[i, common]).all()]
+    pairs = list(itertools.combinations(ranked, 2))
+    if not pairs:
+        return _Tests(common, ranked, pairs, {}, notes)
+    if not stats.testable(count, len(pairs)):
+        needed = stats.fewest_seeds(len(pairs))
+        takes = f" (it takes {needed})" if needed else ""
+        plural = "s" if len(pairs) > 1 else ""
+        notes.append(f"{count} {unit}s cannot support a test of {len(pairs)} comparison{plural}{takes}.")
+        p_values = [np.nan] * len(pairs)
+    elif p_value is None:
+        shared = turned[:, common]
+        p_values = stats.paired_p_values(np.array([shared[i] - shared[j] for i, j in pairs])).tolist()
+    else:
+        p_values = [p_value(i, j, common) for i, j in pairs]
+    return _Tests(common, ranked, pairs, dict(zip(pairs, stats.holm(p_values), strict=True)), notes)
+
+
+def _rank(
+    metric: Metric,
+    names: Sequence[object],
+    units: Sequence[object],
+    table: Values,
+    present: NDArrayBool,
+    *,
+    doubtful: NDArrayBool | None = None,
+    margin: float | None = None,
+    unit: str = "seed",
+    p_value: Callable[[int, int, NDArrayBool], float] | None = None,
+) -> list[dict[str, Any]]:
+    """Returns for each that is compared what `summarise` documents from ranked_over on.
+
+    Args:
+        names, units: what is compared, and what pairs it: seeds, or draws of the data; `unit` is one of these in words.
+        table: the metric `[compared, units]`, nan where there is no value.
+        present: which units are there, with a value or not `[compared, units]`.
+        doubtful: which values are not trusted `[compared, units]`.
+        p_value: of two that are compared, by index, and the common units; `stats.paired_p_value` if not given.
+    """
+    nothing = {"ranked_over": 0, "mean_ranked": np.nan, "verdict": "", "mark": "", "p_holm": np.nan, "comparisons": 0}
+    rows: list[dict[str, Any]] = [{**nothing, "beats_best": np.nan, "note": ""} for _ in names]
+    if metric.better is None or len(names) < 2:
+        return rows
     turned = badness(metric, table)
-    eligible = [i for i, row in enumerate(rows) if row["n"] and row["n"] == row["seeds"]]
-    if not eligible:
-        return
-    means = {i: turned[i][np.isfinite(turned[i])].mean() for i in eligible}
-    best = min(eligible, key=lambda i: means[i])
-    rows[best]["mark"] = "best"
-    others = [i for i in range(len(rows)) if i != best]
-    p_values = []
-    for i in others:
-        both = np.isfinite(turned[i]) & np.isfinite(turned[best])
-        p_values.append(stats.paired_p_value(turned[i][both], turned[best][both]))
-        common = present[i] & present[best]
-        rows[i]["beats_best"] = stats.probability_of_beating(turned[i][common], turned[best][common])
-    for i, p in zip(others, stats.holm(p_values), strict=True):
-        rows[i]["p"] = p
-        if p >= SIGNIFICANCE and i in eligible:
-            rows[i]["mark"] = "close"
+    tests = _test(turned, present, units, unit, p_value)
+    shared, count = turned[:, tests.common], int(tests.common.sum())
+    best = min(tests.ranked, key=lambda i: float(shared[i].mean()), default=-1)
+    notes = list(tests.notes)
+    if tests.ranked and doubtful is not None:
+        notes += _note_of_doubt(names, tests, turned, doubtful, best, unit)
+    for i, row in enumerate(rows):
+        if tests.ranked and i != best:
+            row["beats_best"] = stats.probability_of_beating(shared[i], shared[best])
+        if i not in tests.ranked:
+            lost = int((~np.isfinite(shared[i])).sum())
+            alone = [f"{names[i]} is not ranked: it has no value at {lost} of the {count} {unit}s."] if lost else []
+            row["note"] = " ".join([*tests.notes, *alone])
+            continue
+        p = tests.p_holm.get((min(i, best), max(i, best)), np.nan)
+        row |= {"ranked_over": count, "mean_ranked": float(table[i, tests.common].mean()), "p_holm": p}
+        row |= {"comparisons": len(tests.pairs), "note": " ".join(notes), "mark": "best" if i == best else ""}
+        row["verdict"] = "best" if i == best else _verdict(p, shared[i], shared[best], margin, len(tests.pairs))
+    return rows
 
 
-def compare(frame: pd.DataFrame, groups: Sequence[str], over: str, metric: str) -> pd.DataFrame:
-    """Every pair within a group, paired by seed.
+def _verdict(p: float, values: Values, best: Values, margin: float | None, comparisons: int) -> str:
+    if p < SIGNIFICANCE:
+        return "worse"
+    same = margin is not None and stats.equivalent(values, best, margin, SIGNIFICANCE / comparisons)
+    return "equivalent" if same else "not decided"
+
+
+def _note_of_doubt(
+    names: Sequence[object], tests: _Tests, turned: Values, doubtful: NDArrayBool, best: int, unit: str
+) -> list[str]:
+    """Says so where another mean is the best over the units that are trusted for all that are ranked."""
+    sure = tests.common & ~doubtful[tests.ranked].any(0)
+    if not sure.any() or sure.sum() == tests.common.sum():
+        return []
+    other = min(tests.ranked, key=lambda i: float(turned[i, sure].mean()))
+    if other == best:
+        return []
+    return [f"Over the {int(sure.sum())} {unit}s that are trusted for all, {names[other]} has the best mean."]
+
+
+def _listed(units: Sequence[Any]) -> str:
+    """The units in words: `0 to 4` where they follow one another, else one by one."""
+    numbers = [int(unit) for unit in units if float(unit) == int(unit)]
+    if len(numbers) == len(units) > 2 and numbers == list(range(numbers[0], numbers[0] + len(numbers))):
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, units))
+
+
+def compare(
+    frame: pd.DataFrame, groups: Sequence[str], over: str, metric: Metric, margin: float | None = None
+) -> pd.DataFrame:
+    """Returns every pair within a group, paired by the seeds that all of the group have.
+
+    Args:
+        margin: the largest difference of means that does not matter; "equivalent" is only said with one.
 
     Returns:
-        Columns: the groups, first, second, pairs (seeds that both have), difference (of the means, first less second),
-        p (Holm over all pairs of the group), beats (probability that the first is better, diverged seeds being worst).
+        Columns: the groups, metric, first, second; pairs (common seeds at which both have a value); difference, low,
+        high (of the means, first less second, over these, with its 95 % interval, which is not adjusted for the number
+        of comparisons); p_holm, comparisons and note as in `summarise`; beats (probability that the first is better,
+        a seed without a value being the worst); verdict ("first better", "second better", "equivalent" or "not
+        decided").
     """
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for key, part in frame.groupby(list(groups), sort=True, dropna=False):
-        names, _, table = _by_seed(part, over, metric)
-        present, turned = _present(part, over), badness(metric, table)
-        found: list[dict[str, object]] = []
-        for i in range(len(names)):
-            for j in range(i + 1, len(names)):
-                both = np.isfinite(table[i]) & np.isfinite(table[j])
-                common = present[i] & present[j]
-                found.append(
-                    {
-                        **dict(zip(groups, key, strict=True)),
-                        "metric": metric,
-                        "first": names[i],
-                        "second": names[j],
-                        "pairs": int(both.sum()),
-                        "difference": float((table[i] - table[j])[both].mean()) if both.any() else np.nan,
-                        "p": stats.paired_p_value(turned[i][both], turned[j][both]),
-                        "beats": stats.probability_of_beating(turned[i][common], turned[j][common]),
-                    }
-                )
-        for row, p in zip(found, stats.holm([float(row["p"]) for row in found]), strict=True):  # type: ignore[arg-type]
-            row["p"] = p
-        rows += found
+        names, seeds, table = _by_seed(part, over, metric)
+        turned = badness(metric, table)
+        tests = _test(turned, _present(part, over), seeds, "seed")
+        shared = turned[:, tests.common]
+        for i, j in itertools.combinations(range(len(names)), 2):
+            both = tests.common & np.isfinite(table[i]) & np.isfinite(table[j])
+            p = tests.p_holm.get((i, j), np.nan)
+            verdict = "not decided"
+            if p < SIGNIFICANCE:
+                verdict = "first better" if shared[i].mean() < shared[j].mean() else "second better"
+            elif (i, j) in tests.pairs:
+                verdict = _verdict(p, shared[i], shared[j], margin, len(tests.pairs))
+            lost = int(tests.common.sum() - both.sum())
+            notes = [f"One of the two has no value at {lost} of the {int(tests.common.sum())} seeds."] if lost else []
+            difference = _mean((table[i] - table[j])[both])
+            rows.append(
+                {
+                    **dict(zip(groups, key, strict=True)),
+                    "metric": metric.name,
+                    "first": names[i],
+                    "second": names[j],
+                    "pairs": int(both.sum()),
+                    "difference": difference["mean"],
+                    "low": difference["low"],
+                    "high": difference["high"],
+                    "p_holm": p,
+                    "comparisons": len(tests.pairs),
+                    "beats": stats.probability_of_beating(shared[i], shared[j]),
+                    "verdict": verdict,
+                    "note": " ".join([*tests.notes, *notes]),
+                }
+            )
     return pd.DataFrame(rows)
 
 
 RULES = ("all", "median", "best", "best_by_val")
 """How seeds are chosen: the mean of all, the median, the best quarter by the metric itself (as published), the best
-quarter by validation NLL (which uses no knowledge of the truth)."""
+quarter by a validation metric (which uses no knowledge of the truth)."""
 
 
-def audit(frame: pd.DataFrame, groups: Sequence[str], over: str, metric: str) -> pd.DataFrame:
-    """What each rule of selection makes of the ranking: columns the groups, rule, `over`, value, rank, tau (Kendall's,
-    with the ranking by the mean of all seeds).
+def audit(
+    frame: pd.DataFrame, groups: Sequence[str], over: str, metric: Metric, selection: Metric | None = None
+) -> pd.DataFrame:
+    """Returns what each rule of selection makes of the ranking, over the seeds that all have.
 
     A method that has a diverged seed is last by the mean of all: there is no such mean.
+
+    Args:
+        selection: the metric of the rule `best_by_val`.
+
+    Returns:
+        Columns: the groups, metric, rule, `over`, value, rank, tau (Kendall's, with the ranking by the mean of all
+        seeds), seeds (how many all have). A group whose members have fewer than two seeds in common has no rows.
     """
     rows: list[dict[str, object]] = []
     for key, part in frame.groupby(list(groups), sort=True, dropna=False):
         names, _, table = _by_seed(part, over, metric)
-        present = _present(part, over)
-        chosen = _by_seed(part, over, "val_nll")[2] if "val_nll" in part else None
-        values: dict[str, list[float]] = {}
+        common = _present(part, over).all(0)
+        if common.sum() < 2:
+            continue
+        table = table[:, common]
+        has_selection = selection is not None and selection.name in part
+        chosen = badness(selection, _by_seed(part, over, selection)[2]) if selection and has_selection else None
+        by_rule: dict[str, list[float]] = {}
         for rule in RULES:
             if rule == "best_by_val" and chosen is None:
                 continue
-            values[rule] = [
-                _select(rule, metric, table[i][there], None if chosen is None else chosen[i][there])
-                for i, there in enumerate(present)
+            by_rule[rule] = [
+                _select(rule, metric, values, None if chosen is None else chosen[i][common])
+                for i, values in enumerate(table)
             ]
         ranking = {
             rule: stats.ranks(np.where(np.isinf(found), np.nan, badness(metric, np.array(found))).tolist())
-            for rule, found in values.items()
+            for rule, found in by_rule.items()
         }
-        for rule, found in values.items():
+        for rule, found in by_rule.items():
             tau = stats.kendall_tau(ranking[rule], ranking["all"])
             rows += [
                 {
                     **dict(zip(groups, key, strict=True)),
-                    "metric": metric,
+                    "metric": metric.name,
                     "rule": rule,
                     over: name,
                     "value": value,
                     "rank": rank,
                     "tau": tau,
+                    "seeds": int(common.sum()),
                 }
                 for name, value, rank in zip(names, found, ranking[rule], strict=True)
             ]
     return pd.DataFrame(rows)
 
 
-def _select(rule: str, metric: str, values: Values, val_nll: Values | None) -> float:
+def _select(rule: str, metric: Metric, values: Values, val_nll: Values | None) -> float:
     if rule == "all":
         return float(values.mean()) if len(values) else np.nan
     if rule == "median":
-        return _median(values, badness(metric, values))
+        return _median(metric, values)
     if rule == "best":
         return _best_mean(metric, values)
     return stats.best_mean(values, chosen_by=val_nll)
 
 
-def draws(frame: pd.DataFrame, groups: Sequence[str], metric: str, draw: str = "task.data_seed") -> pd.DataFrame:
-    """Over several draws of the training data: is the ranking one of the methods, or of one draw?
+def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str) -> pd.DataFrame:
+    """Returns, over several draws of the training data: is the ranking one of the methods, or of one draw?
+
+    Only seeds that every method has at every one of its draws are used.
 
     Returns:
-        Columns: the groups, method, draws, mean (over draws, of the means over seeds), low, high (bootstrap over draws,
-        for seeds of one draw are not independent), std_draws (between the draws' means), std_seeds (within a draw),
-        diverged, p and mark as in `summarise` (paired by draw), ranks (one per draw), tau (mean over pairs of draws).
+        Columns: the groups, metric, method; draws (how many there are), n (those at which every seed has a value),
+        seeds (of each draw), diverged; mean, low, high (over all draws and seeds, by `stats.variance_components`);
+        std_draws, std_seeds, std_residual (between draws, between seeds, the rest); from ranked_over to note as in
+        `summarise`, with draws as what is paired; a p-value is the larger one of that of `stats.paired_p_value` over
+        the draws' means and that of the mixed model; ranks (one per draw), tau (mean over pairs of draws).
     """
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for key, part in frame.groupby(list(groups), sort=True, dropna=False):
         names, numbers = in_order(part["method"].tolist()), sorted(set(part[draw]))
-        means = np.full((len(names), len(numbers)), np.nan)
-        within = np.full_like(means, np.nan)
-        for i, name in enumerate(names):
-            for j, number in enumerate(numbers):
-                values = usable(part[(part["method"] == name) & (part[draw] == number)], metric)
-                if len(values) and np.isfinite(values).all():
-                    means[i, j] = values.mean()
-                    within[i, j] = values.std(ddof=1) if len(values) > 1 else np.nan
+        cube, present = _by_draw(part, names, numbers, draw, metric)
+        means = cube.mean(2) if cube.shape[2] else np.full(cube.shape[:2], np.nan)
         columns = [stats.ranks(badness(metric, means[:, j]).tolist()) for j in range(len(numbers))]
         taus = [stats.kendall_tau(a, b) for i, a in enumerate(columns) for b in columns[:i]]
-        found: list[dict[str, object]] = []
+
+        def p_value(i: int, j: int, common: NDArrayBool, cube: Values = cube) -> float:
+            difference = (cube[i] - cube[j])[common]
+            alone = float(stats.paired_p_values(difference.mean(1)[None])[0])
+            return max(alone, stats.variance_components(difference).p_value) if difference.shape[1] > 1 else alone
+
+        ranking = _rank(metric, names, numbers, means, present, unit="draw", p_value=p_value)
         for i, name in enumerate(names):
-            good = means[i][np.isfinite(means[i])]
-            low, high = stats.bootstrap_interval(good)
-            found.append(
+            good = cube[i][np.isfinite(means[i])]
+            split = stats.variance_components(good)
+            rows.append(
                 {
                     **dict(zip(groups, key, strict=True)),
-                    "metric": metric,
+                    "metric": metric.name,
                     "method": name,
                     "draws": len(numbers),
-                    "seeds": len(numbers),
                     "n": len(good),
-                    "mean": float(good.mean()) if len(good) else np.nan,
-                    "low": low,
-                    "high": high,
-                    "std_draws": float(good.std(ddof=1)) if len(good) > 1 else np.nan,
-                    "std_seeds": float(np.sqrt(np.nanmean(within[i] ** 2))) if np.isfinite(within[i]).any() else np.nan,
+                    "seeds": cube.shape[2],
                     "diverged": int((part[part["method"] == name]["diverged"] == 1).sum()),
-                    "p": np.nan,
-                    "beats_best": np.nan,
-                    "mark": "",
+                    "mean": split.mean,
+                    "low": split.low,
+                    "high": split.high,
+                    "std_draws": split.std_draws,
+                    "std_seeds": split.std_seeds,
+                    "std_residual": split.std_residual,
+                    **ranking[i],
                     "ranks": " ".join(str(column[i]) for column in columns),
                     "tau": float(np.mean(taus)) if taus else np.nan,
                 }
             )
-        _mark(found, metric, means, np.ones_like(means, dtype=bool))
-        rows += found
     return pd.DataFrame(rows)
+
+
+def _by_draw(
+    part: pd.DataFrame, names: Sequence[object], numbers: Sequence[object], draw: str, metric: Metric
+) -> tuple[Values, NDArrayBool]:
+    """The metric `[methods, draws, common seeds]`, and which draws of a method are there: `[methods, draws]`."""
+    cells = {cell: own for cell, own in part.groupby(["method", draw], sort=False)}
+    common = sorted(set.intersection(*(set(own["seed"]) for own in cells.values())))
+    cube = np.full((len(names), len(numbers), len(common)), np.nan)
+    present = np.zeros(cube.shape[:2], dtype=bool)
+    for (name, number), own in cells.items():
+        i, j = names.index(name), numbers.index(number)
+        present[i, j] = True
+        values = dict(zip(own["seed"], usable(own, metric), strict=True))
+        cube[i, j] = [values[seed] for seed in common]
+    return cube, present

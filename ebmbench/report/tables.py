@@ -1,95 +1,137 @@
-"""Tables of a sweep, as Markdown, LaTeX (booktabs) and CSV: a pure function of its tidy table of runs.
+"""Tables of results: what each says, as `display.table.Table`; and the files that a sweep ends in.
 
-That it is pure is what makes a committed table checkable: `ebmbench sweep check` builds it again and compares.
+They are a pure function of the table of runs. That makes a committed table checkable: `ebmbench sweep check` makes it
+again and compares.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import pandas as pd
 
-from ebmbench.core import registry
 from ebmbench.core.errors import UserError
-from ebmbench.display.table import Cell, Table
+from ebmbench.display.palette import in_order
+from ebmbench.display.table import (
+    Cell,
+    Table,
+    code_cell,
+    csv_text,
+    latex,
+    latex_text,
+    markdown,
+    markdown_text,
+    method_cell,
+    number,
+    number_cell,
+    one_line,
+)
 from ebmbench.report import scores
-from ebmbench.report.scores import COST, METRICS
-from ebmbench.tasks.base import Task
+from ebmbench.report.frame import Results, costs_of, metrics_of, task_of
+from ebmbench.report.settings import plain
+from ebmbench.tasks.base import COST, Metric, Task
 
-SCORES_1D = ("d_kl", "nll", "crps", "coverage_50", "coverage_90", "edge_mass")
-SCORES_DETECTION = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar", "box_nll")
 SHOWN_RUNS = 200
 """How many runs the Markdown lists; runs.csv has them all."""
-DRAW = "task.data_seed"
-"""The key that a table of draws is over."""
-KINDS = ("scores", "cost", "comparisons", "audit", "draws", "grid")
-MARKS = "Bold: the best mean. Underlined: not significantly worse (p ≥ 0.05, paired by seed, Holm over the methods)."
+MARKS = "Bold: the best mean. A difference from it is decided where p < 0.05 (paired by seed, Holm over all pairs)."
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """What of a sweep its tables depend on, beside its runs."""
+class Group:
+    """The runs of one task and dataset at equal settings: what a table is about."""
 
-    name: str
-    description: str
-    tables: tuple[Any, ...]
-    axes: tuple[str, ...]
-    """Columns of the tidy table that the sweep varies, beside task, dataset and method."""
+    title: str
+    task: type[Task]
+    frame: pd.DataFrame
+    keys: tuple[str, ...]
+    """The columns that are the same in all rows."""
+
+    @property
+    def headline(self) -> Metric:
+        return self.task.metrics[0]
+
+    @property
+    def methods(self) -> list[Any]:
+        return in_order(self.frame["method"].tolist())
 
 
-def build(frame: pd.DataFrame, sweep: Sweep) -> dict[str, str]:
-    """File name to text of all that a sweep ends in, figures apart.
+def groups(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[Group]:
+    """Yields the groups of a table of runs that are done; `axes` are the settings that are the same in a group."""
+    keys = ["task", "dataset", *axes]
+    for key, part in frame.groupby(keys, sort=True, dropna=False):
+        values = dict(zip(keys, key, strict=True))
+        task = task_of(str(values["task"]))
+        rest = [f"{axis} = {plain(values[axis])}" for axis in axes]
+        yield Group(", ".join([task.titled(str(values["dataset"])), *rest]), task, part, tuple(keys))
 
-    Args:
-        frame: one row per run and seed, done or not, as `sweep.collect` gives it.
+
+def build(results: Results) -> dict[str, str]:
+    """Returns file name to text of all that a sweep ends in, figures apart.
 
     Raises:
         UserError: the sweep asks for a table that is not known.
     """
-    good = scores.finished(frame)
-    tables: list[Table] = []
-    files: dict[str, str] = {}
-    for entry in sweep.tables:
+    made: list[Table] = []
+    for entry in results.tables:
         kind, options = _parse(entry)
-        if len(good):
-            made, data = _BUILDERS[kind](good, sweep, options)
-            tables += made
-            files |= {name: csv_text(csv_frame) for name, csv_frame in data.items() if len(csv_frame)}
-    origin = provenance(frame, sweep)
-    return {"tables.md": _markdown(tables, sweep, origin, frame), "tables.tex": _latex(tables, sweep, origin), **files}
+        made += KINDS[kind](results.done, results.axes, options) if len(results.done) else []
+    numbers: dict[str, list[pd.DataFrame]] = {}
+    for table in made:
+        if table.file and table.data is not None and len(table.data):
+            numbers.setdefault(table.file, []).append(table.data)
+    files = {name: csv_text(pd.concat(parts, ignore_index=True)) for name, parts in numbers.items()}
+    origin = provenance(results)
+    return {"tables.md": _markdown(made, results, origin), "tables.tex": _latex(made, results, origin), **files}
 
 
 def _parse(entry: Any) -> tuple[str, dict[str, Any]]:
-    """`scores` or `{grid: {by: …}}`."""
+    """Reads `scores` or `{grid: {by: …}}`."""
     if isinstance(entry, str):
         kind, options = entry, None
     elif isinstance(entry, dict) and len(entry) == 1:
         kind, options = next(iter(entry.items()))
     else:
         raise UserError(f"sweep.tables has {entry!r}: give a kind of table, or one kind with its options")
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"sweep.tables has {kind!r}: choose from {', '.join(KINDS)}")
     if not isinstance(options, dict | None):
-        raise UserError(f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: noise.beta")
-    return kind, dict(options or {})
+        raise UserError(
+            f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: method.beta"
+        )
+    options = dict(options or {})
+    metrics = options.get("metrics", ())
+    if not isinstance(metrics, list | tuple):
+        raise UserError(f"sweep.tables has {kind} with metrics={metrics!r}: give a list of metrics")
+    return kind, options
 
 
-def check_entries(tables: Iterable[Any], axes: Sequence[str]) -> None:
-    """Raises UserError for a table that could not be built, before a sweep is run for it; `axes` as in Sweep."""
-    for entry in tables:
+def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[Task]) -> None:
+    """Raises UserError for a table that could not be made, before a sweep is run for it; `axes` are what it varies."""
+    classes = dict.fromkeys(type(task) for task in tasks)
+    for entry in entries:
         kind, options = _parse(entry)
         if kind == "grid" and not isinstance(options.get("by"), str):
-            raise UserError("sweep.tables has a grid without `by`: the swept key of its rows, such as noise.beta")
-        key = {"grid": options.get("by"), "draws": DRAW}.get(kind)
-        if key and key not in axes:
-            raise _not_varied(kind, key, axes)
-        for metric in options.get("metrics", ()):
-            if metric not in METRICS:
-                raise UserError(f"sweep.tables names the metric {metric!r}: choose from {', '.join(METRICS)}")
+            raise UserError("sweep.tables has a grid without `by`: the swept key of its rows, such as method.beta")
+        for task in classes:
+            if kind == "draws" and not task.draw_setting:
+                raise UserError(f"sweep.tables has draws, and task={task.name} has no setting that draws the data anew")
+            key = {"grid": options.get("by"), "draws": task.draw_setting}.get(kind)
+            if key and key not in axes:
+                raise _not_varied(kind, key, axes)
+            for name in options.get("metrics", ()):
+                _metric(task, name)
+
+
+def _metric(task: type[Task], name: Any) -> Metric:
+    metric = task.metric(name) if isinstance(name, str) else None
+    if metric is None:
+        known = ", ".join(metric.name for metric in task.metrics)
+        raise UserError(f"sweep.tables names the metric {name!r}: choose from {known}")
+    return metric
 
 
 def _not_varied(kind: str, key: str, axes: Sequence[str]) -> UserError:
@@ -99,234 +141,314 @@ def _not_varied(kind: str, key: str, axes: Sequence[str]) -> UserError:
     )
 
 
-# ------------------------------------------------------------------------------------------------------- tables
+# --------------------------------------------------------------------------------------------------------- kinds
 
 
-def _groups(sweep: Sweep, without: Sequence[str] = ()) -> list[str]:
-    return ["task", "dataset", *(axis for axis in sweep.axes if axis not in without)]
-
-
-def _title(groups: Sequence[str], row: Any) -> str:
-    values = dict(zip(groups, row, strict=True))
-    name = {"1d": "1D, dataset"}.get(values["task"], str(values["task"]).capitalize() + ",")
-    rest = [f"{axis} = {_plain(values[axis])}" for axis in groups if axis not in ("task", "dataset")]
-    return ", ".join([f"{name} {values['dataset']}", *rest])
-
-
-def _main_metrics(frame: pd.DataFrame, options: dict[str, Any]) -> list[str]:
-    top = scores.headline(frame)
-    given = options.get("metrics") or (SCORES_1D if top == "d_kl" else SCORES_DETECTION)
-    # The headline alone where no seed has a value, for all diverged: the table then says so.
-    return [metric for metric in given if metric in frame and frame[metric].notna().any()] or [top]
-
-
-def _scores(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
-    """Two tables per group: every metric's mean, and the headline's other summaries."""
-    groups, main, top = _groups(sweep), _main_metrics(frame, options), scores.headline(frame)
-    more = [metric for metric in METRICS if metric in frame and metric not in (*main, *COST)]
-    cells = scores.summarise(frame, groups, "method", [*main, *more])
+def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
+    """Returns two tables per group: every metric's mean, and the headline's other summaries; and the task's own."""
     tables = []
-    for key, part in cells.groupby(groups, sort=True, dropna=False):
-        title = _title(groups, key)
-        by = {(row["method"], row["metric"]): row for row in part.to_dict("records")}
-        methods = scores.in_order(part["method"].tolist())
+    for group in groups(frame, axes):
+        there = metrics_of(group.task, group.frame)
+        given = [_metric(group.task, name) for name in options.get("metrics", ())]
+        main = [metric for metric in given or group.task.metrics if metric in there and (given or metric.table)]
+        main = main or [group.headline]  # alone where no seed has a value, for all diverged: the table then says so
+        cells = scores.summarise(group.frame, group.keys, "method", [*main, *(m for m in there if m not in main)])
+        by = {(row["method"], row["metric"]): row for row in cells.to_dict("records")}
+        shown = cells[cells["metric"].isin([metric.name for metric in main])]
+        doubtful = bool((shown["n_untrusted"] > 0).any())
         rows = []
-        for method in methods:
-            row = by[method, main[0]]
-            rows.append([Cell(str(method)), *(_mean_cell(by[method, metric]) for metric in main), *_counts(row)])
-        header = [Cell("method"), *(_head(metric, arrow=True) for metric in main), Cell("n"), Cell("diverged")]
-        notes = [MARKS, *_few_seeds(part[part["metric"].isin(main)])]
-        tables.append(Table(f"{title}: mean over seeds with 95 % interval", header, rows, notes))
-        tables.append(_headline_table(title, part[part["metric"] == top].to_dict("records"), top))
-        task = registry.known("task").get(str(dict(zip(groups, key, strict=True))["task"]))
-        if task is not None:
-            tables += cast(type[Task], task).sweep_tables(title, _select(frame, groups, key))
-    return tables, {"scores.csv": cells}
+        for method in group.methods:
+            found = [by[method, metric.name] for metric in main]
+            means = [cell for row, metric in zip(found, main, strict=True) for cell in _with_median(row, metric, group)]
+            rows.append([method_cell(method), *means, *_counts(found[0], doubtful)])
+        header = [Cell("method")]
+        for metric in main:
+            header += [_head(metric, arrow=True), *([Cell("median")] if metric is group.headline else [])]
+        notes = [
+            MARKS,
+            *_undecided(shown, "method", "metric", group.task),
+            *_without_doubtful(shown, group.task),
+            *_few_seeds(shown),
+        ]
+        title = f"{group.title}: mean over seeds with 95 % interval"
+        tables.append(Table(title, [*header, *_count_heads(doubtful)], rows, notes, cells, "scores.csv"))
+        top = cells[cells["metric"] == group.headline.name]
+        if len(top):
+            tables.append(_headline_table(group, top.to_dict("records")))
+        tables += group.task.sweep_tables(group.title, group.frame)
+    return tables
 
 
-def _headline_table(title: str, rows: list[dict[str, Any]], metric: str) -> Table:
-    label, lines = METRICS[metric].label, []
+def _with_median(row: dict[str, Any], metric: Metric, group: Group) -> list[Cell]:
+    median = [number_cell(row["median"], _decimals(row))] if metric is group.headline else []
+    return [_mean_cell(row), *median]
+
+
+def _headline_table(group: Group, rows: list[dict[str, Any]]) -> Table:
+    doubtful = any(row["n_untrusted"] for row in rows)
+    lines = []
     for row in rows:
+        places = _decimals(row)
+        interval = [number(row[end], places) for end in ("median_low", "median_high")]
+        known = not math.isnan(row["median_low"])
+        median = number(row["median"], places) + (f" [{', '.join(interval)}]" if known else "")
         lines.append(
             [
-                Cell(str(row["method"])),
+                method_cell(row["method"]),
                 _mean_cell(row),
-                Cell(number(row["median"], _decimals(row))),
-                Cell(f"{number(row['best'], _decimals(row))} ({row['best_of']} of {row['seeds']})"),
-                Cell(_share(row["beats_best"])),
-                Cell(_p_value(row["p"])),
-                *_counts(row),
-                Cell(str(row["config_hash"]), tex=rf"\texttt{{{row['config_hash']}}}"),
+                *([number_cell(row["mean_trusted"], places)] if doubtful else []),
+                Cell(median, sort=row["median"]),
+                Cell(f"{number(row['best'], places)} ({row['best_of']} of {row['seeds']})", sort=row["best"]),
+                _share_cell(row["beats_best"]),
+                _p_cell(row["p_holm"]),
+                Cell(str(row["verdict"]) or "–"),
+                *_counts(row, doubtful),
+                code_cell(row["config_hash"]),
             ]
         )
-    header = [Cell("method"), _head(metric, arrow=True), Cell("median"), Cell("mean of the best")]
-    header += [Cell("P(beats the best)"), Cell("p"), Cell("n"), Cell("diverged"), Cell("settings")]
+    header = [Cell("method"), _head(group.headline, arrow=True), *([Cell("trusted seeds alone")] if doubtful else [])]
+    header += [Cell("median"), Cell("mean of the best"), Cell("P(beats the best)"), Cell("p (Holm)"), Cell("verdict")]
+    header += [*_count_heads(doubtful), Cell("settings")]
+    count = max(row["comparisons"] for row in rows)
     notes = [
         "The best are a quarter of the seeds, as in the published best 5 of 20; that hides failures. The median counts "
-        "a diverged seed as the worst. P(beats the best): share of the seeds at which the method is better than it."
+        "a diverged seed as the worst. P(beats the best): share of the seeds at which the method is better than it. "
+        f"p (Holm): of equal means, over {count} comparisons; a large one is no equality, but a difference that is not "
+        "decided.",
+        *_notes(pd.DataFrame(rows)),
     ]
-    return Table(f"{title}: {label}, other summaries", header, lines, notes)
+    return Table(f"{group.title}: {group.headline.label}, other summaries", header, lines, notes, pd.DataFrame(rows))
 
 
-def _cost(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
-    groups = _groups(sweep)
-    cells = scores.summarise(frame, groups, "method", COST)
+def cost_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
+    """Returns a table per group: what a model costs."""
     tables = []
-    for key, part in cells.groupby(groups, sort=True, dropna=False):
-        by = {(row["method"], row["metric"]): row for row in part.to_dict("records")}
-        methods = scores.in_order(part["method"].tolist())
+    for group in groups(frame, axes):
+        costs = costs_of(group.frame)
+        if not costs:
+            continue
+        cells = scores.summarise(group.frame, group.keys, "method", costs)
+        by = {(row["method"], row["metric"]): row for row in cells.to_dict("records")}
         rows = []
-        for method in methods:
-            means = [Cell(number(by[method, metric]["mean"])) for metric in COST]
-            rows.append([Cell(str(method)), *means, *_counts(by[method, COST[0]])])
-        header = [Cell("method"), *(_head(metric) for metric in COST), Cell("n"), Cell("diverged")]
+        for method in group.methods:
+            means = [number_cell(by[method, metric.name]["mean"]) for metric in costs]
+            rows.append([method_cell(method), *means, *_counts(by[method, costs[0].name])])
+        header = [Cell("method"), *(_head(metric) for metric in costs), *_count_heads()]
         notes = ["Means over seeds. Seeds that trained together share their time; memory is that of their process."]
-        tables.append(Table(f"{_title(groups, key)}: cost", header, rows, notes))
-    return tables, {"cost.csv": cells}
+        tables.append(Table(f"{group.title}: cost", header, rows, notes, cells, "cost.csv"))
+    return tables
 
 
-def _comparisons(
-    frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]
-) -> tuple[list[Table], dict[str, pd.DataFrame]]:
-    groups, top = _groups(sweep), scores.headline(frame)
-    pairs = scores.compare(frame, groups, "method", top)
+def comparison_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
+    """Returns a table per group: which method beats which, at how many of the seeds."""
     tables = []
-    for key, part in pairs.groupby(groups, sort=True, dropna=False) if len(pairs) else []:
-        beats = {(row["first"], row["second"]): (row["beats"], row["p"]) for row in part.to_dict("records")}
+    for group in groups(frame, axes):
+        pairs = scores.compare(group.frame, group.keys, "method", group.headline)
+        if pairs.empty:
+            continue
+        beats = {(row["first"], row["second"]): (row["beats"], row["p_holm"]) for row in pairs.to_dict("records")}
         beats |= {(second, first): (1 - share, p) for (first, second), (share, p) in beats.items()}
-        names = scores.in_order([*part["first"], *part["second"]])
         rows = []
-        for first in names:
-            row = [Cell(str(first))]
-            for second in names:
+        for first in group.methods:
+            row = [method_cell(first)]
+            for second in group.methods:
                 share, p = beats.get((first, second), (math.nan, math.nan))
                 star = "*" if p < scores.SIGNIFICANCE else ""
-                row.append(Cell("–" if first == second else _share(share) + star))
+                row.append(Cell("–") if first == second else Cell(_share_cell(share).text + star, sort=share))
             rows.append(row)
-        header = [Cell("row beats column"), *(Cell(str(name)) for name in names)]
+        header = [Cell("row beats column"), *(Cell(str(name)) for name in group.methods)]
         note = (
-            f"Share of the seeds at which the row's {METRICS[top].label} is better than the column's; a diverged seed "
-            "is beaten by any other. *: the means differ (p < 0.05, smoothed and studentised paired bootstrap, Holm "
-            "over all pairs)."
+            f"Share of the seeds at which the row's {group.headline.label} is better than the column's; a diverged seed "
+            "is beaten by any other. *: the means differ (p < 0.05, paired sign-flip and bootstrap-t tests, Holm over "
+            f"all {pairs['comparisons'].max()} pairs); without it the difference is not decided."
         )
-        tables.append(Table(f"{_title(groups, key)}: which method beats which", header, rows, [note]))
-    return tables, {"comparisons.csv": pairs}
+        title = f"{group.title}: which method beats which"
+        tables.append(Table(title, header, rows, [note, *_notes(pairs)], pairs, "comparisons.csv"))
+    return tables
 
 
-_RULE_NAMES = {
-    "all": "mean of all",
-    "median": "median",
-    "best": "best quarter",
-    "best_by_val": "best quarter by validation NLL",
-}
-
-
-def _audit(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
-    groups, top = _groups(sweep), scores.headline(frame)
-    data = scores.audit(frame, groups, "method", top)
+def pair_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
+    """Returns a table per group: the difference of every pair of methods, with its interval and test."""
     tables = []
-    for key, part in data.groupby(groups, sort=True, dropna=False) if len(data) else []:
-        rules = [rule for rule in scores.RULES if rule in set(part["rule"])]
-        by = {(row["method"], row["rule"]): row for row in part.to_dict("records")}
-        methods = scores.in_order(part["method"].tolist())
+    for group in groups(frame, axes):
+        pairs = scores.compare(group.frame, group.keys, "method", group.headline)
+        if pairs.empty:
+            continue
+        rows = [
+            [
+                method_cell(row["first"]),
+                method_cell(row["second"]),
+                _mean_cell({**row, "mean": row["difference"], "n": 1, "seeds": 1, "diverged": 0, "mark": ""}),
+                _p_cell(row["p_holm"]),
+                Cell(row["verdict"]),
+                _share_cell(row["beats"]),
+                Cell(str(row["pairs"]), sort=row["pairs"]),
+            ]
+            for row in pairs.to_dict("records")
+        ]
+        header = [Cell("first"), Cell("second"), Cell(f"difference in {group.headline.label}"), Cell("p (Holm)")]
+        header += [Cell("verdict"), Cell("first beats second"), Cell("seeds")]
+        notes = [
+            "Every pair of methods at equal seeds: same data, initial weights and mini-batches. Diverged seeds lose. "
+            "In brackets: the 95 % interval of one difference, not adjusted for their number. "
+            f"p (Holm): over {pairs['comparisons'].max()} comparisons."
+        ]
+        tables.append(Table(f"{group.title}: every pair", header, rows, [*notes, *_notes(pairs)], pairs, "pairs.csv"))
+    return tables
+
+
+_RULE_NAMES = {"all": "mean of all", "median": "median", "best": "best quarter", "best_by_val": "best quarter by "}
+
+
+def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
+    """Returns a table per group: does the choice of seeds decide the ranking?"""
+    tables = []
+    for group in groups(frame, axes):
+        selection = group.task.metric(group.task.selection)
+        data = scores.audit(group.frame, group.keys, "method", group.headline, selection)
+        if data.empty:
+            continue
+        names = _RULE_NAMES | ({"best_by_val": _RULE_NAMES["best_by_val"] + selection.label} if selection else {})
+        rules = [rule for rule in scores.RULES if rule in set(data["rule"])]
+        by = {(row["method"], row["rule"]): row for row in data.to_dict("records")}
         rows = []
-        for method in methods:
+        for method in group.methods:
             found = [by[method, rule] for rule in rules]
-            rows.append([Cell(str(method)), *(Cell(f"{number(row['value'])} ({row['rank']})") for row in found)])
-        header = [Cell("method"), *(Cell(_RULE_NAMES[rule]) for rule in rules)]
-        taus = [f"{_RULE_NAMES[rule]} {by[methods[0], rule]['tau']:.2f}" for rule in rules[1:]]
-        note = f"{METRICS[top].label} (rank). Kendall's tau with the ranking by the mean of all: {', '.join(taus)}."
-        changed = any(len({by[method, rule]["rank"] for rule in rules}) > 1 for method in methods)
-        verdict = "The ranking depends on the rule." if changed else "The ranking is the same by every rule."
-        tables.append(Table(f"{_title(groups, key)}: does the choice of seeds decide?", header, rows, [note, verdict]))
-    return tables, {"audit.csv": data}
-
-
-def _draws(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
-    if DRAW not in frame:
-        raise _not_varied("draws", DRAW, sweep.axes)
-    groups, top = _groups(sweep, without=[DRAW]), scores.headline(frame)
-    data = scores.draws(frame, groups, top, DRAW)
-    tables = []
-    for key, part in data.groupby(groups, sort=True, dropna=False):
-        rows = []
-        records = part.to_dict("records")
-        for row in records:
-            cells = [_mean_cell(row), Cell(number(row["std_draws"])), Cell(number(row["std_seeds"]))]
-            cells += [Cell(row["ranks"]), Cell(_p_value(row["p"])), Cell(str(row["diverged"]))]
-            rows.append([Cell(row["method"]), *cells])
-        header = [Cell("method"), _head(top, arrow=True), Cell("std between draws"), Cell("std between seeds")]
-        header += [Cell("rank at each draw"), Cell("p"), Cell("diverged")]
-        numbers = ", ".join(_plain(value) for value in sorted(set(frame[DRAW])))
+            cells = [Cell(f"{number(row['value'])} ({row['rank']})", sort=row["rank"]) for row in found]
+            rows.append([method_cell(method), *cells])
+        header = [Cell("method"), *(Cell(names[rule]) for rule in rules)]
+        taus = [f"{names[rule]} {by[group.methods[0], rule]['tau']:.2f}" for rule in rules[1:]]
+        count = data["seeds"].iloc[0]
         note = (
-            f"Draws of the training data: task.data_seed = {numbers}. Mean and 95 % interval over the draws of the "
-            "mean over seeds; tests paired by draw. Mean Kendall's tau between the rankings of two draws: "
-            f"{records[0]['tau']:.2f}."
+            f"{group.headline.label} (rank), over the {count} seeds that all have. "
+            f"Kendall's tau with the ranking by the mean of all: {', '.join(taus)}."
         )
-        marks = MARKS.replace("by seed", "by draw")
-        tables.append(Table(f"{_title(groups, key)}: does the draw of the data decide?", header, rows, [marks, note]))
-    return tables, {"draws.csv": data}
+        changed = any(len({by[method, rule]["rank"] for rule in rules}) > 1 for method in group.methods)
+        verdict = "The ranking depends on the rule." if changed else "The ranking is the same by every rule."
+        title = f"{group.title}: does the choice of seeds decide?"
+        tables.append(Table(title, header, rows, [note, verdict], data, "audit.csv"))
+    return tables
 
 
-def _grid(frame: pd.DataFrame, sweep: Sweep, options: dict[str, Any]) -> tuple[list[Table], dict[str, pd.DataFrame]]:
-    """Rows: the values of one swept key. Columns: the methods, or the values of a second key if there is one method."""
-    by = options["by"]
-    if by not in frame:
-        raise _not_varied("grid", by, sweep.axes)
-    metrics = [m for m in options.get("metrics") or [scores.headline(frame)] if m in frame]
-    many = frame["method"].nunique() > 1
-    other = [axis for axis in sweep.axes if axis != by]
-    across = "method" if many else (other[0] if other else "method")
-    groups = [g for g in _groups(sweep, without=[by]) if g != across]
-    # Compared are the methods at equal setting; of one method, the settings.
-    over, within = ("method", [*groups, by]) if many else (by, [*groups, across])
-    cells = scores.summarise(scores.at_equal_seeds(frame, by, [*groups, across]), within, over, metrics)
+def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
+    """Returns a table per group: is the ranking one of the methods, or of one draw of the data?"""
     tables = []
-    for key, part in cells.groupby(groups, sort=True, dropna=False):
-        for metric in metrics:
-            some = {(row[by], row[across]): row for row in part.to_dict("records") if row["metric"] == metric}
-            columns = scores.in_order([column for _, column in some])
+    for task_name, rows_of_task in frame.groupby("task", sort=True):
+        draw = task_of(str(task_name)).draw_setting
+        if not draw or draw not in axes:
+            raise _not_varied("draws", draw or "a draw of the data", axes)
+        for group in groups(rows_of_task, [axis for axis in axes if axis != draw]):
+            data = scores.draws(group.frame, group.keys, group.headline, draw)
+            records = data.to_dict("records")
+            rows = []
+            for row in records:
+                cells = [_mean_cell({**row, "seeds": row["draws"]})]
+                cells += [number_cell(row[name]) for name in ("std_draws", "std_seeds", "std_residual")]
+                cells += [Cell(row["ranks"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
+                rows.append([method_cell(row["method"]), *cells, Cell(str(row["diverged"]), sort=row["diverged"])])
+            header = [Cell("method"), _head(group.headline, arrow=True), Cell("std between draws")]
+            header += [Cell("std between seeds"), Cell("std of the rest"), Cell("rank at each draw"), Cell("p (Holm)")]
+            header += [Cell("verdict"), Cell("diverged")]
+            numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
+            note = (
+                f"Draws of the training data: {draw} = {numbers}. Mean and 95 % interval over draws and "
+                f"{records[0]['seeds']} seeds, by a mixed model; tests paired by draw. Mean Kendall's tau between the "
+                f"rankings of two draws: {records[0]['tau']:.2f}."
+            )
+            title = f"{group.title}: does the draw of the data decide?"
+            notes = [MARKS.replace("by seed", "by draw"), note, *_notes(data)]
+            tables.append(Table(title, header, rows, notes, data, "draws.csv"))
+    return tables
+
+
+def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
+    """Returns a table per group and metric. Rows: the values of one swept key. Columns: the methods, or the values of a
+    second key if there is one method."""
+    by = options["by"]
+    if by not in axes:
+        raise _not_varied("grid", by, axes)
+    many = frame["method"].nunique() > 1
+    other = [axis for axis in axes if axis != by]
+    across = "method" if many or not other else other[0]
+    tables = []
+    for group in groups(frame, [axis for axis in axes if axis not in (by, across)]):
+        # Compared are the methods at equal setting; of one method, the settings.
+        over, within = ("method", [*group.keys, by]) if many else (by, [*group.keys, across])
+        equal = scores.at_equal_seeds(group.frame, by, [*group.keys, across])
+        names = options.get("metrics") or [group.headline.name]
+        for metric in (_metric(group.task, name) for name in names if name in group.frame):
+            cells = scores.summarise(equal, within, over, [metric])
+            some = {(row[by], row[across]): row for row in cells.to_dict("records")}
+            columns = in_order([column for _, column in some])
             rows = []
             for value in sorted({value for value, _ in some}):
                 found = [some.get((value, column)) for column in columns]
-                rows.append([Cell(_plain(value)), *(_mean_cell(row) if row else Cell("") for row in found)])
-            names = [str(c) if across == "method" else f"{across.rpartition('.')[2]} = {_plain(c)}" for c in columns]
+                values = [_mean_cell(row) if row else Cell("") for row in found]
+                rows.append([Cell(plain(value), sort=value), *values])
+            heads = [str(c) if across == "method" else f"{across.rpartition('.')[2]} = {plain(c)}" for c in columns]
             seeds = sorted({row["n"] for row in some.values()})
             lost = sum(row["diverged"] for row in some.values())
+            doubtful = sum(row["n_untrusted"] for row in some.values())
             about = (
-                f"{METRICS[metric].label}, mean over the seeds that ran at every {by}, with 95 % interval; "
-                f"n = {_range(seeds)}; {lost} diverged."
+                f"{metric.label}, mean over the seeds that ran at every {by}, with 95 % interval; n = {_range(seeds)}; "
+                f"{lost} diverged, {doubtful} not trusted."
             )
-            note = MARKS if many else MARKS.replace("the methods", f"the values of {by}")
-            title = f"{_title(groups, key)}: {METRICS[metric].label} by {by}"
-            tables.append(Table(title, [Cell(by), *map(Cell, names)], rows, [about, note, *_few_seeds(part)]))
-    return tables, {f"grid_{by}.csv": cells}
+            marks = MARKS if many else MARKS.replace("all pairs", f"all pairs of values of {by}")
+            undecided = _undecided(cells, over, by if many else across, group.task)
+            title = f"{group.title}: {metric.label} by {by}"
+            notes = [about, marks, *undecided, *_few_seeds(cells)]
+            tables.append(Table(title, [Cell(by), *map(Cell, heads)], rows, notes, cells, f"grid_{by}.csv"))
+    return tables
 
 
-_BUILDERS = {
-    "scores": _scores,
-    "cost": _cost,
-    "comparisons": _comparisons,
-    "audit": _audit,
-    "draws": _draws,
-    "grid": _grid,
+KINDS: dict[str, Callable[[pd.DataFrame, Sequence[str], dict[str, Any]], list[Table]]] = {
+    "scores": score_tables,
+    "cost": cost_tables,
+    "comparisons": comparison_tables,
+    "pairs": pair_tables,
+    "audit": audit_tables,
+    "draws": draw_tables,
+    "grid": grid_tables,
 }
+"""What `sweep.tables` may name. Each makes tables of the runs that are done and the settings that vary."""
 
 
-def _select(frame: pd.DataFrame, groups: Sequence[str], key: Any) -> pd.DataFrame:
-    for name, value in zip(groups, key, strict=True):
-        frame = frame[frame[name] == value]
-    return frame
+def variant_tables(results: Results) -> list[Table]:
+    """Returns a table per dataset with a row per variant, where settings are varied."""
+    tables = []
+    for group in groups(results.done, []):
+        shown = ("ranking", "settings")
+        metrics = [m for m in metrics_of(group.task, group.frame) if m.table or set(shown) & set(m.figures)]
+        metrics = [m for m in metrics if not m.only_with or _is_set(group.frame, m.only_with)]
+        cells = group.frame.assign(cell=group.frame["method"] + " | " + group.frame["variant"])
+        data = scores.summarise(cells, group.keys, "cell", metrics)
+        by = {(row["cell"], row["metric"]): row | {"mark": ""} for row in data.to_dict("records")}
+        values = [axis for axis in results.axes if group.frame[axis].nunique() > 1]
+        first = cells.drop_duplicates("cell").sort_values(values, kind="stable")
+        rows: list[list[Cell]] = []
+        for method in group.methods:
+            for name, variant in first.loc[first["method"] == method, ["cell", "variant"]].itertuples(index=False):
+                row = by[name, metrics[0].name]
+                means = [_mean_cell(by[name, metric.name]) for metric in metrics]
+                counts = Cell(f"{row['n']} of {row['seeds']}", sort=row["n"])
+                rows.append([method_cell(method), Cell(variant or "–", sort=len(rows)), counts, *means])
+        header = [Cell("method"), Cell("varied"), Cell("seeds with a value"), *(_head(m, arrow=True) for m in metrics)]
+        notes = ["Mean over seeds with 95 % interval."]
+        tables.append(Table(f"{group.title}: all variants", header, rows, notes, data))
+    return tables
 
 
-# -------------------------------------------------------------------------------------------------------- cells
+def _is_set(frame: pd.DataFrame, setting: str) -> bool:
+    return setting in frame and bool(frame[setting].astype(bool).any())
 
 
-def _head(metric: str, arrow: bool = False) -> Cell:
-    better = METRICS[metric].better
-    sign = {"lower": "↓", "higher": "↑"}.get(better, "") if arrow and isinstance(better, str) else ""
+# --------------------------------------------------------------------------------------------------------- cells
+
+
+def _head(metric: Metric, arrow: bool = False) -> Cell:
+    sign = {"lower": "↓", "higher": "↑"}.get(str(metric.better), "") if arrow else ""
     tex = {"↓": r" $\downarrow$", "↑": r" $\uparrow$"}.get(sign, "")
-    return Cell(f"{METRICS[metric].label} {sign}".strip(), tex=METRICS[metric].tex + tex)
+    return Cell(f"{metric.label} {sign}".strip(), tex=metric.tex + tex if metric.tex else None)
 
 
 def _mean_cell(row: dict[str, Any]) -> Cell:
@@ -340,48 +462,81 @@ def _mean_cell(row: dict[str, Any]) -> Cell:
     if row["n"] < row["seeds"] or row["diverged"]:
         text += " †"
         tail += r"\,$\dagger$"
-    return Cell(text, row["mark"], _escape(mean), tail)
+    return Cell(
+        text, row["mark"], mean.replace("–", "--").replace("−", "$-$").replace("∞", r"$\infty$"), tail, row["mean"]
+    )
 
 
-def _counts(row: dict[str, Any]) -> list[Cell]:
-    return [Cell(str(row["n"])), Cell(str(row["diverged"]))]
+def _count_heads(doubtful: bool = False) -> list[Cell]:
+    return [Cell("n"), Cell("diverged"), *([Cell("not trusted")] if doubtful else [])]
+
+
+def _counts(row: dict[str, Any], doubtful: bool = False) -> list[Cell]:
+    names = ("n", "diverged", *(["n_untrusted"] if doubtful else []))
+    return [Cell(str(row[name]), sort=row[name]) for name in names]
 
 
 def _decimals(row: dict[str, Any]) -> int | None:
-    """As many as the interval's half width has two significant digits; None where there is no interval."""
+    """Returns as many as give the interval's half width two significant digits; None where there is no interval."""
     half = (row["high"] - row["low"]) / 2
     return min(8, max(0, 1 - math.floor(math.log10(half)))) if math.isfinite(half) and half > 0 else None
 
 
-def number(value: float, decimals: int | None = None) -> str:
-    """A number as it is printed: to so many decimals, else to four significant digits; a tiny one as 1.7e-05."""
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞" if value > 0 else "−∞"
-    if decimals is None:
-        text = f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
-    else:
-        text = f"{value:.{decimals}f}" if decimals < 6 else f"{value:.2g}"
-    return text.replace("-", "−", 1) if text.startswith("-") else text
+def _share_cell(value: float) -> Cell:
+    return Cell("–" if math.isnan(value) else f"{value:.2f}", sort=value)
 
 
-def _share(value: float) -> str:
-    return "–" if math.isnan(value) else f"{value:.2f}"
-
-
-def _p_value(p: float) -> str:
-    if math.isnan(p):
-        return "–"
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _plain(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _p_cell(p: float) -> Cell:
+    return Cell("–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}", sort=p)
 
 
 def _range(values: Sequence[int]) -> str:
     return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
+
+
+# --------------------------------------------------------------------------------------------------------- notes
+
+
+def _notes(cells: pd.DataFrame, within: str | None = None, task: type[Task] | None = None) -> list[str]:
+    """Returns the notes of the rows, each once; with the values of `within` that it is about, if not about all."""
+    where: dict[str, list[str]] = {}
+    for row in cells.to_dict("records"):
+        if row["note"]:
+            where.setdefault(row["note"], []).append(_label(within, row[within], task) if within else "")
+    every = {_label(within, value, task) for value in cells[within]} if within else {""}
+    return [
+        note if every <= set(labels) else f"{', '.join(dict.fromkeys(labels))}: {note}"
+        for note, labels in where.items()
+    ]
+
+
+def _undecided(cells: pd.DataFrame, over: str, within: str, task: type[Task]) -> list[str]:
+    """Names what is not decided against the best mean, for each value of `within`; then the rows' notes."""
+    parts = []
+    for value, own in cells.groupby(within, sort=False):
+        names = in_order(own[own["verdict"] == "not decided"][over].tolist())
+        if names:
+            parts.append(f"{_label(within, value, task)}: {', '.join(map(plain, names))}")
+    said = [f"Not decided against the best mean, which is not equality: {'; '.join(parts)}."] if parts else []
+    return [*said, *_notes(cells, within, task)]
+
+
+def _label(column: str, value: Any, task: type[Task] | None) -> str:
+    metric = task.metric(str(value)) if task and column == "metric" else None
+    return metric.label if metric else f"{column} = {plain(value)}"
+
+
+def _without_doubtful(cells: pd.DataFrame, task: type[Task]) -> list[str]:
+    """Says what the means are without the seeds that are not trusted, where they differ as printed."""
+    parts = []
+    for row in cells[cells["n_untrusted"] > 0].to_dict("records"):
+        places = _decimals(row)
+        mean, trusted = number(row["mean"], places), number(row["mean_trusted"], places)
+        if mean != trusted:
+            metric = task.metric(row["metric"])
+            parts.append(f"{metric.label if metric else row['metric']} of {row['method']} {trusted}")
+    count = "Seeds that are not trusted" + (f" ({task.doubt})" if task.doubt else "")
+    return [f"{count} are in these means. Without them: {'; '.join(parts)}."] if parts else []
 
 
 def _few_seeds(cells: pd.DataFrame) -> list[str]:
@@ -389,29 +544,27 @@ def _few_seeds(cells: pd.DataFrame) -> list[str]:
     if (cells["n"] < cells["seeds"]).any() or (cells["diverged"] > 0).any():
         notes.append("†: over fewer than all seeds, for some diverged or have no finite value; never marked as best.")
     fewest = cells.loc[cells["n"] > 1, "n"].min()
-    if fewest < 8:
+    if fewest < 10:
         notes.append(
-            f"With n = {fewest} seeds the interval is too narrow (for n = 3 it is the range, which holds the "
-            "mean three times in four), and a p-value takes the seeds' differences to be about normal."
+            f"n = {fewest} seeds: where they are skewed, as those of paper_1d are, a 95 % interval covers the mean in "
+            "less than 95 % of cases (about 86 % for n = 3 and 89 % for n = 5; results/bench/coverage.md)."
         )
     return notes
 
 
-# --------------------------------------------------------------------------------------------------- provenance
+# --------------------------------------------------------------------------------------------------------- files
 
 
-def provenance(frame: pd.DataFrame, sweep: Sweep) -> list[str]:
-    """Where the numbers come from: sweep, what is done and what is not, settings, commits, dates."""
-    good = scores.finished(frame)
-    doubtful = int(((good["trusted"] == 0) & (good["diverged"] == 0)).sum())
+def provenance(results: Results) -> list[str]:
+    """Returns where the numbers come from: sweep, what is done and what is not, settings, commits, dates."""
+    frame, good = results.frame, results.done
     runs, done = frame.drop_duplicates("run_id"), good.drop_duplicates("run_id")
-    hashes = sorted(set(frame["config_hash"]))
-    digest = hashlib.sha256(" ".join(hashes).encode()).hexdigest()[:12]
-    lines = [f"Sweep {sweep.name}. {sweep.description}".strip()]
+    digest = hashlib.sha256(" ".join(hashes := sorted(set(frame["config_hash"]))).encode()).hexdigest()[:12]
+    doubt = ", ".join(sorted({task.doubt for task in results.tasks.values() if task.doubt})) or "see each run"
+    lines = [f"Sweep {results.name}. {results.description}".strip()]
     lines.append(
         f"{len(done)} of {len(runs)} runs and {len(good)} of {len(frame)} seeds are in these tables; "
-        f"{int((good['diverged'] == 1).sum())} seeds diverged, {doubtful} more are "
-        "doubtful (mass at the edge of the grid, or a quadrature error)."
+        f"{int((good['diverged'] == 1).sum())} seeds diverged, {count_doubtful(good)} more are doubtful ({doubt})."
     )
     for state, part in runs[~runs["run_id"].isin(done["run_id"])].groupby("state", sort=True):
         names = part["run_id"].tolist()
@@ -424,97 +577,39 @@ def provenance(frame: pd.DataFrame, sweep: Sweep) -> list[str]:
         f"Made by commit {', '.join(commits)}; runs finished {when} (UTC). "
         f"{len(hashes)} settings, digest {digest}; each one's hash is in runs.csv."
     )
-    return lines
+    return [one_line(line) for line in lines]
 
 
-# -------------------------------------------------------------------------------------------------------- output
+def count_doubtful(done: pd.DataFrame) -> int:
+    """Returns how many seeds did not diverge and are not trusted."""
+    return int(((done["trusted"] == 0) & (done["diverged"] == 0)).sum())
 
 
-def csv_text(frame: pd.DataFrame) -> str:
-    """CSV to ten significant digits: more than any use needs, and fewer than other machines may round differently."""
-    return frame.to_csv(index=False, float_format="%.10g", lineterminator="\n")
-
-
-def _markdown(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str], frame: pd.DataFrame) -> str:
-    lines = [f"# {sweep.name}", "", *(f"{line}  " for line in origin), ""]
+def _markdown(tables: Sequence[Table], results: Results, origin: Sequence[str]) -> str:
+    lines = [f"# {markdown_text(results.name)}", "", *(f"{markdown_text(line)}  " for line in origin), ""]
     if not tables:
         lines += ["No run is done yet.", ""]
-    for table in tables:
-        lines += [f"## {table.title}", ""]
-        lines.append("| " + " | ".join(_md(cell) for cell in table.header) + " |")
-        lines.append("|" + "---|" + "---:|" * (len(table.header) - 1))
-        lines += ["| " + " | ".join(_md(cell) for cell in row) + " |" for row in table.rows]
-        lines += ["", *(f"{note}  " for note in table.notes), ""]
-    lines += ["## Settings", "", "| run | method | seeds | settings | state | finished |", "|---|---|---:|---|---|---|"]
+    lines += [markdown(table) for table in tables]
+    frame = results.frame
     seeds = frame["run_id"].value_counts()
     runs = frame[["run_id", "method", "config_hash", "state", "finished"]].drop_duplicates("run_id")
+    rows = []
     for row in runs.head(SHOWN_RUNS).to_dict("records"):
         date = "" if pd.isna(row["finished"]) else row["finished"]
-        cells = (row["run_id"], row["method"], seeds[row["run_id"]], row["config_hash"], row["state"], date)
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        texts = (row["run_id"], row["method"], seeds[row["run_id"]], row["config_hash"], row["state"], date)
+        rows.append([Cell(str(text)) for text in texts])
     if len(runs) > SHOWN_RUNS:
-        lines.append(f"| and {len(runs) - SHOWN_RUNS} more in runs.csv | | | | | |")
-    return "\n".join(lines) + "\n"
+        rows.append([Cell(f"and {len(runs) - SHOWN_RUNS} more in runs.csv"), *[Cell("")] * 5])
+    header = [Cell(name) for name in ("run", "method", "seeds", "settings", "state", "finished")]
+    return "\n".join([*lines, markdown(Table("Settings", header, rows)).rstrip()]) + "\n"
 
 
-def _md(cell: Cell) -> str:
-    text = cell.text.replace("|", r"\|").replace("*", r"\*")
-    return {"best": f"**{text}**", "close": f"<u>{text}</u>"}.get(cell.mark, text)
-
-
-def _latex(tables: Sequence[Table], sweep: Sweep, origin: Sequence[str]) -> str:
+def _latex(tables: Sequence[Table], results: Results, origin: Sequence[str]) -> str:
     lines = [f"% {line}" for line in origin]
     said = origin if len(origin) > 3 else [origin[0], origin[-1]]  # what is missing, wherever the table goes
     lines += [r"% In the preamble: \usepackage{booktabs}, \usepackage{graphicx}. Then: \input{tables.tex}", ""]
+    metrics = [*COST, *(metric for task in dict.fromkeys(results.tasks.values()) for metric in task.metrics)]
+    symbols = {metric.label: metric.tex for metric in metrics if metric.tex and "_" in metric.label}
     for index, table in enumerate(tables):
-        tails = any(cell.tail for row in table.rows for cell in row)
-        lines += [r"\begin{table}[htbp]", r"\centering", *([r"\renewcommand{\arraystretch}{1.3}"] if tails else [])]
-        lines += [rf"\caption{{{_escape(table.title)}.}}"]
-        lines += [
-            rf"\label{{tab:{sweep.name}-{index + 1}}}",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        ]
-        lines += [rf"\begin{{tabular}}{{l{'r' * (len(table.header) - 1)}}}", r"\toprule"]
-        lines.append(" & ".join(_tex(cell) for cell in table.header) + r" \\")
-        lines.append(r"\midrule")
-        lines += [" & ".join(_tex(cell) for cell in row) + r" \\" for row in table.rows]
-        lines += [r"\bottomrule", r"\end{tabular}}"]
-        ends = ["Below and above a mean: the ends of its 95 % interval."] if tails else []
-        notes = " ".join(_escape(note) for note in [*ends, *table.notes, *said])
-        lines += ["", r"\smallskip", rf"\parbox{{\linewidth}}{{\footnotesize {notes}}}", r"\end{table}", ""]
+        lines.append(latex(table, f"{results.name}-{index + 1}", symbols, said))
     return "\n".join(lines)
-
-
-def _tex(cell: Cell) -> str:
-    text = _escape(cell.text) if cell.tex is None else cell.tex
-    return {"best": rf"\textbf{{{text}}}", "close": rf"\underline{{{text}}}"}.get(cell.mark, text) + cell.tail
-
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "–": "--",
-    "−": "$-$",
-    "∞": r"$\infty$",
-    "≥": r"$\geq$",
-    "†": r"$\dagger$",
-    "↓": r"$\downarrow$",
-    "↑": r"$\uparrow$",
-    "→": r"$\rightarrow$",
-    "…": r"\dots{}",
-    "×": r"$\times$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "λ": r"$\lambda$",
-    "σ": r"$\sigma$",
-    "θ": r"$\theta$",
-}
-
-
-def _escape(text: str) -> str:
-    escaped = "".join(_TEX.get(character, character) for character in text)
-    return escaped.replace(r"D\_KL", METRICS["d_kl"].tex)

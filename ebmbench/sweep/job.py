@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
-from ebmbench.sweep.status import error_path
+from ebmbench.report.planned import error_path
 from ebmbench.system.files import write_atomically
 
 

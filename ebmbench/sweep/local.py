@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from ebmbench.config.run import RunConfig
+from ebmbench.report.planned import error_path
 from ebmbench.sweep.job import run_job, write_error
-from ebmbench.sweep.status import error_path
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def run_pool(configs: Sequence[RunConfig], places: Sequence[Slot], folder: Path)
     """
     # A server that has imported torch forks the jobs: each starts at once, with memory of its own to be measured.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["ebmbench.engine.execute", "ebmbench.tasks.one_d"])
+    context.set_forkserver_preload(["ebmbench.engine.execute"])
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     waiting, free = list(configs), list(places)
     active: dict[Any, tuple[RunConfig, Slot, Any, float]] = {}

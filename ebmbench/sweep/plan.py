@@ -1,70 +1,37 @@
-"""A sweep's plan: its jobs with their settings, frozen when it is submitted.
+"""Makes a sweep's plan: its jobs with their settings, frozen when it is submitted (see `report.planned`).
 
-The plan is one file, `<results_dir>/sweeps/<name>/plan.json`. Everything after submit (the jobs in the queue, status,
-collect, resume) reads it and never `conf/` again, so that editing `conf/` changes nothing of what was submitted.
+Editing conf/ or a plug-in later changes nothing of what was submitted.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ebmbench.config import compose as composition
-from ebmbench.config.run import ALGORITHMS, RunConfig
-from ebmbench.core.errors import UserError
+from ebmbench.config import plugins
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError, first_line
 from ebmbench.engine.runs import cannot_write_folder
+from ebmbench.report.planned import Job, Plan, is_name, read_plan, sweep_dir
 from ebmbench.report.tables import check_entries
 from ebmbench.system.files import write_atomically
 
-SCHEMA = 1
 RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
 """Folders of `results/` that are no sweep's."""
 FIGURES = ("ranking", "strip", "settings", "pareto", "curves")
 """What `sweep.figures` may name for every task; a task may have more."""
-_NO_AXIS = ("task", "method", "task.dataset", "task/data", "seeds")
+_NO_AXIS = ("task", "method", "task.dataset", "task/data", "seeds", "plugins")
 """Keys that have a column of their own in every table of runs."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One run of a sweep."""
-
-    run_id: str
-    run_hash: str
-    config_hash: str
-    axes: dict[str, Any]
-    """Value of each key that the sweep varies."""
-    config: dict[str, Any]
-    """The resolved settings, as `RunConfig.to_dict` gives them."""
-
-    def run_config(self, results_dir: Path, **launch: Any) -> RunConfig:
-        """The settings, to be carried out with results in `results_dir`."""
-        return RunConfig.from_dict(self.config).replace(results_dir=str(results_dir.absolute()), **launch)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A sweep as it was submitted."""
-
-    name: str
-    description: str
-    tables: tuple[Any, ...]
-    figures: tuple[Any, ...]
-    axes: tuple[str, ...]
-    overrides: tuple[str, ...]
-    """What was said on the command line."""
-    created: str
-    commit: str | None
-    jobs: tuple[Job, ...]
-    schema: int = SCHEMA
-    algorithms: int = ALGORITHMS
 
 
 def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_per_job: int | None = None) -> Plan:
@@ -72,6 +39,7 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
 
     Args:
         overrides: further ones, which win over the file; those of hydra.* are the launcher's and change no job.
+        commit: of the checkout.
         seeds_per_job: splits the seeds of a setting into runs of so many; all in one if not given.
 
     Raises:
@@ -80,17 +48,19 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
     known = composition.known_sweeps()
     if sweep not in known:
         raise UserError(f"sweep {sweep!r} is not known; choose from {', '.join(known) or 'none: sweeps/ is empty'}")
+    plugins.load(_plugins_of(sweep))
     own = [text for text in overrides if not is_launcher(text)]
     lines = composition.expand([f"+sweeps={sweep}", *own])
     configs = composition.compose_all(lines, own)
     if configs[0].sweep is None:
         raise UserError(f"sweeps/{sweep}.yaml has no `sweep:` with a name, so that its results have no place")
     about = configs[0].sweep
-    if about.name in RESERVED:
+    if about.name in RESERVED or not is_name(about.name):
         raise UserError(f"sweep.name={about.name!r} is not allowed: results/{about.name} is something else")
     axes = _axes(lines)
-    check_entries(about.tables, axes)
-    drawn = [*FIGURES, *(figure.name for figure in configs[0].task.sweep_figures)]
+    check_entries(about.tables, axes, [config.task for config in configs])
+    own_figures = dict.fromkeys(figure.name for config in configs for figure in config.task.sweep_figures)
+    drawn = [*FIGURES, *own_figures]
     strange = [name for name in about.figures if name not in drawn]
     if strange:
         raise UserError(f"sweep.figures has {strange[0]!r}: choose from {', '.join(drawn)}")
@@ -111,6 +81,18 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
         commit=commit,
         jobs=tuple(jobs.values()),
     )
+
+
+def _plugins_of(sweep: str) -> list[str]:
+    """Returns the plug-ins that a sweep's file names: they are loaded before its grid is read."""
+    path = next(path for folder in composition.sweep_dirs() if (path := folder / f"{sweep}.yaml").is_file())
+    try:
+        named = (yaml.safe_load(path.read_text()) or {}).get("plugins") or []
+    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read ({first_line(error)})") from None
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise UserError(f"{path}: plugins={named!r} is not allowed: give a list of Python files or modules")
+    return named
 
 
 def is_launcher(override: str) -> bool:
@@ -150,13 +132,11 @@ def _axis_value(key: str, line: Sequence[str], config: RunConfig) -> Any:
 # ----------------------------------------------------------------------------------------------------- the file
 
 
-def sweep_dir(results_dir: Path, name: str) -> Path:
-    """Where a sweep's plan, logs and submissions lie."""
-    return results_dir / "sweeps" / name
+def write_plan(plan: Plan, results_dir: Path) -> Plan:
+    """Writes `plan.json`, and copies of its plug-ins beside it; a plan that it replaces is kept under its date.
 
-
-def write_plan(plan: Plan, results_dir: Path) -> None:
-    """Writes `plan.json`; one that it replaces is kept beside it under its date.
+    Returns:
+        The plan as it is read back: its jobs load the copies.
 
     Raises:
         UserError: the folder cannot be written.
@@ -165,12 +145,31 @@ def write_plan(plan: Plan, results_dir: Path) -> None:
     make_folder(folder, results_dir)
     path = folder / "plan.json"
     try:
+        plan = dataclasses.replace(plan, jobs=_with_copies(plan.jobs, folder))
         if path.exists():  # there is a plan at every moment: the old one is copied, then replaced
             stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S")
             write_atomically(folder / f"plan.{stamp}.json", path.read_bytes())
         write_atomically(path, (json.dumps(dataclasses.asdict(plan)) + "\n").encode())
     except OSError as error:
         raise cannot_write_folder(results_dir, error) from None
+    return read_plan(results_dir, plan.name)
+
+
+def _with_copies(jobs: Sequence[Job], folder: Path) -> tuple[Job, ...]:
+    """Copies the plug-ins that are files to `plugins/<hash>/`, and names the copies in the jobs' settings."""
+    copies: dict[str, str] = {}
+    for name in {name for job in jobs for name in job.config.get("plugins") or () if Path(name).is_absolute()}:
+        source = Path(name).read_bytes()
+        copies[name] = f"plugins/{hashlib.sha256(source).hexdigest()[:12]}/{Path(name).name}"
+        copy = folder / copies[name]
+        if not copy.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(copy, source)
+    found = []
+    for job in jobs:
+        names = [copies.get(name, name) for name in job.config.get("plugins") or ()]
+        found.append(dataclasses.replace(job, config={**job.config, "plugins": names}))
+    return tuple(found)
 
 
 def make_folder(folder: Path, results_dir: Path) -> None:
@@ -181,33 +180,3 @@ def make_folder(folder: Path, results_dir: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     except OSError as error:
         raise cannot_write_folder(results_dir, error) from None
-
-
-def read_plan(results_dir: Path, name: str) -> Plan:
-    """The plan of a submitted sweep; `name` may be its folder too.
-
-    Raises:
-        UserError: there is none, it is damaged, or of another version.
-    """
-    path = sweep_dir(results_dir, name) / "plan.json"
-    try:
-        raw = json.loads(path.read_text())
-        if (raw["schema"], raw["algorithms"]) != (SCHEMA, ALGORITHMS):
-            raise UserError(
-                f"{path} is of version {raw['schema']}.{raw['algorithms']}, and this ebmbench reads "
-                f"{SCHEMA}.{ALGORITHMS}: submit the sweep again"
-            )
-        jobs = tuple(Job(**job) for job in raw.pop("jobs"))
-        for key in ("tables", "figures", "axes", "overrides"):
-            raw[key] = tuple(raw[key])
-        return Plan(**raw, jobs=jobs)
-    except FileNotFoundError:
-        there = sorted(p.parent.name for p in (results_dir / "sweeps").glob("*/plan.json"))
-        raise UserError(
-            f"sweep {name!r} has not been submitted with results_dir={str(results_dir)!r}"
-            + (f"; there are {', '.join(there)}" if there else "")
-        ) from None
-    except (ValueError, TypeError, KeyError, AttributeError):
-        raise UserError(f"{path} is damaged: submit the sweep again") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,15 @@ _COMMON = (
     "tasks_per_node",
     "stderr_to_stdout",
 )
-_NOT_PASSED = ("_target_", "submitit_folder", "max_num_timeout")
+_NOT_PASSED = ("submitit_folder", "max_num_timeout")
 ARRAY_SIZE = 1000
 """SLURM's default MaxArraySize is 1001."""
+
+
+def need_submitit() -> None:
+    """Raises UserError where submitit is not installed."""
+    if importlib.util.find_spec("submitit") is None:
+        raise UserError("sweeps on SLURM need the extra: pip install 'ebmbench[slurm]'")
 
 
 def submit_arrays(configs: Sequence[RunConfig], launcher: dict[str, Any], folder: Path) -> Iterator[dict[str, str]]:
@@ -40,6 +47,7 @@ def submit_arrays(configs: Sequence[RunConfig], launcher: dict[str, Any], folder
     Raises:
         UserError: SLURM cannot be reached, or refuses the jobs.
     """
+    need_submitit()
     import submitit
 
     threads = launcher.get("cpus_per_task")

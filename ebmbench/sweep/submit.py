@@ -6,47 +6,95 @@ import contextlib
 import shutil
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import hydra
-from hydra.errors import HydraException
+import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from ebmbench.config import compose as composition
 from ebmbench.config.run import RunConfig
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, did_you_mean, first_line
 from ebmbench.engine.execute import resolve_device
 from ebmbench.engine.runs import FINISHED
+from ebmbench.report.frame import Run
+from ebmbench.report.planned import Plan, sweep_dir
 from ebmbench.sweep import local, slurm
 from ebmbench.sweep.estimate import estimate
-from ebmbench.sweep.plan import Plan, make_folder, sweep_dir, write_plan
-from ebmbench.sweep.status import ACTIVE, JobState, counts, job_states, record_submission
+from ebmbench.sweep.plan import make_folder, write_plan
+from ebmbench.sweep.status import ACTIVE, counts, job_states, record_submission
 from ebmbench.system.locking import Lock
 
-LAUNCHERS = ("local", "local_parallel", "slurm", "slurm_gpu")
+FOLDER = "hydra/launcher"
+"""Where presets are, in conf/ and in every other folder of YAML."""
 
 
-def launcher_settings(name: str, overrides: Sequence[str]) -> dict[str, Any]:
-    """The values of conf/hydra/launcher/<name>.yaml with overrides such as `hydra.launcher.partition=gpu`.
+@dataclass(frozen=True)
+class Launcher:
+    """A preset: how jobs are launched.
+
+    Attributes:
+        is_slurm: whether it submits to SLURM; else jobs run on this machine.
+        values: its settings, as YAML has them.
+    """
+
+    name: str
+    is_slurm: bool
+    values: dict[str, Any]
+
+
+def launchers() -> list[str]:
+    """Returns the names of the presets."""
+    return sorted({path.stem for folder in composition.config_dirs() for path in (folder / FOLDER).glob("*.yaml")})
+
+
+def launcher_settings(name: str, overrides: Sequence[str]) -> Launcher:
+    """Reads a preset, with overrides such as `hydra.launcher.partition=gpu`.
 
     Raises:
-        UserError: an unknown launcher or key.
+        UserError: an unknown preset or key, or a file that is no preset.
     """
-    names = sorted({*LAUNCHERS, *(path.stem for path in (composition.config_dir() / "hydra/launcher").glob("*.yaml"))})
-    if name not in names:
-        raise UserError(f"launcher={name} is not known; choose from {', '.join(names)}")
-    composition.prepare([])
-    lines = [f"hydra/launcher={name}", *overrides, composition.search_path_override()]
+    if name not in launchers():
+        raise UserError(f"launcher={name} is not known; choose from {', '.join(launchers())}")
+    kinds, values = _preset(name, set())
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        path = key.lstrip("+").removeprefix("hydra.launcher.")
+        if not equals or not key.lstrip("+").startswith("hydra.launcher."):
+            raise UserError(f"{override} is not allowed: give hydra.launcher.KEY=VALUE")
+        if path.partition(".")[0] not in values and not key.startswith("+"):
+            raise UserError(f"{key} is not a setting of launcher={name}{did_you_mean(path, list(values))}")
+        try:
+            values = _merged(values, [f"{path}={text}"])
+        except Exception as error:  # OmegaConf's own, and the YAML parser's
+            raise UserError(f"{override} cannot be read ({first_line(error)})") from None
+    return Launcher(name, "submitit_slurm" in kinds, values)
+
+
+def _preset(name: str, seen: set[str]) -> tuple[set[str], dict[str, Any]]:
+    """Returns the presets that a preset builds on, and its values over theirs."""
+    folders = reversed(composition.config_dirs())  # the user's own wins
+    path = next((file for folder in folders if (file := folder / FOLDER / f"{name}.yaml").is_file()), None)
+    if path is None or name in seen:
+        return {name}, {"n_jobs": 1} if name == "basic" else {}  # one of Hydra's own
     try:
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(composition.config_dir())):
-            composed = hydra.compose("config", lines, return_hydra_config=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(composition.explain(error)) from None
-    values = OmegaConf.to_container(composed.hydra.launcher, resolve=False)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
+        raw = yaml.safe_load(path.read_text()) or {}
+        parents = [str(entry) for entry in raw.pop("defaults", []) if entry != "_self_"]
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} is no preset of a launcher ({first_line(error)})") from None
+    kinds, values = {name}, dict[str, Any]()
+    for parent in parents:
+        below, inherited = _preset(parent, seen | {name})
+        kinds, values = kinds | below, _merged(values, inherited)
+    return kinds, _merged(values, raw)
+
+
+def _merged(values: dict[str, Any], over: dict[str, Any] | list[str]) -> dict[str, Any]:
+    added = OmegaConf.from_dotlist(over) if isinstance(over, list) else OmegaConf.create(over)
+    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(values), added), resolve=False)
+    assert isinstance(merged, dict)
+    return {str(key): value for key, value in merged.items()}
 
 
 def submit(
@@ -66,11 +114,13 @@ def submit(
     Raises:
         UserError: a launcher that is not known or cannot be had, or another process that submits the same sweep.
     """
-    settings = launcher_settings(launcher, overrides)
-    is_slurm = settings["_target_"].endswith("SlurmLauncher")
-    if is_slurm and shutil.which("sbatch") is None:
-        raise UserError(f"launcher={launcher} cannot be had: sbatch is not on this machine; use local_parallel")
-    if not is_slurm:
+    preset = launcher_settings(launcher, overrides)
+    settings, is_slurm = preset.values, preset.is_slurm
+    if is_slurm:
+        if shutil.which("sbatch") is None:
+            raise UserError(f"launcher={launcher} cannot be had: sbatch is not on this machine; use local_parallel")
+        slurm.need_submitit()
+    else:
         resolve_device(str(plan.jobs[0].config["device"]))
     folder = sweep_dir(results_dir, plan.name)
     with contextlib.ExitStack() as stack:
@@ -80,7 +130,7 @@ def submit(
             lock.acquire()
             stack.callback(lock.release)
             if is_new:
-                write_plan(plan, results_dir)
+                plan = write_plan(plan, results_dir)
         states = job_states(plan, results_dir, submitting=True)
         todo = [state.job for state in states if _is_to_do(state)]
         damaged = [state for state in states if state.state == "damaged"]
@@ -88,7 +138,7 @@ def submit(
             text = f"{state.job.run_id} is left alone: {state.detail}; delete the folder to run it again"
             print(f"ebmbench: {text}", file=sys.stderr)
         configs = [job.run_config(results_dir) for job in todo]
-        bound = bound or _bound(settings)
+        bound = bound or _bound(settings.get("n_jobs"))
         print(f"{plan.name}: {counts(states)}; {len(todo)} to run", flush=True)
         if not todo:
             return 1 if damaged else 0
@@ -120,15 +170,12 @@ def submit(
     return 1 if failed or damaged else 0
 
 
-def _is_to_do(state: JobState) -> bool:
-    return state.state not in (*FINISHED, *ACTIVE, "damaged")
+def _is_to_do(run: Run) -> bool:
+    return run.state not in (*FINISHED, *ACTIVE, "damaged")
 
 
-def _bound(settings: dict[str, Any]) -> int | None:
-    """Jobs at a time by the preset: Hydra's basic launcher is one; joblib's n_jobs, -1 being as many as fit."""
-    if settings["_target_"].endswith("BasicLauncher"):
-        return 1
-    number = settings.get("n_jobs")
+def _bound(number: object) -> int | None:
+    """Returns how many jobs may run at a time by the preset; -1 is as many as fit."""
     return number if isinstance(number, int) and number > 0 else None
 
 

@@ -51,6 +51,14 @@ class Metric:
     only_with: str = ""
 
 
+COST = (
+    Metric("train_seconds", "training s/seed", title="training time per model, s"),
+    Metric("energy_evaluations", "energy evaluations", title="energy evaluations per model"),
+    Metric("peak_memory_mb", "peak memory MB"),
+)
+"""What a run costs: the engine's columns of metrics.csv, the same for every task."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a run chose beside its task.
@@ -156,7 +164,7 @@ def count_examples(step: Step, into: dict[str, Tensor], counters: Iterable[str])
 
 
 class SweepResults(Protocol):
-    """What a figure of a sweep is drawn from; `report.data.Results` is one."""
+    """What a figure of a sweep is drawn from; `report.frame.Results` is one."""
 
     @property
     def comparison(self) -> pd.DataFrame:
@@ -165,7 +173,7 @@ class SweepResults(Protocol):
 
     @property
     def folders(self) -> Mapping[str, Path]:
-        """The run directory of each `run_id`."""
+        """The run directory of each `run_id` that is there; none where a table was read from a file."""
         ...
 
 
@@ -190,6 +198,9 @@ class Task(Component):
         Trainer: the settings of training, `trainer.<field>`.
         metrics: the columns of metrics.csv; the first one is the headline, by which methods are ranked.
         sweep_figures: figures of its sweeps that no other task has.
+        title: what tables call it and its dataset, such as "Detection, {dataset}"; from its name if not given.
+        draw_setting: the setting (dotted) that draws the training data anew, if there is one.
+        selection: the metric by which a seed may be chosen without knowledge of the test data, if there is one.
         images: pictures of a run that the page of a sweep shows, without their ending.
         processes: whether several processes (torchrun) can train one run.
     """
@@ -199,6 +210,9 @@ class Task(Component):
     Trainer: ClassVar[type[Section]]
     metrics: ClassVar[tuple[Metric, ...]]
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = ()
+    title: ClassVar[str] = ""
+    draw_setting: ClassVar[str] = ""
+    selection: ClassVar[str] = ""
     images: ClassVar[tuple[str, ...]] = ()
     processes: ClassVar[bool] = False
 
@@ -256,6 +270,11 @@ class Task(Component):
     def metric(cls, name: str) -> Metric | None:
         """Returns the metric of this name, None if the task has none."""
         return next((metric for metric in cls.metrics if metric.name == name), None)
+
+    @classmethod
+    def titled(cls, dataset: str) -> str:
+        """Returns what tables call the task and one of its datasets."""
+        return (cls.title or f"{cls.name.capitalize()}, {{dataset}}").replace("{dataset}", dataset)
 
 
 def _is_finite(value: float) -> bool:

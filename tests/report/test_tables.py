@@ -89,11 +89,14 @@ def test_draws_of_the_data_are_the_units_of_their_table() -> None:
     rows = scores.draws(frame, ["task", "dataset"], "d_kl").set_index("method")
     means = np.array([np.mean(values["nce", draw]) for draw in range(6)])
     assert rows.loc["nce", "mean"] == pytest.approx(means.mean())
-    assert (rows.loc["nce", "low"], rows.loc["nce", "high"]) == stats.bootstrap_interval(means)
-    assert rows.loc["nce", "std_draws"] == pytest.approx(means.std(ddof=1))
-    assert rows.loc["nce", "std_seeds"] == pytest.approx(0.01, rel=0.5)
+    split = stats.variance_components(np.array([values["nce", draw] for draw in range(6)]))
+    assert (rows.loc["nce", "low"], rows.loc["nce", "high"]) == (split.low, split.high)
+    assert rows.loc["nce", "std_draws"] == pytest.approx(means.std(ddof=1), rel=0.01)
+    assert rows.loc["nce", "std_residual"] == pytest.approx(0.01, rel=0.5)
     assert rows.loc["nce", "ranks"] == "1 1 1 1 1 1" and rows.loc["sm", "tau"] == 1
-    assert rows.loc["sm", "p"] < 0.01 and rows.loc["nce", "mark"] == "best"  # paired by draw, or it would not be seen
+    # Paired by draw, or it would not be seen; six draws can just decide one comparison, with p = 2 / 2⁶.
+    assert rows.loc["sm", "p_holm"] == 1 / 32 and rows.loc["sm", "verdict"] == "worse"
+    assert rows.loc["nce", "mark"] == "best" and rows.loc["nce", "comparisons"] == 1
     assert "does the draw of the data decide?" in tables.build(frame, Sweep("d", "", ("draws",), axes))["tables.md"]
 
 
@@ -120,6 +123,111 @@ def test_a_method_that_diverges_is_not_best_and_its_failures_are_seen() -> None:
     assert "∞" in tables.build(frame, Sweep("s", "", ("scores",), ()))["tables.md"]
 
 
+def summary(frame: pd.DataFrame, **more: dict[str, float]) -> pd.DataFrame:
+    return scores.summarise(frame, ["task", "dataset"], "method", ["d_kl"], **more).set_index("method")
+
+
+def test_seeds_that_others_lack_do_not_make_a_method_the_best() -> None:
+    """The first five seeds are lucky for all methods alike; the one that has only these is not better for it."""
+    shift = np.array([0.0] * 5 + [1.0] * 15)
+    rng = np.random.default_rng(0)
+    nce, sm, lucky = (m + shift + rng.normal(0, 0.01, 20) for m in (0.1, 0.5, 0.2))
+    values: dict[tuple[object, ...], list[float]] = {("nce+",): lucky[:5].tolist()}
+    frame = frame_of(values | {("nce",): nce.tolist(), ("sm",): sm.tolist()})
+    rows = summary(frame)
+    assert rows["mean"].idxmin() == "nce+" and rows.loc["nce", "mark"] == "best"
+    assert (rows["ranked_over"] == 5).all() and (rows["comparisons"] == 3).all()
+    assert rows.loc["nce", "mean_ranked"] == pytest.approx(nce[:5].mean())
+    assert rows["p_holm"].isna().all() and rows.loc["sm", "verdict"] == "not decided"
+    assert "over the 5 seeds that all have (0 to 4)" in rows.loc["sm", "note"]
+    assert "5 seeds cannot support a test of 3 comparisons (it takes 7)." in rows.loc["sm", "note"]
+    pairs = scores.compare(frame, ["task", "dataset"], "method", "d_kl")
+    assert (pairs["pairs"] == 5).all() and (pairs["verdict"] == "not decided").all() and pairs["p_holm"].isna().all()
+    found = scores.audit(frame, ["task", "dataset"], "method", "d_kl").set_index(["rule", "method"])
+    assert found.loc[("all", "nce"), "rank"] == 1 and (found["seeds"] == 5).all()
+
+
+def test_methods_without_two_common_seeds_are_not_ranked() -> None:
+    frame = frame_of({("nce",): noisy(0.1), ("sm",): noisy(0.5)})
+    frame.loc[frame["method"] == "sm", "seed"] += 9
+    rows = summary(frame)
+    assert (rows["mark"] == "").all() and (rows["verdict"] == "").all() and (rows["ranked_over"] == 0).all()
+    assert (rows["note"] == "No ranking: fewer than two seeds are common to all that are compared.").all()
+    entries = ("scores", "comparisons", "audit")
+    text = tables.build(frame, Sweep("s", "", entries, ()))["tables.md"]
+    assert "No ranking: fewer than two seeds" in text and "**" not in text and "*" not in text.replace("*:", "")
+
+
+def test_a_large_p_value_is_not_equality_and_a_margin_can_be() -> None:
+    frame = frame_of({("nce",): noisy(0.1, 20), ("sm",): noisy(0.1, 20, key=1), ("dsm",): noisy(0.2, 20, key=2)})
+    rows = summary(frame)
+    assert rows.loc["dsm", "verdict"] == "worse" and rows.loc["dsm", "p_holm"] < 0.002
+    (other,) = [m for m in ("nce", "sm") if rows.loc[m, "mark"] != "best"]
+    assert rows.loc[other, "p_holm"] > 0.05 and rows.loc[other, "verdict"] == "not decided"
+    assert summary(frame, margins={"d_kl": 0.05}).loc[other, "verdict"] == "equivalent"
+    assert summary(frame, margins={"d_kl": 0.0001}).loc[other, "verdict"] == "not decided"
+    # A difference that is decided is no equivalence, however wide the margin is.
+    assert summary(frame, margins={"d_kl": 5.0}).loc["dsm", "verdict"] == "worse"
+    pairs = scores.compare(frame, ["task", "dataset"], "method", "d_kl", margin=0.05).set_index(["first", "second"])
+    assert pairs.loc[("dsm", "sm"), "verdict"] == "second better"
+    assert pairs.loc[("nce", "sm"), "verdict"] == "equivalent" and (pairs["comparisons"] == 3).all()
+    assert pairs.loc[("nce", "dsm"), "p_holm"] == rows.loc["dsm", "p_holm"] or other == "nce"
+    assert pairs.loc[("nce", "dsm"), "low"] < -0.1 < pairs.loc[("nce", "dsm"), "high"] < -0.09
+
+
+def test_seeds_that_are_not_trusted_are_told_apart() -> None:
+    values = noisy(0.1, 10)
+    values[3] = 0.0  # too good to be true
+    frame = frame_of({("nce",): noisy(0.098, 10), ("sm",): values})
+    frame.loc[(frame["method"] == "sm") & (frame["seed"] == 3), "trusted"] = 0
+    rows = summary(frame)
+    assert rows["n_untrusted"].to_dict() == {"nce": 0, "sm": 1}
+    assert rows.loc["sm", "mean"] == pytest.approx(np.mean(values))
+    assert rows.loc["sm", "mean_trusted"] == pytest.approx(np.delete(values, 3).mean())
+    assert rows.loc["sm", "mark"] == "best"
+    assert rows.loc["sm", "note"] == "Over the 9 seeds that are trusted for all, nce has the best mean."
+
+
+def test_the_median_and_its_interval_count_a_diverged_seed_as_the_worst() -> None:
+    values = [0.8, math.nan, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    frame = frame_of({("nce",): values})
+    row = summary(frame).loc["nce"]
+    assert (row["median"], row["median_low"], row["median_high"]) == (0.5, 0.2, 0.8)  # the 2nd and the 8th of 9
+    frame["ap"] = -frame["d_kl"]
+    higher = scores.summarise(frame, ["task", "dataset"], "method", ["ap"]).iloc[0]
+    assert (higher["median"], higher["median_low"], higher["median_high"]) == (-0.5, -0.8, -0.2)
+    assert summary(frame[frame["seed"] < 5]).loc["nce", ["median_low", "median_high"]].isna().all()
+
+
+def test_the_means_of_a_method_that_diverged_are_not_compared() -> None:
+    """Of the seeds that are left it may look better, which proves nothing."""
+    frame = frame_of({("nce",): [0.1] * 10 + [math.nan] * 10, ("sm",): noisy(0.5, 20), ("dsm",): noisy(0.9, 20)})
+    pairs = scores.compare(frame, ["task", "dataset"], "method", "d_kl").set_index(["first", "second"])
+    assert math.isnan(pairs.loc[("nce", "sm"), "p_holm"]) and pairs.loc[("nce", "sm"), "pairs"] == 10
+    assert "One of the two has no value at 10 of the 20 seeds." in pairs.loc[("nce", "sm"), "note"]
+    assert pairs.loc[("dsm", "sm"), "p_holm"] < 0.01 and (pairs["comparisons"] == 1).all()
+    rows = summary(frame)
+    assert rows.loc["nce", "verdict"] == "" and "nce is not ranked: it has no value at 10" in rows.loc["nce", "note"]
+    text = tables.build(frame, Sweep("s", "", ("comparisons",), ()))["tables.md"]
+    assert "| nce | – | 0.50 | 0.50 |" in text and r"| sm | 0.50 | 1.00\* | – |" in text
+
+
+def test_draws_of_half_a_sweep_use_what_all_have() -> None:
+    axes = ("task.data_seed",)
+    values: dict[tuple[object, ...], list[float]] = {
+        (m, d): noisy(x + d, 4, key=d) for m, x in (("nce", 1.0), ("sm", 1.5)) for d in range(8)
+    }
+    frame = frame_of(values, axes)
+    frame = frame[~((frame["method"] == "sm") & (frame["task.data_seed"] > 5))]
+    frame = frame[~((frame["method"] == "sm") & (frame["task.data_seed"] == 2) & (frame["seed"] == 3))]
+    rows = scores.draws(frame, ["task", "dataset"], "d_kl").set_index("method")
+    assert rows["n"].to_dict() == {"nce": 8, "sm": 6} and (rows["seeds"] == 3).all()
+    assert (rows["ranked_over"] == 6).all() and "over the 6 draws that all have (0 to 5)" in rows.loc["sm", "note"]
+    assert rows.loc["nce", "mean_ranked"] == pytest.approx(np.mean([values["nce", d][:3] for d in range(6)]))
+    one = scores.draws(frame[frame["task.data_seed"] == 0], ["task", "dataset"], "d_kl")
+    assert (one["verdict"] == "").all() and one["note"].str.startswith("No ranking: fewer than two draws").all()
+
+
 def test_a_metric_with_a_nominal_value_is_best_where_it_is_nearest() -> None:
     frame = frame_of({("nce",): noisy(0.1), ("sm",): noisy(0.2)})
     frame["coverage_50"] = np.where(frame["method"] == "nce", 0.7, 0.45) + np.linspace(0, 0.01, 10).tolist() * 2
@@ -138,7 +246,8 @@ def test_higher_ap_is_better_and_the_stages_are_told_apart() -> None:
     assert "## Detection, shapes: mean over seeds" in text
     assert "| nce | **52.10" in text and "AP ↑" in text
     assert "| nce | 48.50 | 49.50 | 52.10 | – | – | – | 3.60 [3.00, 4.00] | – [–, –] |" in text
-    assert "With n = 3 seeds the interval is too narrow" in text and "†" not in text
+    assert "n = 3 seeds: where they are skewed" in text and "†" not in text
+    assert "AP: sm" in text and "3 seeds cannot support a test of 1 comparison (it takes 6)." in text
 
 
 def test_a_text_with_special_characters_survives_latex() -> None:

@@ -64,6 +64,9 @@ class OneD(Task):
         SweepFigure("densities", one_d_sweep_figures.densities),
         SweepFigure("calibration", one_d_sweep_figures.calibration),
     )
+    title = "1D, dataset {dataset}"
+    draw_setting = "task.data_seed"
+    selection = "val_nll"
     doubt = "mass near the edge of the grid, or a quadrature error"
 
     dataset: Literal[1, 2] = Field(1, description="1: two modes left, log-normal right; 2: heteroscedastic Gaussian")

@@ -1,0 +1,598 @@
+"""The one reader of run directories: many runs become one table, from which everything else is made.
+
+The table has a row per run and seed, whether it is done or not: what identifies it, the settings that vary, and the
+metrics. `runs.csv` of a collected sweep is this table. What is in a run directory is data, never executed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+
+import pandas as pd
+import yaml
+
+from ebmbench.config.nodes import dataset_of
+from ebmbench.config.run import Launch
+from ebmbench.core import registry
+from ebmbench.core.errors import UserError, first_line
+from ebmbench.engine import runs as run_directories
+from ebmbench.engine.runs import FINISHED, Status
+from ebmbench.report import settings
+from ebmbench.report.planned import SCHEMA, Job, Plan, error_path, is_name, read_plan, sweep_dir
+from ebmbench.system.locking import is_held
+from ebmbench.tasks.base import COST, Metric, Task
+
+IDENTITY = ("run_id", "config_hash", "task", "dataset", "method", "seed", "state", "error", "commit", "finished")
+"""The columns that every table of runs begins with; the settings that vary follow, then the metrics."""
+NEEDED = ("config.yaml", "metrics.csv", "checkpoint.pt", "environment.json")
+"""Files without which a run that says it is done is damaged."""
+
+
+# -------------------------------------------------------------------------------------------------------- one run
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that was planned, or a run directory that is there: its state, and what there is to say of it.
+
+    Attributes:
+        state: done, diverged, running, queued, interrupted, failed, damaged or missing.
+        detail: progress, or the last line of an error.
+    """
+
+    job: Job
+    folder: Path
+    state: str
+    detail: str = ""
+    status: Status | None = None
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The settings as plain data; empty where they cannot be read."""
+        return self.job.config
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return tuple(self.config.get("seeds", self.status.seeds if self.status else ()))
+
+    @property
+    def task(self) -> str:
+        return str(self.config["task"]["name"] if self.config else self.status.task if self.status else "?")
+
+    @property
+    def dataset(self) -> str:
+        return dataset_of(self.config["task"]) if self.config else self.status.dataset if self.status else "?"
+
+    @property
+    def method(self) -> str:
+        return str(self.config["method"]["name"] if self.config else self.status.method if self.status else "?")
+
+    @property
+    def label(self) -> str:
+        return f"{self.task}-{self.dataset}" if self.config or self.status else "?"
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What results depend on beside task and method, under dotted names."""
+        return settings.flat(self.config) if self.config else {}
+
+
+def planned_run(job: Job, results_dir: Path, sweep_folder: Path | None = None) -> Run:
+    """Returns a job's run as its directory is now; `sweep_folder` has the last words of jobs that have none."""
+    folder = results_dir / "runs" / job.run_id
+    last_words = _read_text(error_path(sweep_folder, job.run_id)) if sweep_folder else ""
+    try:
+        status = read_status(folder)
+    except UserError as error:
+        return Run(job, folder, "damaged", str(error))
+    if status is None:
+        if last_words:
+            return Run(job, folder, "failed", last_words)
+        stray = next((name for name in NEEDED if (folder / name).exists()), None)
+        return Run(job, folder, *(("damaged", f"{folder} has {stray} and no status.json") if stray else ("missing",)))
+    if status.run_hash != job.run_hash or status.algorithms != run_directories.ALGORITHMS:
+        return Run(job, folder, "damaged", f"{folder}/status.json is of another run ({status.run_id})", status)
+    if status.state == "done":
+        lacking = next((name for name in NEEDED if not _has_content(f"{folder}/{name}")), None)
+        if lacking:
+            return Run(job, folder, "damaged", f"{folder / lacking} is missing or empty", status)
+        diverged = ", ".join(f"seed {seed} at step {step}" for seed, step in status.diverged.items())
+        return Run(job, folder, "diverged" if diverged else "done", diverged, status)
+    if status.state == "running" and is_held(folder / "lock"):
+        return Run(job, folder, "running", _progress(status), status)
+    if status.state == "failed":
+        return Run(job, folder, "failed", status.error or last_words, status)
+    return Run(job, folder, "interrupted", last_words or _progress(status), status)
+
+
+def read_run(folder: Path) -> Run:
+    """Returns the run of a directory; its settings come from its config.yaml."""
+    unknown = Job(folder.name, "", "", {}, {})
+    try:
+        status = read_status(folder)
+    except UserError as error:
+        return Run(unknown, folder, "damaged", str(error))
+    if status is None:
+        return Run(unknown, folder, "missing")
+    job = Job(folder.resolve().name, status.run_hash, status.config_hash, {}, {})
+    try:
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        raw = yaml.load((folder / "config.yaml").read_text(), Loader=loader)  # a safe loader: plain data only
+        if dataset_of(raw["task"]) and settings.flat(raw) and raw["method"]["name"] == status.method:
+            job = replace(job, config={**raw, "seeds": status.seeds})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError, RecursionError) as error:
+        return Run(job, folder, "damaged", f"config.yaml: {first_line(error)}", status)
+    return replace(planned_run(job, folder.resolve().parent.parent), folder=folder)
+
+
+def read_status(folder: Path) -> Status | None:
+    """Returns the status of a run directory, None where there is none.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    try:
+        status = run_directories.read_status(folder)
+    except OSError as error:
+        raise UserError(f"{folder / 'status.json'} cannot be read ({error.strerror})") from None
+    if status is not None and not _is_sound(status):
+        raise UserError(f"{folder / 'status.json'} is damaged; delete the run directory {folder} to start the run anew")
+    return status
+
+
+def _is_sound(status: Status) -> bool:
+    texts = (status.run_id, status.run_hash, status.config_hash, status.task, status.dataset, status.method)
+    maybe = (status.error, status.started, status.finished, status.commit, status.sweep)
+    numbers = (status.step, status.num_steps, *(status.seeds if isinstance(status.seeds, list) else [None]))
+    return (
+        all(isinstance(text, str) for text in (*texts, status.state))
+        and all(isinstance(text, str | None) for text in maybe)
+        and all(isinstance(number, int) for number in numbers)
+        and isinstance(status.diverged, dict)
+    )
+
+
+def _has_content(path: str) -> bool:
+    try:
+        return os.stat(path).st_size > 0
+    except OSError:
+        return False
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _progress(status: Status) -> str:
+    share = f" ({100 * status.step // status.num_steps} %)" if status.num_steps else ""
+    job = f", SLURM job {status.slurm_job}" if status.slurm_job else ""
+    return f"step {status.step} of {status.num_steps or '?'}{share} on {status.host}{job}"
+
+
+def planned_runs(plan: Plan, results_dir: Path) -> list[Run]:
+    """Returns the run of every job, in the plan's order, as the run directories are now."""
+    folder = sweep_dir(results_dir, plan.name)
+    return [planned_run(job, results_dir, folder) for job in plan.jobs]
+
+
+def with_parts(found: Sequence[Run], results_dir: Path) -> list[Run]:
+    """Puts finished runs of the same setting and fewer seeds in the place of a job that is not done.
+
+    So a costly method can be run with five seeds of the twenty: the hash of the setting says that they belong there,
+    the table says n, and the seeds that are not there stay missing.
+    """
+    unfinished = [run for run in found if run.state not in FINISHED]
+    hashes = {run.job.config_hash for run in unfinished}
+    prefixes = {run.job.run_id.rsplit("-", 1)[0] for run in unfinished}
+    own = {run.job.run_id for run in found}
+    parts: dict[str, list[Status]] = {}
+    root = results_dir / "runs"
+    for path in sorted(root.iterdir()) if unfinished and root.is_dir() else ():
+        if path.name in own or path.name.rsplit("-", 1)[0] not in prefixes:
+            continue
+        with contextlib.suppress(UserError):
+            status = read_status(path)
+            if status and status.state == "done" and status.run_id == path.name and status.config_hash in hashes:
+                parts.setdefault(status.config_hash, []).append(status)
+    result: list[Run] = []
+    for run in found:
+        lacking = set(run.seeds)
+        for status in parts.get(run.job.config_hash, ()) if run.state not in FINISHED else ():
+            if lacking >= set(status.seeds):
+                lacking -= set(status.seeds)
+                config = {**run.config, "seeds": status.seeds}
+                job = replace(run.job, run_id=status.run_id, run_hash=status.run_hash, config=config)
+                result.append(planned_run(job, results_dir))
+        if lacking:
+            rest = [seed for seed in run.seeds if seed in lacking]
+            job = replace(run.job, config={**run.config, "seeds": rest})
+            result.append(replace(run, job=job) if len(rest) < len(run.seeds) else run)
+    return result
+
+
+# ------------------------------------------------------------------------------------------------------ one table
+
+
+@dataclass(frozen=True)
+class Results:
+    """Runs as one table, and what tables and figures need to know beside it.
+
+    Attributes:
+        frame: a row per run and seed, done or not: IDENTITY, `axes`, metrics.
+        axes: the columns of settings that vary.
+        runs: the runs; none where the table was read from runs.csv.
+        sweep: the sweep's name, where the runs are one's.
+        tables: the tables that the sweep asks for.
+        command: what runs all of it again.
+        pictures: a folder of figures, of a collected sweep whose runs are not there.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    axes: tuple[str, ...] = ()
+    runs: tuple[Run, ...] = ()
+    sweep: str | None = None
+    description: str = ""
+    tables: tuple[Any, ...] = ()
+    command: str = ""
+    pictures: Path | None = None
+
+    @cached_property
+    def done(self) -> pd.DataFrame:
+        """The rows that are results, diverged seeds too; with a `label` (task and dataset) and the `variant`."""
+        done = self.frame[self.frame["state"].isin(FINISHED)]
+        done = done.assign(label=done["task"].astype(str) + "-" + done["dataset"].astype(str)).reset_index(drop=True)
+        varied = _varied(done, self.axes)
+        return done.assign(variant=[_variant(row, varied) for row in done.to_dict("records")])
+
+    @cached_property
+    def tasks(self) -> dict[str, type[Task]]:
+        """The task of each label.
+
+        Raises:
+            UserError: a task is not known.
+        """
+        pairs = self.done[["label", "task"]].drop_duplicates().sort_values("label")
+        return {str(label): task_of(str(task)) for label, task in pairs.itertuples(index=False)}
+
+    @property
+    def folders(self) -> dict[str, Path]:
+        """The directory of each run that is there."""
+        return {run.job.run_id: run.folder for run in self.runs if run.status}
+
+    @cached_property
+    def varied(self) -> dict[str, list[str]]:
+        """Per method the settings that differ between its runs on one dataset."""
+        return _varied(self.done, self.axes)
+
+    @cached_property
+    def comparison(self) -> pd.DataFrame:
+        """One variant per dataset and method: where settings are varied, the published one, else the most seeds'."""
+        kept = []
+        for (label, method), part in self.done.groupby(["label", "method"], sort=False):
+            for key in self.varied[str(method)]:
+                part = part[part[key] == _reference_value(part, key, self.tasks[str(label)], str(method))]
+            if part["config_hash"].nunique() > 1:
+                largest = part.groupby("config_hash", sort=False).size().idxmax()
+                part = part[part["config_hash"] == largest]
+            kept.append(part)
+        return pd.concat(kept, ignore_index=True) if kept else self.done
+
+    @property
+    def varies(self) -> bool:
+        return any(self.varied.values())
+
+    def shown_by(self, figure: str) -> list[tuple[Metric, str]]:
+        """Returns the metrics that a figure shows, each with a label that has values of it."""
+        found = []
+        for task in dict.fromkeys(self.tasks.values()):
+            for metric in (metric for metric in task.metrics if figure in metric.figures):
+                labels = [label for label, other in self.tasks.items() if other is task]
+                parts = self.done[self.done["label"].isin(labels)]
+                having = set(parts.loc[parts[metric.name].notna(), "label"]) if metric.name in parts else set()
+                found += [(metric, label) for label in labels if label in having]
+        return found
+
+
+def task_of(name: str) -> type[Task]:
+    """Returns the class of a task; raises UserError where it is not known."""
+    return cast(type[Task], registry.get("task", name))
+
+
+def metrics_of(task: type[Task], frame: pd.DataFrame) -> list[Metric]:
+    """Returns the metrics of a task that the table has a value of; the headline always."""
+    return [
+        metric
+        for metric in task.metrics
+        if metric is task.metrics[0] or (metric.name in frame and frame[metric.name].notna().any())
+    ]
+
+
+def costs_of(frame: pd.DataFrame) -> list[Metric]:
+    """Returns what a run cost, as far as the table has values of it."""
+    return [metric for metric in COST if metric.name in frame and frame[metric.name].notna().any()]
+
+
+def _varied(done: pd.DataFrame, axes: Sequence[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for (_, method), part in done.groupby(["label", "method"], sort=False):
+        keys = [key for key in axes if part[key].nunique(dropna=False) > 1]
+        found[str(method)] = list(dict.fromkeys([*found.get(str(method), []), *keys]))
+    return found
+
+
+def _variant(row: Mapping[Any, Any], varied: Mapping[str, Sequence[str]]) -> str:
+    keys = varied.get(row["method"], [])
+    names = [settings.symbol(key, row["task"], row["method"]) for key in keys]
+    return ", ".join(f"{name} = {settings.plain(row[key])}" for name, key in zip(names, keys, strict=True))
+
+
+def _reference_value(part: pd.DataFrame, key: str, task: type[Task], method: str) -> Any:
+    """Returns the published value, else the class's default, else the most frequent one (the largest of them)."""
+    values = part[key]
+    published = settings.published(key, task.name, str(part["dataset"].iloc[0]), method)
+    if published is not None and (values == published).any():
+        return published
+    counts = values.value_counts()
+    return max(counts[counts == counts.max()].index)
+
+
+def read(
+    name: str,
+    runs: Iterable[Run],
+    axes: Sequence[str] | None = None,
+    **about: Any,
+) -> Results:
+    """Reads the metrics of the runs that are done. What is damaged is named in its state, and never counted.
+
+    Args:
+        axes: the settings that vary, with a value in each job's `axes`; those that differ between runs if not given.
+        about: further fields of Results.
+    """
+    checked: list[Run] = []
+    texts: dict[str, list[str]] = {}  # runs of one header are parsed together: there may be ten thousand
+    for index, run in enumerate(runs):
+        if run.state in FINISHED:
+            fault, header, lines = _read_metrics(run)
+            if fault:
+                run = replace(run, state="damaged", detail=fault)
+            else:
+                texts.setdefault(header, []).extend(f"{index},{line}" for line in lines)
+        checked.append(run)
+    parts = []
+    for header, body in texts.items():
+        try:
+            parts.append(_parse_csv("\n".join([f"job,{header}", *body])))
+        except ValueError:  # one of them is damaged: each for itself
+            for index in {int(line.partition(",")[0]) for line in body}:
+                try:
+                    own = [line for line in body if line.startswith(f"{index},")]
+                    parts.append(_parse_csv("\n".join([f"job,{header}", *own])))
+                except ValueError as error:
+                    checked[index] = replace(checked[index], state="damaged", detail=f"metrics.csv: {error}")
+    metrics = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"job": [], "seed": []}, dtype=int)
+    if axes is None:
+        axes = _differing(checked)
+        checked = [replace(r, job=replace(r.job, axes={key: r.settings.get(key) for key in axes})) for r in checked]
+    return Results(name, _tidy(checked, tuple(axes), metrics), tuple(axes), tuple(checked), **about)
+
+
+def _read_metrics(run: Run) -> tuple[str, str, list[str]]:
+    """Returns a fault or nothing, the header, and the lines of metrics.csv."""
+    path = f"{run.folder}/metrics.csv"
+    try:
+        with open(path) as file:
+            text = file.read()
+        with open(f"{run.folder}/config.yaml", "rb") as file:
+            config = file.read()
+    except (OSError, UnicodeDecodeError):
+        return f"{path} cannot be read", "", []
+    header, *lines = text.splitlines() or [""]
+    columns = header.count(",")
+    if not text.endswith("\n") or any(line.count(",") != columns for line in lines):
+        return f"{path} is truncated", "", []
+    names = header.split(",")
+    try:
+        place = names.index("seed")
+        found = [int(line.split(",")[place]) for line in lines]
+    except ValueError:
+        return f"{path} has no seeds", "", []
+    if sorted(found) != sorted(run.seeds):
+        return f"{path} has {len(found)} seeds, and the run {len(run.seeds)}", "", []
+    if not {"diverged", "trusted"} <= set(names):
+        return f"{path} does not say which seeds diverged", "", []
+    if not config.endswith(b"\n") or f"\n{_LAST_KEY}:".encode() not in config[-200:]:
+        return f"{run.folder / 'config.yaml'} is truncated", "", []
+    return "", header, lines
+
+
+_LAST_KEY = list(Launch.model_fields)[-1]
+"""What config.yaml ends with."""
+
+
+def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Returns the settings that differ between runs of one method on one dataset."""
+    values: dict[tuple[str, str, str], set[Any]] = {}
+    for run in runs:
+        for key, value in run.settings.items() if run.state in FINISHED else ():
+            values.setdefault((run.label, run.method, key), set()).add(value)
+    return tuple(dict.fromkeys(key for (_, _, key), found in values.items() if len(found) > 1))
+
+
+def _tidy(runs: Sequence[Run], axes: tuple[str, ...], metrics: pd.DataFrame) -> pd.DataFrame:
+    rows: list[dict[str, Any]] = []
+    for index, run in enumerate(runs):
+        row = {
+            "job": index,
+            "run_id": run.job.run_id,
+            "config_hash": run.job.config_hash,
+            "task": run.task,
+            "dataset": run.dataset,
+            "method": run.method,
+            "state": run.state,
+            "error": run.detail if run.state in ("failed", "damaged") else None,
+            "commit": run.status.commit if run.status else None,
+            "finished": run.status.finished if run.status and run.state in FINISHED else None,
+            **{key: run.job.axes.get(key) for key in axes},
+        }
+        rows += [{**row, "seed": seed} for seed in run.seeds]
+    frame = pd.DataFrame(rows, columns=None if rows else ["job", *IDENTITY, *axes])
+    frame = frame.merge(metrics, on=["job", "seed"], how="left", validate="one_to_one")
+    measured = [name for name in metrics.columns if name not in ("job", "seed")]
+    for name in ("diverged", "trusted"):  # there also if no run is done
+        if name not in measured:
+            frame[name] = pd.NA
+            measured.append(name)
+    # Runs of one setting are put together; a seed that two of them have counts once, for they hold the same numbers.
+    frame = frame[[*IDENTITY, *axes, *measured]]
+    done = frame["state"].isin(FINISHED)
+    ordered = pd.concat([frame[done], frame[~done]]).drop_duplicates(["config_hash", "seed"]).sort_index()
+    return ordered.reset_index(drop=True)
+
+
+# ----------------------------------------------------------------------------------------------- finding the runs
+
+
+def results(*targets: str | Path, results_dir: str | Path = "results") -> pd.DataFrame:
+    """Returns a table of runs: a row per run and seed, with the settings that vary and the metrics.
+
+    Args:
+        targets: a sweep's name, its folder of tables, run directories, or a results folder; all runs in `results_dir`
+            if none is given.
+
+    Returns:
+        Columns: `IDENTITY` (run_id, config_hash, task, dataset, method, seed, state, error, commit, finished), the
+        settings that vary under their dotted names, the metrics, `diverged` and `trusted` (0 or 1).
+
+    Raises:
+        UserError: nothing is there under that name.
+    """
+    return find([str(target) for target in targets or [results_dir]], Path(results_dir)).frame
+
+
+def find(
+    targets: Sequence[str], results_dir: Path, states: Callable[[Plan, Path], list[Run]] = planned_runs
+) -> Results:
+    """Returns the results that a name or paths stand for; see `results`.
+
+    Args:
+        states: gives the runs of a plan, such as `sweep.status.job_states`, which also asks SLURM.
+
+    Raises:
+        UserError: nothing is there under that name.
+    """
+    folders = [Path(target) for target in targets]
+    name, only = targets[0], folders[0]
+    if len(targets) == 1:
+        if (only / "sweep.json").is_file() or (only / "plan.json").is_file():
+            name = only.resolve().name
+            results_dir = only.parent if (only / "sweep.json").is_file() else only.parent.parent
+        if (sweep_dir(results_dir, name) / "plan.json").exists():
+            return of_plan(read_plan(results_dir, name), results_dir, states)
+    if all((folder / "status.json").exists() for folder in folders):
+        title = only.resolve().name if len(folders) == 1 else f"{len(folders)} runs"
+        return _of_folders(title, list(dict.fromkeys(folders)))
+    missing = [str(folder) for folder in folders if not (folder / "status.json").exists()]
+    if len(targets) > 1:
+        raise UserError(
+            f"{missing[0]!r} is no run directory (it has no status.json); give run directories or one sweep"
+        )
+    if (only / "runs").is_dir():
+        return _of_folders(only.resolve().name, sorted(path.parent for path in only.glob("runs/*/status.json")))
+    # Runs of a multirun carry their sweep's name too, though it was never submitted.
+    sweeps = _sweeps(results_dir / "runs")
+    if name in sweeps:
+        return _of_folders(name, sweeps[name], sweep=name, command=_again("submit", name, results_dir))
+    if is_name(name) and (results_dir / name / "runs.csv").is_file():
+        return load(results_dir / name)
+    names = {*sweeps, *(path.parent.name for path in (results_dir / "sweeps").glob("*/plan.json"))}
+    names |= {path.parent.name for path in results_dir.glob("*/runs.csv")}
+    known = f"; sweeps that are there: {', '.join(sorted(names))}" if names else "; no sweep is there"
+    raise UserError(
+        f"{name!r} is neither a run directory nor a sweep with runs in {str(results_dir / 'runs')!r}{known}"
+    )
+
+
+def of_plan(plan: Plan, results_dir: Path, states: Callable[[Plan, Path], list[Run]] = planned_runs) -> Results:
+    """Returns a submitted sweep's results: all of its jobs, those without a run directory too."""
+    found = with_parts(states(plan, results_dir), results_dir)
+    # Not submit: the plan has all that was said then (overrides, the sweep's file, seeds per job), the name does not.
+    again = _again("resume", plan.name, results_dir)
+    return read(plan.name, found, plan.axes, sweep=plan.name, description=plan.description, tables=plan.tables,
+                command=again)  # fmt: skip
+
+
+def _of_folders(name: str, folders: Sequence[Path], **about: Any) -> Results:
+    return read(name, map(read_run, sorted(folders, key=lambda folder: folder.name)), **about)
+
+
+def _again(how: str, sweep: str, results_dir: Path) -> str:
+    place = [f"results_dir={results_dir}"] if results_dir != Path("results") else []
+    return shlex.join(["python", "-m", "ebmbench", "sweep", how, sweep, *place])
+
+
+def _sweeps(root: Path) -> dict[str, list[Path]]:
+    """Returns the run directories of each sweep that left its name in them."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(root.glob("*/status.json")):
+        with contextlib.suppress(OSError, ValueError):
+            raw = json.loads(path.read_text())
+            if isinstance(raw, dict) and isinstance(raw.get("sweep"), str):
+                found.setdefault(raw["sweep"], []).append(path.parent)
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------- runs.csv
+
+
+def load(folder: Path) -> Results:
+    """Returns a collected sweep from its runs.csv and sweep.json: no run directory is needed.
+
+    Raises:
+        UserError: a file is missing, damaged or of another version.
+    """
+    try:
+        about = json.loads((folder / "sweep.json").read_text())
+        frame = read_runs_csv((folder / "runs.csv").read_text())
+        version, name, description = about["schema"], about["name"], about["description"]
+        axes, asked = tuple(about["axes"]), tuple(about["tables"])
+        if not isinstance(name, str) or not isinstance(description, str) or set(axes) - set(frame.columns):
+            raise ValueError(name)
+        if {*IDENTITY, "diverged", "trusted"} - set(frame.columns):
+            raise ValueError(frame.columns)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error.filename} is missing: python -m ebmbench sweep collect {folder.name} makes it"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{folder} is damaged: python -m ebmbench sweep collect {folder.name} makes it again") from None
+    if version != SCHEMA:
+        raise UserError(f"{folder} is of layout version {version}, and this ebmbench reads {SCHEMA}")
+    again = _again("submit", name, folder.parent)
+    pictures = folder / "figures"
+    return Results(name, frame, axes, (), name, description, asked, again, pictures if pictures.is_dir() else None)
+
+
+def read_runs_csv(text: str) -> pd.DataFrame:
+    """Returns what `tables.runs_csv` wrote."""
+    return _parse_csv(text, dtype={"dataset": str, "commit": str, "error": str})
+
+
+def _parse_csv(text: str, **options: Any) -> pd.DataFrame:
+    """Reads numbers to their last digit: what pandas 3 does unasked, and warns of being asked."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pd.read_csv(io.StringIO(text), float_precision="round_trip", **options)

@@ -1,0 +1,143 @@
+"""A sweep's plan as a file: `<results_dir>/sweeps/<name>/plan.json`, its jobs with their frozen settings.
+
+`sweep submit` writes it. Everything after it (the jobs in the queue, status, collect, report) reads it and never `conf/`
+again. What is read is data: it is checked, and nothing in it is executed but the plug-ins that the user submitted.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ebmbench.config import plugins
+from ebmbench.config.run import ALGORITHMS, RunConfig
+from ebmbench.core.errors import UserError
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep.
+
+    Attributes:
+        axes: the value of each key that the sweep varies.
+        config: the resolved settings, as `RunConfig.to_dict` gives them.
+    """
+
+    run_id: str
+    run_hash: str
+    config_hash: str
+    axes: dict[str, Any]
+    config: dict[str, Any]
+
+    def run_config(self, results_dir: Path, **launch: Any) -> RunConfig:
+        """Returns the settings, to be carried out with results in `results_dir`.
+
+        Raises:
+            UserError: they no longer make this run, because a plug-in or a default was changed.
+        """
+        config = RunConfig.from_dict(self.config).replace(results_dir=str(results_dir.absolute()), **launch)
+        if config.run_hash != self.run_hash:
+            raise UserError(
+                f"{self.run_id} is another run today ({config.run_id}): its plug-in or ebmbench has changed since the "
+                "sweep was submitted; submit it again"
+            )
+        return config
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A sweep as it was submitted; `overrides` is what was said on the command line."""
+
+    name: str
+    description: str
+    tables: tuple[Any, ...]
+    figures: tuple[Any, ...]
+    axes: tuple[str, ...]
+    overrides: tuple[str, ...]
+    created: str
+    commit: str | None
+    jobs: tuple[Job, ...]
+    schema: int = SCHEMA
+    algorithms: int = ALGORITHMS
+
+
+def sweep_dir(results_dir: Path, name: str) -> Path:
+    """Returns where a sweep's plan, logs and submissions are."""
+    return results_dir / "sweeps" / name
+
+
+def error_path(folder: Path, run_id: str) -> Path:
+    """Returns where the last line of a job's error is, if it had no run directory to say it in."""
+    return folder / "errors" / f"{run_id}.txt"
+
+
+def is_name(text: object) -> bool:
+    """Returns whether a text can be the name of a sweep or a run: one part of a path, and not `.` or `..`."""
+    return isinstance(text, str) and re.fullmatch(r"[\w.+-]{1,200}", text) is not None and text.strip(".") != ""
+
+
+def read_plan(results_dir: Path, name: str) -> Plan:
+    """Returns the plan of a submitted sweep, its plug-ins loaded.
+
+    Raises:
+        UserError: there is none, it is damaged, or of another version.
+    """
+    path = sweep_dir(results_dir, name) / "plan.json"
+    try:
+        raw = json.loads(path.read_text())
+        if (raw["schema"], raw["algorithms"]) != (SCHEMA, ALGORITHMS):
+            raise UserError(
+                f"{path} is of version {raw['schema']}.{raw['algorithms']}, and this ebmbench reads "
+                f"{SCHEMA}.{ALGORITHMS}: submit the sweep again"
+            )
+        jobs = tuple(_job(job, path.parent) for job in raw.pop("jobs"))
+        for key in ("tables", "figures", "axes", "overrides"):
+            raw[key] = tuple(raw[key])
+        plan = Plan(**raw, jobs=jobs)
+        if plan.name != Path(name).name or not is_name(plan.name) or not isinstance(plan.description, str):
+            raise ValueError(f"name {plan.name!r}")
+    except FileNotFoundError:
+        there = sorted(p.parent.name for p in (results_dir / "sweeps").glob("*/plan.json"))
+        raise UserError(
+            f"sweep {name!r} has not been submitted with results_dir={str(results_dir)!r}"
+            + (f"; there are {', '.join(there)}" if there else "")
+        ) from None
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise UserError(f"{path} is damaged: submit the sweep again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    _load_plugins(plan)
+    return plan
+
+
+def _job(raw: dict[str, Any], folder: Path) -> Job:
+    job = Job(**raw)
+    seeds = job.config["seeds"]
+    names = is_name(job.run_id), is_name(job.run_hash), is_name(job.config_hash), isinstance(job.axes, dict)
+    parts = (job.config[part]["name"] for part in ("task", "method"))
+    if not all((*names, isinstance(seeds, list), *(isinstance(name, str) for name in parts))):
+        raise ValueError(job.run_id)
+    if not all(isinstance(seed, int) for seed in seeds):
+        raise ValueError(seeds)
+    # Copies of plug-ins are named from the plan's folder, so that it can be moved.
+    copies = [str((folder / name).absolute()) if name.startswith("plugins/") else name for name in _plugins(job)]
+    return replace(job, config={**job.config, "plugins": copies})
+
+
+def _plugins(job: Job) -> list[str]:
+    return list(job.config.get("plugins") or ())
+
+
+def _load_plugins(plan: Plan) -> None:
+    """Loads the plug-ins of a plan, for their tasks' metrics and their methods' colours; a lost one is only said."""
+    for name in dict.fromkeys(name for job in plan.jobs for name in _plugins(job)):
+        try:
+            plugins.load([name])
+        except UserError as error:
+            print(f"ebmbench: {error}", file=sys.stderr)

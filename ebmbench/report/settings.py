@@ -1,0 +1,139 @@
+"""What reports say of settings: their names and published values, and the command that makes a run again.
+
+Names and descriptions are those of the fields of the component's class.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from pydantic.fields import FieldInfo
+
+from ebmbench.config import nodes
+from ebmbench.config.compose import setting
+from ebmbench.config.run import DEFAULT_PROPOSAL
+from ebmbench.core import registry
+from ebmbench.core.settings import Component, choice_of, sections_of
+from ebmbench.tasks.base import Task
+
+SECTIONS = ("task", "method", "proposal", "trainer")
+"""The groups of settings on which results depend."""
+_SYMBOL = re.compile(r"[A-Za-z](?=,)|[α-ω](_\w)?(?=[, ])")
+"""A description that begins with a symbol: "M, samples per target" or "σ of the noise"."""
+
+
+def flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what results depend on beside task and method, under dotted names; lists as JSON."""
+    found: dict[str, Any] = {}
+    for section in SECTIONS:
+        found |= _flatten(config.get(section), section)
+    return {key: value for key, value in found.items() if key not in ("task.name", "method.name")}
+
+
+def _flatten(raw: Any, prefix: str) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        return {prefix: comparable(raw)}
+    found: dict[str, Any] = {}
+    for key, value in raw.items():
+        found |= _flatten(value, f"{prefix}.{key}")
+    return found
+
+
+def comparable(value: Any) -> Any:
+    """Returns lists as text, so that settings can be compared and grouped."""
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
+
+
+def plain(value: Any) -> str:
+    """Returns a value as it is printed."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def published(key: str, task: str, dataset: str, method: str, config: Mapping[str, Any] | None = None) -> Any:
+    """Returns the value that a setting has if nobody gives one: the tables', else the default of its class."""
+    value = setting(task, dataset, method, key)
+    if value is None:
+        config = config or {}
+        proposal = (config.get("proposal") or {}).get("name", DEFAULT_PROPOSAL)
+        value = nodes.default(key, config.get("task") or {"name": task}, method, str(proposal))
+    return comparable(value)
+
+
+def field_of(key: str, task: str, method: str) -> FieldInfo | None:
+    """Returns the field of the class that a dotted setting belongs to, None where it is not known."""
+    section, *rest = key.split(".")
+    task_class = registry.known("task").get(task)
+    known: dict[str, list[Any]] = {
+        "task": [task_class],
+        "trainer": [cast(type[Task], task_class).Trainer if task_class else None],
+        "method": [registry.known("method").get(method)],
+        "proposal": list(registry.known("proposal").values()),
+    }
+    classes = known.get(section, [])
+    field: FieldInfo | None = None
+    for name in rest:
+        field = next((cls.model_fields[name] for cls in classes if cls and name in cls.model_fields), None)
+        if field is None:
+            return None
+        chosen = choice_of(field) is not None
+        group = cast(type[Component], field.annotation).group if chosen else ""
+        classes = list(registry.known(group).values()) if chosen else list(sections_of(field))
+    return field
+
+
+def _symbol(field: FieldInfo | None) -> str:
+    match = _SYMBOL.match((field.description or "") if field else "")
+    return match.group(0) if match else ""
+
+
+def symbol(key: str, task: str, method: str) -> str:
+    """Returns a setting's name in a word: the symbol that its description begins with, else the last part of the key."""
+    return _symbol(field_of(key, task, method)) or key.rpartition(".")[2].replace("_", " ")
+
+
+def title(key: str, task: str, methods: Sequence[str]) -> str:
+    """Returns a setting's name for an axis: its description, as the first method that has it gives it."""
+    fields = (field_of(key, task, method) for method in methods or [""])
+    described = [field.description for field in fields if field is not None and field.description]
+    return described[0] if described else key
+
+
+def has_symbol(key: str, task: str, method: str) -> bool:
+    """Returns whether a setting is one that equations name."""
+    return bool(_symbol(field_of(key, task, method)))
+
+
+def is_tuned_per_dataset(task: str, dataset: str, method: str) -> bool:
+    """Returns whether the tables give the method another value on this dataset than on the task's others."""
+    cls = registry.known("method").get(method)
+    keys = [f"method.{name}" for name in (cls.model_fields if cls else ())]
+    return any(setting(task, dataset, method, key) != setting(task, "", method, key) for key in keys)
+
+
+def command(config: Mapping[str, Any], seeds: Sequence[int]) -> str:
+    """Returns what makes a run again: only what differs from the published settings is spelled out."""
+    if not config:
+        return ""
+    task, method = config["task"]["name"], config["method"]["name"]
+    dataset = nodes.dataset_of(config["task"])
+    cls = registry.known("task").get(task)
+    parts = [f"task={task}", f"method={method}"]
+    if config.get("plugins"):
+        parts.append(f"plugins=[{','.join(config['plugins'])}]")
+    chosen = [name for name, field in (cls.model_fields if cls else {}).items() if choice_of(field) is not None]
+    for name in chosen:
+        part = config["task"].get(name) or {}
+        parts.append(f"task/{name}={next(iter(part.values()), '')}")  # its name comes first
+    for key, value in flat(config).items():
+        if any(key == f"task.{name}.{next(iter(config['task'][name]))}" for name in chosen):
+            continue
+        if value != published(key, task, dataset, method, config) and not (key == "proposal" and value is None):
+            parts.append(f"{key}={'null' if value is None else str(value).replace(' ', '')}")
+    if list(seeds) != [0]:
+        plain_seeds = list(seeds) == list(range(len(seeds)))
+        parts.append(f"seeds={len(seeds)}" if plain_seeds else f"seeds={str(list(seeds)).replace(' ', '')}")
+    return "python -m ebmbench " + " ".join(shlex.quote(part) for part in parts)
