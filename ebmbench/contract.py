@@ -21,13 +21,13 @@ from torch import Tensor
 from ebmbench.config import compose, plugins
 from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.core.errors import UserError, first_line
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Streams
 from ebmbench.core.settings import Component, Section, choice_of, sections_of
 from ebmbench.core.step import Step
 from ebmbench.engine.execute import execute
 from ebmbench.engine.train import Training
 from ebmbench.methods.base import Method, trial_step
-from ebmbench.proposals.base import Proposal
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.tasks.base import Setup, Task
 from ebmbench.tasks.regression.networks.base import Network

@@ -15,6 +15,7 @@ from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.core.langevin import RUNAWAY, ran_away
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step
 from ebmbench.engine import runs
@@ -23,7 +24,6 @@ from ebmbench.engine.summary import summary
 from ebmbench.engine.train import Callbacks, Training, train
 from ebmbench.methods.base import Method
 from ebmbench.methods.likelihood import MLMCMC
-from ebmbench.proposals.base import Proposal
 from ebmbench.proposals.mixture import GaussianMixture, gaussian_log_prob
 from ebmbench.tasks.regression.one_d import OneD, OneDLearner
 from tests.processes import PAPER, small

@@ -13,7 +13,7 @@ from ebmbench.core.energy import Energy
 from ebmbench.core.rng import Draws
 
 if TYPE_CHECKING:
-    from ebmbench.proposals.base import Proposal
+    from ebmbench.core.proposal import Proposal
 
 
 @dataclass

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Streams
 from ebmbench.core.settings import Component
 from ebmbench.core.step import Step
-from ebmbench.proposals.base import Proposal
 
 
 class Method(Component):

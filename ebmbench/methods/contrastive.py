@@ -7,10 +7,10 @@ from pydantic import Field
 from torch import Tensor
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method
-from ebmbench.proposals.base import Proposal
 from ebmbench.proposals.mixture import GaussianMixture
 
 PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"

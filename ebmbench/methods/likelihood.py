@@ -8,10 +8,10 @@ from torch import Tensor
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.langevin import langevin, ran_away
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method, energies, log_partition
-from ebmbench.proposals.base import Proposal
 from ebmbench.proposals.mixture import gaussian_log_prob
 
 PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"

@@ -22,7 +22,6 @@ from ebmbench.display.table import (
     code_cell,
     csv_text,
     latex,
-    latex_text,
     markdown,
     markdown_text,
     method_cell,

@@ -16,13 +16,13 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Streams
 from ebmbench.core.settings import Component, Section
 from ebmbench.core.step import Step
 from ebmbench.display.rendering import Figure
 from ebmbench.display.table import Table
 from ebmbench.methods.base import Method
-from ebmbench.proposals.base import Proposal
 
 
 @dataclass(frozen=True)

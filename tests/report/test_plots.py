@@ -9,10 +9,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from ebmbench.report.palette import METHOD_COLORS, METHOD_MARKERS, METHODS
 from PIL import Image
 
 from ebmbench.report import data, plots, rendering
-from ebmbench.report.palette import METHOD_COLORS, METHOD_MARKERS, METHODS
 
 
 def by_name(results: Path, sweep: str) -> dict[str, rendering.Figure]:

@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmbench.report import stats
 from ebmbench.core.errors import UserError
-from ebmbench.report import scores, tables
+from ebmbench.report import scores, stats, tables
 from ebmbench.report.tables import Sweep
 
 

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmbench.report import stats
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
-from ebmbench.report import data
+from ebmbench.report import data, stats
 from ebmbench.sweep import collect, main
 from ebmbench.sweep.plan import Job, Plan, read_plan, write_plan
 from tests.sweep.made import made_plan, make_done, make_status

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.system.locking import Lock
 from ebmbench.sweep import main, status
 from ebmbench.sweep.plan import Plan, make_plan, sweep_dir
 from ebmbench.sweep.status import error_path, job_states, record_submission
+from ebmbench.system.locking import Lock
 from tests.sweep.made import made_plan, make_done, make_status
 
 

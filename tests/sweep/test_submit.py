@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from ebmbench.core.errors import UserError
-from ebmbench.system.locking import Lock
 from ebmbench.sweep import local, main
 from ebmbench.sweep.estimate import estimate
 from ebmbench.sweep.plan import make_plan, read_plan
 from ebmbench.sweep.status import job_states
 from ebmbench.sweep.submit import launcher_settings
+from ebmbench.system.locking import Lock
 
 SWEEP = """\
 # @package _global_

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Streams
 from ebmbench.core.step import Step, no_counts
 from ebmbench.methods.base import Method
-from ebmbench.proposals.base import Proposal
 from ebmbench.tasks.base import Learner, count_examples
 from ebmbench.tasks.regression.stack import OwnNetworks, Stack
 
