@@ -137,6 +137,9 @@ def _show(arguments: Arguments) -> int:
     try:
         with contextlib.redirect_stderr(usage), composition.explained():
             with_hydra(_nothing, flags, arguments.settings)
+    except UserError:
+        composition.compose(arguments.settings)  # says what is wrong in better words than Hydra's, if it is that
+        raise
     except SystemExit as exit:  # its argument parser's
         if exit.code:
             raise UserError(usage.getvalue().strip().rpartition("error: ")[2]) from None
