@@ -80,8 +80,10 @@ def labels_with(frame: pd.DataFrame, metric: str) -> list[str]:
 
 
 def read_csv(folder: Path | None, name: str, columns: list[str]) -> pd.DataFrame | None:
-    """Returns columns of numbers of a CSV file in a run directory; None if there is no directory, or the file is missing
-    or damaged. What is no number is nan."""
+    """Returns columns of numbers of a CSV file in a run directory; None if it is missing or damaged.
+
+    What is no number is nan.
+    """
     if folder is None:
         return None
     try:

@@ -91,7 +91,7 @@ def _symbol(field: FieldInfo | None) -> str:
 
 
 def symbol(key: str, task: str, method: str) -> str:
-    """Returns a setting's name in a word: the symbol that its description begins with, else the last part of the key."""
+    """Returns a setting's name in a word: the symbol that its description begins with, else its last part."""
     return _symbol(field_of(key, task, method)) or key.rpartition(".")[2].replace("_", " ")
 
 

@@ -165,9 +165,7 @@ def _coordinates(results: Results, label: str, wr: Any) -> list[Any]:
             column(wr.Config(key), display_name=reported.title(key, task, methods[key]), log=_are_positive(found))
             for key, found in values.items()
         ),
-        column(
-            wr.SummaryMetric(metric.name), display_name=name, log=metric.better == "lower" and _are_positive(headline)
-        ),
+        column(wr.SummaryMetric(metric.name), display_name=name, log=is_log),
     ]
 
 
