@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ebmbench.core.energy import Energy
 from ebmbench.core.rng import Draws
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class Step:
             output for the examples of the mini-batch, `[..., outputs]`.
         memory: what the method keeps for each training example between visits, `[..., *shape]`, by name. A loss
             writes with `remember`.
+        log_partition: returns `log Z` of each example for an energy, `[...]`: by quadrature where a target is one number,
+            0 for a model that is normalised by construction. None where the task has no such integral.
         counts: what `count` was told, by name: `[...]` bool.
     """
 
@@ -33,6 +36,7 @@ class Step:
     proposal: Proposal | None = None
     heads: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    log_partition: Callable[[Energy], Tensor] | None = None
     counts: dict[str, Tensor] = field(default_factory=dict)
     remembered: dict[str, Tensor] = field(default_factory=dict)
 
