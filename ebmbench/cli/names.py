@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import yaml
+
 from ebmbench.cli.source import Class, Source
 from ebmbench.system.files import share_dir
 
@@ -15,8 +17,6 @@ PRESETS = {"experiment": "+experiment", "sweeps": "+sweeps"}
 """Groups whose options are added to what there is."""
 SHORT = {"task/data": "data", "task/network": "network"}
 """Groups that may be written in short."""
-DEFAULTS = {"task": "1d", "method": "nce+", "proposal": "mixture", "logger": "csv"}
-"""What conf/config.yaml chooses."""
 
 
 class Names:
@@ -31,6 +31,12 @@ class Names:
         self.config_dirs = [folder for folder in (share_dir() / "conf", Path("conf"), *config_dirs) if folder.is_dir()]
         self._sweep_dirs = [Path("sweeps"), *(folder / "sweeps" for folder in self.config_dirs), share_dir() / "sweeps"]
         self._plugins = [*plugins, *_installed_plugins()]
+
+    @cached_property
+    def defaults(self) -> dict[str, str]:
+        """What conf/config.yaml chooses, by group."""
+        entries = yaml.safe_load((share_dir() / "conf" / "config.yaml").read_text())["defaults"]
+        return {key: str(value) for entry in entries if isinstance(entry, dict) for key, value in entry.items()}
 
     @cached_property
     def source(self) -> Source:
@@ -65,7 +71,7 @@ class Names:
         Args:
             chosen: the options that are chosen, by group.
         """
-        chosen = {**DEFAULTS, **chosen}
+        chosen = {**self.defaults, **chosen}
         found = dict(self._keys("Launch", ""))
         found |= dict.fromkeys(("seeds", "plugins"), ())
         for group, components in self.components.items():

@@ -27,8 +27,8 @@ class Step:
             output for the examples of the mini-batch, `[..., outputs]`.
         memory: what the method keeps for each training example between visits, `[..., *shape]`, by name. A loss
             writes with `remember`.
-        log_partition: returns `log Z` of an energy for the examples of the mini-batch, `[...]`, exact or by quadrature;
-            None where the task has no such thing.
+        log_partition: returns `log Z` of each example for an energy, `[...]`: by quadrature where a target is one number,
+            0 for a model that is normalised by construction. None where the task has no such integral.
         counts: what `count` was told, by name: `[...]` bool.
     """
 
