@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ebmbench.core.energy import Energy
 from ebmbench.core.rng import Draws
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ class Step:
         memory: what the method keeps for each training example between visits, `[..., *shape]`, by name. A loss
             writes with `remember`.
         counts: what `count` was told, by name: `[...]` bool.
+        log_partition: gives `log Z` of each example, `[...]`: by quadrature for D = 1, 0 for a normalised model. None
+            where the task cannot.
     """
 
     draws: Draws
@@ -35,6 +38,7 @@ class Step:
     memory: Mapping[str, Tensor] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)
     remembered: dict[str, Tensor] = field(default_factory=dict)
+    log_partition: Callable[[Energy], Tensor] | None = None
 
     def head(self, name: str) -> Tensor:
         """Returns the output of an own network for the examples of the mini-batch: `[..., outputs]`."""
