@@ -26,6 +26,7 @@ class Step:
             output for the examples of the mini-batch, `[..., outputs]`.
         memory: what the method keeps for each training example between visits, `[..., *shape]`, by name. A loss
             writes with `remember`.
+        kept: what a proposal drew in this step, by name, so that its own loss need not draw again.
         counts: what `count` was told, by name: `[...]` bool.
     """
 
@@ -33,12 +34,19 @@ class Step:
     proposal: Proposal | None = None
     heads: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    kept: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)
     remembered: dict[str, Tensor] = field(default_factory=dict)
+    _outputs: dict[str, Tensor] = field(default_factory=dict)
 
     def head(self, name: str) -> Tensor:
-        """Returns the output of an own network for the examples of the mini-batch: `[..., outputs]`."""
-        return self.heads[name]()
+        """Returns the output of an own network for the examples of the mini-batch: `[..., outputs]`.
+
+        It is computed once in a step, however often it is asked for.
+        """
+        if name not in self._outputs:
+            self._outputs[name] = self.heads[name]()
+        return self._outputs[name]
 
     def q(self) -> Proposal:
         """Returns the proposal of a method that has one."""
