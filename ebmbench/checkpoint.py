@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, recognised when damaged, and read as data only.
+"""Checkpoints, and the trained parameters of finished runs: recognised when damaged, and read as data only.
 
 A file is a line of text, the SHA-256 of what follows, and what `torch.save` wrote. (torch's own format carries a CRC
 per record, which covers neither the file's directory nor its headers.)
@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ebmbench import runs
 from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
 
@@ -60,6 +62,22 @@ def remove(path: Path) -> None:
     """Deletes the checkpoint and the one before it."""
     for candidate in (path, _previous(path)):
         candidate.unlink(missing_ok=True)
+
+
+def read_parameters(run_dir: Path) -> dict[int, dict[str, Tensor]]:
+    """Returns the trained parameters of a finished run by seed and name.
+
+    Raises:
+        runs.Damaged: `checkpoint.pt` is missing, not what the run wrote, or another run's.
+        UserError: the run is not finished, or the file cannot be read.
+    """
+    path = run_dir / "checkpoint.pt"
+    state = _decode(path, runs.read_output(run_dir, path.name))
+    status = runs.read_status(run_dir)
+    if status is not None and state.get("run_hash") != status.run_hash:
+        raise runs.Damaged(f"{path} is of another run ({state.get('run_hash')}, and this is {status.run_hash})")
+    parameters: dict[int, dict[str, Tensor]] = state["parameters"]
+    return parameters
 
 
 def _previous(path: Path) -> Path:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ebmbench import metrics, runs
+from ebmbench import checkpoint, metrics, runs
 from ebmbench.config import RunConfig
 from ebmbench.errors import UserError
 from ebmbench.tasks.one_d.config import OneDTask
@@ -98,21 +97,15 @@ def load(run_dir: str | Path) -> Mapping[int, Model]:
     """The trained models of a finished 1D run, by seed.
 
     Raises:
-        UserError: the directory holds no finished 1D run.
+        UserError: the directory holds no finished 1D run, or a damaged one.
     """
     folder = Path(run_dir)
-    try:
-        config = RunConfig.from_yaml((folder / "config.yaml").read_text())
-        saved = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-    except OSError:
-        raise UserError(f"{folder} holds no finished run: config.yaml and checkpoint.pt are expected there") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{folder}/checkpoint.pt is damaged, or no checkpoint ({type(error).__name__})") from None
+    config = RunConfig.from_yaml(runs.read_output(folder, "config.yaml").decode())
     if not isinstance(config.task, OneDTask):
         raise UserError(f"{folder} is a run of task={config.task.name}; ebmbench.load reads runs of task=1d")
     status = runs.read_status(folder)
     diverged = status.diverged if status else {}
-    layers = split_layers(saved["parameters"])
+    layers = split_layers(checkpoint.read_parameters(folder))
     return {
         seed: Model(parameters, seed, config.task.grid_points, diverged.get(str(seed)))
         for seed, parameters in layers.items()

@@ -26,7 +26,8 @@ import numpy as np
 
 from ebmbench.composition import compose
 from ebmbench.config import RunConfig
-from ebmbench.runs import Status, commit, now
+from ebmbench.files import fingerprint_of_file
+from ebmbench.runs import Status, commit, now, output_files
 from ebmbench.sweep.plan import Job, Plan, write_plan
 
 PER_SETTING = 20
@@ -142,7 +143,11 @@ def _make_run(folder: Path, config: RunConfig, index: int, rng: np.random.Genera
         rest = {"diverged": 0, "diverged_step": "", "trusted": 1, "train_seconds": 1.0, "peak_memory_mb": 300.0}
         writer.writerow({"seed": seed, **values, **rest, "energy_evaluations": 1000})
     text = buffer.getvalue()
-    (folder / "metrics.csv").write_text(text[:-20] if index % 100 == 2 else text)
+    (folder / "metrics.csv").write_text(text)
+    status.outputs = {path.name: fingerprint_of_file(path) for path in output_files(folder)}
+    (folder / "status.json").write_text(json.dumps(dataclasses.asdict(status), indent=1) + "\n")
+    if index % 100 == 2:
+        (folder / "metrics.csv").write_text(text[:-20])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from ebmbench.errors import UserError
 from ebmbench.report import data
 from ebmbench.sweep import collect, main
 from ebmbench.sweep.plan import Job, Plan, read_plan, write_plan
-from tests.sweep.made import made_plan, make_done, make_status
+from tests.sweep.made import made_plan, make_done, make_status, seal
 
 VALUES = {
     "nce+": [0.10, 0.12, 0.11, 0.13, 0.12, 0.10, 0.11, 0.12],
@@ -99,6 +99,7 @@ def test_columns_that_some_runs_lack_are_empty_there(made: Plan, tmp_path: Path)
     path = tmp_path / "runs" / made.jobs[1].run_id / "metrics.csv"
     table = pd.read_csv(path)
     table.assign(underflows=[5, *[0] * 7], underflow_step=[3, *[None] * 7]).to_csv(path, index=False)
+    seal(path.parent)
     collected(made, tmp_path)
     frame = collect.load(tmp_path / "made")[0]
     assert frame[frame["method"] == "nce"]["underflows"].tolist() == [5, *[0] * 7]
