@@ -22,7 +22,7 @@ from ebmbench.config import ALGORITHMS
 from ebmbench.errors import UserError
 from ebmbench.files import write_atomically
 from ebmbench.report import tables
-from ebmbench.runs import FINISHED
+from ebmbench.runs import FINISHED, read_output
 from ebmbench.sweep.plan import SCHEMA, Plan, read_plan, sweep_dir
 from ebmbench.sweep.status import JobState, job_states, with_parts
 
@@ -59,29 +59,19 @@ def collect(plan: Plan, results_dir: Path) -> Collected:
 
 
 def _read_metrics(run_dir: Path, seeds: Sequence[int]) -> tuple[str, str, list[str]]:
-    """A fault or nothing, the header, and the lines of metrics.csv."""
-    path = f"{run_dir}/metrics.csv"
+    """Returns a fault or nothing, the header, and the lines of metrics.csv; its checksum is compared."""
     try:
-        with open(path) as file:
-            text = file.read()
-        with open(f"{run_dir}/config.yaml", "rb") as file:
-            config = file.read()
-    except (OSError, UnicodeDecodeError):
-        return f"{path} cannot be read", "", []
-    header, *lines = text.splitlines() or [""]
-    columns = header.count(",")
-    if not text.endswith("\n") or any(line.count(",") != columns for line in lines):
-        return f"{path} is truncated", "", []
-    names = header.split(",")
+        header, *lines = read_output(run_dir, "metrics.csv").decode().splitlines() or [""]
+    except UserError as error:
+        return str(error), "", []
+    path = run_dir / "metrics.csv"
     try:
-        place = names.index("seed")
+        place = header.split(",").index("seed")
         found = [int(line.split(",")[place]) for line in lines]
-    except ValueError:
+    except (ValueError, IndexError):
         return f"{path} has no seeds", "", []
     if sorted(found) != sorted(seeds):
         return f"{path} has {len(found)} seeds, and the run {len(seeds)}", "", []
-    if not config.endswith(b"\n") or b"\nsweep:" not in config:  # its last key
-        return f"{run_dir / 'config.yaml'} is truncated", "", []
     return "", header, lines
 
 
