@@ -241,7 +241,9 @@ def test_the_self_normalised_loss_is_the_likelihood_where_b_is_log_z_and_above_i
         torch.testing.assert_close(loss(gap, snl), nll + gap + math.exp(-gap) - 1, atol=0.01, rtol=0)
         # With many samples each of them is surely noise, and nce-binary tends to snl but for a constant.
         constant = math.log(count) + SHARED.offset_log_prob(torch.zeros(1, dtype=torch.float64)) + 1
-        torch.testing.assert_close(loss(gap, NCEBinary(num_samples=count)), loss(gap, snl) + constant, atol=0.01, rtol=0)
+        torch.testing.assert_close(
+            loss(gap, NCEBinary(num_samples=count)), loss(gap, snl) + constant, atol=0.01, rtol=0
+        )
 
 
 def test_energy_discrepancy_tends_to_score_matching_for_small_noise() -> None:

@@ -109,12 +109,17 @@ def test_no_resolver_is_evaluated_in_a_config_that_is_read(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"schema": 99}', '{"schema": 1}', '{"schema": 1, "x": 2}', "\udcff"]
+    "text", ["", "{", "[]", "null", '{"schema": 99}', '{"schema": 1}', '{"schema": 1, "x": 2}', "\udcff", "[" * 99999]
 )
 def test_a_made_up_status(text: str, tmp_path: Path) -> None:
     (tmp_path / "status.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=r"status\.json"):
-        runs.read_state(tmp_path)
+        runs.read_status(tmp_path)
+    if "99" in text:  # another version's is not damaged
+        with pytest.raises(UserError, match="version 99"):
+            runs.read_state(tmp_path)
+    else:
+        assert runs.read_state(tmp_path) == "damaged"
 
 
 def test_the_project_has_no_call_that_unpickles_or_evaluates() -> None:

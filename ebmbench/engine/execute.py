@@ -55,7 +55,7 @@ def execute(config: RunConfig, quiet: bool = False) -> Outcome:
     """
     device = resolve_device(config.launch.device)
     run_dir = config.run_dir
-    state = runs.read_state(run_dir)
+    state = runs.check_state(config)
     if not config.launch.force and state in runs.FINISHED and not runs.is_promotion_pending(run_dir):
         _remove_checkpoints(run_dir)
         return Outcome(run_dir, state, existed=True)

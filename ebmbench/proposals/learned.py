@@ -11,9 +11,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.core.proposal import Proposal
 
 
 class MixtureHead(nn.Module):

@@ -8,9 +8,9 @@ from typing import Self
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.core.proposal import Proposal
 
 
 @register

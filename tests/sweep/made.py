@@ -12,8 +12,9 @@ import pandas as pd
 
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
-from ebmbench.engine.runs import Status
+from ebmbench.engine.runs import Status, output_files
 from ebmbench.sweep.plan import Job, Plan, write_plan
+from ebmbench.system.files import fingerprint_of_file
 
 METHODS = ("nce+", "nce", "sm")
 
@@ -75,7 +76,15 @@ def make_done(job: Job, results_dir: Path, d_kl: list[float], diverged: dict[int
     pd.DataFrame(rows).to_csv(folder / "metrics.csv", index=False)
     for name in ("environment.json", "checkpoint.pt"):
         (folder / name).write_text("{}\n")
+    seal(folder)
     return folder
+
+
+def seal(folder: Path) -> None:
+    """Writes the checksums of a made run's files into its status, as a run does when it is done."""
+    path = folder / "status.json"
+    outputs = {p.relative_to(folder).as_posix(): fingerprint_of_file(p) for p in output_files(folder)}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "outputs": outputs}))
 
 
 def make_status(job: Job, results_dir: Path, state: str, **status: object) -> Path:

@@ -16,7 +16,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.report import data, stats
 from ebmbench.sweep import collect, main
 from ebmbench.sweep.plan import Job, Plan, read_plan, write_plan
-from tests.sweep.made import made_plan, make_done, make_status
+from tests.sweep.made import made_plan, make_done, make_status, seal
 
 VALUES = {
     "nce+": [0.10, 0.12, 0.11, 0.13, 0.12, 0.10, 0.11, 0.12],
@@ -98,6 +98,7 @@ def test_columns_that_some_runs_lack_are_empty_there(made: Plan, tmp_path: Path)
     path = tmp_path / "runs" / made.jobs[1].run_id / "metrics.csv"
     table = pd.read_csv(path)
     table.assign(underflows=[5, *[0] * 7], underflow_step=[3, *[None] * 7]).to_csv(path, index=False)
+    seal(path.parent)
     collected(made, tmp_path)
     frame = collect.load(tmp_path / "made")[0]
     assert frame[frame["method"] == "nce"]["underflows"].tolist() == [5, *[0] * 7]
@@ -136,7 +137,6 @@ def test_nothing_done_yet_is_no_error(tmp_path: Path) -> None:
     [
         ("metrics.csv", 0.5),
         ("metrics.csv", 0.97),
-        ("config.yaml", 0.5),
         ("status.json", 0.5),
         ("environment.json", 0.0),
     ],
@@ -164,7 +164,21 @@ def test_a_lost_row_is_no_smaller_run(made: Plan, tmp_path: Path) -> None:
     path = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     state = collected(made, tmp_path).states[0]
+    assert state.state == "damaged" and "metrics.csv is damaged" in state.detail
+    seal(path.parent)
+    state = collected(made, tmp_path).states[0]
     assert state.state == "damaged" and "7 seeds, and the run 8" in state.detail
+
+
+def test_a_changed_digit_never_gets_into_a_table(made: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
+    text = path.read_text()
+    path.write_text(text.replace("0.13", "0.14", 1))
+    assert path.read_text() != text
+    found = collected(made, tmp_path)
+    assert found.states[0].state == "damaged" and "metrics.csv is damaged" in found.states[0].detail
+    assert len(found.frame[found.frame["d_kl"].notna()]) == 16
+    assert "0.14" not in (tmp_path / "made" / "runs.csv").read_text()
 
 
 def test_a_run_of_another_version_is_no_result(made: Plan, tmp_path: Path) -> None:
@@ -205,6 +219,9 @@ def test_check_works_from_a_clone_and_sees_changed_raw_runs(
     collected(made, tmp_path)
     metrics = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
     metrics.write_text(metrics.read_text().replace("0.13", "0.14", 1))
+    assert main(["check", "made", f"results_dir={tmp_path}"]) == 1
+    assert "state='damaged'" in capsys.readouterr().err
+    seal(metrics.parent)
     assert main(["check", "made", f"results_dir={tmp_path}"]) == 1
     assert (
         f"does not follow from {tmp_path}/runs/{made.jobs[0].run_id}: seed 3 has d_kl=0.14" in capsys.readouterr().err

@@ -62,7 +62,6 @@ class BaseDensity(Section):
         log_c = _student_constant(self.df) + 0.5 * (self.df + 1) * math.log(self.df)
         return self.scale * math.exp(max(0.0, (log_c - math.log(TAIL * self.df)) / self.df))
 
-
     def grid(self, points: int) -> Tensor:
         """Returns points over its reach, close in the middle and wider apart outside: `[points]` float64."""
         end = math.asinh(self.reach / self.scale)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ebmbench.core.energy import Energy
-from ebmbench.core.rng import Draws, Streams
+from ebmbench.core.rng import Draws
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Setup
 from ebmbench.tasks.regression import conditional, scoring

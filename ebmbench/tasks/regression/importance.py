@@ -1,7 +1,7 @@
 """Importance sampling of conditional densities of several numbers, with diagnostics. Everything is float64.
 
-The proposal starts from the training targets and is fitted to the model in a few rounds, for each row by itself (population
-Monte Carlo: Cappé et al., 2004). Every estimate of Z is unbiased; whether it can be trusted is what the effective sample
+The proposal starts from the training targets and is fitted to the model in a few rounds, for each row by itself
+(population Monte Carlo: Cappé et al., 2004). Every estimate of Z is unbiased; whether it can be trusted is what the effective sample
 size and Pareto's k say.
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.core.rng import Draws
 from ebmbench.core.settings import Component
 
-Frame = pd.DataFrame | np.ndarray | Tensor
+Frame: TypeAlias = "pd.DataFrame | np.ndarray | Tensor"
 """Raw inputs, as a user has them: a table with the columns of training, or an array."""
 
 
@@ -101,7 +101,9 @@ class Data(Component):
     chosen_by: ClassVar[str] = "source"
     source: ClassVar[str]
 
-    name: str = Field("data", pattern=r"^[\w.-]{1,60}$", description="its name in runs and tables: letters, digits _ . -")
+    name: str = Field(
+        "data", pattern=r"^[\w.-]{1,60}$", description="its name in runs and tables: letters, digits _ . -"
+    )
 
     @abstractmethod
     def load(self) -> Split:

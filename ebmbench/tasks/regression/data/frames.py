@@ -262,7 +262,9 @@ def _columns(rows: Rows, train: pd.DataFrame, notes: list[str]) -> list[NumberCo
         values = train[name]
         reason = _useless(values, name in rows.numbers)
         if reason is None:
-            content = values.to_numpy(np.float64).tobytes() if name in rows.numbers else "\0".join(words_of(values)).encode()
+            content = (
+                values.to_numpy(np.float64).tobytes() if name in rows.numbers else "\0".join(words_of(values)).encode()
+            )
             if content in seen:
                 reason = f"a copy of {seen[content]!r}"
             else:
@@ -304,7 +306,9 @@ def _words(values: pd.Series, notes: list[str]) -> WordColumn:
     counts = words_of(values).value_counts()
     levels = counts.index[:MOST_LEVELS]
     if len(counts) > MOST_LEVELS:
-        notes.append(f"the column {values.name!r} has {len(counts)} different words; the {MOST_LEVELS} most common count")
+        notes.append(
+            f"the column {values.name!r} has {len(counts)} different words; the {MOST_LEVELS} most common count"
+        )
     return WordColumn(str(values.name), tuple(sorted(str(level) for level in levels)))
 
 
