@@ -27,8 +27,8 @@ class Step:
             output for the examples of the mini-batch, `[..., outputs]`.
         memory: what the method keeps for each training example between visits, `[..., *shape]`, by name. A loss
             writes with `remember`.
-        log_partition: returns `log Z` of each example for an energy, `[...]`: by quadrature where a target is one number,
-            0 for a model that is normalised by construction. None where the task has no such integral.
+        log_partition: returns `log Z` of each example for an energy, `[...]`: by quadrature where a target is one
+            number, 0 for a model that is normalised by construction. None where the task has no such integral.
         kept: what a proposal drew in this step, by name, so that its own loss need not draw again.
         counts: what `count` was told, by name: `[...]` bool.
     """

@@ -258,8 +258,8 @@ def comparison_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[st
         header = [Cell("row beats column"), *(Cell(str(name)) for name in group.methods)]
         note = (
             f"Share of the seeds at which the row's {group.headline.label} is better than the column's; a diverged "
-            "seed is beaten by any other. *: the means differ (p < 0.05, paired sign-flip and bootstrap-t tests, Holm over "
-            f"all {pairs['comparisons'].max()} pairs); without it the difference is not decided."
+            "seed is beaten by any other. *: the means differ (p < 0.05, paired sign-flip and bootstrap-t tests, Holm "
+            f"over all {pairs['comparisons'].max()} pairs); without it the difference is not decided."
         )
         title = f"{group.title}: which method beats which"
         tables.append(Table(title, header, rows, [note, *_notes(pairs)], pairs, "comparisons.csv"))

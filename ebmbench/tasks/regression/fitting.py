@@ -35,7 +35,8 @@ CHUNK = 2**19
 class FitLearner(RegressionLearner):
     """S models of one network on the training rows of a dataset.
 
-    What is evaluated, and kept, is the average of a model's weights, at the epoch with the lowest validation NLL. A model
+    What is evaluated, and kept, is the average of a model's weights, at the epoch with the lowest validation NLL. A
+    model
     whose patience is over keeps its weights of then, whatever the models beside it do: alone it ends the same.
 
     Attributes of the state, which checkpoints hold:

@@ -1,8 +1,8 @@
 """Importance sampling of conditional densities of several numbers, with diagnostics. Everything is float64.
 
 The proposal starts from the training targets and is fitted to the model in a few rounds, for each row by itself
-(population Monte Carlo: Cappé et al., 2004). Every estimate of Z is unbiased; whether it can be trusted is what the effective sample
-size and Pareto's k say.
+(population Monte Carlo: Cappé et al., 2004). Every estimate of Z is unbiased. Whether it can be trusted, the
+effective sample size and Pareto's k say.
 """
 
 from __future__ import annotations

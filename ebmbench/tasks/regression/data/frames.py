@@ -248,8 +248,10 @@ def split_table(rows: Rows, train: np.ndarray, val: np.ndarray, test: np.ndarray
     transform = TableColumns(tuple(columns))
     x = transform.encode(rows.frame)
     places = rows.frame.index.to_numpy()
-    parts = (Arrays(x[part], torch.from_numpy(rows.y[part]), rows=places[part]) for part in (train, val, test))
-    return Split(*parts, rows.targets, transform.names, transform, notes)
+    fit, check, score = (
+        Arrays(x[part], torch.from_numpy(rows.y[part]), rows=places[part]) for part in (train, val, test)
+    )
+    return Split(fit, check, score, rows.targets, transform.names, transform, notes)
 
 
 def _columns(rows: Rows, train: pd.DataFrame, notes: list[str]) -> list[NumberColumn | WordColumn]:

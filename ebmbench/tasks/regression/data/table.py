@@ -236,7 +236,8 @@ def _refuse_beyond(path: Path, need: float, memory_mb: int | None) -> None:
         size = path.stat().st_size
         raise UserError(
             f"{path} has {size / 2**20:.0f} MB, and its table takes about {need / 2**20:.0f} MB of memory where "
-            f"{free / 2**20:.0f} MB may be used; give a file with fewer rows or columns, or a larger task.data.memory_mb"
+            f"{free / 2**20:.0f} MB may be used; give a file with fewer rows or columns, or a larger "
+            "task.data.memory_mb"
         )
 
 
