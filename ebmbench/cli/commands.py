@@ -181,6 +181,15 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
         _RESULTS_DIR,
     ),
     Command(
+        ("report", "claims"),
+        "[results_dir=DIR]",
+        "write what the collected sweeps say into README.md and docs/speed.md",
+        "ebmbench.cli.report:claims",
+        "settings",
+        (),
+        _RESULTS_DIR,
+    ),
+    Command(
         ("report", "wandb"),
         "SWEEP [results_dir=DIR]",
         "a report on Weights & Biases, of runs made with logger=wandb",

@@ -65,6 +65,21 @@ def wandb(arguments: Arguments) -> int:
     return 0
 
 
+def claims(arguments: Arguments) -> int:
+    """Writes what the collected sweeps say into README.md and docs/speed.md; returns the exit code."""
+    from ebmbench.report import claims as sentences
+
+    results_dir = _results_dir(arguments)
+    documents = {"README.md": ("results", sentences.results_text), "docs/speed.md": ("speed", sentences.speed_text)}
+    for name, (mark, text) in documents.items():
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{name} is not here: call this at the top of the repository")
+        sentences.update(path, mark, text(results_dir))
+        print(path)
+    return 0
+
+
 def _results(arguments: Arguments) -> Results:
     if not arguments.names:
         raise UserError(f"{arguments.command.name} needs a sweep or run directories: {arguments.command.takes}")
