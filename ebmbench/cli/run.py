@@ -29,6 +29,8 @@ from ebmbench.system.interrupt import Interrupted
 def run(arguments: Arguments) -> int:
     """Carries out a run or a multirun, or prints its settings; returns the exit code."""
     options, words = arguments.options, arguments.settings
+    if options["multirun"] and (options["cfg"] or options["info"]):
+        raise UserError("--cfg and --info show a single run: leave -m out, and give each setting one value")
     if options["cfg"] or options["info"]:
         return _show(arguments)
     if options["package"]:
@@ -137,6 +139,9 @@ def _show(arguments: Arguments) -> int:
     try:
         with contextlib.redirect_stderr(usage), composition.explained():
             with_hydra(_nothing, flags, arguments.settings)
+    except UserError:
+        composition.compose(arguments.settings)  # says what is wrong in better words than Hydra's, if it is that
+        raise
     except SystemExit as exit:  # its argument parser's
         if exit.code:
             raise UserError(usage.getvalue().strip().rpartition("error: ")[2]) from None
