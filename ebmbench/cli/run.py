@@ -29,6 +29,8 @@ from ebmbench.system.interrupt import Interrupted
 def run(arguments: Arguments) -> int:
     """Carries out a run or a multirun, or prints its settings; returns the exit code."""
     options, words = arguments.options, arguments.settings
+    if options["multirun"] and (options["cfg"] or options["info"]):
+        raise UserError("--cfg and --info show a single run: leave -m out, and give each setting one value")
     if options["cfg"] or options["info"]:
         return _show(arguments)
     if options["package"]:
