@@ -27,18 +27,18 @@ class Step:
             output for the examples of the mini-batch, `[..., outputs]`.
         memory: what the method keeps for each training example between visits, `[..., *shape]`, by name. A loss
             writes with `remember`.
+        log_partition: returns `log Z` of each example for an energy, `[...]`: by quadrature where a target is one number,
+            0 for a model that is normalised by construction. None where the task has no such integral.
         counts: what `count` was told, by name: `[...]` bool.
-        log_partition: gives `log Z` of each example, `[...]`: by quadrature for D = 1, 0 for a normalised model. None
-            where the task cannot.
     """
 
     draws: Draws
     proposal: Proposal | None = None
     heads: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    log_partition: Callable[[Energy], Tensor] | None = None
     counts: dict[str, Tensor] = field(default_factory=dict)
     remembered: dict[str, Tensor] = field(default_factory=dict)
-    log_partition: Callable[[Energy], Tensor] | None = None
 
     def head(self, name: str) -> Tensor:
         """Returns the output of an own network for the examples of the mini-batch: `[..., outputs]`."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ebmbench.core.rng import Streams
+from ebmbench.core.energy import Energy
+from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step, no_counts
 from ebmbench.methods.base import Method
 from ebmbench.proposals.base import Proposal
@@ -68,9 +69,17 @@ class RegressionLearner(Learner):
             made |= self.proposal.networks(features, self.target_dim)
         return made
 
+    def bind(self, x: Tensor) -> tuple[Energy, Callable[[], Tensor]]:
+        """Returns the energies of a mini-batch x `[S, B, ...]` as methods see them, and the features of x."""
+        return self.stack.bind(x)
+
+    def log_partition(self, draws: Draws) -> Callable[[Energy], Tensor] | None:
+        """Returns what gives `log Z` of the energies of a mini-batch, `[S, B]`; None where nothing does."""
+        return None
+
     def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
         self.stack.start_step(step)
-        f, features = self.stack.bind(self.x[batch])
+        f, features = self.bind(self.x[batch])
         y = self.y[batch]
         seeds = torch.arange(len(self.seeds), device=self.device).unsqueeze(1)
         memory = {
@@ -78,7 +87,8 @@ class RegressionLearner(Learner):
             for name, kept in self.state.items()
             if name.startswith("memory.")
         }
-        now = Step(self.streams.at(step), self.proposal, self.own.heads(features), memory)
+        draws = self.streams.at(step)
+        now = Step(draws, self.proposal, self.own.heads(features), memory, self.log_partition(draws))
         losses = self.method.loss(f, y, now)
         learned = self.proposal.loss(f, y, now) if self.proposal is not None else None
         for name, values in now.remembered.items():
