@@ -24,7 +24,7 @@ from ebmbench.engine import runs
 from ebmbench.engine.execute import execute
 from ebmbench.system import checkpoint, files
 from ebmbench.system.locking import Lock
-from ebmbench.tasks.regression import problem as one_d
+from ebmbench.tasks.regression.one_d import OneD
 from tests.comparison import WHOLE, differences
 from tests.processes import Command, small
 
@@ -35,7 +35,7 @@ NO_FIGURES = WHOLE - {"figures"}
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than all else here."""
-    monkeypatch.setattr(one_d, "figures", lambda config, run_dir: [])
+    monkeypatch.setattr(OneD, "figures", lambda self, setup, run_dir: [])
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with two runs, of nce and of sm; for reading only."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_d, "figures", lambda config, run_dir: [])
+        patch.setattr(OneD, "figures", lambda self, setup, run_dir: [])
         for lines in (LINES, small("sm", "trainer.epochs=2")):
             execute(compose([*lines, f"results_dir={folder}"]), quiet=True)
     return folder
