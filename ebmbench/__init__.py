@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ebmbench.engine.api import load, run
     from ebmbench.methods.base import Method
     from ebmbench.proposals.base import Proposal
+    from ebmbench.report.frame import results
     from ebmbench.tasks.base import Metric, Task
     from ebmbench.tasks.regression.networks.base import Network
 
@@ -21,6 +22,7 @@ _WHERE = {
     "register": "core.registry",
     "load": "engine.api",
     "run": "engine.api",
+    "results": "report.frame",
     "Method": "methods.base",
     "Proposal": "proposals.base",
     "Metric": "tasks.base",
@@ -28,7 +30,7 @@ _WHERE = {
     "Network": "tasks.regression.networks.base",
 }
 
-__all__ = ["Method", "Metric", "Network", "Proposal", "Task", "load", "register", "run"]
+__all__ = ["Method", "Metric", "Network", "Proposal", "Task", "load", "register", "results", "run"]
 
 
 def __getattr__(name: str) -> Any:

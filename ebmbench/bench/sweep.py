@@ -27,7 +27,8 @@ import numpy as np
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.engine.runs import Status, commit, now
-from ebmbench.sweep.plan import Job, Plan, write_plan
+from ebmbench.report.planned import Job, Plan
+from ebmbench.sweep.plan import write_plan
 
 PER_SETTING = 20
 """Runs of one seed for each setting, as a sweep has them whose seeds are spread over the nodes of a cluster."""
@@ -127,7 +128,7 @@ def _make_run(folder: Path, config: RunConfig, index: int, rng: np.random.Genera
         commit="0123456789ab",
     )
     (folder / "status.json").write_text(json.dumps(dataclasses.asdict(status), indent=1) + "\n")
-    (folder / "config.yaml").write_text(f"seeds: {list(config.seeds)}\nsweep: null\n")
+    (folder / "config.yaml").write_text(f"seeds: {list(config.seeds)}\nforce: false\n")
     if failed:
         return
     (folder / "environment.json").write_text("{}\n")

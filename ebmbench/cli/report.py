@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from ebmbench.core.errors import UserError
-from ebmbench.report import data
-from ebmbench.report.data import Results
+from ebmbench.report import frame
+from ebmbench.report.frame import Results
 
 USAGE = """\
 python -m ebmbench report SWEEP | RUN_DIRECTORY...            one HTML page that compares them
@@ -47,7 +47,9 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _results(arguments: argparse.Namespace) -> Results:
-    return data.find(arguments.targets, arguments.results_dir)
+    from ebmbench.sweep.status import job_states
+
+    return frame.find(arguments.targets, arguments.results_dir, job_states)
 
 
 def _default_output(arguments: argparse.Namespace, results: Results, sweep_file: str, ending: str) -> Path:

@@ -1,4 +1,4 @@
-"""Sweeps: `python -m ebmbench sweep submit|resume|status|collect|check NAME`."""
+"""Sweeps: `python -m ebmbench sweep submit|resume|status|collect|tables|check NAME`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ebmbench.sweep.plan import Plan
+    from ebmbench.report.planned import Plan
 
 HELP = """\
 python -m ebmbench sweep COMMAND NAME [options] [key=value ...]
@@ -17,6 +17,7 @@ python -m ebmbench sweep COMMAND NAME [options] [key=value ...]
   resume NAME    submit again what failed or is missing, with the settings that were frozen then
   status NAME    done, running, queued, failed, diverged, interrupted and missing jobs, and why
   collect NAME   tables and figures from what is done, into <results_dir>/NAME/
+  tables NAME    the tables again, from the runs.csv that collect left there
   check NAME     fails if a table there does not follow from its runs
 
 options
@@ -29,12 +30,13 @@ options
 
 sweeps  {sweeps}
 """
-COMMANDS = ("submit", "resume", "status", "collect", "check")
+COMMANDS = ("submit", "resume", "status", "collect", "tables", "check")
 OPTIONS = {
     "submit": ("--launcher", "--jobs", "--seeds-per-job", "--dry-run"),
     "resume": ("--launcher", "--jobs", "--dry-run"),
     "status": ("--all",),
     "collect": (),
+    "tables": (),
     "check": (),
 }
 _FLAGS = ("--dry-run", "--all")
@@ -74,7 +76,7 @@ def main(argv: list[str]) -> int:
         return _resume(name, results_dir, rest, options)
     if command == "status":
         return _status(name, results_dir, "--all" in options)
-    return _collect(name, results_dir) if command == "collect" else _check(name, results_dir)
+    return {"collect": _collect, "check": _check, "tables": _tables}[command](name, results_dir)
 
 
 def _parse(command: str, words: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -126,7 +128,8 @@ def _place(name: str, overrides: list[str]) -> tuple[Path, str, list[str]]:
 
 def _submit(name: str, overrides: list[str], options: dict[str, str]) -> int:
     from ebmbench.engine.runs import commit
-    from ebmbench.sweep.plan import is_launcher, make_plan, read_plan, sweep_dir
+    from ebmbench.report.planned import read_plan, sweep_dir
+    from ebmbench.sweep.plan import is_launcher, make_plan
     from ebmbench.sweep.submit import submit
 
     plan = make_plan(name, overrides, commit(), _number(options, "--seeds-per-job"))
@@ -152,7 +155,7 @@ def _launcher(overrides: list[str]) -> str | None:
 
 
 def _resume(name: str, results_dir: Path, overrides: list[str], options: dict[str, str]) -> int:
-    from ebmbench.sweep.plan import read_plan
+    from ebmbench.report.planned import read_plan
     from ebmbench.sweep.submit import submit
 
     plan = read_plan(results_dir, name)
@@ -165,7 +168,8 @@ def _plan_of(name: str, results_dir: Path) -> Plan:
     """The plan as submitted; of a sweep that was run by Hydra's multirun, its file as it is now."""
     from ebmbench.config.compose import known_sweeps
     from ebmbench.engine.runs import commit
-    from ebmbench.sweep.plan import make_plan, read_plan, sweep_dir
+    from ebmbench.report.planned import read_plan, sweep_dir
+    from ebmbench.sweep.plan import make_plan
 
     if not (sweep_dir(results_dir, name) / "plan.json").exists() and name in known_sweeps():
         plan = make_plan(name, [], commit())
@@ -185,22 +189,30 @@ def _status(name: str, results_dir: Path, everything: bool) -> int:
 
 def _collect(name: str, results_dir: Path) -> int:
     from ebmbench.engine.runs import FINISHED
+    from ebmbench.report.planned import sweep_dir
     from ebmbench.sweep import collect
-    from ebmbench.sweep.plan import sweep_dir, write_plan
+    from ebmbench.sweep.plan import write_plan
     from ebmbench.sweep.status import counts
 
     plan = _plan_of(name, results_dir)
     if not (sweep_dir(results_dir, name) / "plan.json").exists():
-        write_plan(plan, results_dir)
-    collected = collect.collect(plan, results_dir)
-    paths = collect.write(plan, collected, results_dir) + collect.write_figures(plan, results_dir)
-    lacking = [state for state in collected.states if state.state not in FINISHED]
-    for state in lacking[:40]:
-        print(f"not in the tables: {state.state:12}{state.job.run_id}  {state.detail}".rstrip(), file=sys.stderr)
+        plan = write_plan(plan, results_dir)
+    results = collect.collect(plan, results_dir)
+    paths = collect.write(plan, results, results_dir) + collect.write_figures(plan, results, results_dir)
+    lacking = [run for run in results.runs if run.state not in FINISHED]
+    for run in lacking[:40]:
+        print(f"not in the tables: {run.state:12}{run.job.run_id}  {run.detail}".rstrip(), file=sys.stderr)
     if len(lacking) > 40:
         print(f"not in the tables: {len(lacking) - 40} more", file=sys.stderr)
-    print(f"{plan.name}: {counts(collected.states)}")
+    print(f"{plan.name}: {counts(results.runs)}")
     print("\n".join(str(path) for path in paths))
+    return 0
+
+
+def _tables(name: str, results_dir: Path) -> int:
+    from ebmbench.sweep.collect import write_tables
+
+    print("\n".join(str(path) for path in write_tables(results_dir / name)))
     return 0
 
 

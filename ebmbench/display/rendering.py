@@ -9,12 +9,15 @@ from __future__ import annotations
 import io
 import math
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,9 +25,9 @@ from matplotlib.figure import Figure as MplFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from ebmbench.core import registry
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
+from ebmbench.display.table import csv_text
 
 # Ink of text, axes and grid. On the page, to_svg replaces each by a CSS colour of the light or dark theme.
 INK, MUTED, GRID = "#1b1c1e", "#5b5c5e", "#dcdddf"
@@ -56,6 +59,8 @@ class Figure:
     """Its name in a list of links, if the title is too long for it."""
 
 
+TRUTH = "true"
+"""What a legend calls the truth, beside the methods."""
 SMALL = (2.2, 1.8)
 """Width and height of a panel among many, in inches."""
 NAMES = 0.78
@@ -74,11 +79,28 @@ def labels_with(frame: pd.DataFrame, metric: str) -> list[str]:
     return [label for label, part in frame.groupby("label") if part[metric].notna().any()]
 
 
-def read_csv(path: Path, columns: list[str]) -> pd.DataFrame | None:
-    """Returns columns of a CSV file; None if it is missing or damaged."""
+def read_csv(folder: Path | None, name: str, columns: list[str]) -> pd.DataFrame | None:
+    """Returns columns of numbers of a CSV file in a run directory; what is no number is nan.
+
+    None if there is no directory, or the file is missing or damaged.
+    """
+    if folder is None:
+        return None
     try:
-        return pd.read_csv(path, usecols=columns)
+        table = pd.read_csv(folder / name, usecols=columns)
     except (OSError, ValueError):  # pandas' parser errors are ValueErrors
+        return None
+    return table.apply(pd.to_numeric, errors="coerce")
+
+
+def read_arrays(folder: Path | None, name: str) -> dict[str, np.ndarray] | None:
+    """Returns the arrays of a file in a run directory; None if there is no directory, or it is missing or damaged."""
+    if folder is None:
+        return None
+    try:
+        with np.load(folder / name, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, BadZipFile, zlib.error):
         return None
 
 
@@ -178,13 +200,13 @@ def save_figure(figure: Figure, folder: Path) -> list[Path]:
         paths = [folder / f"{figure.name}.{ending}" for ending in ("pdf", "png", "csv")]
         page.savefig(paths[0], metadata={"CreationDate": None})
         page.savefig(paths[1], dpi=300)
-    figure.data.to_csv(paths[2], index=False)
+    paths[2].write_text(csv_text(figure.data, digits=None))
     return paths
 
 
 def legend_handle(name: str) -> Line2D:
-    """A method's marker and colour; the truth is a grey line."""
-    if name not in registry.known("method"):
+    """Returns a method's marker and colour; the truth is a grey line."""
+    if name == TRUTH:
         return Line2D([], [], color=TRUTH_COLOR, lw=3, alpha=0.6, label=name)
     return Line2D([], [], color=palette.color(name), marker=palette.marker(name), label=name)
 

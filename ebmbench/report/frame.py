@@ -526,9 +526,7 @@ def find(
     )
 
 
-def of_plan(
-    plan: Plan, results_dir: Path, states: Callable[[Plan, Path], list[Run]] = planned_runs
-) -> Results:
+def of_plan(plan: Plan, results_dir: Path, states: Callable[[Plan, Path], list[Run]] = planned_runs) -> Results:
     """Returns a submitted sweep's results: all of its jobs, those without a run directory too."""
     found = with_parts(states(plan, results_dir), results_dir)
     # Not submit: the plan has all that was said then (overrides, the sweep's file, seeds per job), the name does not.

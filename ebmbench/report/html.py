@@ -9,13 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import json
 import math
-import shlex
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,14 @@ import pandas as pd
 from markupsafe import Markup
 from PIL import Image
 
-from ebmbench.config import compose as composition
-from ebmbench.core import registry
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import first_line
 from ebmbench.display import palette, rendering
 from ebmbench.display.palette import TRUTH_COLOR
+from ebmbench.display.table import Cell, Table, code_cell, csv_text, method_cell, number, number_cell
 from ebmbench.engine.runs import FINISHED
-from ebmbench.report import plots, scores
-from ebmbench.report.data import Results, Run, flat_settings, flat_value, provenance, setting_keys, symbol
+from ebmbench.report import plots, tables
+from ebmbench.report import settings as reported
+from ebmbench.report.frame import Results, Run, task_of
 from ebmbench.system.files import write_atomically
 
 MAX_IMAGES = 24
@@ -65,28 +64,6 @@ for (const table of document.querySelectorAll('table.sortable')) {
 """
 
 
-@dataclass(frozen=True)
-class Cell:
-    """What a table shows and what it sorts by; a method's name gets its colour; `mark` is best or none."""
-
-    text: str
-    sort: float | str | None = None
-    method: bool = False
-    mark: str = ""
-    code: bool = False
-
-
-@dataclass(frozen=True)
-class Table:
-    """A sortable table; `numbers` is offered as CSV."""
-
-    title: str
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
-    numbers: pd.DataFrame
-
-
 def write_page(results: Results, path: Path, how: str) -> Path:
     """Writes the page of `results` to `path`, which appears whole or not at all; `how` is the command that does it."""
     write_atomically(path, render(results, how).encode())
@@ -94,28 +71,31 @@ def write_page(results: Results, path: Path, how: str) -> Path:
 
 
 def render(results: Results, how: str) -> str:
-    """The page as text."""
+    """Returns the page as text. A damaged file of a run costs the figures that need it, and the page says so."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ebmbench.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["csv_uri"] = csv_uri
     environment.globals["swatch"] = swatch
-    figures = plots.all_figures(results)
+    troubles: list[str] = []
+    drawn = [(figure, _draw(figure, troubles)) for figure in plots.all_figures(results, troubles)]
+    images = [*example_images(results), *_pictures(results, {figure.name for figure, _ in drawn})]
     script_hash = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
-    states = Counter(run.state for run in results.runs)
+    jobs = results.frame.drop_duplicates("run_id")
+    states = Counter(run.state for run in results.runs) or Counter(jobs["state"])
     return environment.get_template("page.html.j2").render(
         results=results,
-        provenance=provenance(results),
+        number_of_jobs=len(results.runs) or len(jobs),
+        facts=facts(results),
         states=sorted(states.items(), key=lambda item: (item[0] not in ("done",), item[0])),
-        warnings=warnings(results),
-        labels=list(dict.fromkeys(results.frame["label"])) if len(results.frame) else [],
+        warnings=[*warnings(results), *troubles],
         score_tables=score_tables(results),
         comparisons=comparison_tables(results),
-        figures=[(figure, _draw(figure)) for figure in figures],
-        images=example_images(results),
+        figures=drawn,
+        images=images,
         failures=failures(results),
-        jobs=jobs(results),
-        settings=settings(results),
+        jobs=job_table(results),
+        settings=settings_table(results),
         again=again(results, how),
         script=Markup(_SCRIPT),
         script_hash=script_hash,
@@ -123,17 +103,22 @@ def render(results: Results, how: str) -> str:
     )
 
 
-def _draw(figure: rendering.Figure) -> list[tuple[rendering.Panel, Markup]]:
-    """The SVG of each panel. Safe as it is: matplotlib escapes text, and there is none but labels and numbers."""
+def _draw(figure: rendering.Figure, troubles: list[str]) -> list[tuple[rendering.Panel, Markup]]:
+    """Returns the SVG of each panel. It is safe as it is: matplotlib escapes text, which is labels and numbers."""
     name = "".join(c if c.isalnum() else "-" for c in figure.name)
-    return [(panel, Markup(rendering.to_svg(panel, f"{name}-{i}"))) for i, panel in enumerate(figure.panels)]
+    found = []
+    for index, panel in enumerate(figure.panels):
+        try:
+            found.append((panel, Markup(rendering.to_svg(panel, f"{name}-{index}"))))
+        except Exception as error:  # numbers that cannot be drawn: the other panels are
+            what = f"{type(error).__name__}: {first_line(error)}"
+            troubles.append(f"{figure.title}, {panel.title} cannot be drawn ({what}).")
+    return found
 
 
 def csv_uri(frame: pd.DataFrame) -> str:
-    """The numbers as a data: URI that downloads as CSV."""
-    buffer = io.StringIO()
-    frame.to_csv(buffer, index=False)
-    return "data:text/csv;base64," + base64.b64encode(buffer.getvalue().encode()).decode()
+    """Returns the numbers as a data: URI that downloads as CSV."""
+    return "data:text/csv;base64," + base64.b64encode(csv_text(frame, digits=None).encode()).decode()
 
 
 _SHAPES = {
@@ -148,323 +133,193 @@ _SHAPES = {
 
 
 def swatch(name: str) -> Markup:
-    """A method's marker in its colour, as in the figures; the truth is a grey bar."""
-    color = palette.color(name) if name in registry.known("method") else TRUTH_COLOR
-    shape = (
-        _SHAPES.get(palette.marker(name), _SHAPES["o"])
-        if name in registry.known("method")
-        else '<rect y="5" width="14" height="4"/>'
+    """Returns a method's marker in its colour, as in the figures; the truth is a grey bar."""
+    is_truth = name == rendering.TRUTH
+    color = TRUTH_COLOR if is_truth else palette.color(name)
+    bar = '<rect y="5" width="14" height="4"/>'
+    shape = bar if is_truth else _SHAPES.get(palette.marker(name), _SHAPES["o"])
+    return Markup('<svg class="swatch" viewBox="0 0 14 14" fill="{}" aria-hidden="true">{}</svg>').format(
+        color, Markup(shape)
     )
-    return Markup(f'<svg class="swatch" viewBox="0 0 14 14" fill="{color}" aria-hidden="true">{shape}</svg>')
 
 
 # ---------------------------------------------------------------------------------------------------------- tables
 
 
 def score_tables(results: Results) -> list[Table]:
-    """Scores with intervals, and cost, per dataset; every variant, where settings are varied."""
-    tables: list[Table] = []
-    if results.frame.empty:
-        return tables
-    reference = ""
-    if results.varies:
-        keys = sorted({symbol(key) for found in results.varied.values() for key in found})
-        reference = (
-            f" The runs vary {', '.join(keys)}: compared here at the published value, or the one with most seeds."
-        )
-    for label, part in results.comparison.groupby("label", sort=True):
-        tables.append(_scores(str(label), part, reference))
-    if results.varies:
-        for label, part in results.frame.groupby("label", sort=True):
-            tables.append(_variants(str(label), part))
-    return tables
+    """Returns scores with intervals, and cost, per dataset; every variant, where settings are varied."""
+    if results.done.empty:
+        return []
+    made = [*tables.score_tables(results.comparison, [], {}), *tables.cost_tables(results.comparison, [], {})]
+    return [*made, *(tables.variant_tables(results) if results.varies else [])]
 
 
 def comparison_tables(results: Results) -> list[Table]:
-    """Paired comparisons, and what becomes of the ranking by other rules or other draws of the data."""
-    tables: list[Table] = []
-    if results.frame.empty:
-        return tables
-    for label, part in results.comparison.groupby("label", sort=True):
-        if part["method"].nunique() > 1:
-            metric = scores.headline(part)
-            tables.append(_comparisons(str(label), part, metric))
-            audit = scores.audit(part, ["label"], "method", metric)
-            if len(audit):  # else the methods have no two seeds in common
-                tables.append(_audit(str(label), part, audit))
-    for label, part in results.frame.groupby("label", sort=True):
-        if "task.data_seed" in part and part["task.data_seed"].nunique() > 1:
-            tables.append(_draws(str(label), part))
-    return tables
+    """Returns paired comparisons, and what becomes of the ranking by other rules or other draws of the data."""
+    if results.done.empty:
+        return []
+    several = results.comparison.groupby("label")["method"].transform("nunique") > 1
+    compared = results.comparison[several]
+    made = []
+    for make in (tables.comparison_tables, tables.pair_tables, tables.audit_tables) if len(compared) else ():
+        made += make(compared, [], {})
+    for task, part in results.done.groupby("task", sort=True):
+        if task_of(str(task)).draw_setting in results.axes:
+            made += tables.draw_tables(part, results.axes, {})
+    return made
 
 
-_SCORES = (
-    *("d_kl", "nll", "crps", "coverage_50", "coverage_90", "edge_mass"),
-    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ap_gain", "ap75_gain", "nms_ap", "box_nll"),
-)
-_BEST = "★ best mean over the seeds that all have; whether a test decides it: see p (Holm). [95 % interval]."
+def facts(results: Results) -> dict[str, str]:
+    """Returns what stands below the title of the page."""
+    done = results.done
+    commits = sorted({str(commit) for commit in done["commit"].dropna()})
+    times = sorted(_minute(str(time)) for time in done["finished"].dropna())
+    return {
+        "models": str(len(done)),
+        "datasets": ", ".join(dict.fromkeys(done["label"])) or "none",
+        "commit": ", ".join(commits) or "unknown",
+        "finished": f"{times[0]} to {times[-1]}" if times else "unknown",
+    }
 
 
-def _scored(row: Mapping[str, Any]) -> Cell:
-    if not row["n"]:
-        return Cell("–", math.nan)
-    mean, low, high = row["mean"], row["low"], row["high"]
-    if math.isnan(low) or low == high:
-        return Cell(_number(mean), mean, mark=str(row["mark"]))
-    # As many decimals as the interval's width makes sense of: two of its digits.
-    decimals = max(0, 1 - math.floor(math.log10(high - low)))
-    text = f"{mean:.{decimals}f} [{low:.{decimals}f}, {high:.{decimals}f}]" if decimals < 8 else _number(mean)
-    return Cell(text.replace("-", "−"), mean, mark=str(row["mark"]))
-
-
-def _with_values(part: pd.DataFrame, metrics: Sequence[str]) -> list[str]:
-    """Those that any seed has, and the headline always: its row says that all seeds diverged."""
-    main = scores.headline(part)
-    return [m for m in metrics if m == main or (m in part and part[m].notna().any())]
-
-
-def _scores(label: str, part: pd.DataFrame, reference: str) -> Table:
-    main = scores.headline(part)
-    metrics = _with_values(part, _SCORES)
-    costs = [m for m in scores.COST if m in part and part[m].notna().any()]
-    numbers = scores.summarise(part, ["label"], "method", [*metrics, *costs])
-    head = ["method", "seeds", "diverged", *(scores.METRICS[m].label for m in metrics)]
-    head[3 + (main in metrics) : 3 + (main in metrics)] = [f"median {scores.METRICS[main].label}", "best quarter"]
-    rows = []
-    for method in scores.in_order(part["method"].tolist()):
-        own = {row["metric"]: row for row in numbers[numbers["method"] == method].to_dict("records")}
-        first = own[main]
-        cells = [Cell(str(method), method=True), Cell(str(first["seeds"]), first["seeds"])]
-        cells.append(Cell(str(first["diverged"]), first["diverged"]))
-        for metric in metrics:
-            cells.append(_scored(own[metric]))
-            if metric == main:
-                cells += [Cell(_number(own[metric][key]), own[metric][key]) for key in ("median", "best")]
-        cells += [Cell(_number(own[cost]["mean"]), own[cost]["mean"]) for cost in costs]
-        rows.append(tuple(cells))
-    head += [scores.METRICS[cost].label for cost in costs]
-    caption = f"Mean over the seeds that have a value. {_BEST} Best quarter: as the published best 5 of 20.{reference}"
-    return Table(f"Scores, {label}", caption, tuple(head), tuple(rows), numbers)
-
-
-def _comparisons(label: str, part: pd.DataFrame, metric: str) -> Table:
-    numbers = scores.compare(part, ["label"], "method", metric)
-    name = scores.METRICS[metric].label
-    rows = [
-        (
-            Cell(row["first"], method=True),
-            Cell(row["second"], method=True),
-            Cell(_number(row["difference"]), row["difference"]),
-            Cell(_number(row["p_holm"], 2), row["p_holm"]),
-            Cell(f"{100 * row['beats']:.0f} %", row["beats"]),
-            Cell(str(row["pairs"]), row["pairs"]),
-        )
-        for row in numbers.to_dict("records")
-    ]
-    head = ("first", "second", f"difference in {name}", "p (Holm)", "first beats second", "pairs")
-    caption = "Every pair of methods at equal seeds: same data, initial weights and mini-batches. Diverged seeds lose."
-    return Table(f"Comparisons, {label}, by {name}", caption, head, tuple(rows), numbers)
-
-
-_RULES = {
-    "all": "mean of all seeds",
-    "median": "median",
-    "best": "best quarter",
-    "best_by_val": "best quarter by validation NLL",
-}
-
-
-def _audit(label: str, part: pd.DataFrame, numbers: pd.DataFrame) -> Table:
-    methods = scores.in_order(part["method"].tolist())
-    rows = []
-    for rule in dict.fromkeys(numbers["rule"]):
-        own = numbers[numbers["rule"] == rule].set_index("method")
-        cells = [Cell(_RULES.get(rule, rule))]
-        for method in methods:
-            value, rank = own.at[method, "value"], own.at[method, "rank"]
-            cells.append(Cell(f"{rank}. ({_number(float(value))})", float(rank)))
-        tau = float(own["tau"].iloc[0])
-        rows.append((*cells, Cell(f"{tau:.2f}", tau)))
-    caption = (
-        "Rank (and value) of each method by four rules of choosing seeds; tau: agreement with the ranking by the mean "
-        "of all seeds. A method with a diverged seed has no such mean and comes last."
-    )
-    head = ("rule", *(str(method) for method in methods), "tau")
-    return Table(f"Does the ranking depend on the rule? {label}", caption, head, tuple(rows), numbers)
-
-
-def _variants(label: str, part: pd.DataFrame) -> Table:
-    """Where settings are varied: a row per variant."""
-    wanted = ("d_kl", "d_kl_noisy", "nll", "nll_noisy", "crps", "ap", "ap75", "box_nll", "train_seconds")
-    metrics = _with_values(part, wanted)
-    if "task.target_noise" not in part or not part["task.target_noise"].any():
-        metrics = [m for m in metrics if not m.endswith("_noisy")]
-    keyed = part.assign(cell=part["method"] + " | " + part["variant"]).drop_duplicates(["cell", "seed"])
-    numbers = scores.summarise(keyed, ["label"], "cell", metrics)
-    order = {method: place for place, method in enumerate(registry.known("method"))}
-    values = setting_keys(part)
-    cells = keyed.drop_duplicates("cell").sort_values(["method", *(v for v in values if part[v].nunique() > 1)])
-    rows: list[tuple[Cell, ...]] = []
-    for cell in sorted(cells["cell"], key=lambda cell: order.get(cell.partition(" | ")[0], 99)):
-        method, _, variant = str(cell).partition(" | ")
-        own = numbers[numbers["cell"] == cell]
-        by_metric = {row["metric"]: row | {"mark": ""} for row in own.to_dict("records")}
-        first = by_metric[metrics[0]]
-        rows.append(
-            (
-                Cell(method, method=True),
-                Cell(variant or "–", len(rows)),
-                Cell(f"{first['n']} of {first['seeds']}", first["n"]),
-                *(_scored(by_metric[metric]) for metric in metrics),
-            )
-        )
-    head = ("method", "varied", "seeds with a value", *(scores.METRICS[m].label for m in metrics))
-    return Table(f"All variants, {label}", "Mean over seeds [95 % interval].", head, tuple(rows), numbers)
-
-
-def _draws(label: str, part: pd.DataFrame) -> Table:
-    metric = scores.headline(part)
-    numbers = scores.draws(part, ["label"], metric)
-    rows = [
-        (
-            Cell(row["method"], method=True),
-            _scored(row),
-            Cell(_number(row["std_draws"]), row["std_draws"]),
-            Cell(_number(row["std_seeds"]), row["std_seeds"]),
-            Cell(row["ranks"]),
-            Cell(_number(row["tau"]), row["tau"]),
-        )
-        for row in numbers.to_dict("records")
-    ]
-    head = (
-        "method",
-        scores.METRICS[metric].label,
-        "std between draws",
-        "std between seeds",
-        "rank in each draw",
-        "tau",
-    )
-    caption = "Is the ranking one of the methods, or of one draw of the training data? " + _BEST.replace("seed", "draw")
-    return Table(f"Over draws of the data, {label}", caption, head, tuple(rows), numbers)
-
-
-def _number(value: Any, digits: int = 3) -> str:
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    if isinstance(value, float):
-        return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:.{digits}g}".replace("-", "−", value < 0)
-    return f"{value:,}"
+def _minute(time: str) -> str:
+    """2026-01-02 03:04 UTC; what is no time is shown as it is."""
+    try:
+        return datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M UTC")
+    except ValueError:
+        return time
 
 
 def warnings(results: Results) -> list[str]:
-    """What a reader must know before the numbers."""
+    """Returns what a reader must know before the numbers."""
     said = []
-    unfinished = [run for run in results.runs if run.state not in FINISHED]
+    done = results.done
+    unfinished = Counter(run.state for run in results.runs if run.state not in FINISHED)
     if unfinished:
-        counts = Counter(run.state for run in unfinished)
-        listed = ", ".join(f"{number} {state}" for state, number in sorted(counts.items()))
+        listed = ", ".join(f"{times} {state}" for state, times in sorted(unfinished.items()))
+        count = unfinished.total()
+        said.append(f"{count} of {len(results.runs)} jobs have no result ({listed}): their cells are missing.")
+    if results.varies:
+        names = {
+            reported.symbol(key, task.name, method): None
+            for method, keys in results.varied.items()
+            for key in keys
+            for task in results.tasks.values()
+        }
         said.append(
-            f"{len(unfinished)} of {len(results.runs)} jobs have no result ({listed}): their cells are missing."
+            f"The runs vary {', '.join(sorted(names))}; tables of methods compare them at the published value, or at "
+            "the one with most seeds."
         )
-    frame = results.frame
-    if len(frame) and "diverged" in frame:
-        diverged = int((frame["diverged"] == 1).sum())
-        if diverged:
-            said.append(
-                f"{diverged} of {len(frame)} models diverged; they are counted (✕) and have no values to average."
-            )
-        if "trusted" in frame:
-            doubtful = int(((frame["trusted"] == 0) & (frame["diverged"] != 1)).sum())
-            if doubtful:
-                said.append(
-                    f"{doubtful} of {len(frame)} models have numbers that are not to be trusted "
-                    "(mass near the edge of the grid, or a quadrature error)."
-                )
-    seeds = frame.groupby("config_hash").size() if len(frame) else pd.Series(dtype=int)
-    if len(seeds) and seeds.min() < 5:
+    diverged = int((done["diverged"] == 1).sum())
+    if diverged:
+        said.append(f"{diverged} of {len(done)} models diverged; they are counted (✕) and have no values to average.")
+    doubtful = tables.count_doubtful(done)
+    if doubtful:
+        reasons = ", ".join(sorted({task.doubt for task in results.tasks.values() if task.doubt}))
+        said.append(f"{doubtful} of {len(done)} models have numbers that are not to be trusted ({reasons}).")
+    seeds = done.groupby("config_hash").size()
+    if len(seeds) and seeds.min() < 6:
         said.append(
             f"As few as {seeds.min()} seeds per cell: intervals of so few skewed seeds are too narrow, and fewer than "
             "six cannot decide a difference between two methods."
         )
-    if set(frame["method"]) & {"dsm", "ml-mcmc"} if len(frame) else False:
-        said.append("dsm and ml-mcmc have published settings that were tuned per dataset; the other methods' were not.")
+    runs = done[["task", "dataset", "method"]].drop_duplicates().itertuples(index=False)
+    tuned = {method for task, dataset, method in runs if reported.is_tuned_per_dataset(task, str(dataset), method)}
+    if tuned and len(tuned) < done["method"].nunique():
+        names_of = " and ".join(map(str, palette.in_order(tuned)))
+        said.append(f"The settings of {names_of} were chosen for each dataset; those of the other methods were not.")
     return said
 
 
 def failures(results: Results) -> list[Table]:
-    """Jobs without a result, and seeds that diverged or are not to be trusted."""
-    tables = []
+    """Returns the jobs without a result, and the seeds that diverged or are not to be trusted."""
+    made = []
     rows = [
-        (
-            Cell(run.folder.name, code=True),
-            Cell(run.method, method=True),
+        [
+            code_cell(run.job.run_id),
+            method_cell(run.method),
             Cell(run.label),
             Cell(run.state),
-            Cell(run.problem or ""),
-            Cell(_steps(run), run.status.step if run.status else 0),
-        )
+            Cell(run.detail),
+            Cell(_steps(run), sort=run.status.step if run.status else 0),
+        ]
         for run in results.runs
         if run.state not in FINISHED
     ]
     if rows:
-        head = ("run", "method", "dataset", "state", "last line of the error", "steps")
-        tables.append(_table("Jobs without a result", "Running the sweep again repeats only these.", head, rows))
-    frame = results.frame
-    if len(frame) and "diverged" in frame:
-        bad = frame[(frame["diverged"] == 1) | (frame.get("trusted", 1) == 0)]
-        rows = []
-        for row in bad.to_dict("records"):
-            diverged = row["diverged"] == 1
-            step = row.get("diverged_step")
-            why = (
-                f"diverged at step {step:.0f}" if diverged and isinstance(step, float) and step == step else "diverged"
-            )
-            rows.append(
-                (
-                    Cell(str(row["run_id"]), code=True),
-                    Cell(str(row["method"]), method=True),
-                    Cell(str(row["label"])),
-                    Cell(str(row["seed"]), row["seed"]),
-                    Cell(why if diverged else "not to be trusted"),
-                    Cell(_number(float(row.get("edge_mass", math.nan))), row.get("edge_mass")),
-                )
-            )
-        if rows:
-            head = ("run", "method", "dataset", "seed", "what", "mass near the edge")
-            tables.append(_table("Models that diverged or are not to be trusted", "", head, rows))
-    return tables
+        header = _heads("run", "method", "dataset", "state", "last line of the error", "steps")
+        made.append(Table("Jobs without a result", header, rows, ["Running the sweep again repeats only these."]))
+    done = results.done
+    bad = done[(done["diverged"] == 1) | (done["trusted"] == 0)]
+    rows = []
+    for row in bad.to_dict("records"):
+        task = results.tasks[row["label"]]
+        step = row.get("diverged_step", math.nan)
+        why = "diverged" + (f" at step {step:.0f}" if isinstance(step, float) and step == step else "")
+        rows.append(
+            [
+                code_cell(row["run_id"]),
+                method_cell(row["method"]),
+                Cell(row["label"]),
+                Cell(str(row["seed"]), sort=row["seed"]),
+                Cell(why if row["diverged"] == 1 else f"not to be trusted: {task.doubt}"),
+                number_cell(float(row.get(task.metrics[0].name, math.nan))),
+            ]
+        )
+    if rows:
+        header = _heads("run", "method", "dataset", "seed", "what", "headline metric")
+        made.append(Table("Models that diverged or are not to be trusted", header, rows))
+    return made
+
+
+def _heads(*names: str) -> list[Cell]:
+    return [Cell(name) for name in names]
 
 
 def _steps(run: Run) -> str:
     return f"{run.status.step:,} of {run.status.num_steps:,}" if run.status else ""
 
 
-def _table(title: str, caption: str, head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Table:
-    """A table whose CSV is its text."""
-    cells = tuple(tuple(row) for row in rows)
-    numbers = pd.DataFrame([[cell.text for cell in row] for row in cells], columns=list(head))
-    return Table(title, caption, tuple(head), cells, numbers)
-
-
-def jobs(results: Results) -> Table:
-    """Every job with the command that runs it again."""
+def job_table(results: Results) -> Table:
+    """Returns every job with the command that runs it again, as far as its settings are known."""
     rows = []
     for run in results.runs:
-        status = run.status
         rows.append(
-            (
-                Cell(run.folder.name, code=True),
-                Cell(run.method, method=True),
+            [
+                code_cell(run.job.run_id),
+                method_cell(run.method),
                 Cell(run.label),
-                Cell(_seed_text(run.seeds), len(run.seeds)),
+                Cell(_seed_text(run.seeds), sort=len(run.seeds)),
                 Cell(run.state),
-                Cell(status.commit or "" if status else "", code=True),
-                Cell(str(run.environment.get("device", ""))),
-                Cell(command(run), code=True),
-            )
+                code_cell((run.status.commit if run.status else "") or ""),
+                Cell(_device(run.folder)),
+                code_cell(reported.command(run.config, run.seeds)),
+            ]
         )
-    head = ("run", "method", "dataset", "seeds", "state", "commit", "device", "again")
-    return _table("Jobs", "One line per job; its seeds train together.", head, rows)
+    header = _heads("run", "method", "dataset", "seeds", "state", "commit", "device", "again")
+    if not results.runs:  # from runs.csv
+        header = header[:6]
+        for run_id, part in results.frame.groupby("run_id", sort=False):
+            row = part.iloc[0]
+            seeds = part["seed"].tolist()
+            names = [code_cell(run_id), method_cell(row["method"]), Cell(f"{row['task']}-{row['dataset']}")]
+            commit = "" if pd.isna(row["commit"]) else row["commit"]
+            rows.append([*names, Cell(_seed_text(seeds), sort=len(seeds)), Cell(str(row["state"])), code_cell(commit)])
+    return Table("Jobs", header, rows, ["One line per job; its seeds train together."])
+
+
+def _device(folder: Path) -> str:
+    try:
+        raw = json.loads((folder / "environment.json").read_text())
+        return str(raw.get("device", ""))
+    except (OSError, ValueError, AttributeError):
+        return ""
+
+
+def _seed_text(seeds: Sequence[int]) -> str:
+    if list(seeds) == list(range(len(seeds))):
+        return f"{len(seeds)} (0 to {len(seeds) - 1})" if len(seeds) > 1 else "1 (0)"
+    return ", ".join(map(str, seeds))
 
 
 @dataclass(frozen=True)
@@ -476,76 +331,34 @@ class Again:
 
 
 def again(results: Results, how: str) -> list[Again]:
-    """How to get all of this again."""
-    said = []
+    """Returns how to get all of this again."""
+    figures = how + "\n" + how.replace(" report ", " report figures ", 1)
+    said = [Again("This page, and its figures for a paper:", figures)]
     if results.command:
-        said.append(Again("The whole sweep; what has a result already is not trained again:", results.command))
-    said.append(
-        Again("This page, and its figures for a paper:", how + "\n" + how.replace(" report ", " report figures ", 1))
-    )
+        text = "The whole sweep; what has a result already is not trained again:"
+        said.insert(0, Again(text, results.command))
     return said
 
 
-def _seed_text(seeds: Sequence[int]) -> str:
-    if list(seeds) == list(range(len(seeds))):
-        return f"{len(seeds)} (0 to {len(seeds) - 1})" if len(seeds) > 1 else "1 (0)"
-    return ", ".join(map(str, seeds))
-
-
-def settings(results: Results) -> Table:
-    """Per method and dataset the settings of its runs, those that vary as a set."""
-    rows = []
-    keys: list[str] = []
+def settings_table(results: Results) -> Table | None:
+    """Returns the settings of each method on each dataset, those that vary as a set; None where they are not known."""
     by_cell: dict[tuple[str, str], dict[str, list[Any]]] = {}
     for run in results.runs:
         values = by_cell.setdefault((run.label, run.method), {})
         for key, value in run.settings.items():
-            if value is not None and key.split(".")[0] in ("method", "proposal", "noise", "trainer"):
-                known = values.setdefault(key, [])
-                if value not in known:
-                    known.append(value)
-                if key not in keys:
-                    keys.append(key)
-    order = {method: place for place, method in enumerate(registry.known("method"))}
-    for (label, method), values in sorted(by_cell.items(), key=lambda item: (item[0][0], order.get(item[0][1], 99))):
-        texts = [
-            ", ".join(_number(v, 6) if isinstance(v, int | float) else str(v) for v in values.get(k, [])) for k in keys
-        ]
-        rows.append((Cell(label), Cell(method, method=True), *(Cell(text) for text in texts)))
-    head = ("dataset", "method", *(symbol(key) if key != symbol(key) else key for key in keys))
-    return _table("Settings", "As resolved; several values where the runs vary one.", head, rows)
-
-
-@lru_cache(maxsize=64)
-def _defaults(task: str, dataset: str) -> tuple[tuple[str, ...], Mapping[str, Any]] | None:
-    """The shortest overrides that name a task and dataset, and what they compose to."""
-    for extra in ([f"task.dataset={dataset}"], [f"task/data={dataset}"]):
-        overrides = [f"task={task}", *extra]
-        try:
-            composed = composition.compose(overrides)
-        except UserError:
-            continue
-        return tuple(overrides), flat_settings(composed.to_dict())
-    return None
-
-
-def command(run: Run) -> str:
-    """What runs it again: only what differs from the published settings is spelled out."""
-    (task, _, dataset), method, seeds = run.label.partition("-"), run.method, list(run.seeds)
-    known = _defaults(task, dataset) if run.settings else None
-    if known is None:
-        return ""
-    parts = [*known[0], f"method={method}"]
-    for key, value in run.settings.items():
-        default = flat_value(composition.setting(task, dataset, method, key))
-        if default is None and key.startswith(("task.", "trainer.")):
-            default = known[1].get(key)
-        if key != "task.data.name" and value != default:
-            parts.append(f"{key}={'null' if value is None else str(value).replace(' ', '')}")
-    if seeds != [0]:
-        plain = seeds == list(range(len(seeds)))
-        parts.append(f"seeds={len(seeds)}" if plain else f"seeds={str(seeds).replace(' ', '')}")
-    return "python -m ebmbench " + " ".join(shlex.quote(part) for part in parts)
+            if value is not None and not key.startswith("task.") and value not in values.setdefault(key, []):
+                values[key].append(value)
+    if not any(by_cell.values()):
+        return None
+    keys = list(dict.fromkeys(key for values in by_cell.values() for key in values))
+    order = {method: place for place, method in enumerate(palette.in_order({method for _, method in by_cell}))}
+    rows = []
+    for (label, method), values in sorted(by_cell.items(), key=lambda item: (item[0][0], order[item[0][1]])):
+        texts = [", ".join(number(v) if isinstance(v, float) else str(v) for v in values.get(key, [])) for key in keys]
+        rows.append([Cell(label), method_cell(method), *(Cell(text) for text in texts)])
+    return Table(
+        "Settings", _heads("dataset", "method", *keys), rows, ["As resolved; several values where the runs vary one."]
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------- images
@@ -559,26 +372,29 @@ class Example:
     uri: str
 
 
-_EXAMPLES = ("boxes", "refinement", "energy")
-"""Figures of a detection run that no plot of the page replaces; all methods' first, then the next."""
-
-
 def example_images(results: Results) -> list[Example]:
-    """Detection: images with base, refined and true boxes, AP by refinement step, energy around a box; per method."""
-    compared = list(dict.fromkeys(results.comparison["run_id"])) if len(results.comparison) else []
-    by_id = {run.status.run_id: run for run in results.runs if run.status}
-    runs = [by_id[run_id] for run_id in compared if by_id[run_id].label.startswith("detection-")]
-    order = {method: place for place, method in enumerate(registry.known("method"))}
+    """Returns the pictures of the compared runs that their tasks name, all methods' first, then the next."""
+    compared = set(results.comparison["run_id"])
+    runs = [run for run in results.runs if run.job.run_id in compared and run.state in FINISHED]
+    order = {method: place for place, method in enumerate(palette.in_order({run.method for run in runs}))}
+    runs.sort(key=lambda run: (run.label, order[run.method]))
     found: list[Example] = []
     size = 0
-    for name in _EXAMPLES:
-        for run in sorted(runs, key=lambda run: (run.label, order.get(run.method, 99))):
+    for name in dict.fromkeys(name for task in results.tasks.values() for name in task.images):
+        for run in (run for run in runs if name in results.tasks[run.label].images):
             image = _image(run.folder / "figures" / f"{name}.png")
             if image is None or len(found) == MAX_IMAGES or size + len(image) > MAX_IMAGE_BYTES:
                 continue
             size += len(image)
             found.append(Example(f"{run.method}, {run.label}: {name}", image))
     return found
+
+
+def _pictures(results: Results, drawn: set[str]) -> list[Example]:
+    """Returns the figures that were collected, where the runs from which to draw them again are not there."""
+    paths = sorted(results.pictures.glob("*.png")) if results.pictures else []
+    images = [(path.stem, _image(path)) for path in paths if path.stem not in drawn]
+    return [Example(f"{name}, as collected", image) for name, image in images[:MAX_IMAGES] if image]
 
 
 def _image(path: Path) -> str | None:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import cast
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from ebmbench.core import registry
+from ebmbench.core.errors import first_line
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.rendering import (
@@ -21,29 +20,15 @@ from ebmbench.display.rendering import (
     SMALL,
     Figure,
     Panel,
-    labels_with,
     log_axis,
     methods_of,
     plain_number,
     read_csv,
 )
 from ebmbench.report import scores
-from ebmbench.report.data import Results, axis_title, setting_keys
-from ebmbench.tasks.base import Task
-
-METRIC_TITLES = {
-    "d_kl": "D_KL(true ‖ model), nats",
-    "nll": "NLL on held-out points, nats",
-    "d_kl_noisy": "D_KL(noisy truth ‖ model), nats",
-    "nll_noisy": "NLL on noisy held-out points, nats",
-    "crps": "CRPS, units of y",
-    "coverage_90": "coverage of the 90 % interval",
-    "ap": "AP after refinement, %",
-    "ap75": "AP75 after refinement, %",
-    "ap_gain": "AP gained on the base, points",
-    "box_nll": "box NLL, nats",
-}
-
+from ebmbench.report import settings as reported
+from ebmbench.report.frame import Results, costs_of
+from ebmbench.tasks.base import Metric
 
 # ----------------------------------------------------------------------------------------------------- small tools
 
@@ -65,25 +50,29 @@ def _jitter(count: int, width: float = 0.5) -> np.ndarray:
 # -------------------------------------------------------------------------------------------------- method figures
 
 
-def summary_table(frame: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
-    """`scores.summarise` by method within each dataset; rows without any value are left out."""
-    table = scores.summarise(frame, ["label"], "method", [m for m in metrics if m in frame])
+def summary_table(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """Returns `scores.summarise` by method within each dataset; a dataset without any value is left out."""
+    table = scores.summarise(frame, ["label"], "method", [metric])
     if table.empty:
         return table
-    usable = table.groupby(["label", "metric"])["n"].transform("sum") > 0
+    usable = table.groupby("label")["n"].transform("sum") > 0
     return table[usable].assign(without_value=table["seeds"] - table["n"])
 
 
 def ranking(results: Results) -> Figure | None:
     """Mean over seeds with its interval, best method on top."""
-    table = summary_table(results.comparison, ["d_kl", "nll", "ap", "ap_gain", "box_nll"])
-    if table.empty:
-        return None
-    panels = []
-    for (metric, label), part in table.groupby(["metric", "label"], sort=False):
+    panels, tables = [], []
+    for metric, label in results.shown_by("ranking"):
+        part = summary_table(_labelled(results, label), metric)
+        if part.empty:
+            continue
         # The last row is drawn highest: the best on top.
-        part = part.sort_values("mean", ascending=scores.METRICS[metric].better != "lower", na_position="first")
-        panels.append(Panel(f"{label}: {_metric_name(metric)}", _ranking_panel(part, metric), left=NAMES))
+        badness = scores.badness(metric, part["mean"].to_numpy(dtype=np.float64))
+        part = part.assign(badness=badness).sort_values("badness", ascending=False, na_position="first")
+        tables.append(part.drop(columns="badness"))
+        panels.append(Panel(f"{label}: {_short_title(metric)}", _ranking_panel(part, metric), left=NAMES))
+    if not panels:
+        return None
     return Figure(
         "ranking",
         "Ranking",
@@ -91,15 +80,24 @@ def ranking(results: Results) -> Figure | None:
         "diamonds: the mean of the best quarter (the paper's best 5 of 20), which hides failures. "
         "✕ counts the seeds without a value (diverged).",
         tuple(panels),
-        table,
+        pd.concat(tables),
     )
 
 
-def _metric_name(metric: str) -> str:
-    return METRIC_TITLES.get(metric, metric).split(",")[0]
+def _labelled(results: Results, label: str) -> pd.DataFrame:
+    return results.comparison[results.comparison["label"] == label]
 
 
-def _ranking_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
+def _title(metric: Metric) -> str:
+    """A metric's name with its unit."""
+    return metric.title or metric.label
+
+
+def _short_title(metric: Metric) -> str:
+    return _title(metric).split(",")[0]
+
+
+def _ranking_panel(part: pd.DataFrame, metric: Metric) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         rows = part.to_dict("records")
         spread = [row[key] for row in rows for key in ("low", "high", "best")]
@@ -111,7 +109,7 @@ def _ranking_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
         axes.set_yticks(range(len(rows)), [_name_with_failures(row["method"], row["without_value"]) for row in rows])
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(METRIC_TITLES.get(metric, metric))
+        axes.set_xlabel(_title(metric))
         if _spread_asks_for_log([float(v) for v in spread]):
             log_axis(axes)
 
@@ -120,31 +118,29 @@ def _ranking_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
 
 def strip(results: Results) -> Figure | None:
     """Every seed as a point."""
-    frame = results.comparison
-    metrics = [m for m in ("d_kl", "nll", "crps", "coverage_90", "ap", "ap75", "box_nll") if m in frame]
+    shown = results.shown_by("strip")
     panels = [
-        Panel(f"{label}: {_metric_name(metric)}", _strip_panel(frame[frame["label"] == label], metric), left=NAMES)
-        for metric in metrics
-        for label in labels_with(frame, metric)
+        Panel(f"{label}: {_short_title(metric)}", _strip_panel(_labelled(results, label), metric), left=NAMES)
+        for metric, label in sorted(shown, key=lambda pair: [metric for metric, _ in shown].index(pair[0]))
     ]
     if not panels:
         return None
-    columns = ["label", "method", "run_id", "seed", "diverged", *metrics]
+    columns = ["label", "method", "run_id", "seed", "diverged", *dict.fromkeys(metric.name for metric, _ in shown)]
     return Figure(
         "strip",
         "Every seed",
         "One point per seed; the line is the median. ✕ counts the seeds without a value (diverged).",
         tuple(panels),
-        frame[[c for c in columns if c in frame]],
+        results.comparison[columns],
     )
 
 
-def _strip_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
+def _strip_panel(part: pd.DataFrame, metric: Metric) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         methods = methods_of(part)[::-1]
         names = []
         for place, method in enumerate(methods):
-            values = part.loc[part["method"] == method].sort_values("seed")[metric].to_numpy(float)
+            values = part.loc[part["method"] == method].sort_values("seed")[metric.name].to_numpy(float)
             finite = np.isfinite(values)
             axes.scatter(
                 values[finite],
@@ -161,11 +157,11 @@ def _strip_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
         axes.set_yticks(range(len(methods)), names)
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(METRIC_TITLES.get(metric, metric))
+        axes.set_xlabel(_title(metric))
         axes.xaxis.set_major_locator(MaxNLocator(6))
-        if metric == "coverage_90":
-            axes.axvline(0.9, color=TRUTH_COLOR, lw=1, ls="--")
-        elif _spread_asks_for_log(part[metric].to_list()):
+        if isinstance(metric.better, float):
+            axes.axvline(metric.better, color=TRUTH_COLOR, lw=1, ls="--")
+        elif _spread_asks_for_log(part[metric.name].to_list()):
             log_axis(axes)
 
     return draw
@@ -173,19 +169,13 @@ def _strip_panel(part: pd.DataFrame, metric: str) -> Callable[[Axes], None]:
 
 def pareto(results: Results) -> Figure | None:
     """Cost against quality."""
-    frame = results.comparison
     panels, tables = [], []
-    for metric, label in [(m, lab) for m in ("d_kl", "ap") for lab in labels_with(frame, m)]:
-        for cost, title in (
-            ("train_seconds", "training time per model, s"),
-            ("energy_evaluations", "energy evaluations per model"),
-        ):
-            part = frame[frame["label"] == label]
-            if cost not in part or part[cost].isna().all():
-                continue
-            quality = summary_table(part, [metric]).set_index("method")
-            quality["cost_name"] = cost
-            quality["cost"] = part.groupby("method")[cost].mean()
+    for metric, label in results.shown_by("pareto"):
+        part = _labelled(results, label)
+        for cost in (cost for cost in costs_of(part) if cost.title):
+            quality = summary_table(part, metric).set_index("method")
+            quality["cost_name"] = cost.name
+            quality["cost"] = part.groupby("method")[cost.name].mean()
             quality = quality[quality["mean"].notna() & (quality["cost"] > 0)]
             if quality.empty:
                 continue
@@ -196,7 +186,8 @@ def pareto(results: Results) -> Figure | None:
             ]
             table = quality.reset_index()
             tables.append(table)
-            panels.append(Panel(f"{label}: {_metric_name(metric)}", _pareto_panel(table, metric, title), left=0.66))
+            panel = _pareto_panel(table, metric.label, cost.title)
+            panels.append(Panel(f"{label}: {_short_title(metric)}", panel, left=0.66))
     if not panels:
         return None
     return Figure(
@@ -210,7 +201,7 @@ def pareto(results: Results) -> Figure | None:
     )
 
 
-def _pareto_panel(table: pd.DataFrame, metric: str, cost_title: str) -> Callable[[Axes], None]:
+def _pareto_panel(table: pd.DataFrame, quality: str, cost: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         front = table[table["on_front"]].sort_values("cost")
         axes.plot(front["cost"], front["mean"], color=MUTED, lw=1, ls="--", zorder=1)
@@ -219,8 +210,8 @@ def _pareto_panel(table: pd.DataFrame, metric: str, cost_title: str) -> Callable
             axes.plot([row["cost"]] * 2, [row["low"], row["high"]], color=color, lw=1.5)
             axes.plot(row["cost"], row["mean"], marker=palette.marker(row["method"]), color=color, ms=6.5)
         axes.margins(x=0.12, y=0.12)
-        axes.set_xlabel(cost_title)
-        axes.set_ylabel(METRIC_TITLES[metric].split("(")[0].replace(" on held-out points", ""))
+        axes.set_xlabel(cost)
+        axes.set_ylabel(quality)
         if _spread_asks_for_log(table["cost"].to_list()):
             log_axis(axes)
         else:
@@ -234,55 +225,60 @@ def _pareto_panel(table: pd.DataFrame, metric: str, cost_title: str) -> Callable
 
 def settings(results: Results) -> Iterator[Figure]:
     """For every numeric setting that the runs vary: quality against it, a line per method (the M sweep, β, σ, λ)."""
-    frame = results.frame
     varied = {key for keys in results.varied.values() for key in keys}
-    for key in setting_keys(frame):
-        if key not in varied or key == "task.data_seed":
-            continue
+    for key in (key for key in results.axes if key in varied):
+        numeric = results.done.assign(**{key: pd.to_numeric(results.done[key], errors="coerce")})
         panels, tables = [], []
-        noisy = ("d_kl_noisy", "nll_noisy") if key == "task.target_noise" else ()
-        for metric in ("d_kl", "nll", *noisy, "ap", "box_nll"):
-            for label in labels_with(frame, metric):
-                numeric = pd.to_numeric(frame[key], errors="coerce")
-                part = frame.assign(**{key: numeric})[(frame["label"] == label) & numeric.notna()]
-                # Only methods that vary it, and of these only runs that share all other settings with most.
-                kept = []
-                for _, own in part.groupby("method", sort=False):
-                    others = [c for c in setting_keys(frame) if c != key]
-                    groups = [g for _, g in own.groupby(others, dropna=False)] if others else [own]
-                    widest = max(groups, key=lambda g: g[key].nunique())
-                    if widest[key].nunique() > 1:
-                        kept.append(scores.at_equal_seeds(widest, key, ["method"]))
-                if not kept:
-                    continue
-                table = pd.concat(scores.summarise(own, ["label", "method"], key, [metric]) for own in kept)
-                table = table[table["n"] > 0]
-                tables.append(table)
-                panels.append(Panel(f"{label}: {_metric_name(metric)}", _settings_panel(table, key, metric), left=0.66))
+        for metric, label in results.shown_by("settings"):
+            task = results.tasks[label]
+            if key == task.draw_setting or metric.only_with not in ("", key):
+                continue
+            part = numeric[(numeric["label"] == label) & numeric[key].notna()]
+            kept = list(_widest(part, key, [other for other in results.axes if other != key]))
+            if not kept:
+                continue
+            table = pd.concat(scores.summarise(own, ["label", "method"], key, [metric]) for own in kept)
+            table = table[table["n"] > 0]
+            tables.append(table)
+            name = reported.title(key, task.name, methods_of(table))
+            panel = _settings_panel(table, key, name, metric.label)
+            panels.append(Panel(f"{label}: {_short_title(metric)}", panel, left=0.66))
         if panels:
             whole = pd.concat(tables)
             yield Figure(
                 "settings-" + key.replace(".", "-"),
-                f"Against {axis_title(key)}",
+                f"Against {name}",
                 "Mean with its 95 % interval, over the seeds that ran at every value.",
                 tuple(panels),
                 whole,
                 legend=tuple(methods_of(whole)),
+                short=key.rpartition(".")[2].replace("_", " "),
             )
 
 
-def _settings_panel(table: pd.DataFrame, key: str, metric: str) -> Callable[[Axes], None]:
+def _widest(part: pd.DataFrame, key: str, others: list[str]) -> Iterator[pd.DataFrame]:
+    """Yields the runs of each method that varies a setting: those that share all other settings with most."""
+    for _, own in part.groupby("method", sort=False):
+        groups = [group for _, group in own.groupby(others, dropna=False)] if others else [own]
+        widest = max(groups, key=lambda group: group[key].nunique())
+        if widest[key].nunique() > 1:
+            yield scores.at_equal_seeds(widest, key, ["method"])
+
+
+def _settings_panel(table: pd.DataFrame, key: str, name: str, quality: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         for method in methods_of(table):
             part = table[table["method"] == method].sort_values(key)
             color = palette.color(method)
             axes.fill_between(part[key], part["low"], part["high"], color=color, alpha=0.16, lw=0)
             axes.plot(part[key], part["mean"], color=color, marker=palette.marker(method))
-        axes.set_xlabel(axis_title(key))
-        axes.set_ylabel(METRIC_TITLES.get(metric, metric).split("(")[0].replace(" on held-out points", ""))
-        if _spread_asks_for_log(table[key].to_list()):
-            axes.set_xscale("log", base=2 if key == "method.num_samples" else 10)
-            if key == "method.num_samples":
+        axes.set_xlabel(name)
+        axes.set_ylabel(quality)
+        values = table[key].to_list()
+        if _spread_asks_for_log(values):
+            doubling = all(math.log2(value).is_integer() for value in values)  # numbers of samples, most often
+            axes.set_xscale("log", base=2 if doubling else 10)
+            if doubling:
                 axes.xaxis.set_major_formatter(FuncFormatter(plain_number))
         if _spread_asks_for_log([*table["low"], *table["high"]]):
             log_axis(axes, "y")
@@ -292,14 +288,14 @@ def _settings_panel(table: pd.DataFrame, key: str, metric: str) -> Callable[[Axe
 
 def curves(results: Results) -> Iterator[Figure]:
     """Training loss of all seeds, a panel per method, since the losses of different methods have different scales."""
-    frame = results.comparison
-    for label, part in frame.groupby("label", sort=False):
+    folders = results.folders
+    for label, part in results.comparison.groupby("label", sort=False):
         panels, tables = [], []
         for method in methods_of(part):
             own = part[part["method"] == method]
             histories = []
             for run_id in own["run_id"].unique():
-                history = read_csv(results.folders[run_id] / "history.csv", ["step", "seed", "loss"])
+                history = read_csv(folders.get(run_id), "history.csv", ["step", "seed", "loss"])
                 if history is not None:
                     histories.append(history)
             if not histories or all(h.empty for h in histories):
@@ -341,34 +337,43 @@ def _curves_panel(table: pd.DataFrame, method: str) -> Callable[[Axes], None]:
     return draw
 
 
-def all_figures(results: Results) -> list[Figure]:
-    """Returns every figure that these runs have numbers for, in the order of the page."""
-    if results.frame.empty:
+COMMON: dict[str, Callable[[Results], Figure | Iterator[Figure] | None]] = {
+    "settings": settings,
+    "ranking": ranking,
+    "strip": strip,
+    "pareto": pareto,
+    "curves": curves,
+}
+"""The figures that every task's results have."""
+
+
+def named(results: Results, name: str) -> list[Figure]:
+    """Returns the figures of one name, as `sweep.figures` gives it: of all tasks, or of one that draws it."""
+    if name in COMMON:
+        made = COMMON[name](results)
+        return [made] if isinstance(made, Figure) else list(made or ())
+    tasks = dict.fromkeys(results.tasks.values())
+    return [
+        made for task in tasks for figure in task.sweep_figures if figure.name == name for made in figure.draw(results)
+    ]
+
+
+def all_figures(results: Results, failures: list[str] | None = None) -> list[Figure]:
+    """Returns every figure that these runs have numbers for, in the order of the page.
+
+    Args:
+        failures: takes a sentence for each figure that cannot be drawn, because a file of a run is damaged; if it is
+            not given, the error is raised.
+    """
+    if results.done.empty:
         return []
-    made = [*settings(results), ranking(results), strip(results), *of_tasks(results), pareto(results), *curves(results)]
-    return [figure for figure in made if figure is not None]
-
-
-def named(results: Results, name: str) -> Iterator[Figure]:
-    """Yields the figures of one name, as `sweep.figures` gives it."""
-    common: dict[str, Callable[[Results], Figure | Iterator[Figure] | None]] = {
-        "ranking": ranking,
-        "strip": strip,
-        "settings": settings,
-        "pareto": pareto,
-        "curves": curves,
-    }
-    if name not in common:
-        yield from of_tasks(results, name)
-        return
-    made = common[name](results)
-    yield from [made] if isinstance(made, Figure) else made or ()
-
-
-def of_tasks(results: Results, name: str | None = None) -> Iterator[Figure]:
-    """Yields the figures that only one task can draw, of the tasks that are there; those of one name if it is given."""
-    for task in registry.known("task").values():
-        if results.frame["label"].astype(str).str.startswith(f"{task.registered()}-").any():
-            for figure in cast(type[Task], task).sweep_figures:
-                if name in (None, figure.name):
-                    yield from figure.draw(results)
+    special = [figure.name for task in dict.fromkeys(results.tasks.values()) for figure in task.sweep_figures]
+    found = []
+    for name in ("settings", "ranking", "strip", *special, "pareto", "curves"):
+        try:
+            found += named(results, name)
+        except Exception as error:
+            if failures is None:
+                raise
+            failures.append(f"The figure {name} cannot be drawn ({type(error).__name__}: {first_line(error)}).")
+    return found

@@ -67,12 +67,13 @@ def field_of(key: str, task: str, method: str) -> FieldInfo | None:
     """Returns the field of the class that a dotted setting belongs to, None where it is not known."""
     section, *rest = key.split(".")
     task_class = registry.known("task").get(task)
-    classes: list[Any] = {
+    known: dict[str, list[Any]] = {
         "task": [task_class],
         "trainer": [cast(type[Task], task_class).Trainer if task_class else None],
         "method": [registry.known("method").get(method)],
         "proposal": list(registry.known("proposal").values()),
-    }.get(section, [])
+    }
+    classes = known.get(section, [])
     field: FieldInfo | None = None
     for name in rest:
         field = next((cls.model_fields[name] for cls in classes if cls and name in cls.model_fields), None)
@@ -90,7 +91,7 @@ def _symbol(field: FieldInfo | None) -> str:
 
 
 def symbol(key: str, task: str, method: str) -> str:
-    """Returns a setting's name in a word: the symbol that its description begins with, else the last part of the key."""
+    """Returns a setting's name in a word: the symbol that its description begins with, else the key's last part."""
     return _symbol(field_of(key, task, method)) or key.rpartition(".")[2].replace("_", " ")
 
 

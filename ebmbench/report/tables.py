@@ -22,6 +22,7 @@ from ebmbench.display.table import (
     code_cell,
     csv_text,
     latex,
+    latex_text,
     markdown,
     markdown_text,
     method_cell,
@@ -98,7 +99,9 @@ def _parse(entry: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"sweep.tables has {kind!r}: choose from {', '.join(KINDS)}")
     if not isinstance(options, dict | None):
-        raise UserError(f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: method.beta")
+        raise UserError(
+            f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: method.beta"
+        )
     options = dict(options or {})
     metrics = options.get("metrics", ())
     if not isinstance(metrics, list | tuple):
@@ -237,7 +240,7 @@ def cost_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
 
 
 def comparison_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns a table per group: which method beats which, at how many of the seeds."""
+    """Returns a table per group: at how many of the seeds a method beats another."""
     tables = []
     for group in groups(frame, axes):
         pairs = scores.compare(group.frame, group.keys, "method", group.headline)
@@ -255,8 +258,8 @@ def comparison_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[st
             rows.append(row)
         header = [Cell("row beats column"), *(Cell(str(name)) for name in group.methods)]
         note = (
-            f"Share of the seeds at which the row's {group.headline.label} is better than the column's; a diverged seed "
-            "is beaten by any other. *: the means differ (p < 0.05, paired sign-flip and bootstrap-t tests, Holm over "
+            f"Share of the seeds at which the row's {group.headline.label} is better than the column's; a diverged "
+            "seed is beaten by any other. *: the means differ (p < 0.05, paired sign-flip and bootstrap-t tests, Holm over "
             f"all {pairs['comparisons'].max()} pairs); without it the difference is not decided."
         )
         title = f"{group.title}: which method beats which"
@@ -422,7 +425,7 @@ def variant_tables(results: Results) -> list[Table]:
         by = {(row["cell"], row["metric"]): row | {"mark": ""} for row in data.to_dict("records")}
         values = [axis for axis in results.axes if group.frame[axis].nunique() > 1]
         first = cells.drop_duplicates("cell").sort_values(values, kind="stable")
-        rows = []
+        rows: list[list[Cell]] = []
         for method in group.methods:
             for name, variant in first.loc[first["method"] == method, ["cell", "variant"]].itertuples(index=False):
                 row = by[name, metrics[0].name]
@@ -459,7 +462,7 @@ def _mean_cell(row: dict[str, Any]) -> Cell:
     if row["n"] < row["seeds"] or row["diverged"]:
         text += " †"
         tail += r"\,$\dagger$"
-    return Cell(text, row["mark"], mean.replace("–", "--").replace("−", "$-$").replace("∞", r"$\infty$"), tail, row["mean"])
+    return Cell(text, row["mark"], latex_text(mean), tail, row["mean"])
 
 
 def _count_heads(doubtful: bool = False) -> list[Cell]:
@@ -523,15 +526,22 @@ def _label(column: str, value: Any, task: type[Task] | None) -> str:
 
 def _without_doubtful(cells: pd.DataFrame, task: type[Task]) -> list[str]:
     """Says what the means are without the seeds that are not trusted, where they differ as printed."""
-    parts = []
+    means: dict[str, list[str]] = {}
+    none: dict[str, None] = {}
     for row in cells[cells["n_untrusted"] > 0].to_dict("records"):
         places = _decimals(row)
         mean, trusted = number(row["mean"], places), number(row["mean_trusted"], places)
-        if mean != trusted:
-            metric = task.metric(row["metric"])
-            parts.append(f"{metric.label if metric else row['metric']} of {row['method']} {trusted}")
-    count = "Seeds that are not trusted" + (f" ({task.doubt})" if task.doubt else "")
-    return [f"{count} are in these means. Without them: {'; '.join(parts)}."] if parts else []
+        if math.isnan(row["mean_trusted"]):
+            none[str(row["method"])] = None
+        elif mean != trusted:
+            means.setdefault(_label("metric", row["metric"], task), []).append(f"{row['method']} {trusted}")
+    said = []
+    if means:
+        parts = "; ".join(f"{label}: {', '.join(found)}" for label, found in means.items())
+        said.append(f"Seeds that are not trusted ({task.doubt}) are in the means. Without them: {parts}.")
+    if none:
+        said.append(f"No seed is trusted ({task.doubt}) of: {', '.join(none)}.")
+    return said
 
 
 def _few_seeds(cells: pd.DataFrame) -> list[str]:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.display import palette
+from ebmbench.display.table import markdown
 from ebmbench.engine.loggers import has_login
-from ebmbench.report import html, plots, scores
-from ebmbench.report.data import Results, axis_title, provenance, setting_keys
-
-_NOISE = ("noise.sigma", "noise.beta", "noise.langevin_step")
+from ebmbench.report import html
+from ebmbench.report import settings as reported
+from ebmbench.report.frame import Results
+from ebmbench.tasks.base import Metric, Task
 
 
 def publish(results: Results, project: str, entity: str | None) -> str:
@@ -25,7 +25,7 @@ def publish(results: Results, project: str, entity: str | None) -> str:
     Raises:
         UserError: no login, no finished run, or W&B refuses or cannot be reached.
     """
-    if results.frame.empty:
+    if results.done.empty:
         raise UserError(f"{results.name} has no finished run yet, so there is nothing to report")
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
@@ -50,11 +50,11 @@ def build(results: Results, project: str, entity: str) -> Any:
     import wandb_workspaces.reports.v2 as wr
 
     blocks: list[Any] = [wr.TableOfContents(), wr.H1("What was run"), *_what(results, wr)]
-    for label in sorted(set(results.frame["label"])):
+    for label in results.tasks:
         blocks += [wr.H1(label), _grid(results, label, project, entity, wr)]
     blocks += [wr.H1("Tables"), wr.P("From the run directories, by `python -m ebmbench report`.")]
     tables = [*html.score_tables(results), *html.comparison_tables(results)]
-    blocks += [wr.MarkdownBlock(_markdown(table)) for table in tables]
+    blocks += [wr.MarkdownBlock(markdown(table, level=3)) for table in tables]
     return wr.Report(
         project=project,
         entity=entity,
@@ -66,12 +66,12 @@ def build(results: Results, project: str, entity: str) -> Any:
 
 
 def _what(results: Results, wr: Any) -> list[Any]:
-    origin = provenance(results)
-    methods = [str(m) for m in palette.in_order(results.frame["method"])]
-    labels = ", ".join(sorted(set(results.frame["label"])))
+    about = html.facts(results)
+    methods = [str(m) for m in palette.in_order(results.done["method"])]
+    jobs = results.done["run_id"].nunique()
     text = (
-        f"{len(results.frame)} models in {origin['runs']} jobs: {', '.join(methods)} on {labels}; "
-        f"commit {origin['commit']}, {origin['from']} to {origin['to']}."
+        f"{about['models']} models in {jobs} jobs: {', '.join(methods)} on {about['datasets']}; "
+        f"commit {about['commit']}, finished {about['finished']}."
     )
     blocks = [wr.P(text)]
     warnings = html.warnings(results)
@@ -83,7 +83,7 @@ def _what(results: Results, wr: Any) -> list[Any]:
 
 def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> Any:
     """The panels of one dataset over its runs."""
-    part = results.frame[results.frame["label"] == label]
+    part, task = results.done[results.done["label"] == label], results.tasks[label]
     hashes = sorted(set(part["config_hash"]))
     method = wr.Config("method.name")
     runset = wr.Runset(
@@ -93,14 +93,14 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
         filters=f"Config('config_hash') in {hashes!r}",
         groupby=["config.method.name"],
         pinned_columns=["config:method.value.name", "config:seed.value"],
-        visible_columns=[f"summary:{metric}" for metric in _metrics(part)],
+        visible_columns=[f"summary:{metric.name}" for metric in _metrics(task, part)],
     )
     panels: list[Any] = []
-    for metric in _metrics(part):
+    for metric in _metrics(task, part):
         panels.append(
             wr.BarPlot(
-                title=f"{plots.METRIC_TITLES[metric]}: mean over seeds ± standard error",
-                metrics=[metric],
+                title=f"{metric.title or metric.label}: mean over seeds ± standard error",
+                metrics=[metric.name],
                 groupby=method,
                 groupby_aggfunc="mean",
                 groupby_rangefunc="stderr",
@@ -124,8 +124,8 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
     )
     panels.append(
         wr.ParallelCoordinatesPlot(
-            title="noise scales and what is varied, against quality",
-            columns=_coordinates(results, part, wr),
+            title="the settings that equations name and what is varied, against quality",
+            columns=_coordinates(results, label, wr),
             layout=wr.Layout(w=12, h=9),
         )
     )
@@ -133,33 +133,46 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
     _place(panels)
     colors = {
         wr.RunsetGroup(runset_name=label, keys=(wr.RunsetGroupKey(key=method, value=name),)): palette.color(name)
-        for name in registry.known("method")
-        if name in set(part["method"])
+        for name in map(str, palette.in_order(part["method"]))
     }
     return wr.PanelGrid(runsets=[runset], panels=panels, custom_run_colors=colors)
 
 
-def _metrics(part: Any) -> list[str]:
-    wanted = ("d_kl", "nll", "crps", "ap", "ap75", "ap_gain", "box_nll")
-    return [metric for metric in wanted if metric in part and part[metric].notna().any()]
+def _metrics(task: type[Task], part: Any) -> list[Metric]:
+    """Returns the metrics that the strip or the ranking shows, as far as there are values."""
+    shown = [metric for metric in task.metrics if {"ranking", "strip"} & set(metric.figures)]
+    shown = [metric for metric in shown if not isinstance(metric.better, float)]
+    return [metric for metric in shown if metric.name in part and part[metric.name].notna().any()]
 
 
-def _coordinates(results: Results, part: Any, wr: Any) -> list[Any]:
-    """Method, the noise scales that any run has, what else is varied, and the headline metric."""
+def _coordinates(results: Results, label: str, wr: Any) -> list[Any]:
+    """Returns the axes: the method, the settings that equations name, what else is varied, and the headline metric."""
     column = wr.ParallelCoordinatesPlotColumn
+    task, metric = results.tasks[label].name, results.tasks[label].metrics[0]
+    values: dict[str, list[Any]] = {}
+    methods: dict[str, list[str]] = {}
     varied = {key for keys in results.varied.values() for key in keys}
-    keys = [k for k in setting_keys(part) if (k in _NOISE and part[k].notna().any()) or k in varied]
-    headline = scores.headline(part)
+    for run in (run for run in results.runs if run.label == label):
+        for key, value in run.settings.items():
+            if value is not None and (key in varied or reported.has_symbol(key, task, run.method)):
+                values.setdefault(key, []).append(value)
+                methods.setdefault(key, []).append(run.method)
+    headline = results.done.loc[results.done["label"] == label, metric.name].dropna().tolist()
+    name, is_log = metric.title or metric.label, metric.better == "lower" and _are_positive(headline)
     return [
         column(wr.Config("method.name"), display_name="method"),
-        *(column(wr.Config(key), display_name=axis_title(key), log=_is_positive(part[key])) for key in keys),
-        column(wr.SummaryMetric(headline), display_name=plots.METRIC_TITLES[headline], log=headline == "d_kl"),
+        *(
+            column(wr.Config(key), display_name=reported.title(key, task, methods[key]), log=_are_positive(found))
+            for key, found in values.items()
+        ),
+        column(wr.SummaryMetric(metric.name), display_name=name, log=is_log),
     ]
 
 
-def _is_positive(values: Any) -> bool:
-    numbers = [value for value in values.dropna() if isinstance(value, int | float) and not isinstance(value, bool)]
-    return bool(numbers) and len(numbers) == values.notna().sum() and min(numbers) > 0
+def _are_positive(values: list[Any]) -> bool:
+    return bool(values) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value > 0 for value in values
+    )
 
 
 def _place(panels: list[Any]) -> None:
@@ -170,21 +183,3 @@ def _place(panels: list[Any]) -> None:
             x, y, height = 0, y + height, 0
         panel.layout.x, panel.layout.y = x, y
         x, height = x + panel.layout.w, max(height, panel.layout.h)
-
-
-def _markdown(table: html.Table) -> str:
-    """A table as Markdown; what could be taken for its syntax is escaped."""
-
-    def text(cell: html.Cell) -> str:
-        return _escape(cell.text) + (" ★" if cell.mark == "best" else "")
-
-    lines = [f"### {_escape(table.title)}", "", _escape(table.caption), ""]
-    lines += ["| " + " | ".join(map(_escape, table.head)) + " |", "|" + "---|" * len(table.head)]
-    lines += ["| " + " | ".join(map(text, row)) + " |" for row in table.rows]
-    return "\n".join(lines)
-
-
-def _escape(text: str) -> str:
-    for character in "\\`*_[]<>|#":
-        text = text.replace(character, "\\" + character)
-    return text.replace("\n", " ")

@@ -138,7 +138,7 @@ def _check_runs(folder: Path, loaded: Results, plan: Plan, results_dir: Path) ->
 def _check_added(
     folder: Path, rows: Sequence[Mapping[Any, Any]], fresh: Sequence[Mapping[Any, Any]], results_dir: Path
 ) -> list[str]:
-    """Returns what there is to say of rows of runs.csv that no plan and no run gives, and of rows that are there twice."""
+    """Names the rows of runs.csv that no plan and no run gives, and those that are there twice."""
     counts = Counter((row["run_id"], row["seed"]) for row in rows)
     given = {(row["run_id"], row["seed"]) for row in fresh}
     # A run of other seeds may have stood in for a job. Where its directory is gone there is nothing to check it by:

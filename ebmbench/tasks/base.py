@@ -271,7 +271,6 @@ class Task(Component):
         """Returns the metric of this name, None if the task has none."""
         return next((metric for metric in cls.metrics if metric.name == name), None)
 
-
     @classmethod
     def titled(cls, dataset: str) -> str:
         """Returns what tables call the task and one of its datasets."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -12,7 +11,7 @@ from matplotlib.axes import Axes
 
 from ebmbench.display import palette
 from ebmbench.display.palette import DENSITY_CMAP, TRUTH_COLOR
-from ebmbench.display.rendering import Figure, Panel, methods_of, read_csv
+from ebmbench.display.rendering import TRUTH, Figure, Panel, methods_of, read_arrays, read_csv
 from ebmbench.tasks.base import SweepResults
 
 SMALL, DENSITY_SIZE = (2.2, 1.8), (1.9, 1.6)
@@ -30,7 +29,7 @@ class _Densities:
 
 def _median_seed_densities(results: SweepResults) -> dict[str, _Densities]:
     found: dict[str, _Densities] = {}
-    frame = results.comparison
+    frame, folders = results.comparison, results.folders
     if "d_kl" not in frame:
         return found
     for (label, method), part in frame.groupby(["label", "method"], sort=False):
@@ -38,12 +37,14 @@ def _median_seed_densities(results: SweepResults) -> dict[str, _Densities]:
         if part.empty:
             continue
         row = part.iloc[(len(part) - 1) // 2]
+        arrays = read_arrays(folders.get(row["run_id"]), "densities.npz") or {}
         try:
-            with np.load(results.folders[row["run_id"]] / "densities.npz", allow_pickle=False) as arrays:
-                model = arrays["model"][arrays["seeds"].tolist().index(int(row["seed"]))].astype(float)
-                fresh = _Densities(arrays["x"], arrays["y"], arrays["true"].astype(float), {})
-        except (OSError, ValueError, KeyError, BadZipFile):
+            model = arrays["model"][arrays["seeds"].tolist().index(int(row["seed"]))].astype(float)
+            fresh = _Densities(arrays["x"], arrays["y"], arrays["true"].astype(float), {})
+        except (TypeError, ValueError, KeyError, IndexError):
             continue  # missing or damaged: the others are drawn
+        if fresh.true.shape != (len(fresh.x), len(fresh.y)):
+            continue
         entry = found.setdefault(label, fresh)
         if model.shape == entry.true.shape:
             entry.models[method] = (int(row["seed"]), model)
@@ -93,7 +94,7 @@ def densities(results: SweepResults) -> Iterator[Figure]:
                 )
                 for i in places
             ).round(5),
-            legend=("true", *methods),
+            legend=(TRUTH, *methods),
             columns=4,
             short=f"Slices {label}",
         )
@@ -139,10 +140,10 @@ def _slice_panel(entry: _Densities, methods: Sequence[str], index: int) -> Calla
 
 def calibration(results: SweepResults) -> Iterator[Figure]:
     """How far the coverage of central intervals is off, at every level."""
-    frame = results.comparison
+    frame, folders = results.comparison, results.folders
     rows = []
     for run_id in frame["run_id"].unique():
-        part = read_csv(results.folders[run_id] / "calibration.csv", ["seed", "level", "coverage"])
+        part = read_csv(folders.get(run_id), "calibration.csv", ["seed", "level", "coverage"])
         if part is not None:
             run = frame[frame["run_id"] == run_id]
             part = part[part["seed"].isin(run.loc[run["diverged"] != 1, "seed"])]
