@@ -259,8 +259,8 @@ def comparison_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[st
         header = [Cell("row beats column"), *(Cell(str(name)) for name in group.methods)]
         note = (
             f"Share of the seeds at which the row's {group.headline.label} is better than the column's; a diverged "
-            "seed is beaten by any other. *: the means differ (p < 0.05, paired sign-flip and bootstrap-t tests, Holm over "
-            f"all {pairs['comparisons'].max()} pairs); without it the difference is not decided."
+            "seed is beaten by any other. *: the means differ (p < 0.05, paired sign-flip and bootstrap-t tests, Holm "
+            f"over all {pairs['comparisons'].max()} pairs); without it the difference is not decided."
         )
         title = f"{group.title}: which method beats which"
         tables.append(Table(title, header, rows, [note, *_notes(pairs)], pairs, "comparisons.csv"))
@@ -475,8 +475,9 @@ def _counts(row: dict[str, Any], doubtful: bool = False) -> list[Cell]:
 
 
 def _decimals(row: dict[str, Any]) -> int | None:
-    """Returns as many as give the interval's half width two significant digits; None where there is no interval."""
-    half = (row["high"] - row["low"]) / 2
+    """Returns as many as give the interval's shorter side two significant digits; None where there is no interval."""
+    half = min(row["high"] - row["mean"], row["mean"] - row["low"])
+    half = half if half > 0 else (row["high"] - row["low"]) / 2
     return min(8, max(0, 1 - math.floor(math.log10(half)))) if math.isfinite(half) and half > 0 else None
 
 
