@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from ebmbench.core.errors import UserError
-from ebmbench.report import main
+from ebmbench.cli.report import main
 from tests.report.browser import CHROMIUM, Browser
 
 HOSTILE = "<script>alert('error')</script>"  # made_runs puts it into an error, and below into a run's folder name

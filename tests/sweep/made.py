@@ -13,7 +13,8 @@ import pandas as pd
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.engine.runs import Status
-from ebmbench.sweep.plan import Job, Plan, write_plan
+from ebmbench.report.planned import Job, Plan
+from ebmbench.sweep.plan import write_plan
 
 METHODS = ("nce+", "nce", "sm")
 
