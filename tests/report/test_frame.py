@@ -60,6 +60,11 @@ DAMAGES: list[tuple[str, bytes | None]] = [
     ("calibration.csv", b"\x00\xff"),
     ("densities.npz", None),
     ("densities.npz", b"PK\x03\x04 not a zip"),
+    ("densities.npz", b""),
+    ("calibration.csv", b"seed,level,coverage\n0,a,b\n"),
+    ("history.csv", b"step,seed,loss\n1,0,bad\n"),
+    ("status.json", b'{"schema": 1, "run_id": ["a"], "seeds": 3}'),
+    ("metrics.csv", b"seed,d_kl,diverged,trusted\n0,a,b,c\n1,x,y,z\n2,x,y,z\n3,x,y,z\n"),
     ("environment.json", b"[1]"),
 ]
 
@@ -71,6 +76,7 @@ def test_damaged_files_are_reported_and_spoil_nothing_else(
     sources = sorted((results / "runs").glob("1d-1-*"))
     good = [source for source in sources if "-sm-" in source.name]
     broken = [source for source in sources if source not in good][: len(DAMAGES)]
+    assert len(broken) == len(DAMAGES)
     for source in good + broken:
         shutil.copytree(source, tmp_path / "runs" / source.name)
     for source, (file, content) in zip(broken, DAMAGES, strict=True):
@@ -140,3 +146,52 @@ def test_the_page_runs_an_overridden_sweep_again_as_it_was_submitted(tmp_path: P
     shown = shlex.split(again(frame.find(["mine"], place), "")[0].command)
     assert shown[:4] == ["python", "-m", "ebmbench", "sweep"]
     assert sweep.main([*shown[4:], "--dry-run"]) == 0
+
+
+def test_the_public_function_gives_a_table_of_all_runs_of_one_sweep_or_of_one_run(results: Path) -> None:
+    import ebmbench
+
+    table = ebmbench.results("num_samples", results_dir=results)
+    assert list(table.columns[: len(frame.IDENTITY)]) == list(frame.IDENTITY)
+    assert "method.num_samples" in table and table["d_kl"].notna().all() and len(table) == 4 * 6 * 2
+    run = next((results / "runs").glob("detection-shapes-dsm-*"))
+    alone = ebmbench.results(run)
+    assert set(alone["method"]) == {"dsm"} and alone["ap"].notna().all() and "method.num_samples" not in alone
+    everything = ebmbench.results(results_dir=results)
+    assert set(everything["task"]) == {"1d", "detection"} and "failed" in set(everything["state"])
+    # A seed of one setting counts once, though two sweeps have it.
+    assert not everything.duplicated(["config_hash", "seed"]).any() and len(everything) > len(table)
+
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+
+@pytest.mark.parametrize("name", ["paper_1d", "shapes", "num_samples"])
+def test_committed_results_make_their_page_from_a_clone(name: str) -> None:
+    found = frame.find([str(RESULTS / name)], Path("nowhere"))
+    assert not found.runs and len(found.done) > 20
+    text = render(found, "python -m ebmbench report")
+    assert text.count('role="img"') >= 2 and ("densities-1d-1, as collected" in text) == (name == "paper_1d")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"jobs": [["a list"]]},
+        {"jobs": [{"run_id": ["a"], "run_hash": "b", "config_hash": "c", "axes": {}, "config": {}}]},
+        {"jobs": [{"run_id": "../../x", "run_hash": "b", "config_hash": "c", "axes": {}, "config": {"seeds": [0]}}]},
+        {"jobs": 3},
+        {"name": "/etc"},
+        {"name": ".."},
+        {"description": 7},
+        {"axes": None},
+    ],
+)
+def test_a_damaged_plan_is_one_sentence(tmp_path: Path, change: dict[str, object]) -> None:
+    from ebmbench.sweep.plan import make_plan, write_plan
+
+    write_plan(make_plan("smoke", ["method=sm"], None), tmp_path)
+    path = tmp_path / "sweeps" / "smoke" / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError, match="damaged"):
+        frame.find(["smoke"], tmp_path)

@@ -9,12 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmbench.report import stats
 from ebmbench.core.errors import UserError
 from ebmbench.display.table import Cell, Table, csv_text, latex, markdown, number
-from ebmbench.report import scores, tables
+from ebmbench.report import scores, stats, tables
 from ebmbench.report.frame import Results, task_of
-
 
 ONE_D, DETECTION = task_of("1d"), task_of("detection")
 D_KL, AP, COVERAGE, VAL_NLL = (
@@ -265,6 +263,52 @@ def test_higher_ap_is_better_and_the_stages_are_told_apart() -> None:
     assert "| nce | 48.50 | 49.50 | 52.10 | – | – | – | 3.60 [3.00, 4.00] | – [–, –] |" in text
     assert "n = 3 seeds: where they are skewed" in text and "†" not in text
     assert "AP: sm" in text and "3 seeds cannot support a test of 1 comparison (it takes 6)." in text
+
+
+def test_what_is_not_trusted_has_a_column_and_a_mean_without_it() -> None:
+    values = noisy(0.1, 10)
+    frame = frame_of({("nce",): noisy(0.2, 10), ("sm",): [5.0, *values[1:]]})
+    frame.loc[(frame["method"] == "sm") & (frame["seed"] == 0), "trusted"] = 0
+    made = tables.score_tables(frame, (), {})
+    heads = [[cell.text for cell in table.header] for table in made[:2]]
+    assert heads[0][1:3] == ["D_KL ↓", "median"] and all("not trusted" in head for head in heads)
+    sm = dict(zip(heads[1], [cell.text for cell in made[1].rows[1]], strict=True))
+    assert sm["not trusted"] == "1" and float(sm["trusted seeds alone"]) == pytest.approx(np.mean(values[1:]), abs=0.01)
+    assert any("Without them: D_KL: sm" in note for note in made[0].notes)
+    trusted = tables.score_tables(frame.assign(trusted=1), (), {})
+    assert "not trusted" not in [cell.text for cell in trusted[0].header]
+
+
+HOSTILE = "nice\n\\input{/etc/passwd}\r| <script>alert(1)</script> [x](http://evil) **b** `c`"
+
+
+def test_no_text_adds_commands_markup_or_formulas() -> None:
+    frame = frame_of({("=cmd|' /C calc'!A0",): noisy(0.1), ("nce",): noisy(0.2)})
+    frame["error"] = "@SUM(1)"
+    built = build(frame, "s\n\\input{x}", HOSTILE, ("scores", "comparisons"), ())
+    tex = built["tables.tex"]
+    body = [line for line in tex.splitlines() if not line.startswith("%")]
+    assert body and not any("\\input" in line for line in body)
+    text = built["tables.md"]
+    assert "<script" not in text and "](http" not in text and r"\*\*b\*\*" in text
+    assert "\n=cmd" not in built["scores.csv"] and "'=cmd" in built["scores.csv"]
+    assert ",@SUM" not in csv_text(frame) and "'@SUM(1)" in csv_text(frame)
+
+
+@pytest.mark.parametrize("text", ["a\u2028\\input{x}", "a\x0b<img src=x onerror=alert(1)>", "tail | cell", "-1+1"])
+def test_a_cell_is_one_cell_in_every_format(text: str) -> None:
+    table = Table("t", [Cell("a"), Cell("b")], [[Cell(text), Cell("1")]], [text])
+    lines = markdown(table).splitlines()
+    assert len(lines) == 7 and "<img" not in lines[4]
+    assert lines[4].replace(r"\|", "").count("|") == 3
+    tex = latex(table, "label", {})
+    assert "\\input{" not in tex and "\u2028" not in tex
+    assert csv_text(table.numbers).splitlines()[1].startswith(("'-", "a", "tail", '"a'))
+
+
+def test_numbers_stay_numbers_in_csv() -> None:
+    frame = pd.DataFrame({"x": [-1.5, 2.0], "n": [-1, 2], "text": ["+1", "b"]})
+    assert csv_text(frame) == "x,n,text\n-1.5,-1,'+1\n2,2,b\n"
 
 
 def test_a_text_with_special_characters_survives_latex() -> None:

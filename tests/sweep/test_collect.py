@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmbench.report import stats
+from ebmbench.cli.sweep import main
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
-from ebmbench.report import frame
+from ebmbench.report import frame, stats
 from ebmbench.report.frame import Results
-from ebmbench.cli.sweep import main
-from ebmbench.sweep import collect
 from ebmbench.report.planned import Job, Plan, read_plan
+from ebmbench.sweep import collect
 from ebmbench.sweep.plan import write_plan
 from tests.sweep.made import made_plan, make_done, make_status
 

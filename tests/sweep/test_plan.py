@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from ebmbench.cli.sweep import main
 from ebmbench.config.compose import compose, known_sweeps
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
-from ebmbench.cli.sweep import main
 from ebmbench.report.planned import read_plan
 from ebmbench.sweep.plan import make_plan, write_plan
 

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.core.errors import UserError
-from ebmbench.system.locking import Lock
 from ebmbench.cli.sweep import main
+from ebmbench.core.errors import UserError
+from ebmbench.report.planned import read_plan
 from ebmbench.sweep import local
 from ebmbench.sweep.estimate import estimate
-from ebmbench.report.planned import read_plan
 from ebmbench.sweep.plan import make_plan
 from ebmbench.sweep.status import job_states
 from ebmbench.sweep.submit import launcher_settings
+from ebmbench.system.locking import Lock
 
 SWEEP = """\
 # @package _global_
