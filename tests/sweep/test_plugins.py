@@ -67,10 +67,8 @@ def test_an_edited_plug_in_changes_nothing_that_was_submitted(tmp_path: Path, mo
     (tmp_path / "results").rename(tmp_path / "moved")
     moved = read_plan(tmp_path / "moved", "own")
     assert moved.jobs[0].config["plugins"][0].startswith(str(tmp_path / "moved"))
-    assert (
-        "plugins/"
-        in json.loads((tmp_path / "moved/sweeps/own/plan.json").read_text())["jobs"][0]["config"]["plugins"][0]
-    )
+    raw = json.loads((tmp_path / "moved" / "sweeps" / "own" / "plan.json").read_text())
+    assert raw["jobs"][0]["config"]["plugins"][0].startswith("plugins/")
 
 
 def test_a_copy_that_was_changed_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +82,7 @@ def test_a_copy_that_was_changed_is_refused(tmp_path: Path, monkeypatch: pytest.
         type(job)(job.run_id, job.run_hash, job.config_hash, {}, forged).run_config(tmp_path / "results")
 
 
-def test_a_plug_in_of_a_sweep_that_is_not_there_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_plug_in_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place(tmp_path, "absent"))
     (tmp_path / "my_method.py").unlink()
     with pytest.raises(UserError, match=r"my_method\.py is not a file"):
