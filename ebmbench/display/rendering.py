@@ -80,9 +80,9 @@ def labels_with(frame: pd.DataFrame, metric: str) -> list[str]:
 
 
 def read_csv(folder: Path | None, name: str, columns: list[str]) -> pd.DataFrame | None:
-    """Returns columns of numbers of a CSV file in a run directory; None if it is missing or damaged.
+    """Returns columns of numbers of a CSV file in a run directory; what is no number is nan.
 
-    What is no number is nan.
+    None if there is no directory, or the file is missing or damaged.
     """
     if folder is None:
         return None

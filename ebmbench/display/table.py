@@ -75,7 +75,7 @@ def number_cell(value: float, decimals: int | None = None) -> Cell:
 
 
 def number(value: float, decimals: int | None = None) -> str:
-    """Returns a number as it is printed: to so many decimals, else to four significant digits."""
+    """Returns a number as it is printed: to so many decimals, else to four significant digits; tiny ones as 1.7e-05."""
     if math.isnan(value):
         return "–"
     if math.isinf(value):

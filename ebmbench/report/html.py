@@ -104,7 +104,7 @@ def render(results: Results, how: str) -> str:
 
 
 def _draw(figure: rendering.Figure, troubles: list[str]) -> list[tuple[rendering.Panel, Markup]]:
-    """Returns the SVG of each panel. It is safe as it is: matplotlib escapes its text."""
+    """Returns the SVG of each panel. It is safe as it is: matplotlib escapes text, which is labels and numbers."""
     name = "".join(c if c.isalnum() else "-" for c in figure.name)
     found = []
     for index, panel in enumerate(figure.panels):

@@ -1,8 +1,7 @@
 """A sweep's plan as a file: `<results_dir>/sweeps/<name>/plan.json`, its jobs with their frozen settings.
 
 `sweep submit` writes it. Everything after it (the jobs in the queue, status, collect, report) reads it and never
-`conf/` again. What is read is data: it is checked, and nothing in it is executed but the plug-ins that the user
-submitted.
+`conf/` again. What is read is data: it is checked, and nothing is executed but the plug-ins that the user submitted.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what results depend on beside task and method, under dotted names; lists as JSON."""
     found: dict[str, Any] = {}
     for section in SECTIONS:
-        found |= _flatten(config.get(section), section)
+        found |= _flatten(config.get(section) or {}, section)
     return {key: value for key, value in found.items() if key not in ("task.name", "method.name")}
 
 
@@ -91,7 +91,7 @@ def _symbol(field: FieldInfo | None) -> str:
 
 
 def symbol(key: str, task: str, method: str) -> str:
-    """Returns a setting's name in a word: the symbol that its description begins with, else its last part."""
+    """Returns a setting's name in a word: the symbol that its description begins with, else the key's last part."""
     return _symbol(field_of(key, task, method)) or key.rpartition(".")[2].replace("_", " ")
 
 
@@ -122,6 +122,9 @@ def command(config: Mapping[str, Any], seeds: Sequence[int]) -> str:
     dataset = nodes.dataset_of(config["task"])
     cls = registry.known("task").get(task)
     parts = [f"task={task}", f"method={method}"]
+    proposal = (config.get("proposal") or {}).get("name", DEFAULT_PROPOSAL)
+    if proposal != DEFAULT_PROPOSAL:
+        parts.append(f"proposal={proposal}")
     if config.get("plugins"):
         parts.append(f"plugins=[{','.join(config['plugins'])}]")
     chosen = [name for name, field in (cls.model_fields if cls else {}).items() if choice_of(field) is not None]
@@ -129,9 +132,9 @@ def command(config: Mapping[str, Any], seeds: Sequence[int]) -> str:
         part = config["task"].get(name) or {}
         parts.append(f"task/{name}={next(iter(part.values()), '')}")  # its name comes first
     for key, value in flat(config).items():
-        if any(key == f"task.{name}.{next(iter(config['task'][name]))}" for name in chosen):
+        if key == "proposal.name" or any(key == f"task.{name}.{next(iter(config['task'][name]))}" for name in chosen):
             continue
-        if value != published(key, task, dataset, method, config) and not (key == "proposal" and value is None):
+        if value != published(key, task, dataset, method, config):
             parts.append(f"{key}={'null' if value is None else str(value).replace(' ', '')}")
     if list(seeds) != [0]:
         plain_seeds = list(seeds) == list(range(len(seeds)))

@@ -22,6 +22,7 @@ from ebmbench.display.table import (
     code_cell,
     csv_text,
     latex,
+    latex_text,
     markdown,
     markdown_text,
     method_cell,
@@ -239,7 +240,7 @@ def cost_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
 
 
 def comparison_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns a table per group: which method beats which, at how many of the seeds."""
+    """Returns a table per group: at how many of the seeds a method beats another."""
     tables = []
     for group in groups(frame, axes):
         pairs = scores.compare(group.frame, group.keys, "method", group.headline)
@@ -461,9 +462,7 @@ def _mean_cell(row: dict[str, Any]) -> Cell:
     if row["n"] < row["seeds"] or row["diverged"]:
         text += " †"
         tail += r"\,$\dagger$"
-    return Cell(
-        text, row["mark"], mean.replace("–", "--").replace("−", "$-$").replace("∞", r"$\infty$"), tail, row["mean"]
-    )
+    return Cell(text, row["mark"], latex_text(mean), tail, row["mean"])
 
 
 def _count_heads(doubtful: bool = False) -> list[Cell]:
@@ -476,8 +475,9 @@ def _counts(row: dict[str, Any], doubtful: bool = False) -> list[Cell]:
 
 
 def _decimals(row: dict[str, Any]) -> int | None:
-    """Returns as many as give the interval's half width two significant digits; None where there is no interval."""
-    half = (row["high"] - row["low"]) / 2
+    """Returns as many as give the interval's shorter side two significant digits; None where there is no interval."""
+    half = min(row["high"] - row["mean"], row["mean"] - row["low"])
+    half = half if half > 0 else (row["high"] - row["low"]) / 2
     return min(8, max(0, 1 - math.floor(math.log10(half)))) if math.isfinite(half) and half > 0 else None
 
 
@@ -527,15 +527,22 @@ def _label(column: str, value: Any, task: type[Task] | None) -> str:
 
 def _without_doubtful(cells: pd.DataFrame, task: type[Task]) -> list[str]:
     """Says what the means are without the seeds that are not trusted, where they differ as printed."""
-    parts = []
+    means: dict[str, list[str]] = {}
+    none: dict[str, None] = {}
     for row in cells[cells["n_untrusted"] > 0].to_dict("records"):
         places = _decimals(row)
         mean, trusted = number(row["mean"], places), number(row["mean_trusted"], places)
-        if mean != trusted:
-            metric = task.metric(row["metric"])
-            parts.append(f"{metric.label if metric else row['metric']} of {row['method']} {trusted}")
-    count = "Seeds that are not trusted" + (f" ({task.doubt})" if task.doubt else "")
-    return [f"{count} are in these means. Without them: {'; '.join(parts)}."] if parts else []
+        if math.isnan(row["mean_trusted"]):
+            none[str(row["method"])] = None
+        elif mean != trusted:
+            means.setdefault(_label("metric", row["metric"], task), []).append(f"{row['method']} {trusted}")
+    said = []
+    if means:
+        parts = "; ".join(f"{label}: {', '.join(found)}" for label, found in means.items())
+        said.append(f"Seeds that are not trusted ({task.doubt}) are in the means. Without them: {parts}.")
+    if none:
+        said.append(f"No seed is trusted ({task.doubt}) of: {', '.join(none)}.")
+    return said
 
 
 def _few_seeds(cells: pd.DataFrame) -> list[str]:

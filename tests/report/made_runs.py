@@ -56,6 +56,7 @@ def _write(folder: Path, config: RunConfig, **status: Any) -> None:
     (folder / "status.json").write_text(json.dumps(asdict(full)))
     (folder / "checkpoint.pt").write_bytes(b"made up")
     (folder / "environment.json").write_text(json.dumps({"python": "3.11", "torch": "2.14", "device": "cpu"}))
+    (folder / "checkpoint.pt").write_bytes(b"made up")
 
 
 def make_1d(config: RunConfig, state: str = "done", diverged: tuple[int, ...] = (), error: str | None = None) -> Path:
@@ -63,7 +64,7 @@ def make_1d(config: RunConfig, state: str = "done", diverged: tuple[int, ...] = 
     folder = config.run_dir
     method, dataset = config.method.name, config.task.dataset_name
     rng = np.random.default_rng(int(config.config_hash, 16) % 2**32)
-    samples = config.method.num_samples or 1024
+    samples = getattr(config.method, "num_samples", 1024)
     epochs, per_epoch = 75, 63
     _write(
         folder,

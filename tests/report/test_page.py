@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ebmbench.cli.report import main
 from ebmbench.core.errors import UserError
-from ebmbench.report import main
 from tests.report.browser import CHROMIUM, Browser
 
 HOSTILE = "<script>alert('error')</script>"  # made_runs puts it into an error, and below into a run's folder name
@@ -91,7 +91,7 @@ def test_runs_of_which_every_seed_diverged_have_a_page_beside_those_of_another_t
     results: Path, tmp_path: Path
 ) -> None:
     from ebmbench.config.compose import compose
-    from ebmbench.report import data, html
+    from ebmbench.report import frame, html
     from tests.report import made_runs
 
     runs = []
@@ -99,12 +99,14 @@ def test_runs_of_which_every_seed_diverged_have_a_page_beside_those_of_another_t
         config = compose(["task=1d", f"method={method}", "seeds=2", f"results_dir={tmp_path}"])
         runs.append(str(made_runs.make_1d(config, diverged=(0, 1))))
     assert main([*runs[:1], "--results-dir", str(tmp_path)]) == 0
-    found = data.find([*runs, *(str(path) for path in (results / "runs").glob("detection-*"))], tmp_path)
-    tables = {table.title: table for table in html.score_tables(found)}
-    assert "D_KL" in tables["Scores, 1d-1"].head and "AP" not in tables["Scores, 1d-1"].head
-    assert "AP" in tables["Scores, detection-shapes"].head and "D_KL" not in tables["Scores, detection-shapes"].head
-    assert [[cell.text for cell in row[1:4]] for row in tables["Scores, 1d-1"].rows] == [["2", "2", "–"]] * 2
-    assert "Comparisons, 1d-1, by D_KL" in html.render(found, "")
+    found = frame.find([*runs, *(str(path) for path in (results / "runs").glob("detection-*"))], tmp_path)
+    tables = {table.title.partition(":")[0]: table for table in reversed(html.score_tables(found))}
+    heads = {title: [cell.text for cell in table.header] for title, table in tables.items()}
+    assert "D_KL ↓" in heads["1D, dataset 1"] and "AP ↑" not in heads["1D, dataset 1"]
+    assert "AP ↑" in heads["Detection, shapes"] and "D_KL ↓" not in heads["Detection, shapes"]
+    rows = [[cell.text for cell in row] for row in tables["1D, dataset 1"].rows]
+    assert [row[1:] for row in rows] == [["– †", "∞", "0", "2"]] * 2
+    assert "1D, dataset 1: every pair" in html.render(found, "")
 
 
 @pytest.fixture(scope="module")

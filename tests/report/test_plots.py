@@ -9,14 +9,19 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
-from ebmbench.report.palette import METHOD_COLORS, METHOD_MARKERS, METHODS
 from PIL import Image
 
-from ebmbench.report import data, plots, rendering
+from ebmbench.core import registry
+from ebmbench.display import palette, rendering
+from ebmbench.report import frame, plots
+
+METHODS = tuple(registry.known("method"))
+METHOD_COLORS = {name: palette.color(name) for name in METHODS}
+METHOD_MARKERS = {name: palette.marker(name) for name in METHODS}
 
 
 def by_name(results: Path, sweep: str) -> dict[str, rendering.Figure]:
-    return {figure.name: figure for figure in plots.all_figures(data.find([sweep], results))}
+    return {figure.name: figure for figure in plots.all_figures(frame.find([sweep], results))}
 
 
 def test_every_figure_of_the_paper_sweep(results: Path) -> None:
@@ -73,8 +78,7 @@ def test_an_svg_is_sound_themed_and_has_ids_of_its_own(results: Path) -> None:
 
 
 def test_paper_figures_are_written_as_pdf_png_and_csv(results: Path, tmp_path: Path) -> None:
-    figure = plots.calibration(data.find(["paper_1d"], results))
-    assert figure is not None
+    (figure,) = plots.named(frame.find(["paper_1d"], results), "calibration")
     pdf, png, csv = rendering.save_figure(figure, tmp_path)
     assert pdf.read_bytes()[:5] == b"%PDF-"
     assert Image.open(png).size[0] > 1500

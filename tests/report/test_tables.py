@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from ebmbench.core.errors import UserError
+from ebmbench.display.table import Cell, Table, csv_text, latex, markdown, number
 from ebmbench.report import scores, stats, tables
-from ebmbench.report.tables import Sweep
+from ebmbench.report.frame import Results, task_of
+
+ONE_D, DETECTION = task_of("1d"), task_of("detection")
+D_KL, AP, COVERAGE, VAL_NLL = (
+    ONE_D.metrics[0],
+    DETECTION.metrics[0],
+    ONE_D.metric("coverage_50"),
+    ONE_D.metric("val_nll"),
+)
+DRAW = ONE_D.draw_setting
+
+
+def build(frame: pd.DataFrame, name: str, description: str, entries: tuple[Any, ...], axes: tuple[str, ...]) -> Any:
+    """What a sweep of this table of runs ends in."""
+    return tables.build(Results(name, frame, axes, (), name, description, entries))
 
 
 def frame_of(values: dict[tuple[object, ...], list[float]], axes: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -34,7 +50,7 @@ def noisy(mean: float, seeds: int = 10, key: int = 0) -> list[float]:
 def test_a_grid_has_a_row_per_value_and_a_column_per_method() -> None:
     axes = ("method.num_samples",)
     values = {(m, k): noisy(1 / k + (m == "sm"), key=k) for m in ("sm", "nce") for k in (16, 1, 4)}
-    built = tables.build(frame_of(values, axes), Sweep("g", "", ({"grid": {"by": axes[0]}},), axes))
+    built = build(frame_of(values, axes), "g", "", ({"grid": {"by": axes[0]}},), axes)
     text = built["tables.md"]
     assert "| method.num_samples | nce | sm |" in text
     lines = [line for line in text.splitlines() if line.startswith(("| 1 |", "| 4 |", "| 16 |"))]
@@ -51,7 +67,7 @@ def test_a_grid_compares_settings_at_equal_seeds() -> None:
         ("nce", 64): [0.1, 0.2, 0.3, 9.0, 9.0],
     }
     frame = frame_of(values | {("sm", 16): [0.5, 0.6], ("sm", 64): [0.5, 0.6]}, axes)
-    text = tables.build(frame, Sweep("g", "", ({"grid": {"by": axes[0]}},), axes))["tables.md"]
+    text = build(frame, "g", "", ({"grid": {"by": axes[0]}},), axes)["tables.md"]
     means = {
         line.split(" |")[0]: line.split(" |")[1] for line in text.splitlines() if line.startswith(("| 16 |", "| 64 |"))
     }
@@ -62,7 +78,7 @@ def test_a_grid_compares_settings_at_equal_seeds() -> None:
 def test_a_grid_of_one_method_compares_the_values() -> None:
     axes = ("noise.sigma", "method.langevin_steps")
     values = {("dsm", s, k): noisy(abs(s - 0.1) + k, key=1) for s in (0.05, 0.1, 0.4) for k in (1, 2)}
-    built = tables.build(frame_of(values, axes), Sweep("g", "", ({"grid": {"by": "noise.sigma"}},), axes))
+    built = build(frame_of(values, axes), "g", "", ({"grid": {"by": "noise.sigma"}},), axes)
     text = built["tables.md"]
     assert "| noise.sigma | langevin_steps = 1 | langevin_steps = 2 |" in text
     (best,) = [line for line in text.splitlines() if line.startswith("| 0.1 |")]
@@ -72,7 +88,7 @@ def test_a_grid_of_one_method_compares_the_values() -> None:
 def test_a_grid_over_what_is_not_swept_is_refused() -> None:
     frame = frame_of({("nce",): noisy(1.0)})
     with pytest.raises(UserError, match="which the sweep does not vary"):
-        tables.build(frame, Sweep("g", "", ({"grid": {"by": "noise.beta"}},), ()))
+        build(frame, "g", "", ({"grid": {"by": "noise.beta"}},), ())
 
 
 def test_draws_of_the_data_are_the_units_of_their_table() -> None:
@@ -85,7 +101,7 @@ def test_draws_of_the_data_are_the_units_of_their_table() -> None:
         for draw in range(6)
     }
     frame = frame_of(values, axes)
-    rows = scores.draws(frame, ["task", "dataset"], "d_kl").set_index("method")
+    rows = scores.draws(frame, ["task", "dataset"], D_KL, DRAW).set_index("method")
     means = np.array([np.mean(values["nce", draw]) for draw in range(6)])
     assert rows.loc["nce", "mean"] == pytest.approx(means.mean())
     split = stats.variance_components(np.array([values["nce", draw] for draw in range(6)]))
@@ -96,34 +112,34 @@ def test_draws_of_the_data_are_the_units_of_their_table() -> None:
     # Paired by draw, or it would not be seen; six draws can just decide one comparison, with p = 2 / 2⁶.
     assert rows.loc["sm", "p_holm"] == 1 / 32 and rows.loc["sm", "verdict"] == "worse"
     assert rows.loc["nce", "mark"] == "best" and rows.loc["nce", "comparisons"] == 1
-    assert "does the draw of the data decide?" in tables.build(frame, Sweep("d", "", ("draws",), axes))["tables.md"]
+    assert "does the draw of the data decide?" in build(frame, "d", "", ("draws",), axes)["tables.md"]
 
 
 def test_the_audit_sees_a_ranking_that_the_rule_decides() -> None:
     lucky = [0.1] * 5 + [3.0] * 15  # the best 5 of 20 are better than anything, the rest is bad
     frame = frame_of({("nce",): [0.5] * 20, ("sm",): lucky})
-    found = scores.audit(frame, ["task", "dataset"], "method", "d_kl").set_index(["rule", "method"])
+    found = scores.audit(frame, ["task", "dataset"], "method", D_KL, VAL_NLL).set_index(["rule", "method"])
     assert found.loc[("all", "sm"), "rank"] == 2 and found.loc[("best", "sm"), "rank"] == 1
     assert found.loc[("best", "sm"), "value"] == pytest.approx(0.1)
     assert found.loc[("median", "sm"), "value"] == 3.0 and found.loc[("best", "sm"), "tau"] == -1
-    text = tables.build(frame, Sweep("a", "", ("audit",), ()))["tables.md"]
+    text = build(frame, "a", "", ("audit",), ())["tables.md"]
     assert "The ranking depends on the rule." in text
 
 
 def test_a_method_that_diverges_is_not_best_and_its_failures_are_seen() -> None:
     good = [0.1, math.nan, 0.1, 0.1, math.nan, 0.1, math.nan, math.nan]
     frame = frame_of({("nce",): good, ("sm",): [0.5] * 8})
-    row = scores.summarise(frame, ["task", "dataset"], "method", ["d_kl"]).set_index("method")
+    row = scores.summarise(frame, ["task", "dataset"], "method", [D_KL]).set_index("method")
     assert row.loc["nce", "mean"] == pytest.approx(0.1) and row.loc["nce", "n"] == 4
     assert row.loc["nce", "diverged"] == 4 and math.isinf(row.loc["nce", "median"])
     assert row.loc["nce", "mark"] == "" and row.loc["sm", "mark"] == "best"
-    pair = scores.compare(frame, ["task", "dataset"], "method", "d_kl").iloc[0]
+    pair = scores.compare(frame, ["task", "dataset"], "method", D_KL).iloc[0]
     assert (pair["first"], pair["beats"], pair["pairs"]) == ("nce", 0.5, 4)
-    assert "∞" in tables.build(frame, Sweep("s", "", ("scores",), ()))["tables.md"]
+    assert "∞" in build(frame, "s", "", ("scores",), ())["tables.md"]
 
 
 def summary(frame: pd.DataFrame, **more: dict[str, float]) -> pd.DataFrame:
-    return scores.summarise(frame, ["task", "dataset"], "method", ["d_kl"], **more).set_index("method")
+    return scores.summarise(frame, ["task", "dataset"], "method", [D_KL], **more).set_index("method")
 
 
 def test_seeds_that_others_lack_do_not_make_a_method_the_best() -> None:
@@ -140,9 +156,9 @@ def test_seeds_that_others_lack_do_not_make_a_method_the_best() -> None:
     assert rows["p_holm"].isna().all() and rows.loc["sm", "verdict"] == "not decided"
     assert "over the 5 seeds that all have (0 to 4)" in rows.loc["sm", "note"]
     assert "5 seeds cannot support a test of 3 comparisons (it takes 7)." in rows.loc["sm", "note"]
-    pairs = scores.compare(frame, ["task", "dataset"], "method", "d_kl")
+    pairs = scores.compare(frame, ["task", "dataset"], "method", D_KL)
     assert (pairs["pairs"] == 5).all() and (pairs["verdict"] == "not decided").all() and pairs["p_holm"].isna().all()
-    found = scores.audit(frame, ["task", "dataset"], "method", "d_kl").set_index(["rule", "method"])
+    found = scores.audit(frame, ["task", "dataset"], "method", D_KL, VAL_NLL).set_index(["rule", "method"])
     assert found.loc[("all", "nce"), "rank"] == 1 and (found["seeds"] == 5).all()
 
 
@@ -153,7 +169,7 @@ def test_methods_without_two_common_seeds_are_not_ranked() -> None:
     assert (rows["mark"] == "").all() and (rows["verdict"] == "").all() and (rows["ranked_over"] == 0).all()
     assert (rows["note"] == "No ranking: fewer than two seeds are common to all that are compared.").all()
     entries = ("scores", "comparisons", "audit")
-    text = tables.build(frame, Sweep("s", "", entries, ()))["tables.md"]
+    text = build(frame, "s", "", entries, ())["tables.md"]
     assert "No ranking: fewer than two seeds" in text and "**" not in text and "*" not in text.replace("*:", "")
 
 
@@ -167,7 +183,7 @@ def test_a_large_p_value_is_not_equality_and_a_margin_can_be() -> None:
     assert summary(frame, margins={"d_kl": 0.0001}).loc[other, "verdict"] == "not decided"
     # A difference that is decided is no equivalence, however wide the margin is.
     assert summary(frame, margins={"d_kl": 5.0}).loc["dsm", "verdict"] == "worse"
-    pairs = scores.compare(frame, ["task", "dataset"], "method", "d_kl", margin=0.05).set_index(["first", "second"])
+    pairs = scores.compare(frame, ["task", "dataset"], "method", D_KL, margin=0.05).set_index(["first", "second"])
     assert pairs.loc[("dsm", "sm"), "verdict"] == "second better"
     assert pairs.loc[("nce", "sm"), "verdict"] == "equivalent" and (pairs["comparisons"] == 3).all()
     assert pairs.loc[("nce", "dsm"), "p_holm"] == rows.loc["dsm", "p_holm"] or other == "nce"
@@ -193,7 +209,7 @@ def test_the_median_and_its_interval_count_a_diverged_seed_as_the_worst() -> Non
     row = summary(frame).loc["nce"]
     assert (row["median"], row["median_low"], row["median_high"]) == (0.5, 0.2, 0.8)  # the 2nd and the 8th of 9
     frame["ap"] = -frame["d_kl"]
-    higher = scores.summarise(frame, ["task", "dataset"], "method", ["ap"]).iloc[0]
+    higher = scores.summarise(frame, ["task", "dataset"], "method", [AP]).iloc[0]
     assert (higher["median"], higher["median_low"], higher["median_high"]) == (-0.5, -0.8, -0.2)
     assert summary(frame[frame["seed"] < 5]).loc["nce", ["median_low", "median_high"]].isna().all()
 
@@ -201,13 +217,13 @@ def test_the_median_and_its_interval_count_a_diverged_seed_as_the_worst() -> Non
 def test_the_means_of_a_method_that_diverged_are_not_compared() -> None:
     """Of the seeds that are left it may look better, which proves nothing."""
     frame = frame_of({("nce",): [0.1] * 10 + [math.nan] * 10, ("sm",): noisy(0.5, 20), ("dsm",): noisy(0.9, 20)})
-    pairs = scores.compare(frame, ["task", "dataset"], "method", "d_kl").set_index(["first", "second"])
+    pairs = scores.compare(frame, ["task", "dataset"], "method", D_KL).set_index(["first", "second"])
     assert math.isnan(pairs.loc[("nce", "sm"), "p_holm"]) and pairs.loc[("nce", "sm"), "pairs"] == 10
     assert "One of the two has no value at 10 of the 20 seeds." in pairs.loc[("nce", "sm"), "note"]
     assert pairs.loc[("dsm", "sm"), "p_holm"] < 0.01 and (pairs["comparisons"] == 1).all()
     rows = summary(frame)
     assert rows.loc["nce", "verdict"] == "" and "nce is not ranked: it has no value at 10" in rows.loc["nce", "note"]
-    text = tables.build(frame, Sweep("s", "", ("comparisons",), ()))["tables.md"]
+    text = build(frame, "s", "", ("comparisons",), ())["tables.md"]
     assert "| nce | – | 0.50 | 0.50 |" in text and r"| sm | 0.50 | 1.00\* | – |" in text
 
 
@@ -219,18 +235,18 @@ def test_draws_of_half_a_sweep_use_what_all_have() -> None:
     frame = frame_of(values, axes)
     frame = frame[~((frame["method"] == "sm") & (frame["task.data_seed"] > 5))]
     frame = frame[~((frame["method"] == "sm") & (frame["task.data_seed"] == 2) & (frame["seed"] == 3))]
-    rows = scores.draws(frame, ["task", "dataset"], "d_kl").set_index("method")
+    rows = scores.draws(frame, ["task", "dataset"], D_KL, DRAW).set_index("method")
     assert rows["n"].to_dict() == {"nce": 8, "sm": 6} and (rows["seeds"] == 3).all()
     assert (rows["ranked_over"] == 6).all() and "over the 6 draws that all have (0 to 5)" in rows.loc["sm", "note"]
     assert rows.loc["nce", "mean_ranked"] == pytest.approx(np.mean([values["nce", d][:3] for d in range(6)]))
-    one = scores.draws(frame[frame["task.data_seed"] == 0], ["task", "dataset"], "d_kl")
+    one = scores.draws(frame[frame["task.data_seed"] == 0], ["task", "dataset"], D_KL, DRAW)
     assert (one["verdict"] == "").all() and one["note"].str.startswith("No ranking: fewer than two draws").all()
 
 
 def test_a_metric_with_a_nominal_value_is_best_where_it_is_nearest() -> None:
     frame = frame_of({("nce",): noisy(0.1), ("sm",): noisy(0.2)})
     frame["coverage_50"] = np.where(frame["method"] == "nce", 0.7, 0.45) + np.linspace(0, 0.01, 10).tolist() * 2
-    rows = scores.summarise(frame, ["task", "dataset"], "method", ["coverage_50"]).set_index("method")
+    rows = scores.summarise(frame, ["task", "dataset"], "method", [COVERAGE]).set_index("method")
     assert rows.loc["sm", "mark"] == "best" and rows.loc["nce", "mark"] == ""
 
 
@@ -241,7 +257,7 @@ def test_higher_ap_is_better_and_the_stages_are_told_apart() -> None:
     frame["ap_large"] = math.nan  # no object is large: no column, and no word about seeds that lack it
     frame["base_ap"], frame["nms_ap"] = 48.5, 49.5
     frame["ap_gain"], frame["ap_gain_low"], frame["ap_gain_high"] = frame["ap"] - 48.5, 3.0, 4.0
-    text = tables.build(frame, Sweep("s", "", ("scores",), ()))["tables.md"]
+    text = build(frame, "s", "", ("scores",), ())["tables.md"]
     assert "## Detection, shapes: mean over seeds" in text
     assert "| nce | **52.10" in text and "AP ↑" in text
     assert "| nce | 48.50 | 49.50 | 52.10 | – | – | – | 3.60 [3.00, 4.00] | – [–, –] |" in text
@@ -249,9 +265,55 @@ def test_higher_ap_is_better_and_the_stages_are_told_apart() -> None:
     assert "AP: sm" in text and "3 seeds cannot support a test of 1 comparison (it takes 6)." in text
 
 
+def test_what_is_not_trusted_has_a_column_and_a_mean_without_it() -> None:
+    values = noisy(0.1, 10)
+    frame = frame_of({("nce",): noisy(0.2, 10), ("sm",): [5.0, *values[1:]]})
+    frame.loc[(frame["method"] == "sm") & (frame["seed"] == 0), "trusted"] = 0
+    made = tables.score_tables(frame, (), {})
+    heads = [[cell.text for cell in table.header] for table in made[:2]]
+    assert heads[0][1:3] == ["D_KL ↓", "median"] and all("not trusted" in head for head in heads)
+    sm = dict(zip(heads[1], [cell.text for cell in made[1].rows[1]], strict=True))
+    assert sm["not trusted"] == "1" and float(sm["trusted seeds alone"]) == pytest.approx(np.mean(values[1:]), abs=0.01)
+    assert any("Without them: D_KL: sm" in note for note in made[0].notes)
+    trusted = tables.score_tables(frame.assign(trusted=1), (), {})
+    assert "not trusted" not in [cell.text for cell in trusted[0].header]
+
+
+HOSTILE = "nice\n\\input{/etc/passwd}\r| <script>alert(1)</script> [x](http://evil) **b** `c`"
+
+
+def test_no_text_adds_commands_markup_or_formulas() -> None:
+    frame = frame_of({("=cmd|' /C calc'!A0",): noisy(0.1), ("nce",): noisy(0.2)})
+    frame["error"] = "@SUM(1)"
+    built = build(frame, "s\n\\input{x}", HOSTILE, ("scores", "comparisons"), ())
+    tex = built["tables.tex"]
+    body = [line for line in tex.splitlines() if not line.startswith("%")]
+    assert body and not any("\\input" in line for line in body)
+    text = built["tables.md"]
+    assert "<script" not in text and "](http" not in text and r"\*\*b\*\*" in text
+    assert "\n=cmd" not in built["scores.csv"] and "'=cmd" in built["scores.csv"]
+    assert ",@SUM" not in csv_text(frame) and "'@SUM(1)" in csv_text(frame)
+
+
+@pytest.mark.parametrize("text", ["a\u2028\\input{x}", "a\x0b<img src=x onerror=alert(1)>", "tail | cell", "-1+1"])
+def test_a_cell_is_one_cell_in_every_format(text: str) -> None:
+    table = Table("t", [Cell("a"), Cell("b")], [[Cell(text), Cell("1")]], [text])
+    lines = markdown(table).splitlines()
+    assert len(lines) == 7 and "<img" not in lines[4]
+    assert lines[4].replace(r"\|", "").count("|") == 3
+    tex = latex(table, "label", {})
+    assert "\\input{" not in tex and "\u2028" not in tex
+    assert csv_text(table.numbers).splitlines()[1].startswith(("'-", "a", "tail", '"a'))
+
+
+def test_numbers_stay_numbers_in_csv() -> None:
+    frame = pd.DataFrame({"x": [-1.5, 2.0], "n": [-1, 2], "text": ["+1", "b"]})
+    assert csv_text(frame) == "x,n,text\n-1.5,-1,'+1\n2,2,b\n"
+
+
 def test_a_text_with_special_characters_survives_latex() -> None:
     frame = frame_of({("nce+",): noisy(0.1)})
-    built = tables.build(frame, Sweep("a_b", "50 % & more_of β #1", ("scores",), ()))
+    built = build(frame, "a_b", "50 % & more_of β #1", ("scores",), ())
     assert r"50 \% \& more\_of $\beta$ \#1" in built["tables.tex"]
 
 
@@ -267,12 +329,12 @@ def test_a_text_with_special_characters_survives_latex() -> None:
     ],
 )
 def test_numbers_are_printed(value: float, decimals: int | None, text: str) -> None:
-    assert tables.number(value, decimals) == text
+    assert number(value, decimals) == text
 
 
 def test_methods_of_which_every_seed_diverged_are_counted_in_every_table() -> None:
     axes = ("task.data_seed",)
     frame = frame_of({(m, draw): [math.nan, math.nan] for m in ("nce", "sm") for draw in (0, 1)}, axes)
     entries = ("scores", "comparisons", "audit", "draws", {"grid": {"by": "task.data_seed"}})
-    text = tables.build(frame, Sweep("s", "", entries, axes))["tables.md"]
-    assert text.count("| nce | – † | 0 | 2 |") == 2 and "| method | D_KL ↓ | n | diverged |" in text
+    text = build(frame, "s", "", entries, axes)["tables.md"]
+    assert text.count("| nce | – † | ∞ | 0 | 2 |") == 2 and "| method | D_KL ↓ | median | n | diverged |" in text

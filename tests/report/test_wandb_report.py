@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from ebmbench.cli.report import main
 from ebmbench.core.errors import UserError
-from ebmbench.report import main
 from tests.report.wandb_stub import API_KEY, stub
 
 
@@ -58,13 +58,13 @@ def test_the_report_is_saved_with_all_its_parts(tmp_path: Path, results: Path) -
         assert (lines["metrics"], lines["groupBy"]) == (["loss"], "method.value.name")
         columns = next(p["config"]["columns"] for p in panels if p["viewType"] == "Parallel Coordinates Plot")
         accessors = [column["accessor"] for column in columns]
-        assert {"config:method.value.name", "config:noise.value.sigma", "config:noise.value.beta"} <= set(accessors)
+        assert {"config:method.value.name", "config:method.value.sigma", "config:method.value.beta"} <= set(accessors)
         assert "summary:d_kl" in accessors
     # Which runs: by configuration hash, as the logger writes it into each W&B run.
     chosen = grids[0]["metadata"]["runSets"][0]["filters"]["filters"][0]
     assert chosen["key"]["name"] == "config_hash" and len(chosen["value"]) == 7
     text = json.dumps(blocks(view, "markdown-block"))
-    assert "Scores, 1d-1" in text and "Comparisons, 1d-2" in text
+    assert "1D, dataset 1: mean over seeds" in text and "1D, dataset 2: every pair" in text
     assert "python -m ebmbench sweep submit paper_1d" in json.dumps(blocks(view, "code-block"))
 
 

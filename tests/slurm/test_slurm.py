@@ -14,10 +14,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from ebmbench.cli.sweep import main
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
-from ebmbench.sweep import collect, main
-from ebmbench.sweep.plan import Job, Plan, read_plan, write_plan
+from ebmbench.report.planned import Job, Plan, read_plan
+from ebmbench.sweep import collect
+from ebmbench.sweep.plan import write_plan
 from ebmbench.sweep.status import job_states
 from tests.slurm.cluster import Cluster
 

@@ -13,7 +13,8 @@ import pandas as pd
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.engine.runs import Status, output_files
-from ebmbench.sweep.plan import Job, Plan, write_plan
+from ebmbench.report.planned import Job, Plan
+from ebmbench.sweep.plan import write_plan
 from ebmbench.system.files import fingerprint_of_file
 
 METHODS = ("nce+", "nce", "sm")
@@ -80,13 +81,6 @@ def make_done(job: Job, results_dir: Path, d_kl: list[float], diverged: dict[int
     return folder
 
 
-def seal(folder: Path) -> None:
-    """Writes the checksums of a made run's files into its status, as a run does when it is done."""
-    path = folder / "status.json"
-    outputs = {p.relative_to(folder).as_posix(): fingerprint_of_file(p) for p in output_files(folder)}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "outputs": outputs}))
-
-
 def make_status(job: Job, results_dir: Path, state: str, **status: object) -> Path:
     """A run directory with a configuration and a status."""
     config = RunConfig.from_dict(job.config)
@@ -97,3 +91,10 @@ def make_status(job: Job, results_dir: Path, state: str, **status: object) -> Pa
     made = Status.of(config, state, **{"commit": "0123456789ab", "finished": finished, **status})
     (folder / "status.json").write_text(json.dumps(asdict(made)))
     return folder
+
+
+def seal(folder: Path) -> None:
+    """Writes the checksums of a made run's files into its status, as a run does when it is done."""
+    path = folder / "status.json"
+    outputs = {p.relative_to(folder).as_posix(): fingerprint_of_file(p) for p in output_files(folder)}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "outputs": outputs}))

@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ebmbench.cli.sweep import main
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
-from ebmbench.report import data, stats
-from ebmbench.sweep import collect, main
-from ebmbench.sweep.plan import Job, Plan, read_plan, write_plan
-from tests.sweep.made import made_plan, make_done, make_status, seal
+from ebmbench.report import frame, stats
+from ebmbench.report.frame import Results
+from ebmbench.report.planned import Job, Plan, read_plan
+from ebmbench.sweep import collect
+from ebmbench.sweep.plan import write_plan
+from tests.sweep.made import made_plan, make_done, make_status
 
 VALUES = {
     "nce+": [0.10, 0.12, 0.11, 0.13, 0.12, 0.10, 0.11, 0.12],
@@ -33,16 +36,16 @@ def made(tmp_path: Path) -> Plan:
     return plan
 
 
-def collected(plan: Plan, folder: Path) -> collect.Collected:
+def collected(plan: Plan, folder: Path) -> Results:
     found = collect.collect(plan, folder)
     collect.write(plan, found, folder)
     return found
 
 
 def test_the_tidy_table_has_a_row_per_run_and_seed_with_its_origin(made: Plan, tmp_path: Path) -> None:
-    frame = collect.collect(made, tmp_path).frame
-    assert len(frame) == 24
-    row = frame[(frame["method"] == "nce") & (frame["seed"] == 6)].iloc[0]
+    table = collect.collect(made, tmp_path).frame
+    assert len(table) == 24
+    row = table[(table["method"] == "nce") & (table["seed"] == 6)].iloc[0]
     assert (
         row["d_kl"] == 0.10 and row["run_id"] == made.jobs[1].run_id and row["config_hash"] == made.jobs[1].config_hash
     )
@@ -58,7 +61,7 @@ def test_the_tables_say_what_the_numbers_are(made: Plan, tmp_path: Path) -> None
     assert "Not decided against the best mean, which is not equality: D_KL: nce" in text and "<u>" not in text
     assert "| sm | 1.04 [" in text  # neither
     line = next(line for line in text.splitlines() if line.startswith("| sm | 1.04") and "(2 of 8)" in line)
-    assert "| 1.00 | 0.85 (2 of 8) | 0.00 | 0.023 | worse | 8 | 0 |" in line  # 3 comparisons · 2 / 2⁸
+    assert "| 1.00 [0.80, 1.30] | 0.85 (2 of 8) | 0.00 | 0.023 | worse | 8 | 0 |" in line  # 3 comparisons · 2 / 2⁸
     assert "Sweep made. Made up." in text and "0123456789ab" in text and "2026-01-02" in text
     assert all(job.config_hash in text for job in made.jobs)
     # By validation NLL, which is made to point the wrong way, the worst quarter is chosen.
@@ -85,7 +88,7 @@ def test_a_diverged_seed_is_counted_and_not_averaged(tmp_path: Path) -> None:
     make_done(plan.jobs[0], tmp_path, VALUES["nce+"], diverged={0: 17, 3: 5})
     make_done(plan.jobs[1], tmp_path, VALUES["nce"])
     found = collected(plan, tmp_path)
-    assert [state.state for state in found.states] == ["diverged", "done"]
+    assert [state.state for state in found.runs] == ["diverged", "done"]
     text = (tmp_path / "made" / "tables.md").read_text()
     mean = np.delete(np.array(VALUES["nce+"]), [0, 3]).mean()
     line = next(line for line in text.splitlines() if line.startswith(f"| nce+ | {mean:.4f}"))
@@ -98,13 +101,12 @@ def test_columns_that_some_runs_lack_are_empty_there(made: Plan, tmp_path: Path)
     path = tmp_path / "runs" / made.jobs[1].run_id / "metrics.csv"
     table = pd.read_csv(path)
     table.assign(underflows=[5, *[0] * 7], underflow_step=[3, *[None] * 7]).to_csv(path, index=False)
-    seal(path.parent)
     collected(made, tmp_path)
-    frame = collect.load(tmp_path / "made")[0]
-    assert frame[frame["method"] == "nce"]["underflows"].tolist() == [5, *[0] * 7]
-    assert frame[frame["method"] != "nce"]["underflows"].isna().all() and frame["underflow_step"].sum() == 3
+    table = frame.load(tmp_path / "made").frame
+    assert table[table["method"] == "nce"]["underflows"].tolist() == [5, *[0] * 7]
+    assert table[table["method"] != "nce"]["underflows"].isna().all() and table["underflow_step"].sum() == 3
     assert not collect.check("made", tmp_path)
-    assert len(data.find(["made"], tmp_path).frame) == 24
+    assert len(frame.find(["made"], tmp_path).frame) == 24
 
 
 def test_half_a_sweep_is_collected_and_what_is_missing_is_said(
@@ -137,6 +139,7 @@ def test_nothing_done_yet_is_no_error(tmp_path: Path) -> None:
     [
         ("metrics.csv", 0.5),
         ("metrics.csv", 0.97),
+        ("config.yaml", 0.5),
         ("status.json", 0.5),
         ("environment.json", 0.0),
     ],
@@ -146,8 +149,8 @@ def test_a_truncated_file_is_named_and_never_counted(made: Plan, tmp_path: Path,
     data = path.read_bytes()
     path.write_bytes(data[: int(keep * len(data))])
     found = collected(made, tmp_path)
-    assert found.states[0].state == "damaged" and file in found.states[0].detail
-    assert [state.state for state in found.states[1:]] == ["done", "done"]
+    assert found.runs[0].state == "damaged" and file in found.runs[0].detail
+    assert [state.state for state in found.runs[1:]] == ["done", "done"]
     text = (tmp_path / "made" / "tables.md").read_text()
     assert f"Not in them, damaged: {made.jobs[0].run_id}." in text and "| nce+ | " not in text.split("## Settings")[0]
 
@@ -156,39 +159,25 @@ def test_a_truncated_file_is_named_and_never_counted(made: Plan, tmp_path: Path,
 def test_a_missing_file_is_named_and_never_counted(made: Plan, tmp_path: Path, file: str) -> None:
     (tmp_path / "runs" / made.jobs[0].run_id / file).unlink()
     found = collected(made, tmp_path)
-    assert found.states[0].state == "damaged" and file in found.states[0].detail
+    assert found.runs[0].state == "damaged" and file in found.runs[0].detail
     assert len(found.frame[found.frame["d_kl"].notna()]) == 16
 
 
 def test_a_lost_row_is_no_smaller_run(made: Plan, tmp_path: Path) -> None:
     path = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    state = collected(made, tmp_path).states[0]
-    assert state.state == "damaged" and "metrics.csv is damaged" in state.detail
-    seal(path.parent)
-    state = collected(made, tmp_path).states[0]
+    state = collected(made, tmp_path).runs[0]
     assert state.state == "damaged" and "7 seeds, and the run 8" in state.detail
-
-
-def test_a_changed_digit_never_gets_into_a_table(made: Plan, tmp_path: Path) -> None:
-    path = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
-    text = path.read_text()
-    path.write_text(text.replace("0.13", "0.14", 1))
-    assert path.read_text() != text
-    found = collected(made, tmp_path)
-    assert found.states[0].state == "damaged" and "metrics.csv is damaged" in found.states[0].detail
-    assert len(found.frame[found.frame["d_kl"].notna()]) == 16
-    assert "0.14" not in (tmp_path / "made" / "runs.csv").read_text()
 
 
 def test_a_run_of_another_version_is_no_result(made: Plan, tmp_path: Path) -> None:
     path = tmp_path / "runs" / made.jobs[0].run_id / "status.json"
     raw = json.loads(path.read_text())
     path.write_text(json.dumps({**raw, "schema": 99}))
-    state = collected(made, tmp_path).states[0]
+    state = collected(made, tmp_path).runs[0]
     assert state.state == "damaged" and "version 99" in state.detail
     path.write_text(json.dumps({**raw, "run_hash": "another"}))
-    assert collected(made, tmp_path).states[0].state == "damaged"
+    assert collected(made, tmp_path).runs[0].state == "damaged"
 
 
 @pytest.mark.parametrize("file", ["tables.md", "tables.tex", "scores.csv", "comparisons.csv"])
@@ -220,9 +209,6 @@ def test_check_works_from_a_clone_and_sees_changed_raw_runs(
     metrics = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
     metrics.write_text(metrics.read_text().replace("0.13", "0.14", 1))
     assert main(["check", "made", f"results_dir={tmp_path}"]) == 1
-    assert "state='damaged'" in capsys.readouterr().err
-    seal(metrics.parent)
-    assert main(["check", "made", f"results_dir={tmp_path}"]) == 1
     assert (
         f"does not follow from {tmp_path}/runs/{made.jobs[0].run_id}: seed 3 has d_kl=0.14" in capsys.readouterr().err
     )
@@ -238,8 +224,7 @@ def test_seeds_of_one_setting_are_put_together_from_several_runs(tmp_path: Path)
         make_done(jobs[-1], tmp_path, [VALUES["nce"][seed] for seed in seeds])
     plan = dataclasses.replace(plan, jobs=tuple(jobs))
     write_plan(plan, tmp_path)
-    frame = collected(plan, tmp_path).frame
-    assert sorted(frame["seed"]) == list(range(8))
+    assert sorted(collected(plan, tmp_path).frame["seed"]) == list(range(8))
     assert f"{np.mean(VALUES['nce']):.10g}" in (tmp_path / "made" / "scores.csv").read_text()
 
 
@@ -260,7 +245,7 @@ def test_a_run_of_fewer_seeds_stands_in_for_its_setting(tmp_path: Path) -> None:
     line = next(line for line in text.splitlines() if line.startswith(("| nce | 0.", "| nce | **0.")))
     assert line.endswith("| 3 | 0 |")
     assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
-    shown = data.find(["made"], tmp_path).runs  # the page takes them in the same way
+    shown = frame.find(["made"], tmp_path).runs  # the page takes them in the same way
     page = {(run.folder.name, run.seeds, run.state) for run in shown}
     assert (part.run_id, (0, 1, 2), "done") in page and (plan.jobs[1].run_id, (3, 4, 5, 6, 7), "missing") in page
 
@@ -269,7 +254,7 @@ def test_a_folder_of_another_version_is_refused(made: Plan, tmp_path: Path) -> N
     collected(made, tmp_path)
     path = tmp_path / "made" / "sweep.json"
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 7'))
-    with pytest.raises(UserError, match=r"version 7\.1"):
+    with pytest.raises(UserError, match="version 7"):
         main(["check", "made", f"results_dir={tmp_path}"])
     plan_path = tmp_path / "sweeps" / "made" / "plan.json"
     plan_path.write_text(plan_path.read_text()[:-100])
@@ -284,7 +269,7 @@ def test_a_sweep_of_which_every_seed_diverged_is_collected(tmp_path: Path) -> No
     for job in plan.jobs:
         make_done(job, tmp_path, [0.0, 0.0], diverged={0: 3, 1: 5})
     assert main(["collect", "made", f"results_dir={tmp_path}"]) == 0
-    assert "| nce | – † | 0 | 2 |" in (tmp_path / "made" / "tables.md").read_text()
+    assert "| nce | – † | ∞ | 0 | 2 |" in (tmp_path / "made" / "tables.md").read_text()
     assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
 
 

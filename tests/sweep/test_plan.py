@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from ebmbench.cli.sweep import main
 from ebmbench.config.compose import compose, known_sweeps
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
-from ebmbench.sweep import main
-from ebmbench.sweep.plan import make_plan, read_plan, write_plan
+from ebmbench.report.planned import read_plan
+from ebmbench.sweep.plan import make_plan, write_plan
 
 
 @pytest.mark.parametrize(
@@ -19,9 +20,9 @@ from ebmbench.sweep.plan import make_plan, read_plan, write_plan
         ("paper_1d", 14, ()),
         ("smoke", 14, ()),
         ("num_samples", 72, ("method.num_samples",)),
-        ("nce_plus_beta", 14, ("noise.beta",)),
-        ("dsm_sigma", 14, ("noise.sigma",)),
-        ("mcmc", 30, ("method.langevin_steps", "noise.langevin_step")),
+        ("nce_plus_beta", 14, ("method.beta",)),
+        ("dsm_sigma", 14, ("method.sigma",)),
+        ("mcmc", 30, ("method.langevin_steps", "method.langevin_step")),
         ("annotation_noise", 50, ("task.target_noise",)),
         ("data_seeds", 96, ("task.data_seed",)),
         ("shapes", 7, ()),
@@ -62,7 +63,7 @@ def test_a_job_is_the_run_that_the_command_line_gives() -> None:
     alone = compose(["task=1d", "method=dsm", "task.dataset=2", "seeds=20"])
     (job,) = [job for job in plan.jobs if job.run_id == alone.run_id]
     assert RunConfig.from_dict(job.config).identity() == alone.identity()
-    assert job.config["noise"]["sigma"] == 0.075
+    assert job.config["method"]["sigma"] == 0.075
 
 
 def test_the_command_line_wins_over_the_file_and_seeds_are_split() -> None:
@@ -76,13 +77,13 @@ def test_a_plan_is_frozen_and_the_one_before_is_kept(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sweeps").mkdir()
     file = tmp_path / "sweeps" / "own.yaml"
-    text = "# @package _global_\nhydra: {sweeper: {params: {noise.beta: '0.1,0.2'}}}\nsweep: {name: own}\n"
+    text = "# @package _global_\nhydra: {sweeper: {params: {method.beta: '0.1,0.2'}}}\nsweep: {name: own}\n"
     file.write_text(text)
     plan = make_plan("own", ["+experiment=smoke"], "abc")
     write_plan(plan, tmp_path / "results")
     file.write_text(text.replace("0.2", "0.3"))
     assert read_plan(tmp_path / "results", "own") == plan
-    assert [job.axes for job in plan.jobs] == [{"noise.beta": 0.1}, {"noise.beta": 0.2}]
+    assert [job.axes for job in plan.jobs] == [{"method.beta": 0.1}, {"method.beta": 0.2}]
     write_plan(make_plan("own", [], "abc"), tmp_path / "results")
     kept = [path for path in (tmp_path / "results" / "sweeps" / "own").iterdir() if path.name != "plan.json"]
     assert len(kept) == 1 and "0.2" in kept[0].read_text()
@@ -97,7 +98,7 @@ def test_a_plan_is_frozen_and_the_one_before_is_kept(tmp_path: Path, monkeypatch
         (["launch", "smoke"], "sweep launch is not a command"),
         (["submit", "smoke", "trainer.epoch=3"], "trainer.epoch is not a setting; did you mean trainer.epochs"),
         (["submit", "smoke", "method=nce,nec+"], "method=nec+ is not known; did you mean nce+"),
-        (["submit", "smoke", "noise.beta=-1"], "noise.beta"),
+        (["submit", "smoke", "method.beta=-1"], "method.beta"),
         (["submit", "smoke", "--launcher", "cloud"], "launcher=cloud is not known; choose from local, local_parallel"),
         (["submit", "smoke", "--jobs", "0"], "--jobs=0 is not allowed"),
         (["submit", "smoke", "--job=1"], "--job is not an option of sweep submit"),

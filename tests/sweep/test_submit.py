@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from ebmbench.cli.sweep import main
 from ebmbench.core.errors import UserError
-from ebmbench.sweep import local, main
+from ebmbench.report.planned import read_plan
+from ebmbench.sweep import local
 from ebmbench.sweep.estimate import estimate
-from ebmbench.sweep.plan import make_plan, read_plan
+from ebmbench.sweep.plan import make_plan
 from ebmbench.sweep.status import job_states
 from ebmbench.sweep.submit import launcher_settings
 from ebmbench.system.locking import Lock
@@ -153,8 +155,9 @@ def test_without_gpus_the_cores_are_shared_out() -> None:
 
 
 def test_launcher_presets_take_overrides_and_say_what_they_are() -> None:
-    settings = launcher_settings("slurm_gpu", ["hydra.launcher.partition=a100"])
-    assert settings["gpus_per_node"] == 1 and settings["partition"] == "a100"
+    preset = launcher_settings("slurm_gpu", ["hydra.launcher.partition=a100"])
+    assert preset.is_slurm and preset.values["gpus_per_node"] == 1 and preset.values["partition"] == "a100"
+    assert preset.values["additional_parameters"] == {"requeue": True} and preset.values["cpus_per_task"] == 4
     with pytest.raises(UserError, match="partitoin"):
         launcher_settings("slurm", ["hydra.launcher.partitoin=a100"])
 

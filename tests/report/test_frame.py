@@ -10,38 +10,39 @@ import pytest
 
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
-from ebmbench.report import data
-from ebmbench.report.html import command, render
+from ebmbench.report import frame
+from ebmbench.report.html import render
+from ebmbench.report.settings import command
 from tests.report import made_runs
 
 
 def test_a_sweep_is_found_by_name_and_tidy(results: Path) -> None:
-    found = data.find(["paper_1d"], results)
+    found = frame.find(["paper_1d"], results)
     assert len(found.runs) == 14
-    assert len(found.frame) == 13 * 4  # one job failed
-    assert found.frame.groupby("label").size().to_dict() == {"1d-1": 28, "1d-2": 24}
-    assert not found.varies and len(found.comparison) == len(found.frame)
-    assert found.frame["d_kl"].isna().sum() == 1  # the seed that diverged is a row without a value
+    assert len(found.frame) == 14 * 4 and len(found.done) == 13 * 4  # one job failed
+    assert found.done.groupby("label").size().to_dict() == {"1d-1": 28, "1d-2": 24}
+    assert not found.varies and len(found.comparison) == len(found.done)
+    assert found.done["d_kl"].isna().sum() == 1  # the seed that diverged is a row without a value
 
 
 def test_run_directories_are_found_by_path(results: Path) -> None:
     folders = sorted(str(path) for path in (results / "runs").glob("1d-1-nce-plus-*"))[:2]
-    assert len(data.find(folders, Path("nowhere")).runs) == 2
+    assert len(frame.find(folders, Path("nowhere")).runs) == 2
 
 
 @pytest.mark.parametrize("targets", [["nosuch"], ["paper_1d", "num_samples"], ["../.."]])
 def test_what_is_not_there_is_one_sentence(results: Path, targets: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        data.find(targets, results)
+        frame.find(targets, results)
     assert targets[0] in str(caught.value)
 
 
 def test_where_a_setting_varies_methods_are_compared_at_the_published_value(results: Path) -> None:
-    found = data.find(["num_samples"], results)
+    found = frame.find(["num_samples"], results)
     assert found.varied["nce"] == ["method.num_samples"]
     assert set(found.comparison["method.num_samples"]) == {1024}
     assert len(found.comparison) == 4 * 2
-    assert {"M = 1", "M = 1024"} <= set(found.frame["variant"])
+    assert {"M = 1", "M = 1024"} <= set(found.done["variant"])
 
 
 DAMAGES: list[tuple[str, bytes | None]] = [
@@ -59,6 +60,11 @@ DAMAGES: list[tuple[str, bytes | None]] = [
     ("calibration.csv", b"\x00\xff"),
     ("densities.npz", None),
     ("densities.npz", b"PK\x03\x04 not a zip"),
+    ("densities.npz", b""),
+    ("calibration.csv", b"seed,level,coverage\n0,a,b\n"),
+    ("history.csv", b"step,seed,loss\n1,0,bad\n"),
+    ("status.json", b'{"schema": 1, "run_id": ["a"], "seeds": 3}'),
+    ("metrics.csv", b"seed,d_kl,diverged,trusted\n0,a,b,c\n1,x,y,z\n2,x,y,z\n3,x,y,z\n"),
     ("environment.json", b"[1]"),
 ]
 
@@ -70,27 +76,32 @@ def test_damaged_files_are_reported_and_spoil_nothing_else(
     sources = sorted((results / "runs").glob("1d-1-*"))
     good = [source for source in sources if "-sm-" in source.name]
     broken = [source for source in sources if source not in good][: len(DAMAGES)]
+    assert len(broken) == len(DAMAGES)
     for source in good + broken:
         shutil.copytree(source, tmp_path / "runs" / source.name)
     for source, (file, content) in zip(broken, DAMAGES, strict=True):
         path = tmp_path / "runs" / source.name / file
         path.unlink() if content is None else path.write_bytes(content)
-    found = data.find([str(folder) for folder in sorted((tmp_path / "runs").iterdir())], tmp_path)
+    found = frame.find([str(folder) for folder in sorted((tmp_path / "runs").iterdir())], tmp_path)
     states = {run.folder.name: run for run in found.runs}
     for source, (file, _) in zip(broken, DAMAGES, strict=True):
         damaged = states[source.name].state == "damaged"
-        assert damaged == (file in ("status.json", "metrics.csv")), (file, states[source.name])
-        assert bool(states[source.name].problem) == (file in ("status.json", "metrics.csv", "config.yaml")), file
-    assert "sm" in set(found.frame["method"])
+        assert damaged == (file in ("status.json", "metrics.csv", "config.yaml")), (file, states[source.name])
+        assert bool(states[source.name].detail) == damaged, file
+    assert "sm" in set(found.done["method"])
     assert render(found, "python -m ebmbench report").count("<svg") > 10
     assert not (tmp_path / "OWNED").exists()
+
+
+def shown_command(run: frame.Run) -> str:
+    return command(run.config, run.seeds)
 
 
 @pytest.mark.parametrize(
     "overrides",
     [
         ["task=1d", "method=nce+", "task.dataset=2", "seeds=20"],
-        ["task=1d", "method=ml-mcmc", "noise.langevin_step=0.1", "seeds=[3,7]"],
+        ["task=1d", "method=ml-mcmc", "method.langevin_step=0.1", "seeds=[3,7]"],
         ["task=1d", "method=nce", "proposal.stds=[0.5]", "method.num_samples=16", "trainer.epochs=3"],
         ["task=1d", "method=sm", "+experiment=smoke"],
         ["task=detection", "method=dsm", "trainer.learning_rate=0.5"],
@@ -102,7 +113,7 @@ def test_the_command_that_is_shown_gives_the_same_run_again(tmp_path: Path, over
     config = compose([*overrides, f"results_dir={tmp_path}"])
     folder = config.run_dir
     made_runs._write(folder, config)
-    shown = shlex.split(command(data.read_run(folder)))
+    shown = shlex.split(shown_command(frame.read_run(folder)))
     assert shown[:3] == ["python", "-m", "ebmbench"]
     assert compose(shown[3:]).run_hash == config.run_hash
 
@@ -114,24 +125,73 @@ def test_a_submitted_sweep_shows_its_missing_jobs(tmp_path: Path) -> None:
     write_plan(plan, tmp_path)
     config = plan.jobs[0].run_config(tmp_path)
     made_runs.make_1d(config)
-    found = data.find(["paper_1d"], tmp_path)
+    found = frame.find(["paper_1d"], tmp_path)
     assert len(found.runs) == 7 and found.description == plan.description
     assert [run.state for run in found.runs].count("missing") == 6
     assert {run.method for run in found.runs} == set(made_runs.METHODS_1D)
-    assert json.loads(json.dumps([command(run) for run in found.runs]))  # missing ones too can be run by hand
-    assert all("method=" in command(run) for run in found.runs)
+    assert json.loads(json.dumps([shown_command(run) for run in found.runs]))  # missing ones too can be run by hand
+    assert all("method=" in shown_command(run) for run in found.runs)
 
 
 def test_the_page_runs_an_overridden_sweep_again_as_it_was_submitted(tmp_path: Path) -> None:
     import shlex
 
-    from ebmbench import sweep
+    from ebmbench.cli import sweep
     from ebmbench.report.html import again
     from ebmbench.sweep.plan import make_plan, write_plan
 
     place = tmp_path / "my results"
     plan = make_plan("paper_1d", ["seeds=2", "task.dataset=1", "method=nce", "sweep.name=mine"], None, seeds_per_job=1)
     write_plan(plan, place)
-    shown = shlex.split(again(data.find(["mine"], place), "")[0].command)
+    shown = shlex.split(again(frame.find(["mine"], place), "")[0].command)
     assert shown[:4] == ["python", "-m", "ebmbench", "sweep"]
     assert sweep.main([*shown[4:], "--dry-run"]) == 0
+
+
+def test_the_public_function_gives_a_table_of_all_runs_of_one_sweep_or_of_one_run(results: Path) -> None:
+    import ebmbench
+
+    table = ebmbench.results("num_samples", results_dir=results)
+    assert list(table.columns[: len(frame.IDENTITY)]) == list(frame.IDENTITY)
+    assert "method.num_samples" in table and table["d_kl"].notna().all() and len(table) == 4 * 6 * 2
+    run = next((results / "runs").glob("detection-shapes-dsm-*"))
+    alone = ebmbench.results(run)
+    assert set(alone["method"]) == {"dsm"} and alone["ap"].notna().all() and "method.num_samples" not in alone
+    everything = ebmbench.results(results_dir=results)
+    assert set(everything["task"]) == {"1d", "detection"} and "failed" in set(everything["state"])
+    # A seed of one setting counts once, though two sweeps have it.
+    assert not everything.duplicated(["config_hash", "seed"]).any() and len(everything) > len(table)
+
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+
+
+@pytest.mark.parametrize("name", ["paper_1d", "shapes", "num_samples"])
+def test_committed_results_make_their_page_from_a_clone(name: str) -> None:
+    found = frame.find([str(RESULTS / name)], Path("nowhere"))
+    assert not found.runs and len(found.done) > 20
+    text = render(found, "python -m ebmbench report")
+    assert text.count('role="img"') >= 2 and ("densities-1d-1, as collected" in text) == (name == "paper_1d")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"jobs": [["a list"]]},
+        {"jobs": [{"run_id": ["a"], "run_hash": "b", "config_hash": "c", "axes": {}, "config": {}}]},
+        {"jobs": [{"run_id": "../../x", "run_hash": "b", "config_hash": "c", "axes": {}, "config": {"seeds": [0]}}]},
+        {"jobs": 3},
+        {"name": "/etc"},
+        {"name": ".."},
+        {"description": 7},
+        {"axes": None},
+    ],
+)
+def test_a_damaged_plan_is_one_sentence(tmp_path: Path, change: dict[str, object]) -> None:
+    from ebmbench.sweep.plan import make_plan, write_plan
+
+    write_plan(make_plan("smoke", ["method=sm"], None), tmp_path)
+    path = tmp_path / "sweeps" / "smoke" / "plan.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError, match="damaged"):
+        frame.find(["smoke"], tmp_path)
