@@ -15,7 +15,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import Interrupted
 from ebmbench.tasks.detection import architectures, base, base_training
-from ebmbench.tasks.detection.config import ImageData, ShapesData
+from ebmbench.tasks.detection.config import ShapesData
 from ebmbench.tasks.detection.data import Example, ShapesDataset, flip_boxes, open_split
 from ebmbench.tasks.detection.task import DetectionTask
 
@@ -29,7 +29,7 @@ def task_config(data: dict[str, Any] | None = None, base_settings: dict[str, Any
         "architecture": "small", "weights": "train", "iterations": 2, "batch_size": 2, "learning_rate": 1e-3,
         "weight_decay": 0.01, "warmup": 1, "seed": 0, "feature_cache_mb": 0,
     }  # fmt: skip
-    made: ImageData = (CocoData if (data or {}).get("root") else ShapesData).model_validate({**shapes, **(data or {})})
+    made = ShapesData.model_validate({**shapes, **(data or {})})
     return DetectionTask.model_validate(
         {
             "data": made,
