@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,34 @@ from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, S
 from ebmbench.tasks.regression.data.frames import read_columns, split_table
 from ebmbench.tasks.regression.data.table import digest
 from ebmbench.tasks.regression.data.transforms import ArrayInput
+
+
+def arrays_split(
+    x: np.ndarray,
+    y: np.ndarray,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    val_fraction: float = 0.2,
+    names: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Split:
+    """Splits arrays at random into training, validation and test rows.
+
+    Args:
+        x, y: inputs `[N, ...]` and targets `[N, D]`.
+        val_fraction: of the rows that are not for test.
+        names: of the targets.
+
+    Raises:
+        UserError: there are too few rows.
+    """
+    x, y = np.asarray(x, dtype=np.float32), np.asarray(y, dtype=np.float32)
+    parts = split_rows(len(x), test_fraction, val_fraction, seed)
+    fit, check, score = (Arrays(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]), rows=rows) for rows in parts)
+    shape = tuple(x.shape[1:])
+    features = [f"x{k + 1}" for k in range(shape[0])] if len(shape) == 1 else ["x"]
+    targets = list(names) or [f"y{k + 1}" for k in range(y.shape[1])]
+    return Split(fit, check, score, targets, features, ArrayInput(shape), list(notes))
 
 
 @register
@@ -51,12 +80,7 @@ class Function(Data):
         known = np.isfinite(y).all(1)
         notes = [] if known.all() else [f"{int((~known).sum())} rows without a target are left out"]
         x, y = x[known], y[known]
-        parts = split_rows(len(x), self.test_fraction, self.val_fraction, self.split_seed)
-        arrays = (Arrays(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]), rows=rows) for rows in parts)
-        shape = tuple(x.shape[1:])
-        features = [f"x{k + 1}" for k in range(shape[0])] if len(shape) == 1 else ["x"]
-        fit, check, score = arrays
-        return Split(fit, check, score, names, features, ArrayInput(shape), notes)
+        return arrays_split(x, y, self.split_seed, self.test_fraction, self.val_fraction, names, notes)
 
     def _call(self) -> tuple[Any, np.ndarray, list[str]]:
         """Returns x (a table, or an array float32), y `[N, D]` float32, and the names of the targets."""
