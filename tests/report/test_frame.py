@@ -136,9 +136,9 @@ def test_a_submitted_sweep_shows_its_missing_jobs(tmp_path: Path) -> None:
 def test_the_page_runs_an_overridden_sweep_again_as_it_was_submitted(tmp_path: Path) -> None:
     import shlex
 
-    from ebmbench.cli import sweep
     from ebmbench.report.html import again
     from ebmbench.sweep.plan import make_plan, write_plan
+    from tests import commands as sweep
 
     place = tmp_path / "my results"
     plan = make_plan("paper_1d", ["seeds=2", "task.dataset=1", "method=nce", "sweep.name=mine"], None, seeds_per_job=1)

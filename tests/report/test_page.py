@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ebmbench.cli.report import main
 from ebmbench.core.errors import UserError
+from tests.commands import report as main
 from tests.report.browser import CHROMIUM, Browser
 
 HOSTILE = "<script>alert('error')</script>"  # made_runs puts it into an error, and below into a run's folder name

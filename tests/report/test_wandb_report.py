@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from ebmbench.cli.report import main
 from ebmbench.core.errors import UserError
+from tests.commands import report as main
 from tests.report.wandb_stub import API_KEY, stub
 
 

@@ -14,13 +14,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from ebmbench.cli.sweep import main
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
 from ebmbench.report.planned import Job, Plan, read_plan
 from ebmbench.sweep import collect
 from ebmbench.sweep.plan import write_plan
 from ebmbench.sweep.status import job_states
+from tests.commands import sweep as main
 from tests.slurm.cluster import Cluster
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]  # each job starts Python and PyTorch anew

@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmbench.cli.sweep import main
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.report import frame, stats
@@ -19,6 +18,7 @@ from ebmbench.report.frame import Results
 from ebmbench.report.planned import Job, Plan, read_plan
 from ebmbench.sweep import collect
 from ebmbench.sweep.plan import write_plan
+from tests.commands import sweep as main
 from tests.sweep.made import made_plan, make_done, make_status
 
 VALUES = {

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.cli.sweep import main
 from ebmbench.config.compose import compose, known_sweeps
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.report.planned import read_plan
 from ebmbench.sweep.plan import make_plan, write_plan
+from tests.commands import sweep as main
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.cli.sweep import main
 from ebmbench.report.planned import Plan, error_path, sweep_dir
 from ebmbench.sweep import status
 from ebmbench.sweep.plan import make_plan
 from ebmbench.sweep.status import job_states, record_submission
 from ebmbench.system.locking import Lock
+from tests.commands import sweep as main
 from tests.sweep.made import made_plan, make_done, make_status
 
 

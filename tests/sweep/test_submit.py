@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.cli.sweep import main
 from ebmbench.core.errors import UserError
 from ebmbench.report.planned import read_plan
 from ebmbench.sweep import local
@@ -20,6 +19,7 @@ from ebmbench.sweep.plan import make_plan
 from ebmbench.sweep.status import job_states
 from ebmbench.sweep.submit import launcher_settings
 from ebmbench.system.locking import Lock
+from tests.commands import sweep as main
 
 SWEEP = """\
 # @package _global_
