@@ -10,10 +10,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ebmbench.core.proposal import Proposal
     from ebmbench.core.registry import register
     from ebmbench.engine.api import load, run
     from ebmbench.methods.base import Method
-    from ebmbench.proposals.base import Proposal
     from ebmbench.report.frame import results
     from ebmbench.tasks.base import Metric, Task
     from ebmbench.tasks.regression.networks.base import Network
@@ -24,7 +24,7 @@ _WHERE = {
     "run": "engine.api",
     "results": "report.frame",
     "Method": "methods.base",
-    "Proposal": "proposals.base",
+    "Proposal": "core.proposal",
     "Metric": "tasks.base",
     "Task": "tasks.base",
     "Network": "tasks.regression.networks.base",

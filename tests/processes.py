@@ -13,8 +13,12 @@ from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
-    ["ebmbench.cli", "ebmbench.execute", "ebmbench.summary", "ebmbench.tasks.one_d.problem", "matplotlib.pyplot"]
+    ["ebmbench.cli.main", "ebmbench.engine.execute", "ebmbench.engine.summary", "matplotlib.pyplot"]
 )
+
+
+PAPER = ("nce+", "nce", "ml-is", "kld-is", "ml-mcmc", "dsm", "sm")
+"""The seven methods of the paper."""
 
 
 class Command:

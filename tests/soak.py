@@ -22,11 +22,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ebmbench.engine import runs
 from ebmbench.config.compose import compose_all
-from ebmbench.config.run import METHODS, RunConfig
+from ebmbench.config.run import RunConfig
+from ebmbench.engine import runs
 from tests.comparison import WHOLE, differences
-from tests.processes import CONTEXT, silence, small
+from tests.processes import CONTEXT, PAPER, silence, small
 
 SLICES = ((0.7, 1.0), (0.3, 6.0))
 """Processor seconds until a kill: uniform up to 1 mostly, to hit starts and training; else up to 6, to get on."""
@@ -140,7 +140,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="ebmbench-soak-"))
-    report = soak(options.kills, list(METHODS), folder, seed=options.seed)
+    report = soak(options.kills, list(PAPER), folder, seed=options.seed)
     print(json.dumps(asdict(report), indent=1))
     if report.differences or report.leftovers:
         print(f"what differs is in {folder}", file=sys.stderr)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebmbench.system import checkpoint
 from ebmbench.core.errors import UserError
+from ebmbench.system import checkpoint
 from ebmbench.system.files import remove_temporaries, write_atomically
 
 

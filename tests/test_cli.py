@@ -16,9 +16,9 @@ import torch
 import yaml
 
 from ebmbench.cli import main as cli
-from ebmbench.engine import runs
 from ebmbench.config.compose import compose
 from ebmbench.config.run import TASKS, RunConfig
+from ebmbench.engine import runs
 from ebmbench.methods import METHODS
 
 SMOKE = ["task=1d", "+experiment=smoke", "device=cpu", "trainer.epochs=1", "method.num_samples=4"]

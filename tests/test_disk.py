@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.engine import runs
 from ebmbench.config.compose import compose
+from ebmbench.engine import runs
 from ebmbench.engine.execute import execute
 from tests.processes import Command, small
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.system import locking
-from ebmbench.engine import runs
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
+from ebmbench.engine import runs
+from ebmbench.system import locking
 from ebmbench.system.locking import Lock, is_held
 from tests.processes import Command, small
 

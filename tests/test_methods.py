@@ -4,38 +4,48 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 import torch
 from torch import Tensor
 
+from ebmbench.core import registry
 from ebmbench.core.energy import AutogradEnergy, Energy
-from ebmbench.methods import DSM, KLDIS, METHODS, MLIS, MLMCMC, NCE, SM, Method, NCEPlus
-from ebmbench.proposals import GaussianMixture
 from ebmbench.core.rng import Draws, Streams
+from ebmbench.core.step import Step
+from ebmbench.methods.base import Method
+from ebmbench.methods.contrastive import NCE, NCEPlus
+from ebmbench.methods.likelihood import KLDIS, MLIS, MLMCMC
+from ebmbench.methods.score import DSM, SM
+from ebmbench.proposals.mixture import GaussianMixture
 
-SHARED = GaussianMixture((0.1, 0.8), shared=True)
-INDEPENDENT = replace(SHARED, shared=False)
+SHARED = GaussianMixture(stds=(0.1, 0.8), shared=True)
+INDEPENDENT = GaussianMixture(stds=(0.1, 0.8), shared=False)
 
 
-def methods(proposal: GaussianMixture, num_samples: int = 6) -> dict[str, Method]:
+def methods(num_samples: int = 6) -> dict[str, Method]:
     return {
-        "ml-is": MLIS(proposal, num_samples),
-        "kld-is": KLDIS(proposal, num_samples, sigma=0.3),
-        "ml-mcmc": MLMCMC(num_samples, langevin_steps=3, langevin_step=0.2),
-        "nce": NCE(proposal, num_samples),
-        "nce+": NCEPlus(proposal, num_samples, beta=0.5),
+        "nce+": NCEPlus(num_samples=num_samples, beta=0.5),
+        "nce": NCE(num_samples=num_samples),
+        "ml-is": MLIS(num_samples=num_samples),
+        "kld-is": KLDIS(num_samples=num_samples, sigma=0.3),
+        "ml-mcmc": MLMCMC(num_samples=num_samples, langevin_steps=3, langevin_step=0.2),
+        "dsm": DSM(num_samples=num_samples, sigma=0.3),
         "sm": SM(),
-        "dsm": DSM(num_samples, sigma=0.3),
     }
 
 
-NAMES = list(METHODS)
+NAMES = list(methods())
 
 
-def test_every_method_is_tested_here() -> None:
-    assert {name: type(method) for name, method in methods(SHARED).items()} == METHODS
+def loss_of(method: Method, f: Energy, y: Tensor, draws: Draws, proposal: GaussianMixture = SHARED) -> Tensor:
+    return method.loss(f, y, Step(draws, proposal))
+
+
+def test_every_method_of_the_paper_is_tested_here() -> None:
+    known = registry.known("method")
+    assert {name: type(method) for name, method in methods().items()} == {name: known[name] for name in NAMES}
 
 
 # ------------------------------------------------------------------------------------------ a small smooth energy
@@ -79,18 +89,19 @@ def autograd_score(f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
     return torch.autograd.grad(f(y).sum(), y)[0]
 
 
-def naive_loss(name: str, method: Method, f: Callable[[Tensor], Tensor], y: Tensor, draws: Draws) -> Tensor:
-    """One example `y [D]` at a time, with bare exponentials: the table of DESIGN.md, word for word."""
+def naive_loss(
+    name: str, method: Method, f: Callable[[Tensor], Tensor], y: Tensor, draws: Draws, proposal: GaussianMixture
+) -> Tensor:
+    """One example `y [D]` at a time, with bare exponentials: the table of docs/methods.md, word for word."""
     flat = y.reshape(-1, y.shape[-1])
     out = []
-    proposal = getattr(method, "proposal", None)
     samples = shift = None
-    if proposal is not None:
-        lead = y.shape[:-1]
-        samples = proposal.noise("proposal", y, method.num_samples, draws)  # type: ignore[attr-defined]
+    if method.uses_proposal:
+        lead, step = y.shape[:-1], Step(draws)
+        samples = proposal.noise("proposal", y, method.samples, step)
         samples = samples.expand(*lead, *samples.shape[-2:]).reshape(len(flat), *samples.shape[-2:])
         if name == "nce+":
-            shift = proposal.noise("annotation", y, 1, draws, scale=method.beta)  # type: ignore[attr-defined]
+            shift = proposal.noise("annotation", y, 1, step, scale=method.beta)  # type: ignore[attr-defined]
             shift = shift.expand(*lead, *shift.shape[-2:]).reshape(len(flat), -1)
     if name == "dsm":
         shape = (*y.shape[:-1], method.num_samples, y.shape[-1])  # type: ignore[attr-defined]
@@ -142,12 +153,12 @@ def autograd_score_graph(f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
 @pytest.mark.parametrize("lead", [(5,), (2, 3), (2, 2, 2)], ids=str)
 @pytest.mark.parametrize("shared", [True, False])
 def test_each_loss_is_the_table(name: str, dim: int, lead: tuple[int, ...], shared: bool) -> None:
-    method = methods(SHARED if shared else INDEPENDENT)[name]
+    method, proposal = methods()[name], SHARED if shared else INDEPENDENT
     y, draws = targets(lead, dim, stacked=len(lead) > 1)
     f = smooth_energy(energy_parameters(dim))
-    loss = method.loss(AutogradEnergy(f), y, draws)
+    loss = loss_of(method, AutogradEnergy(f), y, draws, proposal)
     assert loss.shape == lead
-    torch.testing.assert_close(loss.detach(), naive_loss(name, method, f, y, draws), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(loss.detach(), naive_loss(name, method, f, y, draws, proposal), rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -155,7 +166,7 @@ def test_each_loss_is_the_table(name: str, dim: int, lead: tuple[int, ...], shar
 def test_gradients_agree_with_finite_differences(name: str, dim: int) -> None:
     """ml-mcmc's samples are constants of its loss: its differences are taken with the samples held."""
     y, draws = targets((3,), dim, stacked=False)
-    method = methods(INDEPENDENT)[name]
+    method = methods()[name]
     parameters = energy_parameters(dim).requires_grad_()
     held: list[Tensor] = []
 
@@ -168,7 +179,7 @@ def test_gradients_agree_with_finite_differences(name: str, dim: int) -> None:
             return at_start.grad(y)
 
     def total(values: Tensor) -> Tensor:
-        return method.loss(Held(smooth_energy(values)), y, draws).sum()
+        return loss_of(method, Held(smooth_energy(values)), y, draws, INDEPENDENT).sum()
 
     gradient = torch.autograd.grad(total(parameters), parameters)[0]
     step = 1e-5
@@ -191,7 +202,7 @@ def test_the_samples_of_ml_mcmc_are_detached() -> None:
         seen.append(values.grad_fn is not None and values.grad_fn.name() != "CatBackward0")
         return smooth_energy(parameters)(values)
 
-    methods(SHARED)["ml-mcmc"].loss(AutogradEnergy(f), y, draws)
+    loss_of(methods()["ml-mcmc"], AutogradEnergy(f), y, draws)
     assert seen and not any(seen)
 
 
@@ -208,7 +219,7 @@ def test_sharing_uses_one_set_of_noise_for_the_mini_batch_of_each_seed(name: str
         return smooth_energy(energy_parameters(1))(values)
 
     for proposal in (SHARED, INDEPENDENT):
-        methods(proposal)[name].loss(AutogradEnergy(f), y, draws)
+        loss_of(methods()[name], AutogradEnergy(f), y, draws, proposal)
     shared, independent = offsets
     torch.testing.assert_close(shared, shared[:, :1].expand_as(shared))
     assert not torch.allclose(shared[0], shared[1])
@@ -219,7 +230,7 @@ def test_sharing_uses_one_set_of_noise_for_the_mini_batch_of_each_seed(name: str
 def test_annotation_noise_has_the_mixture_with_scaled_stds() -> None:
     draws = Streams([0], stacked=False).at(0)
     y = torch.zeros(1, 1, dtype=torch.float64)
-    noise = SHARED.noise("annotation", y, 200_000, draws, scale=0.5).flatten()
+    noise = SHARED.noise("annotation", y, 200_000, Step(draws), scale=0.5).flatten()
     variance = 0.5 * (0.05**2 + 0.4**2)
     assert abs(noise.square().mean() / variance - 1) < 0.02
     fourth = 3 * 0.5 * (0.05**4 + 0.4**4)
@@ -228,9 +239,9 @@ def test_annotation_noise_has_the_mixture_with_scaled_stds() -> None:
 
 def test_the_proposal_s_density_integrates_to_one_and_fits_its_draws() -> None:
     y = torch.linspace(-8, 8, 40_001, dtype=torch.float64).unsqueeze(-1)
-    density = SHARED.log_prob(y).exp()
+    density = SHARED.offset_log_prob(y).exp()
     assert torch.trapezoid(density, y[:, 0]).item() == pytest.approx(1, abs=1e-9)
-    noise = SHARED.noise("x", torch.zeros(1, 1).double(), 100_000, Streams([3], stacked=False).at(0)).flatten()
+    noise = SHARED.noise("x", torch.zeros(1, 1).double(), 100_000, Step(Streams([3], stacked=False).at(0))).flatten()
     share = (noise.abs() < 0.1).double().mean().item()
     inside = torch.trapezoid(density[y[:, 0].abs() <= 0.1], y[y[:, 0].abs() <= 0.1, 0]).item()
     assert share == pytest.approx(inside, abs=0.005)
@@ -241,8 +252,8 @@ def test_a_loss_is_a_function_of_the_step_alone(name: str) -> None:
     y, _ = targets((2, 3), 1, stacked=True)
     f = AutogradEnergy(smooth_energy(energy_parameters(1)))
     streams = Streams([0, 1])
-    method = methods(SHARED)[name]
-    first, again, later = (method.loss(f, y, streams.at(step)) for step in (4, 4, 5))
+    method = methods()[name]
+    first, again, later = (loss_of(method, f, y, streams.at(step)) for step in (4, 4, 5))
     assert torch.equal(first, again)
     assert torch.equal(first, later) == (name == "sm")
 
@@ -257,11 +268,11 @@ def test_extreme_energies_stay_finite_in_float32(name: str, level: float, dim: i
     """The energy's level is no part of the model: neither losses nor gradients may move with it, and exp overflows."""
     parameters = energy_parameters(dim).float().requires_grad_()
     y, draws = targets((3,), dim, stacked=False)
-    method = methods(SHARED)[name]
+    method = methods()[name]
     levels = {}
     for shift in (0.0, level):
         f = AutogradEnergy(lambda v, shift=shift: smooth_energy(parameters)(v) + shift)
-        loss = method.loss(f, y.float(), draws)
+        loss = loss_of(method, f, y.float(), draws)
         gradient = torch.autograd.grad(loss.sum(), parameters)[0]
         assert loss.isfinite().all() and gradient.isfinite().all()
         levels[shift] = loss
@@ -273,8 +284,8 @@ def test_extreme_energies_stay_finite_in_float32(name: str, level: float, dim: i
 def test_steep_energies_stay_finite_in_float32(name: str) -> None:
     scale = torch.tensor(1e4, requires_grad=True)
     y, draws = targets((3,), 1, stacked=False)
-    method = methods(SHARED)[name] if name != "ml-mcmc" else MLMCMC(6, langevin_steps=3, langevin_step=0.01)
-    loss = method.loss(AutogradEnergy(lambda v: -scale * torch.tanh(v).square().sum(-1)), y.float(), draws)
+    method = methods()[name] if name != "ml-mcmc" else MLMCMC(num_samples=6, langevin_steps=3, langevin_step=0.01)
+    loss = loss_of(method, AutogradEnergy(lambda v: -scale * torch.tanh(v).square().sum(-1)), y.float(), draws)
     assert loss.isfinite().all()
     assert torch.autograd.grad(loss.sum(), scale)[0].isfinite()
 
@@ -283,7 +294,7 @@ def test_score_matching_takes_an_energy_without_curvature() -> None:
     """A linear f has a trace of zero, which autograd would call an error."""
     slope = torch.tensor([2.0, -1.0], requires_grad=True)
     y = torch.zeros(3, 2)
-    loss = SM().loss(AutogradEnergy(lambda v: v @ slope), y, Streams([0], stacked=False).at(0))
+    loss = loss_of(SM(), AutogradEnergy(lambda v: v @ slope), y, Streams([0], stacked=False).at(0))
     torch.testing.assert_close(loss.detach(), torch.full((3,), 2.5))
     torch.testing.assert_close(torch.autograd.grad(loss.sum(), slope)[0], 3 * slope.detach())
 
@@ -296,7 +307,7 @@ def test_score_matching_of_a_gaussian_energy_is_its_closed_form(dim: int) -> Non
     """`−D/s² + ½ ‖y − μ‖²/s⁴` (Hyvärinen, 2005)."""
     mu, s = 0.3, 0.7
     y, draws = targets((6,), dim, stacked=False)
-    loss = SM().loss(AutogradEnergy(lambda v: -0.5 * (v - mu).square().sum(-1) / s**2), y, draws)
+    loss = loss_of(SM(), AutogradEnergy(lambda v: -0.5 * (v - mu).square().sum(-1) / s**2), y, draws)
     torch.testing.assert_close(loss.detach(), -dim / s**2 + 0.5 * (y - mu).square().sum(-1) / s**4)
 
 
@@ -307,9 +318,9 @@ def test_importance_sampling_finds_the_partition_function_of_a_gaussian() -> Non
     draws = Streams([0], stacked=False).at(0)
     f = AutogradEnergy(lambda v: -0.5 * (v - mu).square().sum(-1) / s**2)
     nll = 0.5 * (y[:, 0] - mu).square() / s**2 + math.log(s * math.sqrt(2 * math.pi))
-    torch.testing.assert_close(MLIS(SHARED, count).loss(f, y, draws).detach(), nll, atol=0.01, rtol=0)
-    nce = NCE(SHARED, count).loss(f, y, draws).detach()
-    log_q = SHARED.log_prob(torch.zeros(1, dtype=torch.float64))
+    torch.testing.assert_close(loss_of(MLIS(num_samples=count), f, y, draws).detach(), nll, atol=0.01, rtol=0)
+    nce = loss_of(NCE(num_samples=count), f, y, draws).detach()
+    log_q = SHARED.offset_log_prob(torch.zeros(1, dtype=torch.float64))
     torch.testing.assert_close(nce, nll + math.log(count) + log_q, atol=0.01, rtol=0)
 
 
@@ -317,7 +328,7 @@ def test_nce_with_the_model_equal_to_the_proposal_cannot_tell_the_target() -> No
     """Where f − log q is constant every entry is as likely as the others: the loss is log(M + 1)."""
     y = torch.zeros(2, 1, dtype=torch.float64)
     draws = Streams([0], stacked=False).at(0)
-    loss = NCE(SHARED, 15).loss(AutogradEnergy(lambda v: SHARED.log_prob(v) + 3), y, draws)
+    loss = loss_of(NCE(num_samples=15), AutogradEnergy(lambda v: SHARED.offset_log_prob(v) + 3), y, draws)
     torch.testing.assert_close(loss, torch.full((2,), math.log(16), dtype=torch.float64))
 
 
@@ -340,7 +351,7 @@ def test_nce_with_the_model_equal_to_the_proposal_cannot_tell_the_target() -> No
 
 SLOPE, INTERCEPT, STD = 0.8, -0.3, 0.2
 EXAMPLES = 4000
-WIDE = GaussianMixture((0.2, 0.8), shared=False)
+WIDE = GaussianMixture(stds=(0.2, 0.8), shared=False)
 
 
 @dataclass
@@ -374,7 +385,7 @@ def fit(law: GaussianLaw, method: Method) -> Tensor:
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = method.loss(law.energy(theta), law.y, draws).mean()
+        loss = loss_of(method, law.energy(theta), law.y, draws, WIDE).mean()
         loss.backward()
         return loss
 
@@ -392,11 +403,11 @@ def divergence(theta: Tensor, law: GaussianLaw, variance: float) -> float:
 @pytest.mark.parametrize(
     ("method", "extra"),
     [
-        (MLIS(WIDE, 128), 0.0),
-        (NCE(WIDE, 128), 0.0),
-        (KLDIS(WIDE, 128, sigma=0.15), 0.15**2),
-        (NCEPlus(WIDE, 128, beta=0.25), 0.25**2 * (0.2**2 + 0.8**2) / 2),
-        (DSM(16, sigma=0.2), 0.2**2),
+        (MLIS(num_samples=128), 0.0),
+        (NCE(num_samples=128), 0.0),
+        (KLDIS(num_samples=128, sigma=0.15), 0.15**2),
+        (NCEPlus(num_samples=128, beta=0.25), 0.25**2 * (0.2**2 + 0.8**2) / 2),
+        (DSM(num_samples=16, sigma=0.2), 0.2**2),
         (SM(), 0.0),
     ],
     ids=["ml-is", "nce", "kld-is", "nce+", "dsm", "sm"],
@@ -420,7 +431,7 @@ def test_ml_mcmc_recovers_a_gaussian_up_to_the_bias_of_its_step(
     law: GaussianLaw, langevin_steps: int, step: float
 ) -> None:
     """Its loss has no minimum that a line search could find (the samples follow the parameters): plain Adam."""
-    method = MLMCMC(4, langevin_steps, step)
+    method = MLMCMC(num_samples=4, langevin_steps=langevin_steps, langevin_step=step)
     theta = torch.tensor([0.5, 0.0, 2.0], dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([theta], lr=0.05)
     steps = 250
@@ -430,7 +441,7 @@ def test_ml_mcmc_recovers_a_gaussian_up_to_the_bias_of_its_step(
         start = 1000 * k % EXAMPLES
         part = slice(start, start + 1000)
         optimizer.zero_grad()
-        method.loss(law.energy(theta, part), law.y[part], streams.at(k)).mean().backward()
+        loss_of(method, law.energy(theta, part), law.y[part], streams.at(k)).mean().backward()
         optimizer.step()
         schedule.step()
     theta = theta.detach()

@@ -17,7 +17,7 @@ from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
-from ebmbench.tasks.regression.model import Model
+from ebmbench.tasks.regression.one_d_model import IntervalModel as Model
 
 ROOT = Path(__file__).parent.parent
 X = torch.tensor([-2.2, -0.7, 0.3, 1.9])
@@ -54,7 +54,7 @@ def test_there_is_a_model_per_seed_and_they_differ(run: RunConfig) -> None:
 
 def test_the_loaded_model_scores_as_metrics_csv_says(run: RunConfig) -> None:
     from ebmbench.engine.runs import read_metrics
-    from ebmbench.tasks.regression.data import Dataset
+    from ebmbench.tasks.regression.laws import Dataset
 
     test = Dataset.draw(run.task).test  # type: ignore[arg-type]
     for row in read_metrics(run.run_dir):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +11,39 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebmbench.engine import runs
 from ebmbench.config.compose import compose
-from ebmbench.config.run import METHODS
-from ebmbench.core.energy import AutogradEnergy
-from ebmbench.engine.execute import execute
+from ebmbench.config.run import RunConfig
+from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.core.langevin import RUNAWAY, ran_away
-from ebmbench.methods import METHODS as CLASSES
-from ebmbench.proposals import gaussian_log_prob
-from ebmbench.core.rng import Streams
+from ebmbench.core.proposal import Proposal
+from ebmbench.core.rng import Draws, Streams
+from ebmbench.core.step import Step
+from ebmbench.engine import runs
+from ebmbench.engine.execute import execute, result_rows
 from ebmbench.engine.summary import summary
-from ebmbench.tasks.regression import problem as one_d
-from ebmbench.engine.train import Callbacks, _start, _step, train
-from tests.processes import small
+from ebmbench.engine.train import Callbacks, Training, train
+from ebmbench.methods.base import Method
+from ebmbench.methods.likelihood import MLMCMC
+from ebmbench.proposals.mixture import GaussianMixture, gaussian_log_prob
+from ebmbench.tasks.regression.one_d import OneD, OneDLearner
+from tests.processes import PAPER, small
 
 
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than all else here, and other tests look at them."""
-    monkeypatch.setattr(one_d, "figures", lambda config, run_dir: [])
+    monkeypatch.setattr(OneD, "figures", lambda self, setup, run_dir: [])
+
+
+CPU = torch.device("cpu")
+
+
+def learner(config: RunConfig, seeds: tuple[int, ...] = (0, 1)) -> Any:
+    return config.task.learner(config.setup, seeds, CPU)
+
+
+def loss_of(config: RunConfig, f: Energy, y: Tensor, draws: Draws) -> Tensor:
+    return config.method.loss(f, y, Step(draws, config.proposal))
 
 
 def history_of(path: Path) -> list[dict[str, str]]:
@@ -44,11 +57,11 @@ def test_a_seed_is_stopped_and_recorded_and_the_other_is_not_touched(
     lines = small("nce", "trainer.epochs=3")
     healthy = compose([*lines, f"results_dir={tmp_path / 'healthy'}"])
     execute(healthy, quiet=True)
-    losses = one_d.OneDProblem.losses
+    losses = OneDLearner.losses
     monkeypatch.setattr(
-        one_d.OneDProblem,
+        OneDLearner,
         "losses",
-        lambda self, step: losses(self, step) + (torch.tensor([0.0, math.inf]) if step == 4 else 0.0),
+        lambda self, batch, step: losses(self, batch, step) + (torch.tensor([0.0, math.inf]) if step == 4 else 0.0),
     )
     config = compose([*lines, f"results_dir={tmp_path / 'ill'}"])
     execute(config, quiet=True)
@@ -72,9 +85,9 @@ def test_a_seed_is_stopped_and_recorded_and_the_other_is_not_touched(
 
 def test_a_gradient_whose_square_overflows_stops_the_seed() -> None:
     config = compose(small("nce"))
-    problem = one_d.build(config, (0, 1), torch.device("cpu"))
+    problem = learner(config)
     losses, initial = problem.losses, problem.parameters["flat"][1].clone()
-    problem.losses = lambda step: losses(step) * torch.tensor([1.0, 1e25])  # type: ignore[method-assign]
+    problem.losses = lambda batch, step: losses(batch, step) * torch.tensor([1.0, 1e25])
     problem.num_steps = 2
     progress = train(problem)
     assert progress.diverged_step.tolist() == [-1, 0]
@@ -83,9 +96,9 @@ def test_a_gradient_whose_square_overflows_stops_the_seed() -> None:
 
 @pytest.mark.parametrize("method", ["ml-is", "kld-is", "nce", "nce+"])
 def test_a_partition_function_that_vanishes_makes_the_loss_non_finite(method: str) -> None:
-    loss = compose(["task=1d", f"method={method}", "method.num_samples=8"]).build_method().loss
+    config = compose(["task=1d", f"method={method}", "method.num_samples=8"])
     nowhere = AutogradEnergy(lambda y: y.sum(-1) * 0 - math.inf)
-    assert not loss(nowhere, torch.zeros(1, 4, 1), Streams([0]).at(0)).isfinite().any()
+    assert not loss_of(config, nowhere, torch.zeros(1, 4, 1), Streams([0]).at(0)).isfinite().any()
 
 
 @pytest.mark.parametrize("scale", [1e-300, 1e300, 1e-30])
@@ -93,10 +106,11 @@ def test_energies_far_from_zero_are_no_trouble_in_log_space(scale: float) -> Non
     """exp(f) under- or overflows, its logarithm does not: the losses are those of f without the constant."""
     shift = math.log(scale)
     for name in ("ml-is", "nce", "nce+"):
-        loss = compose(["task=1d", f"method={name}", "method.num_samples=64"]).build_method().loss
+        config = compose(["task=1d", f"method={name}", "method.num_samples=64"])
         y = torch.linspace(-1, 1, 5, dtype=torch.float64).reshape(1, 5, 1)
         plain, shifted = (
-            loss(AutogradEnergy(lambda y, c=c: c - y.square().sum(-1)), y, Streams([0]).at(3)) for c in (0.0, shift)
+            loss_of(config, AutogradEnergy(lambda y, c=c: c - y.square().sum(-1)), y, Streams([0]).at(3))
+            for c in (0.0, shift)
         )
         torch.testing.assert_close(plain, shifted, atol=1e-9, rtol=1e-9)
 
@@ -107,12 +121,12 @@ def test_a_chain_that_runs_away_stops_its_seed() -> None:
     end[0, 1], end[1, 0], end[2, 1] = 2 * RUNAWAY, math.nan, -math.inf
     assert ran_away(start, end).tolist() == [[False, True], [True, False], [False, True]]
     # A bounded energy is finite wherever a chain ends: without the check nothing would be seen.
-    method = CLASSES["ml-mcmc"](num_samples=4, langevin_steps=3, langevin_step=1e5)  # type: ignore[call-arg]
-    loss = method.loss(AutogradEnergy(lambda y: y.tanh().sum(-1)), torch.zeros(1, 2, 1), Streams([0]).at(0))
+    method = MLMCMC(num_samples=4, langevin_steps=3, langevin_step=1e5)
+    loss = method.loss(AutogradEnergy(lambda y: y.tanh().sum(-1)), torch.zeros(1, 2, 1), Step(Streams([0]).at(0)))
     assert loss.isnan().all()
-    config = compose(small("ml-mcmc", "noise.langevin_step=100000", "trainer.epochs=2"))
+    config = compose(small("ml-mcmc", "method.langevin_step=100000", "trainer.epochs=2"))
     rows: list[dict[str, Any]] = []
-    problem = one_d.build(config, (0, 1), torch.device("cpu"))
+    problem = learner(config)
     progress = train(problem, callbacks=Callbacks(on_epoch=lambda progress, new: rows.extend(new)))
     assert progress.diverged_step.tolist() == [0, 0] and all(math.isnan(row["loss"]) for row in rows)
     assert len(rows) == 2  # one epoch, and no more
@@ -120,48 +134,54 @@ def test_a_chain_that_runs_away_stops_its_seed() -> None:
 
 def test_weights_that_underflow_leave_the_loss_finite() -> None:
     """p/q of samples far outside p is zero to float32's precision, which is what it is; log Z is in log space."""
-    lines = ["task=1d", "method=kld-is", "method.num_samples=16", "noise.sigma=0.000001"]
-    loss = compose(lines).build_method().loss
-    values = loss(AutogradEnergy(lambda y: -y.square().sum(-1)), torch.zeros(1, 4, 1), Streams([0]).at(0))
+    lines = ["task=1d", "method=kld-is", "method.num_samples=16", "method.sigma=0.000001"]
+    f = AutogradEnergy(lambda y: -y.square().sum(-1))
+    values = loss_of(compose(lines), f, torch.zeros(1, 4, 1), Streams([0]).at(0))
     assert values.isfinite().all()
 
 
-FAR = ["method.num_samples=2", "noise.sigma=0.02", "proposal.stds=[0.3]", "proposal.shared=false"]
+FAR = ["method.num_samples=2", "method.sigma=0.02", "proposal.stds=[0.3]", "proposal.shared=false"]
 """Samples so few and so far that the importance weights of some examples of a step underflow, and of others not."""
 
 
 def test_examples_whose_weights_all_underflow_are_those_without_a_pull() -> None:
     """Counted from the loss itself: with f = c it is c − log q's part, minus c times the mean weight."""
-    method = compose(["task=1d", "method=kld-is", *FAR]).build_method()
-    assert isinstance(method, CLASSES["kld-is"])
+    config = compose(["task=1d", "method=kld-is", *FAR])
     y, draws = torch.linspace(-1, 1, 60).reshape(2, 30, 1), Streams([0, 1]).at(3)
-    at_zero, at_one = (method.loss(AutogradEnergy(lambda y, c=c: y[..., 0] * 0 + c), y, draws) for c in (0.0, 1.0))
+    at_zero, at_one = (loss_of(config, AutogradEnergy(lambda y, c=c: y[..., 0] * 0 + c), y, draws) for c in (0.0, 1.0))
     mean_weight = 1 - (at_one - at_zero)
-    _, found = method.loss_and_underflows(AutogradEnergy(lambda y: -y[..., 0].square()), y, draws)
+    assert isinstance(config.proposal, GaussianMixture)
+    found = underflows(config.method, config.proposal, y, draws)
     assert found.shape == (2, 30) and found.any() and not found.all()
     torch.testing.assert_close(mean_weight[found], torch.zeros_like(mean_weight[found]), atol=1e-6, rtol=0)
-    noise = method.proposal.noise("proposal", y, 2, draws).double()
-    weights = (gaussian_log_prob(noise, 0.02) - method.proposal.log_prob(noise)).exp().float()
+    noise = config.proposal.sample_offsets(y, 2, Step(draws))[0].double()
+    weights = (gaussian_log_prob(noise, 0.02) - config.proposal.offset_log_prob(noise)).exp().float()
     assert torch.equal(found, (weights == 0).all(-1))  # the definition, in double precision
-    shared = replace(method, proposal=replace(method.proposal, shared=True))
-    losses, found = shared.loss_and_underflows(AutogradEnergy(lambda y: -y[..., 0].square()), y, draws)
-    assert losses.shape == found.shape == (2, 30)
+    shared = config.proposal.model_copy(update={"shared": True})
+    assert underflows(config.method, shared, y, draws).shape == (2, 30)
+
+
+def underflows(method: Method, proposal: Proposal, y: Tensor, draws: Draws) -> Tensor:
+    step = Step(draws, proposal)
+    method.loss(AutogradEnergy(lambda y: -y[..., 0].square()), y, step)
+    return step.counts["underflows"]
 
 
 def test_underflows_are_recorded_with_seed_and_step(tmp_path: Path) -> None:
     lines = small("kld-is", "trainer.epochs=3", "method.num_samples=2", *FAR[1:])
     config = compose([*lines, f"results_dir={tmp_path}"])
     outcome = execute(config, quiet=True)
-    problem = one_d.build(config, (0, 1), torch.device("cpu"))
+    problem = learner(config)
     counts = []
+    training = Training(problem)
     for step in range(problem.num_steps):
-        problem.losses(step)
-        counts.append(problem.underflows.tolist())
+        training.losses(step)
+        counts.append(problem.counts["underflows"].tolist())
     said = summary(outcome, config)
     for seed, row in enumerate(runs.read_metrics(config.run_dir)):
         total, first = sum(c[seed] for c in counts), next(step for step, c in enumerate(counts) if c[seed])
         assert total > 0 and (row["underflows"], row["underflow_step"]) == (str(total), str(first))
-        assert f"seed {seed}: the importance weights of {total} examples underflowed, first at step {first};" in said
+        assert f"seed {seed}, first at step {first}: the importance weights of {total} examples underflowed;" in said
         assert row["diverged"] == "0" and math.isfinite(float(row["d_kl"]))
     history = [(row["seed"], int(row["underflows"])) for row in history_of(config.run_dir / "history.csv")]
     assert history == [(str(seed), sum(c[seed] for c in counts[:end])) for end in (3, 6, 9) for seed in (0, 1)]
@@ -178,9 +198,9 @@ def test_without_underflow_nothing_is_said_of_it(tmp_path: Path) -> None:
 def evaluated(method_lines: list[str], energy: Any, tmp_path: Path) -> dict[str, Any]:
     """The metrics of a given energy in place of a trained one."""
     config = compose([*method_lines, "seeds=1"])
-    problem = one_d.build(config, (0,), torch.device("cpu"))
-    problem.energy = lambda layers, x: AutogradEnergy(lambda y: energy(x, y))
-    return problem.evaluate(tmp_path, torch.tensor([-1]))[0]
+    problem = learner(config, (0,))
+    problem.stack.make_energy = lambda layers, x: AutogradEnergy(lambda y: energy(x, y))
+    return result_rows(config.task, problem, Training(problem).progress, tmp_path)[0]
 
 
 def law(sharpness: float, centre: float) -> Any:
@@ -208,14 +228,14 @@ def test_energies_that_are_not_finite_are_a_divergence(value: float, tmp_path: P
     """With −inf everywhere the partition function vanishes."""
     row = evaluated(small("nce"), lambda x, y: torch.full_like(y[..., 0], value), tmp_path)
     assert row["diverged"] == 1 and row["trusted"] == 0 and math.isnan(row["d_kl"])
-    assert row["diverged_step"] == one_d.build(compose(small("nce")), (0,), torch.device("cpu")).num_steps
+    assert row["diverged_step"] == learner(compose(small("nce")), (0,)).num_steps
 
 
 def test_every_method_trains_without_reading_from_the_device_in_a_step() -> None:
     """All that is watched is accumulated in tensors: a step calls no `.item()`, which would wait for a GPU."""
-    for method in METHODS:
-        problem = one_d.build(compose(small(method, "trainer.epochs=1")), (0, 1), torch.device("cpu"))
-        problem.steps_per_epoch = 10  # rows are read at the end of an epoch only
+    for method in PAPER:
+        problem = learner(compose(small(method, "trainer.epochs=1")))
+        problem.steps_per_row = 10  # rows are read at the end of an epoch only
         problem.num_steps = 2
 
         def refuse(tensor: Tensor) -> float:
@@ -225,5 +245,4 @@ def test_every_method_trains_without_reading_from_the_device_in_a_step() -> None
             patch.setattr(problem.optimizer, "step", lambda: None)  # its own affair: on the CPU it reads its counter
             patch.setattr(Tensor, "item", refuse)
             patch.setattr(Tensor, "__bool__", refuse)
-            progress = _start(problem, None)
-            _step(problem, progress)
+            Training(problem).step()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.system import checkpoint
-from ebmbench.engine import runs
 from ebmbench.config.compose import compose
+from ebmbench.engine import runs
+from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import Interrupted, StopFlag
 from tests.processes import Command, small
 

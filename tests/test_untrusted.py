@@ -12,12 +12,13 @@ import torch
 import yaml
 
 import ebmbench
-from ebmbench.engine import runs
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
+from ebmbench.engine import runs
 from ebmbench.engine.execute import execute
-from ebmbench.tasks.regression import problem as one_d
+from ebmbench.tasks.regression.laws import Dataset
+from ebmbench.tasks.regression.one_d import OneD
 from tests.processes import small
 
 PACKAGE = Path(ebmbench.__file__).parent
@@ -26,7 +27,7 @@ PACKAGE = Path(ebmbench.__file__).parent
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than all else here, and other tests look at them."""
-    monkeypatch.setattr(one_d, "figures", lambda config, run_dir: [])
+    monkeypatch.setattr(OneD, "figures", lambda self, setup, run_dir: [])
 
 
 class Evil:
@@ -62,14 +63,14 @@ def test_a_made_up_checkpoint_of_an_unfinished_run(tmp_path: Path) -> None:
 
 
 def test_arrays_that_hold_pickles(tmp_path: Path) -> None:
-    from ebmbench.tasks.regression import figures
+    from ebmbench.tasks.regression import one_d_figures as figures
 
     config = compose([*small("sm", "trainer.epochs=1"), f"results_dir={tmp_path / 'r'}"])
     execute(config, quiet=True)
     proof = tmp_path / "executed"
     np.savez(config.run_dir / "densities.npz", x=np.array([Evil(proof)], dtype=object))
     with pytest.raises((ValueError, KeyError)):
-        figures.figures(config, config.run_dir)
+        figures.figures("sm", "data", Dataset.draw(config.task).train, config.run_dir)  # type: ignore[arg-type]
     assert not proof.exists()
 
 
@@ -108,12 +109,17 @@ def test_no_resolver_is_evaluated_in_a_config_that_is_read(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"schema": 99}', '{"schema": 1}', '{"schema": 1, "x": 2}', "\udcff"]
+    "text", ["", "{", "[]", "null", '{"schema": 99}', '{"schema": 1}', '{"schema": 1, "x": 2}', "\udcff", "[" * 99999]
 )
 def test_a_made_up_status(text: str, tmp_path: Path) -> None:
     (tmp_path / "status.json").write_bytes(text.encode(errors="surrogateescape"))
     with pytest.raises(UserError, match=r"status\.json"):
-        runs.read_state(tmp_path)
+        runs.read_status(tmp_path)
+    if "99" in text:  # another version's is not damaged
+        with pytest.raises(UserError, match="version 99"):
+            runs.read_state(tmp_path)
+    else:
+        assert runs.read_state(tmp_path) == "damaged"
 
 
 def test_the_project_has_no_call_that_unpickles_or_evaluates() -> None:

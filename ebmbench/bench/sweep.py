@@ -26,9 +26,10 @@ import numpy as np
 
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
-from ebmbench.engine.runs import Status, commit, now
+from ebmbench.engine.runs import Status, commit, now, output_files
 from ebmbench.report.planned import Job, Plan
 from ebmbench.sweep.plan import write_plan
+from ebmbench.system.files import fingerprint_of_file
 
 PER_SETTING = 20
 """Runs of one seed for each setting, as a sweep has them whose seeds are spread over the nodes of a cluster."""
@@ -143,7 +144,11 @@ def _make_run(folder: Path, config: RunConfig, index: int, rng: np.random.Genera
         rest = {"diverged": 0, "diverged_step": "", "trusted": 1, "train_seconds": 1.0, "peak_memory_mb": 300.0}
         writer.writerow({"seed": seed, **values, **rest, "energy_evaluations": 1000})
     text = buffer.getvalue()
-    (folder / "metrics.csv").write_text(text[:-20] if index % 100 == 2 else text)
+    (folder / "metrics.csv").write_text(text)
+    status.outputs = {path.name: fingerprint_of_file(path) for path in output_files(folder)}
+    (folder / "status.json").write_text(json.dumps(dataclasses.asdict(status), indent=1) + "\n")
+    if index % 100 == 2:
+        (folder / "metrics.csv").write_text(text[:-20])
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ebmbench.core.energy import AutogradEnergy
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Draws
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method
-from ebmbench.proposals.base import Proposal
 
 
 class Network(nn.Module):

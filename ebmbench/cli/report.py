@@ -1,94 +1,45 @@
-"""`python -m ebmbench report ...`: the page, the figures, the W&B report."""
+"""`ebmbench report`: the page, the figures, the W&B report."""
 
 from __future__ import annotations
 
-import argparse
 import shlex
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from ebmbench.cli.parser import Arguments
 from ebmbench.core.errors import UserError
+from ebmbench.core.extras import need
 from ebmbench.report import frame
 from ebmbench.report.frame import Results
+from ebmbench.sweep.status import job_states
 
-USAGE = """\
-python -m ebmbench report SWEEP | RUN_DIRECTORY...            one HTML page that compares them
-python -m ebmbench report figures SWEEP | RUN_DIRECTORY...    its figures as PDF and PNG, with their numbers as CSV
-python -m ebmbench report wandb SWEEP                         a report on Weights & Biases (runs made with logger=wandb)
-"""
+DEFAULT = Path("results")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Bad usage is a UserError like any other: one sentence, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; usage:\n{USAGE.rstrip()}")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs the subcommand; returns the exit code."""
-    kinds = {"figures": _figures, "wandb": _wandb, "page": _page}
-    kind = argv[0] if argv and argv[0] in kinds else "page"
-    rest = list(argv[1:] if argv and argv[0] in kinds else argv)
-    parser = _Parser(prog="python -m ebmbench report", usage=USAGE, add_help=True)
-    parser.add_argument("targets", nargs="+", metavar="SWEEP | RUN_DIRECTORY")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), help="where runs/ is (default: results)")
-    if kind == "page":
-        parser.add_argument("--output", type=Path, help="default: <results-dir>/<sweep>/report.html")
-    elif kind == "figures":
-        parser.add_argument("--output", type=Path, help="folder; default: <results-dir>/<sweep>/figures")
-    else:
-        parser.add_argument("--project", default="ebmbench", help="the W&B project that the runs were logged to")
-        parser.add_argument("--entity", help="the W&B user or team; default: the account's")
-    arguments = parser.parse_args(rest)
-    return kinds[kind](arguments)
-
-
-def _results(arguments: argparse.Namespace) -> Results:
-    from ebmbench.sweep.status import job_states
-
-    return frame.find(arguments.targets, arguments.results_dir, job_states)
-
-
-def _default_output(arguments: argparse.Namespace, results: Results, sweep_file: str, ending: str) -> Path:
-    """Beside the tables of a sweep; else under report/."""
-    if results.sweep:
-        return arguments.results_dir / results.sweep / sweep_file
-    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in results.name)
-    return arguments.results_dir / "report" / f"{safe}{ending}"
-
-
-def _how(arguments: argparse.Namespace) -> str:
-    parts = [str(target) for target in arguments.targets]
-    if arguments.results_dir != Path("results"):
-        parts += ["--results-dir", str(arguments.results_dir)]
-    return "python -m ebmbench report " + " ".join(map(shlex.quote, parts))
-
-
-def _page(arguments: argparse.Namespace) -> int:
+def page(arguments: Arguments) -> int:
+    """Writes one HTML page; returns the exit code."""
     from ebmbench.report.html import write_page
 
     results = _results(arguments)
-    path = arguments.output or _default_output(arguments, results, "report.html", ".html")
+    path = _out(arguments) or _default_out(arguments, results, "report.html", ".html")
     if path.is_dir():
-        raise UserError(f"--output: {str(path)!r} is a folder; give a file, such as {str(path / 'report.html')!r}")
+        raise UserError(f"--out: {str(path)!r} is a folder; give a file, such as {str(path / 'report.html')!r}")
     _make_folder(path.parent)
     try:
         write_page(results, path, _how(arguments))
     except OSError as error:
-        raise UserError(f"--output: {str(path)!r} cannot be written ({error.strerror})") from None
+        raise UserError(f"--out: {str(path)!r} cannot be written ({error.strerror})") from None
     print(path)
     return 0
 
 
-def _figures(arguments: argparse.Namespace) -> int:
+def figures(arguments: Arguments) -> int:
+    """Draws the figures; returns the exit code: 1 if no run is finished."""
     from ebmbench.display import rendering
     from ebmbench.report import plots
 
     results = _results(arguments)
-    folder = arguments.output or _default_output(arguments, results, "figures", "")
+    folder = _out(arguments) or _default_out(arguments, results, "figures", "")
     made = plots.all_figures(results)
     if not made:
         print(f"ebmbench: {results.name} has no finished run yet, so there is nothing to draw", file=sys.stderr)
@@ -98,17 +49,63 @@ def _figures(arguments: argparse.Namespace) -> int:
         try:
             paths = rendering.save_figure(figure, folder)
         except OSError as error:
-            raise UserError(f"--output: {str(folder)!r} cannot be written ({error.strerror})") from None
+            raise UserError(f"--out: {str(folder)!r} cannot be written ({error.strerror})") from None
         for path in paths:
             print(path)
     return 0
 
 
-def _wandb(arguments: argparse.Namespace) -> int:
+def wandb(arguments: Arguments) -> int:
+    """Publishes a report on Weights & Biases, and prints its address."""
+    need("wandb_workspaces", "wandb")
     from ebmbench.report.wandb import publish
 
-    print(publish(_results(arguments), arguments.project, arguments.entity))
+    options = arguments.options
+    print(publish(_results(arguments), options["project"] or "ebmbench", options["entity"]))
     return 0
+
+
+def claims(arguments: Arguments) -> int:
+    """Writes what the collected sweeps say into README.md and docs/speed.md; returns the exit code."""
+    from ebmbench.report import claims as sentences
+
+    results_dir = _results_dir(arguments)
+    documents = {"README.md": ("results", sentences.results_text), "docs/speed.md": ("speed", sentences.speed_text)}
+    for name, (mark, text) in documents.items():
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"{name} is not here: call this at the top of the repository")
+        sentences.update(path, mark, text(results_dir))
+        print(path)
+    return 0
+
+
+def _results(arguments: Arguments) -> Results:
+    if not arguments.names:
+        raise UserError(f"{arguments.command.name} needs a sweep or run directories: {arguments.command.takes}")
+    return frame.find(arguments.names, _results_dir(arguments), job_states)
+
+
+def _results_dir(arguments: Arguments) -> Path:
+    return arguments.results_dir() or DEFAULT
+
+
+def _out(arguments: Arguments) -> Path | None:
+    return Path(arguments.options["out"]) if arguments.options["out"] else None
+
+
+def _default_out(arguments: Arguments, results: Results, sweep_file: str, ending: str) -> Path:
+    """Beside the tables of a sweep; else under report/."""
+    if results.sweep:
+        return _results_dir(arguments) / results.sweep / sweep_file
+    safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in results.name)
+    return _results_dir(arguments) / "report" / f"{safe}{ending}"
+
+
+def _how(arguments: Arguments) -> str:
+    """Returns the command that made the page, for the page itself."""
+    words = [*arguments.names, *arguments.settings]
+    return "python -m ebmbench report " + " ".join(map(shlex.quote, words))
 
 
 def _make_folder(folder: Path) -> None:
@@ -116,5 +113,5 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"--output: {str(folder)!r} cannot be made ({error.strerror}); give a folder that can be"
+            f"--out: {str(folder)!r} cannot be made ({error.strerror}); give a folder that can be"
         ) from None

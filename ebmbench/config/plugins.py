@@ -109,3 +109,9 @@ def of(components: Iterable[Component | None]) -> list[Plugin]:
     modules = {type(component).__module__ for component in components if component is not None}
     found = {plugin.module: plugin for plugin in _loaded.values() if plugin.module in modules}
     return list(found.values())
+
+
+def registered_by(name: str) -> list[type[Component]]:
+    """Returns the components that a loaded plug-in registered, by the name that `load` returned."""
+    module = _loaded[name].module
+    return [cls for known in registry.groups().values() for cls in known.values() if cls.__module__ == module]

@@ -23,9 +23,9 @@ from pydantic import Field, ValidationError
 from ebmbench.config import plugins as plugin_files
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.settings import Component, Section, choice_of, sections_of
 from ebmbench.methods.base import Method
-from ebmbench.proposals.base import Proposal
 from ebmbench.tasks.base import Setup, Task
 
 ALGORITHMS = 2

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ebmbench.core.energy import Energy
 from ebmbench.core.rng import Draws
 
 if TYPE_CHECKING:
-    from ebmbench.proposals.base import Proposal
+    from ebmbench.core.proposal import Proposal
 
 
 @dataclass
@@ -26,6 +27,9 @@ class Step:
             output for the examples of the mini-batch, `[..., outputs]`.
         memory: what the method keeps for each training example between visits, `[..., *shape]`, by name. A loss
             writes with `remember`.
+        log_partition: returns `log Z` of each example for an energy, `[...]`: by quadrature where a target is one
+            number, 0 for a model that is normalised by construction. None where the task has no such integral.
+        kept: what a proposal drew in this step, by name, so that its own loss need not draw again.
         counts: what `count` was told, by name: `[...]` bool.
     """
 
@@ -33,12 +37,20 @@ class Step:
     proposal: Proposal | None = None
     heads: Mapping[str, Callable[[], Tensor]] = field(default_factory=dict)
     memory: Mapping[str, Tensor] = field(default_factory=dict)
+    log_partition: Callable[[Energy], Tensor] | None = None
+    kept: dict[str, Tensor] = field(default_factory=dict)
     counts: dict[str, Tensor] = field(default_factory=dict)
     remembered: dict[str, Tensor] = field(default_factory=dict)
+    _outputs: dict[str, Tensor] = field(default_factory=dict)
 
     def head(self, name: str) -> Tensor:
-        """Returns the output of an own network for the examples of the mini-batch: `[..., outputs]`."""
-        return self.heads[name]()
+        """Returns the output of an own network for the examples of the mini-batch: `[..., outputs]`.
+
+        It is computed once in a step, however often it is asked for.
+        """
+        if name not in self._outputs:
+            self._outputs[name] = self.heads[name]()
+        return self._outputs[name]
 
     def q(self) -> Proposal:
         """Returns the proposal of a method that has one."""

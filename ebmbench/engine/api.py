@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from ebmbench.config import compose
 from ebmbench.config.run import RunConfig
-from ebmbench.core.errors import UserError
 from ebmbench.engine import runs
 from ebmbench.engine.execute import execute
+from ebmbench.system import checkpoint
 
 
 def run(*overrides: str, **settings: Any) -> Path:
@@ -40,17 +39,27 @@ def load(run_dir: str | Path) -> Mapping[int, Any]:
         UserError: the directory holds no finished run, or the task offers no prediction.
     """
     folder = Path(run_dir)
-    try:
-        config = RunConfig.from_yaml((folder / "config.yaml").read_text())
-        saved = torch.load(folder / "checkpoint.pt", map_location="cpu", weights_only=True)
-    except OSError:
-        raise UserError(f"{folder} holds no finished run: config.yaml and checkpoint.pt are expected there") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise UserError(f"{folder}/checkpoint.pt is damaged, or no checkpoint ({type(error).__name__})") from None
+    config = RunConfig.from_yaml(runs.read_output(folder, "config.yaml").decode())
     status = runs.read_status(folder)
     diverged = status.diverged if status else {}
     models = {}
-    for seed, parameters in saved["parameters"].items():
+    for seed, parameters in read_parameters(folder).items():
         models[seed] = config.task.predictor(config.setup, parameters, seed, folder)
         models[seed].diverged_step = diverged.get(str(seed))
     return models
+
+
+def read_parameters(run_dir: Path) -> dict[int, dict[str, Tensor]]:
+    """Returns the trained parameters of a finished run by seed and name.
+
+    Raises:
+        runs.Damaged: `checkpoint.pt` is missing, not what the run wrote, or another run's.
+        UserError: the run is not finished, or the file cannot be read.
+    """
+    path = run_dir / "checkpoint.pt"
+    state = checkpoint.decode(path, runs.read_output(run_dir, path.name))
+    status = runs.read_status(run_dir)
+    if status is not None and state.get("run_hash") != status.run_hash:
+        raise runs.Damaged(f"{path} is of another run ({state.get('run_hash')}, and this is {status.run_hash})")
+    parameters: dict[int, dict[str, Tensor]] = state["parameters"]
+    return parameters

@@ -55,7 +55,7 @@ def execute(config: RunConfig, quiet: bool = False) -> Outcome:
     """
     device = resolve_device(config.launch.device)
     run_dir = config.run_dir
-    state = runs.read_state(run_dir)
+    state = runs.check_state(config)
     if not config.launch.force and state in runs.FINISHED and not runs.is_promotion_pending(run_dir):
         _remove_checkpoints(run_dir)
         return Outcome(run_dir, state, existed=True)
@@ -313,7 +313,7 @@ def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
 
 
 def energy_evaluations(config: RunConfig, dim: int) -> int:
-    """Returns how often the method evaluates f (or its gradient) for one example and step, on a quadratic energy."""
+    """Returns how often f (or its gradient) is evaluated for one example and step, counted on a quadratic energy."""
     count = 0
 
     def quadratic(y: Tensor) -> Tensor:
@@ -322,7 +322,10 @@ def energy_evaluations(config: RunConfig, dim: int) -> int:
         return -0.5 * y.square().sum(-1)
 
     y = torch.zeros(1, dim)
-    config.method.loss(AutogradEnergy(quadratic), y, trial_step(config.method, config.proposal, y))
+    f, step = AutogradEnergy(quadratic), trial_step(config.method, config.proposal, y)
+    config.method.loss(f, y, step)
+    if config.proposal is not None:
+        config.proposal.loss(f, y, step)
     return count
 
 

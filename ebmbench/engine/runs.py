@@ -10,8 +10,13 @@ A run directory holds
     environment.json  versions, commit, device, threads, seconds, peak memory
     figures/          PNG and PDF
 
-Every file is written under a temporary name and renamed, so that no reader sees half of one. With `force=true` a new
-attempt works in `attempt/`, of the same layout, and its files take the place of the old ones when it is complete.
+Every file is written under a temporary name and renamed, so that no reader sees half of one. With `force=true`, or
+where the result that is there is damaged, a new attempt works in `attempt/`, of the same layout, and its files take the
+place of the old ones when it is complete.
+
+A finished run is checked when it is read: `status.json` lists every file that the run wrote (`Status.outputs`) with its
+SHA-256. A reader of one file checks that file (`read_output`), a run that is started again checks all of them, and so
+does `ebmbench fsck`. `read_state` alone compares only the sizes, so that the state of 10 000 runs can be shown.
 """
 
 from __future__ import annotations
@@ -24,16 +29,26 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, TypeAdapter
 
 from ebmbench.config.run import ALGORITHMS, RunConfig
 from ebmbench.core.errors import UserError
-from ebmbench.system.files import remove_temporaries, share_dir, write_atomically
+from ebmbench.system.files import (
+    fingerprint,
+    fingerprint_of_file,
+    remove_temporaries,
+    share_dir,
+    sync_folder,
+    write_atomically,
+)
 from ebmbench.system.locking import Lock, is_held
 
 SCHEMA = 1
@@ -42,10 +57,19 @@ SCHEMA = 1
 FINISHED = ("done", "diverged")
 """The states of a run that needs no more work (see `read_state`)."""
 
+FIGURES = "figures/"
+"""Pictures can be drawn again from the rest: a missing or changed one is reported, and makes no result damaged."""
+
+
+class Damaged(UserError):
+    """A file of a run is not what the run wrote; the run is computed again when it is started again."""
+
 
 @dataclass
 class Status:
     """What `status.json` holds."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True)
 
     run_id: str
     run_hash: str
@@ -70,6 +94,8 @@ class Status:
     pid: int | None = None
     slurm_job: str | None = None
     commit: str | None = None
+    outputs: dict[str, str] = field(default_factory=dict)
+    """Of a run that is done: its files, each by its path in the run directory, with its `files.fingerprint`."""
     schema: int = SCHEMA
     algorithms: int = ALGORITHMS
 
@@ -90,45 +116,237 @@ class Status:
         )
 
 
+_STATUS = TypeAdapter(Status)
+
+
 def now() -> str:
     """The time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_status(run_dir: Path) -> Status | None:
-    """The status of a run directory, None where there is none.
+    """Returns the status of a run directory, None where there is none.
 
     Raises:
-        UserError: where `status.json` is damaged or of another version.
+        Damaged: `status.json` is not what a run writes.
+        UserError: it is of another version, or cannot be read.
     """
     path = run_dir / "status.json"
     try:
-        raw = json.loads(path.read_text())
-        if raw.get("schema") != SCHEMA:
+        text = path.read_bytes()
+        raw = json.loads(text)
+        if isinstance(raw, dict) and raw.get("schema", SCHEMA) != SCHEMA:
             raise UserError(f"{path} is of layout version {raw.get('schema')}, and this ebmbench reads {SCHEMA}")
-        return Status(**raw)
+        return _STATUS.validate_json(text)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged; delete the run directory {run_dir} to start the run anew") from None
+    except (ValueError, RecursionError, IsADirectoryError):  # ValidationError is a ValueError
+        raise Damaged(f"{path} is damaged; the run is computed again when it is started again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
 
 
-def read_state(run_dir: Path) -> str:
-    """missing, running, interrupted, failed, diverged (done, with a seed that diverged) or done."""
-    status = read_status(run_dir)
+def read_state(run_dir: Path, thorough: bool = False) -> str:
+    """Returns missing, running, interrupted, failed, damaged, done, or diverged (done, with a seed that diverged).
+
+    A damaged run says that it is done, and one of its files is missing or not what the run wrote.
+
+    Args:
+        thorough: reads all files; else their sizes are compared.
+
+    Raises:
+        UserError: `status.json` is of another version, or cannot be read.
+    """
+    try:
+        status, folders = _published(run_dir)
+    except Damaged:
+        return "damaged"
     if status is None:
         return "missing"
     if status.state == "running" and not is_held(run_dir / "lock"):
         status = read_status(run_dir) or status  # it may have ended since
         if status.state == "running":
             return "interrupted"  # killed: nobody holds the lock
-    return "diverged" if status.state == "done" and status.diverged else status.state
+    if status.state != "done":
+        return status.state
+    if _damage(status, folders, thorough):
+        return "damaged"
+    return "diverged" if status.diverged else "done"
+
+
+def check_state(config: RunConfig) -> str:
+    """Returns the state of a configuration's run after reading all of its files; another run's result is damaged."""
+    state = read_state(config.run_dir, thorough=True)
+    return "damaged" if state in FINISHED and _published_hash(config.run_dir) != config.run_hash else state
+
+
+# -------------------------------------------------------------------------------------------- what a finished run holds
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished run, checked: its status, and the rows of `metrics.csv` as text, one per seed."""
+
+    status: Status
+    metrics: list[dict[str, str]]
+
+
+def read_result(run_dir: Path) -> Result:
+    """Returns a finished run's metrics.
+
+    Raises:
+        Damaged: `metrics.csv` or `status.json` is missing or not what the run wrote.
+        UserError: the run is not finished, or a file cannot be read.
+    """
+    data = read_output(run_dir, "metrics.csv")
+    status, _ = _published(run_dir)
+    assert status is not None
+    rows = list(csv.DictReader(data.decode(errors="replace").splitlines()))
+    if sorted(row.get("seed") or "" for row in rows) != sorted(map(str, status.seeds)):
+        raise Damaged(f"{run_dir}/metrics.csv does not have one row for each seed; start the run again to compute it")
+    return Result(status, rows)
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, str]]:
-    """The rows of `metrics.csv` as text."""
-    with open(run_dir / "metrics.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    """Returns the rows of a finished run's `metrics.csv` as text; raises as `read_result`."""
+    return read_result(run_dir).metrics
+
+
+def read_output(run_dir: Path, name: str) -> bytes:
+    """Returns the content of a finished run's file.
+
+    Raises:
+        Damaged: it is missing or not what the run wrote.
+        UserError: the run is not finished, or the file cannot be read.
+    """
+    for _ in range(2):  # a forced attempt may have taken the place of the old files just now
+        status, folders = _published(run_dir)
+        if status is None or status.state != "done":
+            raise UserError(f"{run_dir} holds no finished run")
+        try:
+            data = _place(name, folders).read_bytes()
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            continue
+        except OSError as error:
+            raise UserError(f"{run_dir / name} cannot be read ({error.strerror})") from None
+        if fingerprint(data) == status.outputs.get(name):
+            return data
+    raise Damaged(f"{run_dir / name} is damaged or missing; start the run again to compute it")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What is wrong with the files of a finished run, a text for each file."""
+
+    damage: list[str]
+    """Files that are missing or not what the run wrote: the result cannot be used."""
+    notes: list[str]
+    """Figures that are missing or changed, and files that the run did not write."""
+
+
+def inspect(run_dir: Path) -> Check:
+    """Reads all files of a finished run and returns what is wrong with them; nothing where the run is not finished.
+
+    Raises:
+        UserError: `status.json` is of another version, or a file cannot be read.
+    """
+    try:
+        status, folders = _published(run_dir)
+    except Damaged:
+        return Check(["status.json is damaged"], [])
+    if status is None or status.state != "done":
+        return Check([], [])
+    faults = _faults(status, folders, thorough=True)
+    foreign = {path.relative_to(run_dir).as_posix() for path in output_files(run_dir)} - status.outputs.keys()
+    return Check(
+        [f"{name} {fault}" for name, fault in faults.items() if not name.startswith(FIGURES)],
+        [f"{name} {fault}" for name, fault in faults.items() if name.startswith(FIGURES)]
+        + [f"{name} was not written by the run" for name in sorted(foreign)],
+    )
+
+
+def verify(run_dir: Path) -> list[str]:
+    """Returns a text for each file of a finished run that is missing, changed, or not the run's; see `inspect`."""
+    check = inspect(run_dir)
+    return check.damage + check.notes
+
+
+def output_files(folder: Path) -> list[Path]:
+    """Returns the files of a run in its folder: all but its status, lock, checkpoints, trace and temporary files."""
+    found = []
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        if any(part.startswith(".") for part in parts) or parts[0] == "attempt" or not path.is_file():
+            continue
+        if len(parts) == 1 and (parts[0] in ("status.json", "error.txt") or parts[0].partition(".")[0] == "lock"):
+            continue
+        if ".ckpt" not in path.name and path.suffix != ".tmp":
+            found.append(path)
+    return found
+
+
+def record_outputs(folder: Path) -> dict[str, str]:
+    """Makes sure that a run's files are on the disk, and returns `Status.outputs`.
+
+    Raises:
+        OSError: a file cannot be read, or not be written to the disk.
+    """
+    files = output_files(folder)
+    outputs = {path.relative_to(folder).as_posix(): fingerprint_of_file(path, sync=True) for path in files}
+    for parent in sorted({path.parent for path in files} | {folder}):
+        sync_folder(parent)
+    return outputs
+
+
+def _published(run_dir: Path) -> tuple[Status | None, list[Path]]:
+    """Returns the status that counts, and the folders in which its files are, the first one first.
+
+    Where the process ended while a complete attempt's files took the place of the old ones, they are in either folder.
+    """
+    attempt = run_dir / "attempt"
+    if is_promotion_pending(run_dir) and (status := read_status(attempt)) is not None:
+        return status, [attempt, run_dir]
+    return read_status(run_dir), [run_dir]
+
+
+def _published_hash(run_dir: Path) -> str | None:
+    status, _ = _published(run_dir)
+    return status.run_hash if status else None
+
+
+def _place(name: str, folders: Sequence[Path]) -> Path:
+    return next((folder / name for folder in folders[:-1] if (folder / name).exists()), folders[-1] / name)
+
+
+def _damage(status: Status, folders: Sequence[Path], thorough: bool) -> list[str]:
+    """Returns what makes a result damaged: faults of its files, figures apart."""
+    faults = _faults(status, folders, thorough)
+    return [f"{name} {fault}" for name, fault in faults.items() if not name.startswith(FIGURES)]
+
+
+def _faults(status: Status, folders: Sequence[Path], thorough: bool) -> dict[str, str]:
+    """Returns the files that are missing or not what the run wrote, and which of the two it is."""
+    # A run lists what it wrote. Where a status without this list says done, nothing is known of the files.
+    faults = {name: "has no checksum" for name in ("metrics.csv", "checkpoint.pt") if name not in status.outputs}
+    for name, expected in status.outputs.items():
+        path = _place(name, folders)
+        try:
+            same = str(path.stat().st_size) == expected.rpartition(":")[2]
+            if thorough and same:
+                same = fingerprint_of_file(path) == expected
+        except (FileNotFoundError, NotADirectoryError):
+            faults[name] = "is missing"
+            continue
+        except IsADirectoryError:
+            same = False
+        except OSError as error:
+            raise UserError(f"{path} cannot be read ({error.strerror})") from None
+        if not same:
+            faults[name] = "is not what the run wrote"
+    return faults
+
+
+# -------------------------------------------------------------------------------------------------- a run under way
 
 
 class Attempt:
@@ -169,8 +387,13 @@ class Attempt:
             self.update(state=state, error=error)
 
     def publish(self) -> None:
-        """The attempt is complete: `status.json` says done last of all."""
-        self.update(state="done", step=self.status.num_steps, finished=now(), error=None)
+        """Declares the attempt complete: `status.json` says done last of all, when all other files are on the disk.
+
+        Raises:
+            OSError: a file cannot be read or written, or the folder is no longer this process's.
+        """
+        outputs = record_outputs(self.work_dir)
+        self.update(state="done", step=self.status.num_steps, finished=now(), error=None, outputs=outputs)
         self._complete = True
         if self.work_dir != self.run_dir:
             _promote(self.work_dir, self.run_dir)
@@ -181,7 +404,7 @@ def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt | No
     """Locks the run directory and gives the attempt to work on: a new one, or the unfinished one that is there.
 
     None if there is nothing to do: another process finished the run meanwhile, or an attempt that `force` asked for is
-    complete and was stopped just before its end.
+    complete and was stopped just before its end. A damaged result is computed again, and one line says so.
 
     Raises:
         UserError: the folder cannot be written, or another process works on the run. Nothing is left of it then.
@@ -199,17 +422,21 @@ def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt | No
         raise
     try:
         remove_temporaries(run_dir)
-        promoted = is_promotion_pending(run_dir)
-        if promoted:
-            _promote(run_dir / "attempt", run_dir)
-        done = _is_done(run_dir)
-        if done and (promoted or not config.launch.force or _is_requeued(run_dir)):
+        promoted = finish_promotion(run_dir)
+        published = _status_to_go_on_from(run_dir)
+        done = published is not None and published.state == "done"
+        damage = _damage_of(published, run_dir, config.run_hash) if published is not None and done else []
+        if done and not damage and (promoted or not config.launch.force or _is_requeued(run_dir)):
             yield None
             return
+        if damage:
+            more = f" and {len(damage) - 1} more" if len(damage) > 1 else ""
+            warnings.warn(f"{run_dir} is damaged ({damage[0]}{more}); it is computed again", stacklevel=1)
         work_dir = run_dir / "attempt" if done else run_dir
+        if done and not (work_dir / "status.json").exists() and work_dir.exists():
+            shutil.rmtree(work_dir)  # left by an attempt whose files have taken their place
         work_dir.mkdir(exist_ok=True)
-        old = read_status(work_dir)
-        published = read_status(run_dir)
+        old = _status_to_go_on_from(work_dir)
         number = old.attempt if old else (published.attempt + 1 if published else 1)
         status = Status.of(
             config,
@@ -254,6 +481,14 @@ def write_json(path: Path, data: Any) -> None:
 def is_promotion_pending(run_dir: Path) -> bool:
     """Whether a complete attempt's files are still to take the place of the old ones: it was killed just then."""
     return _is_done(run_dir / "attempt")
+
+
+def finish_promotion(run_dir: Path) -> bool:
+    """Carries on where `is_promotion_pending`, and returns whether it was; only for who holds the lock."""
+    pending = is_promotion_pending(run_dir)
+    if pending:
+        _promote(run_dir / "attempt", run_dir)
+    return pending
 
 
 def _is_requeued(run_dir: Path) -> bool:
@@ -301,17 +536,51 @@ def cannot_write_folder(folder: Path, error: OSError) -> UserError:
 
 
 def _is_done(folder: Path) -> bool:
-    status = read_status(folder)
+    try:
+        status = read_status(folder)
+    except Damaged:
+        return False
     return status is not None and status.state == "done"
 
 
+def _status_to_go_on_from(folder: Path) -> Status | None:
+    """Returns the status in a folder; None where there is none or it is damaged, and one line says so."""
+    try:
+        return read_status(folder)
+    except Damaged:
+        text = f"{folder / 'status.json'} is damaged; the run goes on from its checkpoint, or is computed again"
+        warnings.warn(text, stacklevel=1)
+        return None
+
+
+def _damage_of(status: Status, run_dir: Path, run_hash: str) -> list[str]:
+    """Returns why a finished result cannot be used for the run of this hash; empty if it can."""
+    if status.run_hash != run_hash:
+        return [f"status.json is of another run, {status.run_id}"]
+    return _damage(status, [run_dir], thorough=True)
+
+
 def _promote(work_dir: Path, run_dir: Path) -> None:
-    """Moves an attempt's files over the old ones, `status.json` last; can be done again after a kill at any moment."""
-    paths = [path for path in work_dir.rglob("*") if path.is_file() and ".ckpt" not in path.name]
-    for path in sorted(paths, key=lambda path: path == work_dir / "status.json"):
-        target = run_dir / path.relative_to(work_dir)
-        target.parent.mkdir(exist_ok=True)
-        os.replace(path, target)
+    """Moves a complete attempt's files over the old ones, and `status.json` last.
+
+    Can be done again after a kill or a power loss at any moment. Files of the old result that the new one does not have
+    are deleted.
+    """
+    new = read_status(work_dir)
+    assert new is not None
+    old = _status_to_go_on_from(run_dir)
+    for name in sorted(new.outputs):
+        target = run_dir / name
+        if (work_dir / name).exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(work_dir / name, target)
+    for name in set(old.outputs if old else ()) - set(new.outputs):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            (run_dir / name).unlink()
+    for folder in {(run_dir / name).parent for name in new.outputs}:
+        sync_folder(folder)
+    os.replace(work_dir / "status.json", run_dir / "status.json")
+    sync_folder(run_dir)
     shutil.rmtree(work_dir)
 
 

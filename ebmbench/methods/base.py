@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Streams
 from ebmbench.core.settings import Component
 from ebmbench.core.step import Step
-from ebmbench.proposals.base import Proposal
 
 
 class Method(Component):
@@ -32,6 +32,7 @@ class Method(Component):
         color, marker: how figures show it (matplotlib's names).
         order: its place in tables and legends; methods without one come last, by name.
         uses_proposal: whether it draws from a proposal, `step.q()`.
+        needs_partition: whether it needs the exact log Z, `step.log_partition`, which a task may lack.
         y_derivatives: the highest derivative of f in y that it takes: 0, 1 or 2. A piecewise linear network has no
             second one.
         counters: what it may `count`, by name, with a sentence for people: what happened, and what helps.
@@ -46,6 +47,7 @@ class Method(Component):
     marker: ClassVar[str] = "o"
     order: ClassVar[int] = 1000
     uses_proposal: ClassVar[bool] = False
+    needs_partition: ClassVar[bool] = False
     y_derivatives: ClassVar[int] = 0
     counters: ClassVar[Mapping[str, str]] = MappingProxyType({})
     tuning: ClassVar[Mapping[str, object]] = MappingProxyType({})
@@ -77,6 +79,13 @@ class Method(Component):
         """
         return {}
 
+    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
+        """Returns the variance that the method finds with plenty of data, where the law is Gaussian with this variance.
+
+        None for a method that claims nothing. `ebmbench check` holds a method to it.
+        """
+        return None
+
     @property
     def samples(self) -> int:
         """The number of samples M for each target; 0 for a method that draws none."""
@@ -95,6 +104,7 @@ def log_partition(values: Tensor, log_q: Tensor) -> Tensor:
 
 
 TRIAL_FEATURES = 5
+TRIAL_NODES = 201
 
 
 def trial_step(method: Method, proposal: Proposal | None, y: Tensor, seed: int = 0, number: int = 0) -> Step:
@@ -112,4 +122,13 @@ def trial_step(method: Method, proposal: Proposal | None, y: Tensor, seed: int =
         outputs = {name: module.to(y.dtype)(features) for name, module in networks.items()}
     heads = {name: lambda output=output: output for name, output in outputs.items()}
     memory = {name: y.new_full((len(y), *shape), torch.nan) for name, shape in method.memory(y.shape[-1]).items()}
-    return Step(draws, proposal, heads, memory)
+    return Step(draws, proposal, heads, memory, log_partition=lambda f: _trial_log_partition(f, y))
+
+
+def _trial_log_partition(f: Energy, y: Tensor) -> Tensor:
+    """Returns `log Z` on a grid for D = 1, `[B]`; 0 for more, where a normalised model alone has an exact one."""
+    if y.shape[-1] > 1:
+        return y.new_zeros(y.shape[:-1])
+    nodes = torch.linspace(-10, 10, TRIAL_NODES, dtype=y.dtype, device=y.device)
+    values = f(nodes.view(-1, 1).expand(*y.shape[:-1], -1, 1))
+    return torch.logsumexp(values, dim=-1) + math.log(20 / (TRIAL_NODES - 1))

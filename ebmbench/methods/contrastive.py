@@ -7,9 +7,11 @@ from pydantic import Field
 from torch import Tensor
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method
+from ebmbench.proposals.mixture import GaussianMixture
 
 PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"
 
@@ -24,6 +26,9 @@ class NCE(Method):
     uses_proposal = True
 
     num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
+
+    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
+        return variance
 
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         candidates, log_q = step.q().beside_target(y, self.num_samples, step)
@@ -45,6 +50,11 @@ class NCEPlus(Method):
 
     num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
     beta: float = Field(0.025, gt=0, le=1e6, description="β, the scale of the noise on the target, βσ_k")
+
+    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
+        if not isinstance(proposal, GaussianMixture):
+            return None
+        return variance + self.beta**2 * sum(std**2 for std in proposal.stds) / len(proposal.stds)
 
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         candidates, log_q = step.q().beside_target(y, self.num_samples, step, self.beta)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.langevin import langevin, ran_away
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method, energies, log_partition
@@ -29,6 +30,9 @@ class MLIS(Method):
     uses_proposal = True
 
     num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
+
+    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
+        return variance
 
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         samples, log_q = step.q().sample(y, self.num_samples, step)
@@ -54,6 +58,9 @@ class KLDIS(Method):
 
     num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
     sigma: float = Field(0.05, gt=0, le=1e6, description="σ of the Gaussian around the target, in units of y")
+
+    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
+        return variance + self.sigma**2
 
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         offset, log_q = step.q().sample_offsets(y, self.num_samples, step)

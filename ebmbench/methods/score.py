@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method
@@ -23,6 +24,9 @@ class SM(Method):
     reference = "Hyvärinen, Estimation of non-normalized statistical models by score matching, JMLR 2005"
     color, marker, order = "#7F7F7F", "X", 70
     y_derivatives = 2
+
+    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
+        return variance
 
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         with torch.enable_grad():
@@ -50,6 +54,9 @@ class DSM(Method):
 
     num_samples: int = Field(16, ge=1, le=1_048_576, description="M, noisy targets per target")
     sigma: float = Field(0.1, gt=0, le=1e6, description="σ of the noise, in units of y")
+
+    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
+        return variance + self.sigma**2
 
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         shape = (*y.shape[:-1], self.num_samples, y.shape[-1])

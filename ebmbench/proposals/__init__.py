@@ -1,1 +1,1 @@
-"""The proposal distributions. See `base` for what a proposal is."""
+"""The proposal distributions. See `core.proposal` for what a proposal is."""

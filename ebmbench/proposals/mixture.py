@@ -10,9 +10,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.proposals.base import Proposal
 
 
 def gaussian_log_prob(offset: Tensor, std: float) -> Tensor:

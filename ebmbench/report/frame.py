@@ -22,11 +22,10 @@ import pandas as pd
 import yaml
 
 from ebmbench.config.nodes import dataset_of
-from ebmbench.config.run import Launch
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.engine import runs as run_directories
-from ebmbench.engine.runs import FINISHED, Status
+from ebmbench.engine.runs import FINISHED, Status, read_output
 from ebmbench.report import settings
 from ebmbench.report.planned import SCHEMA, Job, Plan, error_path, is_name, read_plan, sweep_dir
 from ebmbench.system.locking import is_held
@@ -392,18 +391,12 @@ def read(
 
 def _read_metrics(run: Run) -> tuple[str, str, list[str]]:
     """Returns a fault or nothing, the header, and the lines of metrics.csv."""
-    path = f"{run.folder}/metrics.csv"
+    path = run.folder / "metrics.csv"
     try:
-        with open(path) as file:
-            text = file.read()
-        with open(f"{run.folder}/config.yaml", "rb") as file:
-            config = file.read()
-    except (OSError, UnicodeDecodeError):
-        return f"{path} cannot be read", "", []
-    header, *lines = text.splitlines() or [""]
-    columns = header.count(",")
-    if not text.endswith("\n") or any(line.count(",") != columns for line in lines):
-        return f"{path} is truncated", "", []
+        header, *lines = read_output(run.folder, path.name).decode().splitlines() or [""]
+        read_output(run.folder, "config.yaml")
+    except (UserError, UnicodeDecodeError) as error:
+        return str(error), "", []
     names = header.split(",")
     try:
         place = names.index("seed")
@@ -414,13 +407,7 @@ def _read_metrics(run: Run) -> tuple[str, str, list[str]]:
         return f"{path} has {len(found)} seeds, and the run {len(run.seeds)}", "", []
     if not {"diverged", "trusted"} <= set(names):
         return f"{path} does not say which seeds diverged", "", []
-    if not config.endswith(b"\n") or f"\n{_LAST_KEY}:".encode() not in config[-200:]:
-        return f"{run.folder / 'config.yaml'} is truncated", "", []
     return "", header, lines
-
-
-_LAST_KEY = list(Launch.model_fields)[-1]
-"""What config.yaml ends with."""
 
 
 def _differing(runs: Sequence[Run]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Checkpoints: written whole or not at all, recognised when damaged, and read as data only.
+"""Checkpoints, and the trained parameters of finished runs: recognised when damaged, and read as data only.
 
 A file is a line of text, the SHA-256 of what follows, and what `torch.save` wrote. (torch's own format carries a CRC
 per record, which covers neither the file's directory nor its headers.)
@@ -48,7 +48,7 @@ def load(path: Path) -> dict[str, Any] | None:
         except FileNotFoundError:
             continue
         if _is_whole(data):
-            return _decode(candidate, data[_HEADER:])
+            return decode(candidate, data[_HEADER:])
         if candidate == path and not _previous(path).exists():
             instead = "there is none before it"
         warnings.warn(f"{candidate} is damaged (its checksum is wrong); {instead}", stacklevel=2)
@@ -70,7 +70,12 @@ def _is_whole(data: bytes) -> bool:
     return data[:_HEADER] == _MAGIC + hashlib.sha256(data[_HEADER:]).digest()
 
 
-def _decode(path: Path, data: bytes) -> dict[str, Any]:
+def decode(path: Path, data: bytes) -> dict[str, Any]:
+    """Returns tensors and plain data that `torch.save` wrote; `path` is for the error alone.
+
+    Raises:
+        UserError: it holds something else.
+    """
     try:
         state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:

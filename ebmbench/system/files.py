@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,16 +18,17 @@ def write_atomically(path: Path, data: bytes, keep: Path | None = None) -> None:
     Raises:
         OSError: what was there before is as it was, and nothing half-written is left.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # A name of its own: two processes, on one machine or on two, may write the same file at the same time.
+    temporary = path.with_name(f".{path.name[:64]}.{uuid.uuid4().hex}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with open(temporary, "xb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         if keep is not None and path.exists():
             os.replace(path, keep)
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -38,14 +41,38 @@ def remove_temporaries(folder: Path) -> None:
             path.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
-    """A rename outlives a power loss only when its folder is on the disk; some file systems cannot, and need not."""
+def sync_folder(folder: Path) -> None:
+    """Writes a folder's list of names to the disk, without which a rename does not outlive a power loss.
+
+    Some file systems cannot do this, and do not need it.
+    """
     with suppress(OSError):
         file = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(file)
         finally:
             os.close(file)
+
+
+def fingerprint(data: bytes) -> str:
+    """Returns the SHA-256 and the number of bytes of a file's content: `<64 hexadecimal digits>:<bytes>`."""
+    return f"{hashlib.sha256(data).hexdigest()}:{len(data)}"
+
+
+def fingerprint_of_file(path: Path, sync: bool = False) -> str:
+    """Returns the `fingerprint` of a file's content, read in pieces.
+
+    Args:
+        sync: also makes sure that the content is on the disk.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if sync:
+            os.fsync(file.fileno())
+        return f"{digest}:{file.tell()}"
 
 
 def share_dir() -> Path:

@@ -16,13 +16,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ebmbench.core.errors import UserError
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Streams
 from ebmbench.core.settings import Component, Section
 from ebmbench.core.step import Step
 from ebmbench.display.rendering import Figure
 from ebmbench.display.table import Table
 from ebmbench.methods.base import Method
-from ebmbench.proposals.base import Proposal
 
 
 @dataclass(frozen=True)
@@ -265,6 +266,19 @@ class Task(Component):
     def predictor(self, setup: Setup, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> Any:
         """Returns a trained model for use, as `ebmbench.load` gives it."""
         raise NotImplementedError(f"task={self.name} offers no prediction")
+
+    def predict_files(self, setup: Setup, run_dir: Path, files: Sequence[Path], out: Path) -> None:
+        """Writes the predictions of a trained run for files of inputs (a table, images): `ebmbench predict`.
+
+        Args:
+            run_dir: of the finished run, with its checkpoint.
+            files: inputs in the task's own form.
+            out: the file to write.
+
+        Raises:
+            UserError: the task makes no predictions for files, or a file is not in its form.
+        """
+        raise UserError(f"task={self.name} makes no predictions for files; ebmbench.load gives its models in Python")
 
     @classmethod
     def metric(cls, name: str) -> Metric | None:

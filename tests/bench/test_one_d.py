@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from ebmbench.tasks.regression.network import initial_parameters, plain_energy
 
 from ebmbench.bench import one_d
 from ebmbench.bench.__main__ import main
 from ebmbench.bench.textbook import Network, Textbook
 from ebmbench.methods import METHODS, NCE
 from ebmbench.proposals import GaussianMixture
-from ebmbench.tasks.regression.network import initial_parameters, plain_energy
 
 
 def row(method: str, **changes: object) -> one_d.Row:

@@ -13,25 +13,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebmbench.tasks.regression import fused as native
 from ebmbench.core.energy import Energy
-from ebmbench.methods import DSM, KLDIS, MLIS, MLMCMC, NCE, SM, Method, NCEPlus
-from ebmbench.tasks.regression.fused import build
-from ebmbench.proposals import GaussianMixture
 from ebmbench.core.rng import Streams
-from ebmbench.tasks.regression.network import Parameters, fused_energy, initial_parameters, plain_energy
+from ebmbench.core.step import Step
+from ebmbench.methods.base import Method
+from ebmbench.methods.contrastive import NCE, NCEPlus
+from ebmbench.methods.likelihood import KLDIS, MLIS, MLMCMC
+from ebmbench.methods.score import DSM, SM
+from ebmbench.native import build
+from ebmbench.proposals.mixture import GaussianMixture
+from ebmbench.tasks.regression.networks import fused as native
+from ebmbench.tasks.regression.networks.paper import Parameters, fused_energy, initial_parameters, plain_energy
 
-needs_kernels = pytest.mark.skipif(native.unavailable() is not None, reason=f"no kernels: {native.unavailable()}")
+needs_kernels = pytest.mark.skipif(build.unavailable() is not None, reason=f"no kernels: {build.unavailable()}")
 
-Q = GaussianMixture((0.1, 0.8), shared=True)
+Q = GaussianMixture(stds=(0.1, 0.8), shared=True)
 METHODS: dict[str, Method] = {
-    "ml-is": MLIS(Q, 130),
-    "kld-is": KLDIS(Q, 130, 0.1),
-    "ml-mcmc": MLMCMC(130, 16, 0.05),
-    "nce": NCE(Q, 130),
-    "nce+": NCEPlus(Q, 130, 0.025),
+    "ml-is": MLIS(num_samples=130),
+    "kld-is": KLDIS(num_samples=130, sigma=0.1),
+    "ml-mcmc": MLMCMC(num_samples=130, langevin_steps=16, langevin_step=0.05),
+    "nce": NCE(num_samples=130),
+    "nce+": NCEPlus(num_samples=130, beta=0.025),
     "sm": SM(),
-    "dsm": DSM(130, 0.2),
+    "dsm": DSM(num_samples=130, sigma=0.2),
 }
 
 
@@ -78,7 +82,7 @@ def test_loss_and_gradient_of_every_method_are_the_plain_ones(name: str) -> None
     seen = []
     for make in (fused_energy, plain_energy):
         draws = Streams((0, 3)).at(11)
-        loss = METHODS[name].loss(make(parameters, x), y[:, :, 0], draws)
+        loss = METHODS[name].loss(make(parameters, x), y[:, :, 0], Step(draws, Q))
         seen.append((loss, gradients(loss.sum(), list(parameters.values()))))
     assert isinstance(fused_energy(parameters, x), native.FusedEnergy)
     torch.testing.assert_close(
@@ -121,8 +125,8 @@ def test_dsm_gradient_reaches_the_weights_through_the_second_derivative() -> Non
     parameters = doubled(initial_parameters((5,), torch.float32, "cpu"))
     exact = cast(parameters)
     x, y, _ = points(1, 8, 1)
-    loss = METHODS["dsm"].loss(fused_energy(parameters, x), y[:, :, 0], Streams((5,)).at(0))
-    exact_loss = METHODS["dsm"].loss(plain_energy(exact, x.double()), y[:, :, 0].double(), Streams((5,)).at(0))
+    loss = METHODS["dsm"].loss(fused_energy(parameters, x), y[:, :, 0], Step(Streams((5,)).at(0), Q))
+    exact_loss = METHODS["dsm"].loss(plain_energy(exact, x.double()), y[:, :, 0].double(), Step(Streams((5,)).at(0), Q))
     assert_near(
         gradients(loss.sum(), list(parameters.values())), gradients(exact_loss.sum(), list(exact.values())), 1e-5
     )
@@ -215,7 +219,7 @@ def test_random_numbers_are_those_of_the_pytorch_version(size: int) -> None:
 SCRIPT = """
 import torch
 from ebmbench.core.rng import Streams
-from ebmbench.tasks.regression.network import fused_energy, initial_parameters, plain_energy
+from ebmbench.tasks.regression.networks.paper import fused_energy, initial_parameters, plain_energy
 parameters = initial_parameters((0, 1), torch.float32, "cpu")
 x, y = torch.linspace(-3, 3, 8).view(2, 4), torch.linspace(-3, 3, 40).view(2, 4, 5, 1)
 assert torch.equal(fused_energy(parameters, x)(y), plain_energy(parameters, x)(y))

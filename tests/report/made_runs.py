@@ -1,6 +1,6 @@
 """Made run directories of the real layout, for tests of what reads them: real configurations, made-up numbers.
 
-python tests/report/made_runs.py FOLDER [--m-sweep] [--detection]     # to look at a page without training
+python -m tests.report.made_runs FOLDER [--m-sweep] [--detection]     # to look at a page without training
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pandas as pd
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.engine.runs import Status
+from tests.sweep.made import seal
 
 METHODS_1D = ("nce+", "nce", "ml-is", "kld-is", "ml-mcmc", "dsm", "sm")
 _BLUR = {"nce+": 1.0, "nce": 1.2, "ml-is": 1.1, "kld-is": 1.5, "ml-mcmc": 2.5, "dsm": 4.0, "sm": 9.0}
@@ -53,6 +54,7 @@ def _write(folder: Path, config: RunConfig, **status: Any) -> None:
     origin = {"state": "done", "commit": "0123abc", "host": "node1", "started": "2026-01-02T03:04:05+00:00"}
     full = Status.of(config, **{**origin, **status})
     (folder / "status.json").write_text(json.dumps(asdict(full)))
+    (folder / "checkpoint.pt").write_bytes(b"made up")
     (folder / "environment.json").write_text(json.dumps({"python": "3.11", "torch": "2.14", "device": "cpu"}))
     (folder / "checkpoint.pt").write_bytes(b"made up")
 
@@ -135,6 +137,7 @@ def make_1d(config: RunConfig, state: str = "done", diverged: tuple[int, ...] = 
         stacked = np.stack(models).astype(np.float16)
         np.savez_compressed(folder / "densities.npz", x=x, y=y, true=true, model=stacked, seeds=np.array(config.seeds))
     pd.DataFrame(history).to_csv(folder / "history.csv", index=False)
+    seal(folder)
     return folder
 
 
@@ -224,6 +227,7 @@ def detection_runs(results: Path, seeds: int = 3, name: str = "shapes") -> list[
         draw.rectangle((20, 30, 80, 90), outline="#56B4E9", width=2)
         draw.rectangle((24, 33, 84, 96), outline="#D55E00", width=2)
         image.save(folder / "figures" / "boxes.png")
+        seal(folder)
         folders.append(folder)
     return folders
 

@@ -101,11 +101,15 @@ class EnergyHead(nn.Module):
 
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
         """`f` of K boxes: features `[K, 7, 7, C]`, labels `[K]` -> `[K]`; the last layer is never in half precision."""
-        hidden = self.activation(self.fc6(pooled.flatten(1)))
-        hidden = self.activation(self.fc7(hidden))
+        hidden = self.hidden(pooled)
         with torch.autocast(hidden.device.type, enabled=False):
             values = self.energy(hidden.to(self.energy.weight.dtype))
         return values.gather(1, labels[:, None] - 1)[:, 0]
+
+    def hidden(self, pooled: Tensor) -> Tensor:
+        """The layer before the energies: features `[K, 7, 7, C]` -> `[K, hidden]`."""
+        hidden: Tensor = self.activation(self.fc7(self.activation(self.fc6(pooled.flatten(1)))))
+        return hidden
 
 
 class BoxEnergy:
@@ -172,15 +176,23 @@ class BoxEnergy:
                 values.append(value.detach())
         return torch.cat(values).view(y.shape[:-1]), torch.cat(grads).view(y.shape)
 
+    @torch.no_grad()
+    def features(self) -> Tensor:
+        """What the network sees at the target boxes themselves: its last hidden layer, detached, `[N, hidden]`."""
+        targets = torch.arange(len(self), device=self.reference.device)
+        return self.head.hidden(self._pooled(self.reference.new_zeros(len(self), 4), targets))
+
     def _flat(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """All candidates `[N · M, 4]`, and the target of each `[N · M]`."""
         targets = torch.arange(y.shape[0], device=y.device).repeat_interleave(y.shape[1])
         return y.reshape(-1, 4), targets
 
     def _values(self, y: Tensor, targets: Tensor) -> Tensor:
+        value: Tensor = self.head(self._pooled(y, targets), self.labels[targets])
+        return value
+
+    def _pooled(self, y: Tensor, targets: Tensor) -> Tensor:
         reference = self.reference[targets]
         boxes = to_boxes(y.double(), reference)
         levels = assign_levels(reference if self.keep_level else boxes, self.pyramid.strides)
-        pooled = pool_boxes(self.pyramid, boxes, self.images[targets], levels, BINS)
-        value: Tensor = self.head(pooled, self.labels[targets])
-        return value
+        return pool_boxes(self.pyramid, boxes, self.images[targets], levels, BINS)

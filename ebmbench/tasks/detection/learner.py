@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from ebmbench.tasks.detection import scoring
 from ebmbench.tasks.detection.config import DetectionTrainer
 from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
+from ebmbench.tasks.own_networks import OwnNetworks
 
 if TYPE_CHECKING:
     from ebmbench.tasks.detection.task import DetectionTask
@@ -115,9 +117,21 @@ class DetectionLearner(Learner):
             task.head.from_base,
             self.streams.at(0),
         )
-        self.parameters: dict[str, Tensor] = dict(self.head.named_parameters())
-        self.optimizer = _optimizer(self.head, self.trainer)
+        self.own = OwnNetworks(self._own_networks, self.seeds, self.device, torch.float32)
+        self.parameters: dict[str, Tensor] = {**dict(self.head.named_parameters()), **self.own.parameters}
+        self.optimizer = _optimizer(self.parameters, self.trainer)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(self.trainer))
+
+    def _own_networks(self) -> dict[str, nn.Module]:
+        """Networks of the method and the proposal, on the last hidden layer at the target box."""
+        features = self.head.fc7.out_features
+        made = self.method.networks(features, self.target_dim)
+        return made if self.proposal is None else made | self.proposal.networks(features, self.target_dim)
+
+    def _heads(self, energy: BoxEnergy) -> dict[str, Callable[[], Tensor]]:
+        """The outputs of the own networks for the boxes of an energy, as functions by name: `[N, outputs]` each."""
+        stacked = self.own.heads(lambda: energy.features().unsqueeze(0))
+        return {name: partial(_of_one_seed, output) for name, output in stacked.items()}
 
     def _count_boxes(self) -> int:
         """The boxes of all training steps: whole epochs, and the images of the last, unfinished one."""
@@ -171,13 +185,16 @@ class DetectionLearner(Learner):
                 energy = BoxEnergy(self.head, maps, boxes[part], owner[part], labels[part], self.task.head.keep_level)
                 target = torch.zeros(len(part), self.target_dim, device=self.device)  # in its own coordinates
                 draws = BoxDraws(self.streams, step, rows[part], total, self.shared_noise)
-                now = Step(draws, self.proposal)
+                now = Step(draws, self.proposal, self._heads(energy))
                 with torch.autocast(
                     self.device.type,
                     dtype=torch.bfloat16,
                     enabled=self.trainer.mixed_precision and self.device.type == "cuda",
                 ):
                     loss = self.method.loss(energy, target, now).float().sum()
+                    learned = self.proposal.loss(energy, target, now) if self.proposal is not None else None
+                    if learned is not None:
+                        loss = loss + learned.float().sum()
                 found: dict[str, Tensor] = {}
                 count_examples(now, found, self.counts)
                 counts = {name: total + found.get(name, 0) for name, total in counts.items()}
@@ -211,9 +228,14 @@ class DetectionLearner(Learner):
         return [scoring.score(self.task, self.frozen.scored, self.head.eval(), self.seeds[0], run_dir)]
 
 
-def _optimizer(head: nn.Module, trainer: DetectionTrainer) -> torch.optim.Optimizer:
+def _of_one_seed(output: Callable[[], Tensor]) -> Tensor:
+    """Returns an output without the seed axis: `[1, N, outputs] -> [N, outputs]`."""
+    return output().squeeze(0)
+
+
+def _optimizer(parameters: Mapping[str, Tensor], trainer: DetectionTrainer) -> torch.optim.Optimizer:
     """As published, biases learn at twice the rate and do not decay."""
-    named = list(head.named_parameters())
+    named = parameters.items()
     groups = [
         {
             "params": [p for name, p in named if not name.endswith("bias")],

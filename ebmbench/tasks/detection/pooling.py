@@ -19,7 +19,7 @@ What is defined beyond ordinary boxes, all with finite values and gradients:
   points on it, the limit of `w`. Below 1e-6 cells a size is taken to be 1e-6 and gets no gradient; a position does.
 - What lies outside the map is zero: a box outside pools zeros, a huge box the sum of the map over its area.
 - The first derivative in the boxes is continuous, and it is right where a bin's edge meets a pixel. The second one
-  jumps there; autograd gives the mean of its two sides.
+  jumps there; autograd gives the mean of its two sides. An edge within 1e-9 cells of a pixel counts as on it.
 - A box of NaN pools NaN, and disturbs no other box.
 
 The weights are computed in float64: the difference of two integrals over a small bin would cancel in float32. The
@@ -39,6 +39,8 @@ from torch.nn import functional as F
 
 MIN_SIZE = 1e-6
 """The smallest width and height of a box, in cells; they are kept from it by no gradient."""
+ON_PIXEL = 1e-9
+"""An edge this close to a pixel, in cells, is taken to lie on it: rounding moves the inner edges of a box by 1e-13."""
 _TAPS = (2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 18, 22, 27, 33, 41, 51, 64, 80, 100, 128, 160, 200, 256, 512, 1024, 16384)
 """Pixels that a bin's weights span along an axis; boxes are taken together by the next larger entry."""
 _CHUNK_ROWS = 1 << 16
@@ -146,7 +148,9 @@ def pool_boxes(pyramid: Pyramid, boxes: Tensor, images: Tensor, levels: Tensor |
         buckets.append(_Bucket(members, y_rows, x_pixels))
         outer = y_weights.to(dtype)[:, :, None, :, None] * x_weights.to(dtype)[:, None, :, None, :]
         weights.append(outer.flatten(3))
-    pooled: Tensor = _Bag.apply(_Plan(len(boxes), bins, len(pyramid.table), buckets), pyramid.table, *weights)
+    pooled: Tensor = _Bag.apply(_Plan(len(boxes), (bins, bins), len(pyramid.table), buckets), pyramid.table, *weights)
+    if boxes.requires_grad:
+        pooled = _Kinks.apply(_KinkPlan(y, x, start, width), pooled, pyramid.table, y.edges, x.edges)
     return pooled
 
 
@@ -158,7 +162,7 @@ class _Axis:
         half = torch.where(half.abs() < MIN_SIZE / 2, MIN_SIZE / 2, half)
         centre = (low + high) / 2
         steps = torch.linspace(-1, 1, bins + 1, dtype=torch.float64, device=low.device)
-        edges = centre[:, None] + half[:, None] * steps
+        self.edges = edges = centre[:, None] + half[:, None] * steps  # [K, bins + 1]
         self.size = size
         self.lower, self.upper = edges[:, :-1], edges[:, 1:]
         self.width = 2 * half[:, None] / bins
@@ -183,12 +187,44 @@ class _Axis:
 
 
 def _hat_integral(t: Tensor) -> Tensor:
-    """`G(t) − ½ = ∫_0^t max(0, 1 − |s|) ds`, in one piece.
+    """`G(t) − ½ = ∫_0^t max(0, 1 − |s|) ds`."""
+    integral: Tensor = _HatIntegral.apply(t)
+    return integral
 
-    The clamp passes the gradient at ±1, where it is `1 − |t| = 0` anyway: the derivative is the hat everywhere.
-    """
-    t = t.clamp(-1, 1)
-    return t - 0.5 * t * t.abs()
+
+class _HatIntegral(Function):
+    """`∫_0^t hat`; its derivative is the hat everywhere."""
+
+    @staticmethod
+    def forward(ctx: Any, t: Tensor) -> Tensor:
+        ctx.save_for_backward(t)
+        t = t.clamp(-1, 1)
+        return t - 0.5 * t * t.abs()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        return _TimesHat.apply(grads[0], ctx.saved_tensors[0])
+
+
+class _TimesHat(Function):
+    """`v hat(t)`. At its three corners, t = −1, 0 and 1, the hat's slope is taken to be 0; `_Kinks` adds the rest."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, t: Tensor) -> Tensor:
+        ctx.save_for_backward(v, t)
+        half = 0.5 * v * t.abs().clamp(max=1)
+        return (v - half) - half  # rounded as autograd rounds the derivative of `t − ½ t |t|`
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        v, t = ctx.saved_tensors
+        to_v = to_t = None
+        if ctx.needs_input_grad[0]:
+            to_v = _TimesHat.apply(grads[0], t)
+        if ctx.needs_input_grad[1]:
+            distance = t.abs()
+            to_t = -grads[0] * v * torch.where((distance > ON_PIXEL) & (distance < 1 - ON_PIXEL), t.sign(), 0.0)
+        return to_v, to_t
 
 
 def _bucket(rows: Tensor, columns: Tensor, place: Tensor) -> list[tuple[Tensor, int, int]]:
@@ -213,16 +249,16 @@ def _bucket(rows: Tensor, columns: Tensor, place: Tensor) -> list[tuple[Tensor, 
 
 @dataclass(frozen=True)
 class _Bucket:
-    """Boxes `members [K_b]` whose bins read the table's rows `y [K_b, bins, rows] + x [K_b, bins, columns]`."""
+    """Boxes `members [K_b]` whose bins read the table's rows `y [K_b, bins_y, rows] + x [K_b, bins_x, columns]`."""
 
     members: Tensor
     y: Tensor
     x: Tensor
 
     def chunks(self) -> list[tuple[slice, Tensor, Tensor]]:
-        """(which of its boxes, their numbers, their indices `[k·bins², rows·columns]`), a few boxes at a time."""
-        bins, taps = self.y.shape[1], self.y.shape[2] * self.x.shape[2]
-        step = max(1, _CHUNK_ROWS // (bins * bins * taps)) if self.y.device.type == "cpu" else len(self.members)
+        """(which of its boxes, their numbers, their indices `[k·bins_y·bins_x, taps]`), a few boxes at a time."""
+        bins, taps = self.y.shape[1] * self.x.shape[1], self.y.shape[2] * self.x.shape[2]
+        step = max(1, _CHUNK_ROWS // (bins * taps)) if self.y.device.type == "cpu" else len(self.members)
         found = []
         for begin in range(0, len(self.members), max(step, 1)):
             part = slice(begin, begin + step)
@@ -236,7 +272,7 @@ class _Plan:
     """Which rows of the table each bin of each box is made of."""
 
     boxes: int
-    bins: int
+    bins: tuple[int, int]
     rows: int
     buckets: list[_Bucket]
 
@@ -249,11 +285,11 @@ class _Bag(Function):
         ctx.plan = plan
         ctx.save_for_backward(table, *weights)
         channels = table.shape[1]
-        out = table.new_empty(plan.boxes, plan.bins, plan.bins, channels)
+        out = table.new_empty(plan.boxes, *plan.bins, channels)
         for bucket, weight in zip(plan.buckets, weights, strict=True):
             for part, members, index in bucket.chunks():
                 bags = F.embedding_bag(index, table, mode="sum", per_sample_weights=weight[part].reshape(index.shape))
-                out.index_copy_(0, members, bags.view(-1, plan.bins, plan.bins, channels))
+                out.index_copy_(0, members, bags.view(-1, *plan.bins, channels))
         return out
 
     @staticmethod
@@ -277,13 +313,13 @@ class _Inner(Function):
         weights = []
         for bucket in plan.buckets:
             taps = bucket.y.shape[2] * bucket.x.shape[2]
-            weight = out.new_empty(len(bucket.members), plan.bins, plan.bins, taps)
+            weight = out.new_empty(len(bucket.members), *plan.bins, taps)
             for part, members, index in bucket.chunks():
                 rows = out.index_select(0, members).view(len(index), -1)
                 bags = torch.arange(len(index), device=out.device)
                 weight[part] = torch.ops.aten._embedding_bag_per_sample_weights_backward(
                     rows, table, index.view(-1), bags * taps, bags.repeat_interleave(taps, output_size=index.numel()), 0
-                ).view(-1, plan.bins, plan.bins, taps)
+                ).view(-1, *plan.bins, taps)
             weights.append(weight)
         return tuple(weights)
 
@@ -321,3 +357,93 @@ class _Scatter(Function):
         if any(ctx.needs_input_grad[2:]):
             to_weights = _Inner.apply(ctx.plan, out, grads[0])
         return (None, to_out, *(to_weights or [None] * len(weights)))
+
+
+@dataclass(frozen=True)
+class _KinkPlan:
+    """What the curvature where edges lie on pixels is made of: the axes, first table row and map width of each box."""
+
+    y: _Axis
+    x: _Axis
+    start: Tensor
+    width: Tensor
+
+    def curvature(self, along_x: bool, outer: Tensor, table: Tensor) -> Tensor:
+        """`∂²(outer · pooled)/∂e²` of the edges e on pixels, `[K, bins + 1]`; 0 for the other edges.
+
+        `∂²w/∂b²` of a bin's upper edge b holds `hat'(b − j) / (b − a)`. Where b is on pixel p, the mean of the slope's
+        two sides is −½ for pixel p − 1, ½ for p + 1 and 0 for p; a lower edge has the opposite sign. So the pixels
+        p ± 1 come in, whose own weights are 0. Differentiable in `outer` and in the table.
+        """
+        here, across = (self.x, self.y) if along_x else (self.y, self.x)
+        pixel = here.edges.detach().round()
+        on = (here.edges.detach() - pixel).abs() <= ON_PIXEL
+        on &= (pixel >= -1) & (pixel <= here.size[:, None])
+        boxes = torch.nonzero(on.any(1))[:, 0]
+        result = outer.new_zeros(on.shape)
+        if not len(boxes):
+            return result
+        neighbours = torch.stack((pixel, pixel), -1)[boxes] + torch.tensor([-1.0, 1.0], device=pixel.device).double()
+        inside = (neighbours >= 0) & (neighbours < here.size[boxes, None, None]) & on[boxes, :, None]
+        share = (
+            torch.tensor([0.5, -0.5], dtype=torch.float64, device=pixel.device) / here.width.detach()[boxes, :, None]
+        )
+        shares = (share * inside).to(table.dtype)
+        neighbours = torch.where(inside, neighbours, 0.0).long()
+        buckets, weights = [], []
+        for places, taps, _ in _bucket(across.taps[boxes], torch.ones_like(boxes), boxes):
+            members = boxes[places]
+            with torch.no_grad():
+                pixels, of_across = across.weights(members, taps)
+            first, second = of_across.to(table.dtype), shares[places]
+            rows, columns = pixels, neighbours[places]
+            if not along_x:
+                first, second, rows, columns = second, first, columns, rows
+            base = self.start[members, None, None]
+            buckets.append(_Bucket(places, rows * self.width[members, None, None] + base, columns))
+            weights.append((first[:, :, None, :, None] * second[:, None, :, None, :]).flatten(3))
+        bins = outer.shape[1]
+        shape = (bins, bins + 1) if along_x else (bins + 1, bins)
+        slope = _Bag.apply(_Plan(len(boxes), shape, len(table), buckets), table, *weights)
+        # An edge is the lower one of a bin and the upper one of the bin before it.
+        before, after = ((0, 0, 1, 0), (0, 0, 0, 1)) if along_x else ((0, 0, 0, 0, 1, 0), (0, 0, 0, 0, 0, 1))
+        own = outer[boxes]
+        difference = F.pad(own, after) - F.pad(own, before)
+        return result.index_copy(0, boxes, (difference * slope).sum((1, 3) if along_x else (2, 3)))
+
+
+class _Kinks(Function):
+    """Passes the pooled features on. Its second derivative in the edges is what `_TimesHat` leaves out.
+
+    Value and first derivative of that part are 0, so it costs nothing until a second derivative is asked for.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, plan: _KinkPlan, pooled: Tensor, table: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        ctx.plan = plan
+        ctx.save_for_backward(table, y, x)
+        return pooled.view_as(pooled)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        to_y, to_x = _KinkGradient.apply(ctx.plan, grads[0], *ctx.saved_tensors)
+        return None, grads[0], None, to_y, to_x
+
+
+class _KinkGradient(Function):
+    """Zeros, `[K, bins + 1]` for each axis, whose derivative in the edges is the curvature at the pixels."""
+
+    @staticmethod
+    def forward(ctx: Any, plan: _KinkPlan, outer: Tensor, table: Tensor, y: Tensor, x: Tensor) -> Any:
+        ctx.plan = plan
+        ctx.save_for_backward(outer, table)
+        return torch.zeros_like(y), torch.zeros_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        outer, table = ctx.saved_tensors
+        to_y, to_x = (
+            grad * ctx.plan.curvature(along_x, outer, table).to(grad.dtype)
+            for along_x, grad in zip((False, True), grads, strict=True)
+        )
+        return None, None, None, to_y, to_x

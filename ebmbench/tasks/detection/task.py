@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import pandas as pd
 import torch
 
+from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, without_none
 from ebmbench.display.table import Table
@@ -85,6 +86,11 @@ class DetectionTask(Task):
         """Returns the head of one seed; the base detector is loaded, or trained, before the first one."""
         from ebmbench.tasks.detection.learner import DetectionLearner
 
+        if setup.method.memory(DetectionLearner.target_dim):
+            raise UserError(
+                f"method={setup.method.name} keeps something for each training example between its visits, which "
+                "task=detection cannot do for its boxes; choose another method"
+            )
         device = distributed.device_of_rank(device)
         return DetectionLearner(self, setup, _frozen(self, setup.results_dir, device), seeds[0], device)
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from ebmbench.core.rng import Streams
+from ebmbench.core.energy import Energy
+from ebmbench.core.proposal import Proposal
+from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step, no_counts
 from ebmbench.methods.base import Method
-from ebmbench.proposals.base import Proposal
 from ebmbench.tasks.base import Learner, count_examples
-from ebmbench.tasks.regression.stack import OwnNetworks, Stack
+from ebmbench.tasks.own_networks import OwnNetworks
+from ebmbench.tasks.regression.stack import Stack
 
 SEED_BYTES = {"fused": 128, "plain": 1024, "second": 4096}
 """Bytes that a step keeps for each evaluation of f. Measured: fused 24 to 48, plain 650 to 730, dsm 1530, sm 3960."""
@@ -68,23 +70,36 @@ class RegressionLearner(Learner):
             made |= self.proposal.networks(features, self.target_dim)
         return made
 
+    def bind(self, x: Tensor) -> tuple[Energy, Callable[[], Tensor]]:
+        """Returns the energies of a mini-batch x `[S, B, ...]` as methods see them, and the features of x."""
+        return self.stack.bind(x)
+
+    def log_partition(self, draws: Draws) -> Callable[[Energy], Tensor] | None:
+        """Returns what gives `log Z` of the energies of a mini-batch, `[S, B]`; None where nothing does."""
+        return None
+
     def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
         self.stack.start_step(step)
-        f, features = self.stack.bind(self.x[batch])
+        f, features = self.bind(self.x[batch])
         y = self.y[batch]
-        seeds = torch.arange(len(self.seeds), device=self.device).unsqueeze(1)
-        memory = {
-            name.removeprefix("memory."): kept[seeds, batch]
-            for name, kept in self.state.items()
-            if name.startswith("memory.")
-        }
-        now = Step(self.streams.at(step), self.proposal, self.own.heads(features), memory)
+        draws = self.streams.at(step)
+        heads = self.own.heads(features)
+        now = Step(draws, self.proposal, heads, self._recalled(batch), log_partition=self.log_partition(draws))
         losses = self.method.loss(f, y, now)
         learned = self.proposal.loss(f, y, now) if self.proposal is not None else None
         for name, values in now.remembered.items():
-            self.state[f"memory.{name}"][seeds, batch] = values
+            self.state[f"memory.{name}"][self._rows(), batch] = values
         count_examples(now, self.counts, self.method.counters)
         return losses.mean(-1) if learned is None else losses.mean(-1) + learned.mean(-1)
+
+    def _rows(self) -> Tensor:
+        """The place of each seed, `[S, 1]`, to index what is kept by seed and training example."""
+        return torch.arange(len(self.seeds), device=self.device).unsqueeze(1)
+
+    def _recalled(self, batch: Tensor) -> dict[str, Tensor]:
+        """What the method keeps for the examples of a mini-batch, by name."""
+        kept = {name: tensor for name, tensor in self.state.items() if name.startswith("memory.")}
+        return {name.removeprefix("memory."): tensor[self._rows(), batch] for name, tensor in kept.items()}
 
 
 def seed_bytes(method: Method, batch_size: int, fused: bool) -> int:

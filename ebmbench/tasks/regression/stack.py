@@ -7,7 +7,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.core.errors import UserError
+from ebmbench.tasks.own_networks import seeded_module
 
 
 class Stack(ABC):
@@ -142,54 +142,3 @@ def _no_features() -> Tensor:
         "the network has no features of x of its own, which the method or its proposal needs: define encode(x), "
         "energy(h, y) and num_features instead of forward(x, y)"
     )
-
-
-def seeded_module(build: Callable[[], nn.Module], seed: int) -> nn.Module:
-    """Returns a module whose random initial weights are a function of the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build()
-
-
-class OwnNetworks:
-    """The networks of a method and its proposal, one copy for each seed: maps of the features of x.
-
-    Args:
-        build: makes the networks of one seed, by name.
-    """
-
-    def __init__(
-        self, build: Callable[[], dict[str, nn.Module]], seeds: Sequence[int], device: torch.device, dtype: torch.dtype
-    ) -> None:
-        # Another seed than the model's: equal layers must not start with equal weights.
-        def all_of_them() -> nn.Module:
-            return nn.ModuleDict(build())
-
-        made = [seeded_module(all_of_them, 2**32 + seed).to(device, dtype) for seed in seeds]
-        self.names = [name for name, _ in made[0].named_children()]
-        self.parameters: dict[str, Tensor] = {}
-        self._modules: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {}
-        for name in self.names:
-            modules = [module.get_submodule(name) for module in made]
-            parameters, buffers = stack_module_state(modules)
-            leaves = {key: p.detach().clone().requires_grad_() for key, p in parameters.items()}
-            for key, leaf in leaves.items():
-                leaf.grad = torch.zeros_like(leaf)
-                self.parameters[f"own.{name}.{key}"] = leaf
-            self._modules[name] = (copy.deepcopy(modules[0]).to("meta"), buffers)
-
-    def heads(self, features: Callable[[], Tensor]) -> dict[str, Callable[[], Tensor]]:
-        """Returns the outputs for a mini-batch, as functions by name: `[S, B, outputs]` each. Features are detached."""
-        return {name: partial(self._output, name, features) for name in self.names}
-
-    def _output(self, name: str, features: Callable[[], Tensor]) -> Tensor:
-        module, buffers = self._modules[name]
-        prefix = f"own.{name}."
-        parameters = {key.removeprefix(prefix): p for key, p in self.parameters.items() if key.startswith(prefix)}
-
-        def one(p: dict[str, Tensor], b: dict[str, Tensor], h: Tensor) -> Tensor:
-            result: Tensor = functional_call(module, (p, b), (h,))
-            return result
-
-        result: Tensor = vmap(one)(parameters, buffers, features().detach())
-        return result

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torchvision.ops import batched_nms
 
-from ebmbench.system import checkpoint
 from ebmbench.core.errors import UserError
+from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import Interrupted
 from ebmbench.tasks.detection import architectures, base, base_training
 from ebmbench.tasks.detection.config import DetectionTask

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
+from ebmbench.core.rng import Streams
 from ebmbench.methods import DSM, KLDIS, METHODS, MLIS, MLMCMC, NCE, SM, Method, NCEPlus
 from ebmbench.proposals import GaussianMixture
-from ebmbench.core.rng import Streams
 from ebmbench.tasks.detection.head import ACTIVATIONS, BoxEnergy, EnergyHead, to_boxes, to_relative
 from ebmbench.tasks.detection.pooling import Pyramid
 

@@ -9,6 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
+from ebmbench.tasks.detection import shapes
 from ebmbench.tasks.detection.pooling import Pyramid, assign_levels, pool_boxes
 
 ZERO = torch.zeros(1, dtype=torch.int64)
@@ -182,6 +183,116 @@ def test_first_derivative_where_edges_meet_pixels(bins) -> None:
             ahead, here, behind = value(boxes + shift), value(boxes), value(boxes - shift)
         for difference in ((ahead - here) / step, (here - behind) / step, (ahead - behind) / (2 * step)):
             torch.testing.assert_close(exact[:, coordinate], difference, rtol=0, atol=2e-4)
+
+
+def exact_value(feature: Tensor, box: Tensor, outer: Tensor) -> float:
+    """`outer · pooled` of one box from the exact integral, without the code under test."""
+    return (summed_area(feature, box, outer.shape[0]) * outer).sum().item()
+
+
+def second_differences(feature: Tensor, box: Tensor, outer: Tensor, step: float) -> Tensor:
+    """The Hessian `[4, 4]` of `exact_value` by central differences.
+
+    Where the second derivative jumps these are the mean of the derivatives on both sides.
+    """
+    axes = step * torch.eye(4, dtype=torch.float64)
+    hessian = torch.zeros(4, 4, dtype=torch.float64)
+    for i in range(4):
+        for j in range(4):
+            corners = ((1, 1), (1, -1), (-1, 1), (-1, -1))
+            hessian[i, j] = sum(
+                s * t * exact_value(feature, box + s * axes[i] + t * axes[j], outer) for s, t in corners
+            )
+    return hessian / (4 * step**2)
+
+
+def exact_hessian(feature: Tensor, box: Tensor, outer: Tensor) -> Tensor:
+    """The central differences of two steps, put together so that their error of first order goes."""
+    side = min(1.0, float((box[2:] - box[:2]).abs().min()))
+    coarse, fine = (second_differences(feature, box, outer, step) for step in (2e-3 * side, 1e-3 * side))
+    return 2 * fine - coarse
+
+
+def autograd_hessian(feature: Tensor, box: Tensor, outer: Tensor, stride: int = 1) -> Tensor:
+    def value(box: Tensor) -> Tensor:
+        return (pool(feature, box[None], outer.shape[0], stride)[0] * outer).sum()
+
+    return torch.autograd.functional.hessian(value, box)
+
+
+@pytest.mark.parametrize("bins", [1, 2, 7])
+@pytest.mark.parametrize(
+    "box",
+    [
+        (2.0, 3.0, 9.0, 10.0),  # every edge of seven bins on a pixel
+        (2.0, 3.3, 8.7, 10.0),  # some edges
+        (0.0, 0.0, 7.0, 7.0),  # on the first pixels of the map
+        (-1.0, -1.0, 6.0, 6.0),  # on the foot of the surface outside the map
+        (8.0, 5.0, 15.0, 12.0),  # and on the other one
+        (7.0, 4.0, 14.0, 11.0),  # on the last pixels
+        (9.0, 10.0, 2.0, 3.0),  # of negative size
+        (4.0, 5.0, 4.5, 5.25),  # under one cell
+        (-14.0, -21.0, 28.0, 35.0),  # covers the map: bins of several cells
+        (2.3, 3.1, 9.2, 10.7),  # no edge on a pixel
+    ],
+)
+def test_second_derivative_where_edges_meet_pixels(bins, box) -> None:
+    feature, box = feature_map(1, 12, 15), torch.tensor(box, dtype=torch.float64)
+    outer = torch.randn(bins, bins, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    expected = exact_hessian(feature, box, outer)
+    tolerance = 1e-4 * max(1.0, float(expected.abs().max()))
+    torch.testing.assert_close(autograd_hessian(feature, box, outer), expected, rtol=0, atol=tolerance)
+
+
+def test_second_derivative_along_one_axis_in_closed_form() -> None:
+    """One bin from 2 to 4 over the map 0 1 4 9 16 25: the derivatives of `(S(b) − S(a)) / (b − a)` by hand.
+
+    The surface's slope is 3 before 2 and 5 after it, 7 before 4 and 9 after it: 4 and 8 on the mean. The mean over the
+    bin is 9.5. With width 2: `∂²/∂a² = −slope/2 − 2·4/4 + 2·9.25/4` and so on.
+    """
+    feature = (torch.arange(6, dtype=torch.float64) ** 2).expand(1, 9, 6).contiguous()
+    box = torch.tensor([2.0, 3.0, 4.0, 5.0], dtype=torch.float64)
+    hessian = autograd_hessian(feature, box, torch.ones(1, 1, 1, dtype=torch.float64))
+    mean = (0.5 * 4 + 9 + 0.5 * 16) / 2  # by the trapezium rule, exact here
+    for_a = -4 / 2 - 2 * 4 / 4 + 2 * mean / 4
+    for_b = 8 / 2 - 2 * 16 / 4 + 2 * mean / 4
+    mixed = (4 + 16) / 4 - 2 * mean / 4
+    expected = torch.zeros(4, 4, dtype=torch.float64)
+    expected[0, 0], expected[2, 2], expected[0, 2], expected[2, 0] = for_a, for_b, mixed, mixed
+    torch.testing.assert_close(hessian, expected, rtol=0, atol=1e-9)
+
+
+def test_second_derivative_at_true_boxes() -> None:
+    """The boxes of made images lie on half pixels; in a map of stride 4 many of their edges are on a cell."""
+    boxes = torch.cat([torch.from_numpy(shapes.make_image(0, "train", index).boxes) for index in range(12)]).double()
+    scaled = boxes / 4
+    on_pixel = (scaled == scaled.round()).any(1)
+    assert on_pixel.sum() > 15 and (~on_pixel).sum() > 5
+    feature = feature_map(2, 32, 32)
+    outer = torch.randn(7, 7, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    for box in scaled:
+        expected = exact_hessian(feature, box, outer)
+        found = autograd_hessian(feature, 4 * box, outer, stride=4) * 16
+        tolerance = 1e-4 * max(1.0, float(expected.abs().max()))
+        torch.testing.assert_close(found, expected, rtol=0, atol=tolerance)
+
+
+def test_the_curvature_on_pixels_is_differentiable_in_what_is_made_of_the_features() -> None:
+    """As `sm` needs it: the gradient of a squared curvature in a weight behind the pooling, and in the features."""
+    feature = feature_map(2, 12, 15).requires_grad_()
+    box = torch.tensor([[2.0, 3.0, 9.0, 10.0]], dtype=torch.float64, requires_grad=True)
+    outer = torch.randn(7, 7, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5)).requires_grad_()
+
+    def curvature(outer: Tensor) -> Tensor:
+        slope = torch.autograd.grad((pool(feature, box)[0] * outer).sum(), box, create_graph=True)[0]
+        return sum(torch.autograd.grad(slope[0, d], box, create_graph=True)[0][0, d] for d in range(4)) ** 2
+
+    grad = torch.autograd.grad(curvature(outer), outer)[0]
+    direction = torch.randn(outer.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    with torch.no_grad():
+        ahead, behind = outer + 1e-5 * direction, outer - 1e-5 * direction
+    difference = (curvature(ahead.requires_grad_()) - curvature(behind.requires_grad_())) / 2e-5
+    torch.testing.assert_close((grad * direction).sum(), difference.detach(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ebmbench.tasks.detection.problem import DetectionProblem, build
 from PIL import Image
 
 from ebmbench import methods
@@ -24,10 +25,9 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
 from ebmbench.engine.runs import read_state
+from ebmbench.engine.train import train
 from ebmbench.system import distributed
 from ebmbench.tasks.detection import problem as problem_module
-from ebmbench.tasks.detection.problem import DetectionProblem, build
-from ebmbench.engine.train import train
 from tests.processes import TINY, tiny
 
 SHARED = Path(os.environ.get("EBMBENCH_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))

@@ -10,15 +10,15 @@ import torch
 from scipy import integrate, stats
 
 from ebmbench.core.rng import Streams
-from ebmbench.tasks.regression.config import OneDTask
-from ebmbench.tasks.regression.data import Dataset, Law
+from ebmbench.tasks.regression.laws import Dataset, Law
+from ebmbench.tasks.regression.one_d import OneD
 
 XS = [-2.5, -1.3, -0.2, 0.0, 0.4, 2.9]
 SMALL = {"data_seed": 0, "num_train": 500, "num_val": 20, "num_test": 30, "target_noise": 0.0, "grid_points": 129}
 
 
-def task(dataset: int, **changes: float) -> OneDTask:
-    return OneDTask.model_validate({"name": "1d", "dataset": dataset, **SMALL, **changes})
+def task(dataset: int, **changes: float) -> OneD:
+    return OneD.model_validate({"dataset": dataset, **SMALL, **changes})
 
 
 class Scipy:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,20 +14,40 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor
 
-from ebmbench.config.compose import compose
 from ebmbench.core.energy import AutogradEnergy, Energy
-from ebmbench.methods import METHODS
-from ebmbench.tasks.regression import problem as module
-from ebmbench.tasks.regression.data import Law
-from ebmbench.tasks.regression.network import Parameters
+from ebmbench.core.step import Step
+from ebmbench.engine.batches import Batches
+from ebmbench.engine.execute import result_rows
+from ebmbench.engine.train import Training
+from ebmbench.tasks.regression.laws import Law
+from ebmbench.tasks.regression.networks.paper import Parameters
+from ebmbench.tasks.regression.one_d import OneDLearner
 
-from .one_d_problem import problem
+from .one_d_problem import NAMES, losses, problem, setup, task
 from .test_network import textbook_of
 
-NEVER = -torch.ones(20, dtype=torch.int64)
+EnergyFunction = Callable[[Parameters, Tensor], Energy]
 
 
-def exact_energy(dataset: int, noise: float = 0.0) -> module.EnergyFunction:
+def rows_of(made: OneDLearner, folder: Path, stopped: Sequence[int] = ()) -> list[dict[str, Any]]:
+    """The rows of metrics.csv of an untrained learner; `stopped` are steps at which its seeds diverged."""
+    progress = Training(made).progress
+    progress.diverged_step = torch.tensor(stopped or [-1] * len(made.seeds))
+    return result_rows(made.task, made, progress, folder)
+
+
+def batches(made: OneDLearner) -> Batches:
+    return Training(made).batches
+
+
+def with_energy(energy: EnergyFunction, **settings: Any) -> OneDLearner:
+    """A learner with another energy in the network's place."""
+    made = problem(**settings)
+    made.stack.make_energy = energy  # type: ignore[attr-defined]
+    return made
+
+
+def exact_energy(dataset: int, noise: float = 0.0) -> EnergyFunction:
     """The truth in the network's place, at an arbitrary level."""
 
     def energy(parameters: Parameters, x: Tensor) -> Energy:
@@ -42,10 +64,10 @@ def exact_energy(dataset: int, noise: float = 0.0) -> module.EnergyFunction:
 
 def test_an_epoch_visits_every_point_once_and_keeps_the_last_short_batch() -> None:
     made = problem(seeds=(0, 1), num_train=50, batch_size=16)
-    assert made.steps_per_epoch == 4 and made.num_steps == 8
-    batches = [made.batch(step) for step in range(8)]
-    assert [b.shape for b in batches[:4]] == [(2, 16), (2, 16), (2, 16), (2, 2)]
-    first, second = torch.cat(batches[:4], 1), torch.cat(batches[4:], 1)
+    assert made.steps_per_row == 4 and made.num_steps == 8
+    found = [batches(made).at(step) for step in range(8)]
+    assert [b.shape for b in found[:4]] == [(2, 16), (2, 16), (2, 16), (2, 2)]
+    first, second = torch.cat(found[:4], 1), torch.cat(found[4:], 1)
     for epoch in (first, second):
         assert torch.equal(epoch.sort(1).values, torch.arange(50).expand(2, -1))
     assert not torch.equal(first, second) and not torch.equal(first[0], first[1])
@@ -53,20 +75,20 @@ def test_an_epoch_visits_every_point_once_and_keeps_the_last_short_batch() -> No
 
 def test_a_batch_is_a_function_of_the_step_alone() -> None:
     made = problem(num_train=50)
-    late, early = made.batch(7).clone(), made.batch(0).clone()
+    late, early = batches(made).at(7).clone(), batches(made).at(0).clone()
     fresh = problem(num_train=50)
-    assert torch.equal(fresh.batch(0), early) and torch.equal(fresh.batch(7), late)
+    assert torch.equal(batches(fresh).at(0), early) and torch.equal(batches(fresh).at(7), late)
 
 
 def test_all_methods_see_the_same_data_weights_and_mini_batches() -> None:
     seeds = (3, 5)
     reference = problem("nce+", seeds)
     assert not torch.equal(reference.parameters["flat"][0], reference.parameters["flat"][1])
-    for name in METHODS:
+    for name in NAMES:
         made = problem(name, seeds)
         assert torch.equal(made.parameters["flat"], reference.parameters["flat"])
         assert torch.equal(made.y, reference.y) and torch.equal(made.x, reference.x)
-        assert all(torch.equal(made.batch(step), reference.batch(step)) for step in range(made.num_steps))
+        assert all(torch.equal(batches(made).at(step), batches(reference).at(step)) for step in range(made.num_steps))
 
 
 def test_methods_with_the_same_proposal_draw_the_same_samples() -> None:
@@ -74,34 +96,35 @@ def test_methods_with_the_same_proposal_draw_the_same_samples() -> None:
     seen: dict[str, Tensor] = {}
     for name in ("nce", "nce+"):
         made = problem(name)
-        noise = made.method.proposal.noise("proposal", made.y[:4].view(1, 4, 1), 16, made.streams.at(0))  # type: ignore[attr-defined]
+        assert made.proposal is not None
+        noise = made.proposal.sample_offsets(made.y[:4].view(1, 4, 1), 16, Step(made.streams.at(0)))[0]
         seen[name] = noise
     assert torch.equal(seen["nce"], seen["nce+"])
 
 
 def test_losses_are_the_method_s_on_the_textbook_network() -> None:
     made = problem("nce", seeds=(0, 4), dtype=torch.float64)
-    losses = made.losses(3)
-    batch = made.batch(3)
+    together = losses(made, 3)
+    batch = batches(made).at(3)
     for index, seed in enumerate((0, 4)):
-        model = textbook_of(made.layers, index)
+        model = textbook_of(made.stack.views(), index)
         x, y = made.x[batch[index]], made.y[batch[index]].view(1, -1, 1)
         f = AutogradEnergy(lambda v, model=model, x=x: model(x, v[0, ..., 0]).unsqueeze(0))
-        alone = made.method.loss(f, y, problem(seeds=(seed,)).streams.at(3)).mean()
-        torch.testing.assert_close(losses[index], alone, rtol=1e-12, atol=0)
+        alone = made.method.loss(f, y, Step(problem(seeds=(seed,)).streams.at(3), made.proposal)).mean()
+        torch.testing.assert_close(together[index], alone, rtol=1e-12, atol=0)
 
 
 def test_layers_are_views_of_the_one_tensor_which_gets_all_their_gradients() -> None:
     made = problem(seeds=(0, 1))
     flat = made.parameters["flat"]
-    made.losses(0).sum().backward()
-    parts = flat.grad.split([p[0].numel() for p in made.layers.values()], dim=1)
-    bias = list(made.layers).index("out.bias")  # adds the same to every logit
+    losses(made, 0).sum().backward()
+    parts = flat.grad.split([p[0].numel() for p in made.stack.views().values()], dim=1)
+    bias = list(made.stack.views()).index("out.bias")  # adds the same to every logit
     assert all((part != 0).any() for k, part in enumerate(parts) if k != bias)
-    assert torch.equal(torch.cat([p.flatten(1) for p in made.layers.values()], 1), flat)
+    assert torch.equal(torch.cat([p.flatten(1) for p in made.stack.views().values()], 1), flat)
     with torch.no_grad():
         flat.fill_(2.0)
-    assert all((p == 2).all() for p in made.layers.values())
+    assert all((p == 2).all() for p in made.stack.views().values())
 
 
 # ------------------------------------------------------------------------------------------ how it is scored
@@ -111,9 +134,9 @@ def test_scores_of_a_network_are_what_scipy_makes_of_the_textbook_module(tmp_pat
     made = problem(seeds=(2, 9), dtype=torch.float64, num_test=12, num_val=5, grid_points=513)
     with torch.no_grad():
         made.parameters["flat"].mul_(2)  # not so flat a density
-    row = made.evaluate(tmp_path, NEVER[:2])[1]
+    row = rows_of(made, tmp_path)[1]
     assert row["seed"] == 9 and row["diverged"] == 0 and row["diverged_step"] == ""
-    model = textbook_of(made.layers, 1)
+    model = textbook_of(made.stack.views(), 1)
 
     @torch.no_grad()
     def f(x: float, y: np.ndarray) -> np.ndarray:
@@ -152,15 +175,15 @@ def test_scores_of_a_network_are_what_scipy_makes_of_the_textbook_module(tmp_pat
 
 @pytest.mark.parametrize("dataset", [1, 2])
 def test_the_truth_scores_as_the_truth(tmp_path: Path, dataset: int) -> None:
-    made = problem(
-        energy=exact_energy(dataset),
+    made = with_energy(
+        exact_energy(dataset),
         dtype=torch.float64,
         dataset=dataset,
         num_test=4000,
         num_val=1000,
         grid_points=1025,
     )
-    row = made.evaluate(tmp_path, NEVER[:1])[0]
+    row = rows_of(made, tmp_path)[0]
     assert abs(row["d_kl"]) < 1e-5
     test = made.dataset.test
     assert row["nll"] == pytest.approx(-made.dataset.law.log_prob(test.x, test.y).mean().item(), abs=1e-4)
@@ -178,15 +201,15 @@ def test_the_truth_scores_as_the_truth(tmp_path: Path, dataset: int) -> None:
 def test_noisy_scores_are_against_the_noisy_law(tmp_path: Path) -> None:
     """With noise that carries some targets out of the interval, where no model has a density."""
     noise = 0.8
-    made = problem(
-        energy=exact_energy(1, noise),
+    made = with_energy(
+        exact_energy(1, noise),
         dtype=torch.float64,
         target_noise=noise,
         num_test=1500,
         num_val=50,
         grid_points=129,
     )
-    row = made.evaluate(tmp_path, NEVER[:1])[0]
+    row = rows_of(made, tmp_path)[0]
     assert abs(row["d_kl_noisy"]) < 1e-3 < 0.1 < row["d_kl"]
     assert math.isfinite(row["nll_noisy"]) and row["nll_noisy"] > row["nll"]
 
@@ -198,14 +221,14 @@ def test_a_model_that_leans_on_the_edge_or_is_too_sharp_is_not_trusted(tmp_path:
     def sharp(parameters: Parameters, x: Tensor) -> Energy:
         return AutogradEnergy(lambda y: -0.5 * (y.squeeze(-1) / 0.004).square().clamp(max=1e4))
 
-    lean = problem(energy=leaning, dtype=torch.float64).evaluate(tmp_path, NEVER[:1])[0]
+    lean = rows_of(with_energy(leaning, dtype=torch.float64), tmp_path)[0]
     assert lean["edge_mass"] == pytest.approx(1 - math.exp(-0.6), rel=1e-2) and lean["trusted"] == 0
-    peak = problem(energy=sharp, dtype=torch.float64).evaluate(tmp_path, NEVER[:1])[0]
+    peak = rows_of(with_energy(sharp, dtype=torch.float64), tmp_path)[0]
     assert peak["edge_mass"] < 0.01 and peak["nll_error"] > 1e-3 and peak["trusted"] == 0
 
 
 def test_a_seed_that_diverged_is_a_row_of_its_own(tmp_path: Path) -> None:
-    rows = problem(seeds=(0, 1, 2)).evaluate(tmp_path, torch.tensor([-1, 5, -1]))
+    rows = rows_of(problem(seeds=(0, 1, 2)), tmp_path, [-1, 5, -1])
     assert [row["diverged"] for row in rows] == [0, 1, 0]
     assert rows[1]["diverged_step"] == 5 and rows[1]["trusted"] == 0
     assert math.isnan(rows[1]["d_kl"]) and math.isfinite(rows[2]["d_kl"])
@@ -214,7 +237,7 @@ def test_a_seed_that_diverged_is_a_row_of_its_own(tmp_path: Path) -> None:
 
 
 def test_the_picture_s_densities_are_densities(tmp_path: Path) -> None:
-    problem(seeds=(0, 1)).evaluate(tmp_path, NEVER[:2])
+    rows_of(problem(seeds=(0, 1)), tmp_path)
     arrays = np.load(tmp_path / "densities.0.npz")
     assert arrays["model"].shape == (2, len(arrays["x"]), len(arrays["y"]))
     for values in (arrays["true"][None], arrays["model"]):
@@ -222,15 +245,13 @@ def test_the_picture_s_densities_are_densities(tmp_path: Path) -> None:
         np.testing.assert_allclose(mass, 1, atol=2e-3)
 
 
-def test_a_run_in_two_parts_ends_in_the_same_files_as_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = compose(["task=1d", "seeds=3", "+experiment=smoke"])
+def test_a_run_in_two_parts_ends_in_the_same_files_as_in_one(tmp_path: Path) -> None:
     for name, groups in (("one", [(0, 1, 2)]), ("two", [(0, 1), (2,)])):
         (tmp_path / name).mkdir()
         for seeds in groups:
-            problem(seeds=seeds, dtype=torch.float64).evaluate(tmp_path / name, NEVER[: len(seeds)])
-        monkeypatch.setattr(module, "split", lambda config, groups=groups: groups)
-        module.finish(config, tmp_path / name)
-        module.finish(config, tmp_path / name)  # again, as after an interruption
+            rows_of(problem(seeds=seeds, dtype=torch.float64), tmp_path / name)
+        task().finish(setup(), tmp_path / name, groups)
+        task().finish(setup(), tmp_path / name, groups)  # again, as after an interruption
         assert sorted(p.name for p in (tmp_path / name).iterdir()) == ["calibration.csv", "densities.npz"]
     one, two = (np.load(tmp_path / name / "densities.npz") for name in ("one", "two"))
     assert one["seeds"].tolist() == two["seeds"].tolist() == [0, 1, 2]

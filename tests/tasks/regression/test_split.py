@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
-from ebmbench.tasks.regression import fused as native
 from ebmbench.config.compose import compose
-from ebmbench.tasks.regression import problem
+from ebmbench.engine import execute
+from ebmbench.native import build
+from ebmbench.tasks.regression.learner import SEED_BYTES
 
 
 def groups(*overrides: str) -> list[tuple[int, ...]]:
-    return problem.split(compose(["task=1d", "device=cpu", *overrides]))
+    return execute.seed_groups(compose(["task=1d", "device=cpu", *overrides]), torch.device("cpu"))
 
 
 def test_the_paper_s_table_trains_twenty_seeds_together() -> None:
@@ -26,9 +28,9 @@ def test_two_hundred_seeds_of_many_samples_are_split(method: str, backend: str) 
     assert len(parts) > 1
     sizes = [len(part) for part in parts]
     assert max(sizes) - min(sizes) <= len(parts)
-    if backend == "auto" and native.unavailable() is None:
-        per_seed = 32 * 16385 * problem.BYTES_PER_EVALUATION["fused"]
-        assert max(sizes) * per_seed <= problem.MEMORY
+    if backend == "auto" and build.unavailable() is None:
+        per_seed = 32 * 16385 * SEED_BYTES["fused"]
+        assert max(sizes) * per_seed <= execute.MEMORY
 
 
 def test_a_seed_that_does_not_fit_is_a_group_of_its_own() -> None:

@@ -1,5 +1,5 @@
 """The networks of regression, a file for each. See `base` for what a network is."""
 
-from ebmbench.tasks.regression.networks import paper
+from ebmbench.tasks.regression.networks import cnn, flow, gaussian, histogram, mdn, mlp, paper, resnet18
 
-__all__ = ["paper"]
+__all__ = ["cnn", "flow", "gaussian", "histogram", "mdn", "mlp", "paper", "resnet18"]

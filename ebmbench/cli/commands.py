@@ -1,0 +1,282 @@
+"""The commands of the command line: one table, from which the parser, the help and the tab completion are made.
+
+Nothing here imports PyTorch: help, version and completion answer at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Option:
+    """What is said with `--name`: how a command works, and no setting of a run.
+
+    Attributes:
+        metavar: what its value is called in the help; an option without one takes no value.
+        choices: the values that are allowed; all if empty.
+        short: its one-letter form.
+        is_repeatable: whether it may be given more than once.
+    """
+
+    name: str
+    help: str
+    metavar: str = ""
+    choices: tuple[str, ...] = ()
+    short: str = ""
+    is_repeatable: bool = False
+
+    @property
+    def key(self) -> str:
+        """Its name in the parsed arguments."""
+        return self.name.lstrip("-").replace("-", "_")
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Attributes:
+        path: its words, such as `("sweep", "submit")`; empty for a run.
+        takes: what may follow, for the help.
+        help: what it does, in one line.
+        handler: the function that does it, as `module:function`, imported when it is called.
+        completes: what its words are, for tab completion: `settings`, `sweeps`, `groups`, `files`, or the words
+            themselves, separated by spaces.
+        detail: further help.
+        passes_on: whether its words go as they are to a program of its own.
+    """
+
+    path: tuple[str, ...]
+    takes: str
+    help: str
+    handler: str
+    completes: str = "files"
+    options: tuple[Option, ...] = ()
+    detail: str = ""
+    passes_on: bool = False
+
+    @property
+    def name(self) -> str:
+        """What users type, without the program: `sweep submit`."""
+        return " ".join(self.path)
+
+    @property
+    def all_options(self) -> tuple[Option, ...]:
+        """Its options, and those that all commands have."""
+        return () if self.passes_on else (*self.options, CONFIG_DIR)
+
+
+CONFIG_DIR = Option(
+    "--config-dir",
+    "a folder with YAML of your own, of the same layout as conf/; it is used beside ./conf",
+    "DIR",
+    is_repeatable=True,
+)
+_JOBS = Option("--jobs", "on this machine: at most N jobs at a time", "N")
+_DRY_RUN = Option("--dry-run", "say what would run, about how long and how much memory, and do nothing")
+
+_RESULTS_DIR = "results_dir=DIR says where results are (default: results)."
+_LAUNCHERS = """\
+hydra/launcher=NAME says where jobs run: local, local_parallel (the default of `sweep`), slurm, slurm_gpu, or a file of
+conf/hydra/launcher/. hydra.launcher.KEY=VALUE changes one of its settings: hydra.launcher.partition=gpu."""
+
+GROUPS = {"sweep": "many runs: submit them, watch them, make their tables", "report": "one page, figures or W&B report"}
+"""Commands that have commands of their own."""
+
+COMMANDS = (
+    Command(
+        (),
+        "[-m] task=TASK method=METHOD [key=value ...]",
+        "train and score a run",
+        "ebmbench.cli.run:run",
+        "settings",
+        (
+            Option("--multirun", "a run for each combination of key=a,b values", short="-m"),
+            Option("--cfg", "print the settings and train nothing", "WHAT", ("job", "hydra", "all"), "-c"),
+            Option("--package", "print these settings only, such as method", "KEY", (), "-p"),
+            Option(
+                "--info",
+                "print how Hydra puts the settings together",
+                "WHAT",
+                ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+                "-i",
+            ),
+            Option("--version", "print the version"),
+        ),
+    ),
+    Command(
+        ("sweep", "submit"),
+        "NAME [key=value ...]",
+        "run the jobs of sweeps/NAME.yaml that have no result yet",
+        "ebmbench.cli.sweep:submit",
+        "sweeps",
+        (_JOBS, Option("--seeds-per-job", "split the seeds of a setting into jobs of N", "N"), _DRY_RUN),
+        f"""\
+key=value changes a setting of all jobs, or the grid (method=nce,nce+). The settings are frozen now: later changes of
+sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
+{_LAUNCHERS}""",
+    ),
+    Command(
+        ("sweep", "resume"),
+        "NAME [results_dir=DIR]",
+        "submit again what failed or is missing, with the settings that were frozen",
+        "ebmbench.cli.sweep:resume",
+        "sweeps",
+        (_JOBS, _DRY_RUN),
+        f"{_RESULTS_DIR}\n{_LAUNCHERS}",
+    ),
+    Command(
+        ("sweep", "status"),
+        "NAME [results_dir=DIR]",
+        "done, running, queued, failed, diverged, interrupted and missing jobs, and why",
+        "ebmbench.cli.sweep:status",
+        "sweeps",
+        (Option("--all", "list every job that is not done, however many"),),
+        _RESULTS_DIR,
+    ),
+    Command(
+        ("sweep", "collect"),
+        "NAME [results_dir=DIR]",
+        "tables and figures from what is done, into <results_dir>/NAME/",
+        "ebmbench.cli.sweep:collect",
+        "sweeps",
+        (),
+        _RESULTS_DIR,
+    ),
+    Command(
+        ("sweep", "tables"),
+        "NAME [results_dir=DIR]",
+        "the tables again, from the runs.csv that collect left there",
+        "ebmbench.cli.sweep:again",
+        "sweeps",
+        (),
+        _RESULTS_DIR,
+    ),
+    Command(
+        ("sweep", "check"),
+        "NAME [results_dir=DIR]",
+        "fail if a table there does not follow from its runs",
+        "ebmbench.cli.sweep:check",
+        "sweeps",
+        (),
+        _RESULTS_DIR,
+    ),
+    Command(
+        ("report", "page"),
+        "SWEEP | RUN_DIRECTORY... [results_dir=DIR]",
+        "one HTML page that compares the runs",
+        "ebmbench.cli.report:page",
+        "sweeps",
+        (Option("--out", "the page (default: <results_dir>/SWEEP/report.html)", "FILE"),),
+        _RESULTS_DIR,
+    ),
+    Command(
+        ("report", "figures"),
+        "SWEEP | RUN_DIRECTORY... [results_dir=DIR]",
+        "the figures as PDF and PNG, with their numbers as CSV",
+        "ebmbench.cli.report:figures",
+        "sweeps",
+        (Option("--out", "the folder (default: <results_dir>/SWEEP/figures)", "DIR"),),
+        _RESULTS_DIR,
+    ),
+    Command(
+        ("report", "claims"),
+        "[results_dir=DIR]",
+        "write what the collected sweeps say into README.md and docs/speed.md",
+        "ebmbench.cli.report:claims",
+        "settings",
+        (),
+        _RESULTS_DIR,
+    ),
+    Command(
+        ("report", "wandb"),
+        "SWEEP [results_dir=DIR]",
+        "a report on Weights & Biases, of runs made with logger=wandb",
+        "ebmbench.cli.report:wandb",
+        "sweeps",
+        (
+            Option("--project", "the W&B project of the runs (default: ebmbench)", "NAME"),
+            Option("--entity", "the W&B user or team (default: the account's)", "NAME"),
+        ),
+        _RESULTS_DIR,
+    ),
+    Command(
+        ("describe",),
+        "[GROUP [NAME]] [plugins=[FILE]]",
+        "what there is to choose from, and the settings of each",
+        "ebmbench.cli.describe:main",
+        "groups",
+        (),
+        "ebmbench describe lists all groups, describe method all methods, describe method nce+ the settings of one.",
+    ),
+    Command(
+        ("check",),
+        "FILE",
+        "test the components of a plug-in against the contract that the built-in ones meet",
+        "ebmbench.cli.tools:check",
+    ),
+    Command(
+        ("predict",),
+        "RUN_DIRECTORY FILE... --out FILE",
+        "predictions of a trained run for inputs of your own",
+        "ebmbench.cli.tools:predict",
+        "files",
+        (Option("--out", "the file to write", "FILE"),),
+        "What the files hold is the task's: `ebmbench describe task NAME` says it.",
+    ),
+    Command(
+        ("fsck",),
+        "[results_dir=DIR]",
+        "check every finished result against its checksums",
+        "ebmbench.cli.tools:fsck",
+        "files",
+        (Option("--repair", "put right what can be put right"),),
+        _RESULTS_DIR,
+    ),
+    Command(
+        ("bench",),
+        "[NAME] [options]",
+        "how fast, against the textbook way (NAME: one_d, pooling or sweep)",
+        "ebmbench.cli.tools:bench",
+        "one_d pooling sweep",
+        passes_on=True,
+    ),
+    Command(
+        ("completion",),
+        "bash | zsh",
+        "print the script for tab completion",
+        "ebmbench.cli.completion:script",
+        "bash zsh",
+        (),
+        """\
+bash: add this line to ~/.bashrc:   source <(ebmbench completion bash)
+zsh:  add this line to ~/.zshrc:    source <(ebmbench completion zsh)""",
+    ),
+)
+
+RUN = COMMANDS[0]
+
+
+def first_words() -> list[str]:
+    """Returns the words that a command line may begin with, if it is no run."""
+    return list(dict.fromkeys(command.path[0] for command in COMMANDS if command.path))
+
+
+def second_words(first: str) -> list[str]:
+    """Returns the commands of a command: of `sweep`, submit and so on."""
+    return [command.path[1] for command in COMMANDS if command.path[:1] == (first,) and len(command.path) > 1]
+
+
+def find(words: list[str]) -> tuple[Command, list[str]] | None:
+    """Returns the command that these words name, and the words that follow it: a run if the first one names none.
+
+    `report` alone is `report page`. None where the second word of a command is missing or unknown.
+    """
+    for command in COMMANDS[1:]:
+        size = len(command.path)
+        if tuple(words[:size]) == command.path:
+            return command, words[size:]
+    if words[:1] == ["report"] and not {"-h", "--help"} & set(words):
+        return next(command for command in COMMANDS if command.path == ("report", "page")), words[1:]
+    return None if words[:1] and words[0] in GROUPS else (RUN, words)

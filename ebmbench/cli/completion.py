@@ -1,0 +1,177 @@
+"""Tab completion for bash and zsh: the shell asks `ebmbench _complete LINE`, which answers without PyTorch."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ebmbench.cli.commands import GROUPS, RUN, Command, Option, find, first_words, second_words
+from ebmbench.cli.names import PRESETS, SHORT, Names
+from ebmbench.cli.parser import Arguments, is_setting
+from ebmbench.core.errors import UserError
+
+# An answer that ends in a space is a whole word; any other can go on, such as `method=`. bash replaces only what
+# follows the last `=` of the word, because `=` separates words for it.
+BASH = """\
+# Tab completion of ebmbench for bash: source <(ebmbench completion bash)
+_ebmbench() {
+    local line="${COMP_LINE:0:COMP_POINT}" IFS=$'\\n'
+    local word="${line##* }" answer
+    COMPREPLY=()
+    while read -r answer; do
+        [[ "$word" == *=* ]] && answer="${answer#"${word%"${word##*=}"}"}"
+        COMPREPLY+=("$answer")
+    done < <("$1" _complete "$line" 2>/dev/null)
+}
+complete -o default -o nospace -F _ebmbench ebmbench
+"""
+ZSH = """\
+# Tab completion of ebmbench for zsh: source <(ebmbench completion zsh)
+_ebmbench() {
+    local answer
+    local -a whole begun
+    for answer in "${(@f)$("$words[1]" _complete "$LBUFFER" 2>/dev/null)}"; do
+        [[ -z "$answer" ]] && continue
+        if [[ "$answer" == *' ' ]]; then whole+=("${answer% }"); else begun+=("$answer"); fi
+    done
+    (( $#whole + $#begun )) || { _files; return }
+    (( $#whole )) && compadd -Q -a whole
+    (( $#begun )) && compadd -Q -S '' -a begun
+}
+(( $+functions[compdef] )) || { autoload -Uz compinit && compinit; }
+compdef _ebmbench ebmbench
+"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH}
+
+
+def script(arguments: Arguments) -> int:
+    """Prints the script of a shell."""
+    name = " ".join(arguments.names)
+    if name not in SCRIPTS:
+        raise UserError(f"completion takes {' or '.join(SCRIPTS)}, and got {name or 'none'}")
+    print(SCRIPTS[name], end="")
+    return 0
+
+
+def complete(line: str) -> list[str]:
+    """Returns what the last word of a command line may become; a whole word ends in a space.
+
+    Args:
+        line: up to the cursor, with the program's name.
+    """
+    words = _split(line)
+    current = "" if not line or line[-1].isspace() else (words or [""])[-1]
+    before = words[1 : len(words) - (1 if current else 0)]
+    answers = _answers(before, current)
+    return [answer for answer in dict.fromkeys(answers) if answer.startswith(current) and answer.strip() != current]
+
+
+def _split(line: str) -> list[str]:
+    try:
+        return shlex.split(line)
+    except ValueError:  # a quote that is not closed yet
+        return line.split()
+
+
+def _answers(before: Sequence[str], current: str) -> list[str]:
+    if before and before[0] in GROUPS and len(before) == 1 and not current.startswith("-"):
+        found = [f"{word} " for word in second_words(before[0])]
+        return found + (_sweeps(_names(before)) if before[0] == "report" else [])
+    command, rest = find(list(before)) or (RUN, list(before))
+    option = _waiting_option(command, rest)
+    if option is not None:
+        return [f"{choice} " for choice in option.choices]
+    if current.startswith("-"):
+        return [f"{flag} " for option in command.all_options for flag in (option.name, option.short) if flag] + [
+            "--help "
+        ]
+    names = _names(before)
+    if command is RUN:
+        first = [] if before else [f"{word} " for word in first_words()]
+        return first + _settings(names, rest, current)
+    given = [word for word in _without_options(command, rest) if not is_setting(word)]
+    if command.completes == "sweeps":
+        if given and command.name == "sweep submit":
+            return _settings(names, [*rest, f"+sweeps={given[0]}"], current)
+        folder = [] if "." in current or "/" in current else ["results_dir="]
+        launcher = _settings(names, rest, current) if command.name == "sweep resume" and current.startswith("h") else []
+        return [*([] if given and command.path[0] == "sweep" else _sweeps(names)), *folder, *launcher]
+    if command.completes == "groups":
+        return _groups(names, given)
+    if command.completes == "files":
+        return ["results_dir="] if command.name == "fsck" else []
+    return [] if given else [f"{word} " for word in command.completes.split()]
+
+
+def _waiting_option(command: Command, rest: Sequence[str]) -> Option | None:
+    """Returns the option whose value comes next."""
+    flags = {flag: option for option in command.all_options if option.metavar for flag in (option.name, option.short)}
+    return flags.get(rest[-1]) if rest else None
+
+
+def _without_options(command: Command, rest: Sequence[str]) -> list[str]:
+    valued = {flag for option in command.all_options if option.metavar for flag in (option.name, option.short) if flag}
+    return [
+        word
+        for place, word in enumerate(rest)
+        if not word.startswith("-") and (not place or rest[place - 1] not in valued)
+    ]
+
+
+def _names(words: Sequence[str]) -> Names:
+    folders = [Path(words[i + 1]).expanduser() for i in range(len(words) - 1) if words[i] == "--config-dir"]
+    listed = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("plugins=")]
+    files = [Path(text).expanduser() for text in re.split(r"[\[\],'\"\s]+", " ".join(listed)) if text.endswith(".py")]
+    return Names(folders, files)
+
+
+def _sweeps(names: Names) -> list[str]:
+    submitted = {path.parent.name for path in Path("results/sweeps").glob("*/plan.json")}
+    return [f"{name} " for name in sorted({*names.options("sweeps"), *submitted})]
+
+
+def _groups(names: Names, given: Sequence[str]) -> list[str]:
+    groups = [*names.components, "experiment", "sweeps", "hydra/launcher", "launch", "logger"]
+    if not given:
+        return [f"{SHORT.get(group, group)} " for group in groups]
+    group = next((long for long, short in SHORT.items() if short == given[0]), given[0])
+    return [f"{name} " for name in names.options(group)] if len(given) == 1 and group in groups[:-2] else []
+
+
+def _settings(names: Names, given: Sequence[str], current: str) -> list[str]:
+    """Returns the settings and their values: groups first, a group's own settings when its name and a dot are there."""
+    key, equals, value = current.partition("=")
+    if equals:
+        start = current[: len(current) - len(value.rpartition(",")[2])]
+        return [f"{start}{text} " for text in _values(names, given, key)]
+    found = [f"{SHORT.get(group, group)}=" for group in names.groups()]
+    for setting in names.settings(_chosen(given)):
+        for written in (setting, *_in_short(setting)):
+            head, dot, _ = written.partition(".")
+            found.append(f"{written}=" if not dot or current.startswith(f"{head}.") else f"{head}.")
+    return found
+
+
+def _in_short(setting: str) -> Iterator[str]:
+    """Yields the short form of a setting: `data.root` of `task.data.root`."""
+    for group, short in SHORT.items():
+        long = group.replace("/", ".")
+        if setting.startswith(f"{long}."):
+            yield short + setting.removeprefix(long)
+
+
+def _values(names: Names, given: Sequence[str], key: str) -> Sequence[str]:
+    """Returns the options of a group, or the values of a setting that has a short list of them."""
+    group = next((full for full, written in {**SHORT, **PRESETS}.items() if written == key), key)
+    if group in (*names.components, *PRESETS, "logger", "trainer", "hydra/launcher"):
+        return names.options(group)
+    known = names.settings(_chosen(given))
+    return next((values for setting, values in known.items() if key in (setting, *_in_short(setting))), ())
+
+
+def _chosen(given: Sequence[str]) -> dict[str, str]:
+    """Returns the options that the words choose, by group."""
+    pairs = dict(word.lstrip("+").partition("=")[::2] for word in given if is_setting(word))
+    return {next((long for long, short in SHORT.items() if short == key), key): value for key, value in pairs.items()}

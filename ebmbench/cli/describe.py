@@ -1,0 +1,273 @@
+"""`ebmbench describe`: what there is to choose from, and the settings of each, generated from the classes."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from ebmbench.cli.names import SHORT
+from ebmbench.cli.parser import Arguments
+from ebmbench.config import compose as composition
+from ebmbench.config import nodes
+from ebmbench.config.run import Launch, LoggerConfig
+from ebmbench.core import registry
+from ebmbench.core.errors import UserError, did_you_mean
+from ebmbench.core.settings import Component, Section, choice_of, sections_of
+from ebmbench.tasks.base import Task
+
+YAML_GROUPS = {
+    "experiment": "presets, added with +experiment=NAME",
+    "sweeps": "sweeps, for `ebmbench sweep submit NAME`",
+    "hydra/launcher": "where jobs run: hydra/launcher=NAME",
+}
+SECTIONS: dict[str, tuple[type[Section], str]] = {
+    "launch": (Launch, "how a run is carried out; nothing of it changes a result"),
+    "logger": (LoggerConfig, "where the training history goes; the settings of logger=wandb"),
+}
+
+
+def main(arguments: Arguments) -> int:
+    """Prints all groups, the options of one, or the settings of an option; returns the exit code."""
+    others = [text for text in arguments.settings if not text.lstrip("+").startswith("plugins=")]
+    if others or len(arguments.names) > 2:
+        got = (others or arguments.names)[-1]
+        raise UserError(f"describe takes [GROUP [NAME]] and plugins=[FILE], and got {got}")
+    composition.prepare(arguments.settings)
+    print("\n".join(describe(*arguments.names)))
+    return 0
+
+
+def describe(group: str = "", name: str = "") -> list[str]:
+    """Returns the lines of a description.
+
+    Raises:
+        UserError: there is no such group or option.
+    """
+    if not group:
+        return _all()
+    group = next((long for long, short in SHORT.items() if short == group), group)
+    known = [*registry.groups(), *YAML_GROUPS, *SECTIONS]
+    if group not in known:
+        raise UserError(f"describe {group}: there is no such group{did_you_mean(group, known)}")
+    if group in SECTIONS:
+        section, text = SECTIONS[group]
+        prefix = "" if group == "launch" else f"{group}."
+        return [f"{group}: {text}", *_settings(section, prefix, _chosen_values(group))]
+    if group in YAML_GROUPS:
+        return _of_yaml(group, name)
+    if not name:
+        return _options(group)
+    return _component(registry.get(group, name))
+
+
+def _all() -> list[str]:
+    lines = ["Groups, with what there is to choose. `ebmbench describe GROUP NAME` lists the settings of one.", ""]
+    for group in registry.groups():
+        lines += [*_options(group), ""]
+    for group in YAML_GROUPS:
+        lines += [*_of_yaml(group, ""), ""]
+    for group, (_, text) in SECTIONS.items():
+        lines.append(f"{group}: {text}")
+    return lines
+
+
+def _options(group: str) -> list[str]:
+    """Returns a line for each option of a group: components, and variants of them that are YAML files."""
+    known = registry.known(group)
+    rows = [(name, _first_sentence(cls)) for name, cls in known.items()]
+    rows += [(path.stem, _comment(path)) for path in _files(group) if path.stem not in known]
+    short = f" (short: {SHORT[group]}=NAME)" if group in SHORT else ""
+    return [f"{group}: {group}=NAME{short}", *_rows(rows)]
+
+
+def _first_sentence(cls: type[Component]) -> str:
+    text = inspect.cleandoc(cls.__doc__ or "").partition("\n\n")[0]
+    return " ".join(text.split())
+
+
+def _of_yaml(group: str, name: str) -> list[str]:
+    """Returns a line for each YAML file of a group, or the text of one; a preset may have a file for each task."""
+    files = _files(group)
+    named = {path.parent.name if path.parent.parent.name == group else path.stem: path for path in files}
+    if not name:
+        return [f"{group}: {YAML_GROUPS[group]}", *_rows([(key, _comment(path)) for key, path in named.items()])]
+    if name not in named:
+        raise UserError(f"{group}={name} is not known{did_you_mean(name, list(named))}")
+    chosen = [
+        path for path in files if path == named[name] or (path.parent.name, path.parent.parent.name) == (name, group)
+    ]
+    texts = [path.read_text().rstrip().splitlines() for path in chosen]
+    return [line for text in texts for line in text]
+
+
+def _files(group: str) -> list[Path]:
+    """Returns the YAML files of a group; of two of the same name the one that Hydra uses, which is the project's."""
+    folders = composition.sweep_dirs() if group == "sweeps" else [f / group for f in composition.config_dirs()]
+    patterns = ("*.yaml", "*/*.yaml") if group == "experiment" else ("*.yaml",)
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for pattern in patterns:
+            for path in folder.glob(pattern):
+                found.setdefault(str(path.relative_to(folder)), path)
+    return [found[name] for name in sorted(found)]
+
+
+def _comment(path: Path) -> str:
+    """Returns what a YAML file says of itself: the description of a sweep, else its first comment."""
+    try:
+        text = path.read_text()
+        about = (yaml.safe_load(text) or {}).get("sweep") or {}
+    except (OSError, yaml.YAMLError, AttributeError, UnicodeDecodeError):
+        return "cannot be read"
+    if isinstance(about, dict) and about.get("description"):
+        return str(about["description"])
+    comments = [line[1:].strip() for line in text.splitlines() if line.startswith("#")]
+    return next((line for line in comments if not line.startswith("@package")), "")
+
+
+def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
+    width = max((len(name) for name, _ in rows), default=0)
+    return [f"  {name.ljust(width)}  {text}".rstrip() for name, text in rows]
+
+
+# ------------------------------------------------------------------------------------------------------ a component
+
+
+def _component(cls: type[Component]) -> list[str]:
+    lines = [f"{cls.group}={cls.registered()}", "", *inspect.cleandoc(cls.__doc__ or "").splitlines()]
+    facts = [f"{key}: {value}" for key, value in _facts(cls)]
+    lines += [*([""] if facts else []), *facts, "", "settings", *_settings(cls, f"{cls.group.replace('/', '.')}.")]
+    if issubclass(cls, Task):
+        lines += ["", "settings of training", *_settings(cls.Trainer, "trainer.")]
+        lines += ["", "metrics", *_rows([(m.name, _metric(m.title or m.label, m.better)) for m in cls.metrics])]
+    if cls.group == "method":
+        lines += _tabled(cls.registered())
+    return lines
+
+
+def _facts(cls: type[Component]) -> Iterator[tuple[str, str]]:
+    """Yields what a class says of itself beside its settings."""
+    reference = getattr(cls, "reference", "")
+    if reference:
+        yield "reference", reference
+    if cls.group == "method":
+        yield "draws from a proposal", "yes" if getattr(cls, "uses_proposal", False) else "no"
+        yield "derivatives of f in y", str(getattr(cls, "y_derivatives", 0))
+
+
+def _metric(title: str, better: object) -> str:
+    return (
+        title
+        if better is None
+        else f"{title} ({f'{better} is better' if isinstance(better, str) else f'{better:g} is best'})"
+    )
+
+
+def _tabled(method: str) -> list[str]:
+    """Returns the values that conf/settings/ has for a method, by task and dataset."""
+    rows = []
+    for group, methods in nodes.tables(composition.config_dirs()).items():
+        values = {key: value for key, value in methods.get(method, {}).items()}
+        if values:
+            rows.append((group, " ".join(f"{key}={_shown(value)}" for key, value in values.items())))
+    return ["", "values that conf/settings/ gives instead of the defaults", *_rows(rows)] if rows else []
+
+
+def _settings(cls: type[Section], prefix: str, values: Mapping[str, Any] | None = None) -> list[str]:
+    """Returns a table of settings: key, type and range, default, description."""
+    rows = [("setting", "type", "default", "what it is"), *_fields(cls, prefix, values or {})]
+    if len(rows) == 1:
+        return ["  none"]
+    widths = [max(len(row[place]) for row in rows) for place in range(3)]
+    lines = []
+    for row in rows:
+        start = "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)) + "  "
+        text = textwrap.wrap(row[3], max(40, 120 - len(start))) or [""]
+        lines += [(start + text[0]).rstrip(), *(" " * len(start) + more for more in text[1:])]
+    return lines
+
+
+def _fields(cls: type[Section], prefix: str, values: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    for name, field in cls.model_fields.items():
+        key, mark, inner = f"{prefix}{name}", choice_of(field), sections_of(field)
+        if mark is not None:
+            group = cast(type[Component], field.annotation).group
+            word = SHORT.get(group, group)
+            yield word, "name", mark.default, f"`ebmbench describe {word}` lists them, with their settings"
+        elif inner:
+            yield from _fields(inner[0], f"{key}.", {})
+        else:
+            default = values[name] if name in values else field.get_default(call_default_factory=True)
+            shown = "required" if default is PydanticUndefined else _shown(default)
+            yield key, type_of(field), shown, field.description or ""
+
+
+def _chosen_values(section: str) -> Mapping[str, Any]:
+    """Returns the defaults of a section that conf/ has, and not the class."""
+    name = "config.yaml" if section == "launch" else "logger/wandb.yaml"
+    raw = yaml.safe_load((composition.config_dir() / name).read_text())
+    return cast(Mapping[str, Any], raw)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_shown, value))}]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def type_of(field: FieldInfo) -> str:
+    """Returns the type of a setting with its range, such as `int in [1, 1024]`, `float > 0`, `relu|silu`."""
+    return _type(field.annotation) + _range(field.metadata)
+
+
+def _type(annotation: Any) -> str:
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        return _type(parts[0]) + _range([mark for part in parts[1:] for mark in getattr(part, "metadata", [part])])
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_type, parts))
+    if origin is Literal:
+        return "|".join(map(str, parts))
+    if origin in (tuple, list):
+        inner = [_type(part) for part in parts if part is not Ellipsis]
+        return f"list of {inner[0]}" if len(inner) < len(parts) or len(inner) == 1 else f"[{', '.join(inner)}]"
+    names = {bool: "true|false", type(None): "null", Any: "any"}
+    return str(names.get(annotation, getattr(annotation, "__name__", annotation)))
+
+
+def _range(metadata: Sequence[Any]) -> str:
+    """Returns the bounds of a number, or the least length of a list, after a space; nothing if there are none."""
+    bounds = {
+        key: getattr(mark, key)
+        for mark in metadata
+        for key in ("ge", "gt", "le", "lt", "min_length")
+        if hasattr(mark, key)
+    }
+    low = next(
+        (f"{sign}{_shown(bounds[key])}" for key, sign in (("ge", "["), ("gt", "(")) if bounds.get(key) is not None),
+        None,
+    )
+    high = next(
+        (f"{_shown(bounds[key])}{sign}" for key, sign in (("le", "]"), ("lt", ")")) if bounds.get(key) is not None),
+        None,
+    )
+    if low and high:
+        return f" in {low}, {high}"
+    if low or high:
+        text = low or f"{(high or '')[-1]}{(high or '')[:-1]}"
+        return " " + {"[": ">= ", "(": "> ", "]": "<= ", ")": "< "}[text[0]] + text[1:]
+    least = bounds.get("min_length")
+    return f", at least {least}" if least else ""

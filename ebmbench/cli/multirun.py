@@ -1,0 +1,114 @@
+"""A multirun (`-m`): every combination of settings, started by one of Hydra's launchers, and compared at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from ebmbench.cli import launcher
+from ebmbench.cli.comparison import Compared, comparison
+from ebmbench.cli.run import all_diverged, is_follower, run_one, with_hydra
+from ebmbench.cli.warn import quiet_libraries
+from ebmbench.config import compose as composition
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError
+from ebmbench.engine import runs
+from ebmbench.sweep import local
+from ebmbench.sweep.plan import make_plan
+
+POOL = "local_parallel"
+"""The launcher that is this project's own: several processes on this machine, as `sweep submit` uses them."""
+
+
+def multirun(words: Sequence[str]) -> int:
+    """Carries out a multirun, checked as a whole before its first job starts; returns the exit code.
+
+    Raises:
+        UserError: a job's settings are wrong, or the launcher cannot be had.
+    """
+    own, where = launcher.split(words)
+    values = where.values("local") if where.words else {}
+    jobs = _jobs(own)
+    if not is_follower():
+        print(f"{len(jobs)} jobs", file=sys.stderr)
+    if where.name == POOL:
+        _run_pool([job.config for job in jobs], values)
+    else:
+        with_hydra(_Job(tuple(composition.config_dirs()[1:])), ["--multirun"], [*own, *where.words])
+    if is_follower():  # the first process has yet to end the last run, and tells how all ended
+        return 0
+    print(comparison(jobs))
+    for job in jobs:
+        if all_diverged(job.config):
+            print(f"ebmbench: every seed of {job.config.run_id} diverged", file=sys.stderr)
+    failed = [
+        job for job in jobs if all_diverged(job.config) or runs.read_state(job.config.run_dir) not in runs.FINISHED
+    ]
+    return 1 if failed else 0
+
+
+def _jobs(own: Sequence[str]) -> list[Compared]:
+    """Returns the jobs of a multirun. Those of a sweep (`+sweeps=NAME`) are checked as `sweep submit` checks them."""
+    named = [text.partition("=")[2] for text in own if text.startswith("+sweeps=")]
+    if len(named) == 1:
+        others = [text for text in own if not text.startswith("+sweeps=")]
+        plan = make_plan(named[0], others, runs.commit())
+        return [Compared(RunConfig.from_dict(job.config), job.axes) for job in plan.jobs]
+    lines = composition.expand(own)
+    configs = composition.compose_all(lines, own)
+    pairs = [dict(text.lstrip("+").partition("=")[::2] for text in line) for line in lines]
+    varied = [key for key in pairs[0] if len({pair.get(key) for pair in pairs}) > 1]
+    jobs = [
+        Compared(config, {key: pair.get(key) for key in varied}) for pair, config in zip(pairs, configs, strict=True)
+    ]
+    return list({job.config.run_id: job for job in jobs}.values())
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What Hydra calls for each job, on this machine or on a node of a cluster.
+
+    Attributes:
+        config_dirs: folders of YAML of the user's own, which a node has to be told.
+    """
+
+    config_dirs: tuple[Path, ...] = ()
+
+    def __call__(self, cfg: DictConfig) -> int:
+        """Carries out one job, and reports its failure: the others go on."""
+        quiet_libraries()
+        try:
+            for folder in self.config_dirs:
+                composition.use_config_dir(folder)
+            named = OmegaConf.to_container(cfg.plugins) if "plugins" in cfg else []
+            composition.prepare([f"plugins={_as_list(named)}"])
+            code = run_one(composition.from_omegaconf(cfg))
+        except UserError as error:
+            print(f"ebmbench: {error}", file=sys.stderr)
+            return 2
+        if code > 128:
+            raise SystemExit(code)  # a signal to stop is meant for the multirun, not for this job alone
+        return code
+
+
+def _as_list(names: Any) -> str:
+    return f"[{','.join(map(str, names))}]" if isinstance(names, list) else str(names)
+
+
+def _run_pool(configs: Sequence[RunConfig], values: dict[str, Any]) -> None:
+    """Runs the jobs that are not through in processes of this machine; their output is in <results_dir>/multirun."""
+    todo = [c for c in configs if c.launch.force or runs.read_state(c.run_dir) not in runs.FINISHED]
+    if not todo:
+        return
+    bound = values.get("n_jobs")
+    places = local.slots(todo[0].launch.device, bound if isinstance(bound, int) and bound > 0 else None, len(todo))
+    folder = Path(todo[0].launch.results_dir).absolute() / "multirun"
+    codes = local.run_pool(todo, places, folder)
+    if len(codes) < len(todo) or any(code > 128 for code in codes.values()):
+        print("ebmbench: stopped; the same command goes on", file=sys.stderr)
+        raise SystemExit(130)

@@ -1,0 +1,110 @@
+"""The names that a command line may use: components, YAML files, sweeps, settings. Nothing here imports PyTorch."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import yaml
+
+from ebmbench.cli.source import Class, Source
+from ebmbench.system.files import share_dir
+
+PACKAGE = Path(__file__).resolve().parent.parent
+PRESETS = {"experiment": "+experiment", "sweeps": "+sweeps"}
+"""Groups whose options are added to what there is."""
+SHORT = {"task/data": "data", "task/network": "network"}
+"""Groups that may be written in short."""
+
+
+class Names:
+    """What is there: in the project, in `./conf`, `./sweeps`, in folders of the user's own, and in plug-ins.
+
+    Args:
+        config_dirs: what `--config-dir` names.
+        plugins: Python files of the user's own.
+    """
+
+    def __init__(self, config_dirs: Sequence[Path] = (), plugins: Sequence[Path] = ()) -> None:
+        self.config_dirs = [folder for folder in (share_dir() / "conf", Path("conf"), *config_dirs) if folder.is_dir()]
+        self._sweep_dirs = [Path("sweeps"), *(folder / "sweeps" for folder in self.config_dirs), share_dir() / "sweeps"]
+        self._plugins = [*plugins, *_installed_plugins()]
+
+    @cached_property
+    def defaults(self) -> dict[str, str]:
+        """What conf/config.yaml chooses, by group."""
+        entries = yaml.safe_load((share_dir() / "conf" / "config.yaml").read_text())["defaults"]
+        return {key: str(value) for entry in entries if isinstance(entry, dict) for key, value in entry.items()}
+
+    @cached_property
+    def source(self) -> Source:
+        """The classes of the project and of plug-ins."""
+        own = [PACKAGE / "config" / "run.py"]
+        for folder in ("methods", "proposals", "tasks"):
+            own += sorted((PACKAGE / folder).rglob("*.py"))
+        return Source([*own, *self._plugins])
+
+    @cached_property
+    def components(self) -> Mapping[str, Mapping[str, Class]]:
+        """The registered classes by group and name."""
+        return self.source.components()
+
+    def groups(self) -> list[str]:
+        """Returns the groups of which one option is chosen, as users write them."""
+        return [*self.components, "logger", "trainer", "hydra/launcher", *PRESETS.values()]
+
+    def options(self, group: str) -> list[str]:
+        """Returns the options of a group: components first, then YAML files; `group` is written in full."""
+        if group == "sweeps":
+            return sorted({path.stem for folder in self._sweep_dirs for path in folder.glob("*.yaml")})
+        found = list(self.components.get("task" if group == "trainer" else group, {}))
+        files = {path.stem for folder in self.config_dirs for path in (folder / group).glob("*.yaml")}
+        if group == "experiment":
+            files |= {path.name for folder in self.config_dirs for path in (folder / group).glob("*/")}
+        return found + sorted(files - set(found))
+
+    def settings(self, chosen: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+        """Returns the settings of a run by dotted key, with the values of those that have a short list of them.
+
+        Args:
+            chosen: the options that are chosen, by group.
+        """
+        chosen = {**self.defaults, **chosen}
+        found = dict(self._keys("Launch", ""))
+        found |= dict.fromkeys(("seeds", "plugins"), ())
+        for group, components in self.components.items():
+            cls = components.get(chosen.get(group, ""))
+            key = group.replace("/", ".")
+            classes = [cls] if cls else list(components.values()) if group == "method" else []
+            for each in classes:
+                for name, setting in self.source.keys(each, f"{key}."):
+                    found |= self._of_choice(name, chosen) if setting.is_choice else {name: setting.values}
+        task = self.components["task"].get(chosen["task"])
+        if task is not None:
+            found |= dict(self._keys(str(self.source.constant(task, "Trainer")), "trainer."))
+        if chosen["logger"] == "wandb":
+            found |= dict(self._keys("LoggerConfig", "logger."))
+        return found
+
+    def _of_choice(self, key: str, chosen: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+        """Returns the settings of what a task chooses, such as its data: of all options, if the user chose none."""
+        group = key.replace(".", "/")
+        options = self.components.get(group, {})
+        picked = [options[chosen[group]]] if chosen.get(group) in options else options.values()
+        return {name: setting.values for cls in picked for name, setting in self.source.keys(cls, f"{key}.")}
+
+    def _keys(self, cls: str, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+        if cls in self.source.classes:
+            yield from ((key, s.values) for key, s in self.source.keys(self.source.classes[cls], prefix))
+
+
+def _installed_plugins() -> list[Path]:
+    """Returns the files of the plug-ins that installed packages offer."""
+    found = []
+    for entry in importlib.metadata.entry_points(group="ebmbench.plugins"):
+        if entry.dist is not None:
+            stem = entry.module.replace(".", "/")
+            found += [Path(str(entry.dist.locate_file(f"{stem}{end}"))) for end in (".py", "/__init__.py")]
+    return [path for path in found if path.is_file()]

@@ -1,0 +1,172 @@
+"""A run: train and score it, or print its settings."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from ebmbench.cli import launcher
+from ebmbench.cli.parser import Arguments
+from ebmbench.config import compose as composition
+from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import UserError
+from ebmbench.engine import runs
+from ebmbench.engine.execute import Outcome, execute, follow, last_line, resolve_device
+from ebmbench.engine.summary import summary
+from ebmbench.system import distributed
+from ebmbench.system.interrupt import Interrupted
+
+
+def run(arguments: Arguments) -> int:
+    """Carries out a run or a multirun, or prints its settings; returns the exit code."""
+    options, words = arguments.options, arguments.settings
+    if options["multirun"] and (options["cfg"] or options["info"]):
+        raise UserError("--cfg and --info show a single run: leave -m out, and give each setting one value")
+    if options["cfg"] or options["info"]:
+        return _show(arguments)
+    if options["package"]:
+        raise UserError("--package goes with --cfg: --cfg job --package method")
+    if options["multirun"]:
+        from ebmbench.cli.multirun import multirun
+
+        return multirun(words)
+    own, _ = launcher.split(words, "a single run")
+    return run_one(composition.compose(own))
+
+
+def run_one(config: RunConfig) -> int:
+    """Executes one run and shows its result; returns the exit code."""
+    if is_follower():
+        return _follow(config)
+    try:
+        with _leading(config):
+            outcome = execute(config)
+        print(summary(outcome, config))
+        return _judge(outcome, config)
+    except (UserError, BrokenPipeError):
+        raise
+    except Interrupted as stopped:
+        print(
+            f"ebmbench: {stopped}; a checkpoint is in {config.run_dir}, and the same command goes on from it",
+            file=sys.stderr,
+        )
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        print(
+            f"ebmbench: stopped; the same command goes on from the last checkpoint in {config.run_dir}", file=sys.stderr
+        )
+        return 130
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        print(
+            f"ebmbench: {error.strerror or error}{where}; the run is unfinished and can be started again",
+            file=sys.stderr,
+        )
+        return 1
+    except Exception as error:
+        print(f"ebmbench: the run failed: {last_line(error)}; the trace is in {config.run_dir}", file=sys.stderr)
+        return 1
+
+
+def _judge(outcome: Outcome, config: RunConfig) -> int:
+    """Returns the exit code of a run that is through: a run without a single trained model is no success."""
+    if not all_diverged(config):
+        return 0
+    what = "the only seed" if len(config.seeds) == 1 else f"all {len(config.seeds)} seeds"
+    print(f"ebmbench: {what} diverged: there is no result; try a smaller trainer.learning_rate", file=sys.stderr)
+    return 1
+
+
+def all_diverged(config: RunConfig) -> bool:
+    """Returns whether a run is through, and no seed of it trained to its end."""
+    status = runs.read_status(config.run_dir)
+    return status is not None and status.state == "done" and len(status.diverged) == len(config.seeds)
+
+
+# ---------------------------------------------------------------------------------------- several processes (torchrun)
+
+
+def is_follower() -> bool:
+    """Returns whether torchrun started this process to help the first one, which alone keeps the run."""
+    return distributed.world()[0] > 0
+
+
+def _is_shared(config: RunConfig) -> bool:
+    """Whether several processes are to train this run; all come to the same answer, for none goes on without them."""
+    if distributed.world()[1] == 1:
+        return False
+    if not config.task.processes:
+        raise UserError(f"task={config.task.name} trains in one process; start it without torchrun")
+    return config.launch.force or runs.read_state(config.run_dir) not in runs.FINISHED
+
+
+def _leading(config: RunConfig) -> contextlib.AbstractContextManager[None]:
+    """Around a run: its further processes, if it has any, are waited for, and let go at its end."""
+    if not _is_shared(config):
+        return contextlib.nullcontext()
+    return distributed.leading(resolve_device(config.launch.device))
+
+
+def _follow(config: RunConfig) -> int:
+    """A further process: it computes its share of each step."""
+    try:
+        if _is_shared(config):
+            follow(config, resolve_device(config.launch.device))
+    except Interrupted as stopped:
+        return stopped.exit_code
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------------- Hydra
+
+
+def _show(arguments: Arguments) -> int:
+    """Prints settings, as Hydra composes them, and trains nothing."""
+    options = arguments.options
+    flags = [word for name in ("cfg", "package", "info") if options[name] for word in (f"--{name}", options[name])]
+    if options["cfg"]:
+        flags.append("--resolve")
+    usage = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(usage), composition.explained():
+            with_hydra(_nothing, flags, arguments.settings)
+    except UserError:
+        composition.compose(arguments.settings)  # says what is wrong in better words than Hydra's, if it is that
+        raise
+    except SystemExit as exit:  # its argument parser's
+        if exit.code:
+            raise UserError(usage.getvalue().strip().rpartition("error: ")[2]) from None
+    return 0
+
+
+def _nothing(cfg: DictConfig) -> None:
+    """What Hydra calls after it printed the settings."""
+
+
+def with_hydra(job: Callable[[DictConfig], Any], flags: list[str], settings: list[str]) -> None:
+    """Calls Hydra's own entry, which reads the words of `sys.argv`: for multiruns, `--cfg` and `--info`.
+
+    Raises:
+        UserError: Hydra finds something wrong.
+    """
+    composition.prepare(settings)
+    entry = hydra.main(version_base="1.3", config_path=str(composition.config_dir()), config_name="config")(job)
+    # argparse wants all overrides in one row, after the flags.
+    words = [*flags, *composition.for_task(settings), composition.search_path_override()]
+    old, sys.argv = sys.argv, ["ebmbench", *words]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # an error comes here instead of ending the process with a hint
+    try:
+        entry()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(composition.explain(error)) from None
+    finally:
+        sys.argv = old

@@ -1,0 +1,53 @@
+"""Commands that hand over to another part: check, predict, fsck, bench."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from ebmbench.cli.parser import Arguments
+from ebmbench.core.errors import UserError
+
+
+def check(arguments: Arguments) -> int:
+    """Puts a plug-in through the contract; returns the exit code: 1 if something of it fails."""
+    if len(arguments.names) != 1 or arguments.settings:
+        raise UserError("check takes one FILE: a Python file, or a module, that registers components")
+    return int(importlib.import_module("ebmbench.contract").main(arguments.names[0]))
+
+
+def fsck(arguments: Arguments) -> int:
+    """Checks finished results against their checksums; returns the exit code: 1 if one is damaged."""
+    if arguments.names:
+        raise UserError(f"fsck takes results_dir=DIR, and got {arguments.names[0]}")
+    results_dir = arguments.results_dir() or Path("results")
+    return int(importlib.import_module("ebmbench.engine.fsck").main(results_dir, arguments.options["repair"]))
+
+
+def predict(arguments: Arguments) -> int:
+    """Writes the predictions of a trained run for files of inputs."""
+    from ebmbench.config.run import RunConfig
+    from ebmbench.engine import runs
+
+    if arguments.settings or len(arguments.names) < 2 or not arguments.options["out"]:
+        raise UserError("predict takes RUN_DIRECTORY FILE... --out FILE")
+    folder, *files = map(Path, arguments.names)
+    if runs.read_state(folder) not in runs.FINISHED or not (folder / "config.yaml").is_file():
+        raise UserError(f"{str(folder)!r} holds no finished run; give a directory of <results_dir>/runs/")
+    missing = next((path for path in files if not path.exists()), None)
+    if missing is not None:
+        raise UserError(f"{str(missing)!r} is not there; give files of inputs")
+    out = Path(arguments.options["out"])
+    if out.is_dir() or not out.absolute().parent.is_dir():
+        raise UserError(f"--out: {str(out)!r} cannot be written; give a file in a folder that is there")
+    config = RunConfig.from_yaml((folder / "config.yaml").read_text())
+    config.task.predict_files(config.setup, folder, files, out)
+    print(out)
+    return 0
+
+
+def bench(arguments: Arguments) -> int:
+    """Measures the speed."""
+    from ebmbench.bench.__main__ import main
+
+    return main(arguments.names)

@@ -1,0 +1,30 @@
+"""Packages that only some commands need: they are installed with an extra, `pip install 'ebmbench[slurm]'`."""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+from ebmbench.core.errors import UserError
+
+EXTRAS = ("slurm", "wandb", "tune", "baselines", "sklearn")
+"""The extras of pyproject.toml that a run may ask for; `all` is all of them."""
+
+
+def need(module: str, extra: str) -> ModuleType:
+    """Imports a module that an extra installs, and returns it.
+
+    Args:
+        module: its dotted name.
+        extra: the extra of pyproject.toml that installs it.
+
+    Raises:
+        UserError: it is not installed; the text has the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"the package {(error.name or module).split('.')[0]} is not installed; "
+            f"this installs it: pip install 'ebmbench[{extra}]'"
+        ) from None

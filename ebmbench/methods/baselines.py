@@ -1,0 +1,33 @@
+"""The exact likelihood: what normalised models are trained by, and the mark that estimators are measured against."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ebmbench.core.energy import Energy
+from ebmbench.core.errors import UserError
+from ebmbench.core.registry import register
+from ebmbench.core.step import Step
+from ebmbench.methods.base import Method
+
+
+@register
+class MLExact(Method):
+    """Maximum likelihood with the exact partition function: `log Z(x) − f(x, y_i)`.
+
+    `log Z` is a quadrature over y for one target, and 0 for a model that is normalised by construction (`network=`
+    gaussian, mdn, histogram, flow), whose loss is then `−log p(y_i|x)`. For energies it is the oracle: it has the error
+    of the model and the optimiser, and none of an estimator.
+    """
+
+    name = "ml-exact"
+    reference = "Fisher, On the mathematical foundations of theoretical statistics, Phil. Trans. A 1922"
+    color, marker, order = "#332288", "*", 80
+
+    def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
+        if step.log_partition is None:
+            raise UserError(
+                "method=ml-exact needs the exact partition function, which there is for one target or a normalised "
+                "model alone; choose network=gaussian, mdn, histogram or flow, or a method that samples, such as nce"
+            )
+        return step.log_partition(f) - f(y.unsqueeze(-2)).squeeze(-1)

@@ -1,0 +1,64 @@
+"""The datasets that scikit-learn brings along: nothing to download."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from ebmbench.core.errors import UserError
+from ebmbench.core.registry import register
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, split_rows
+from ebmbench.tasks.regression.data.transforms import ArrayInput
+
+
+class Builtin(Data):
+    """A set of scikit-learn, split at random."""
+
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the rows that are for test")
+    val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the other rows that are for validation")
+    split_seed: int = Field(0, ge=0, lt=2**31, description="of the random split")
+
+    def load(self) -> Split:
+        try:
+            from sklearn import datasets
+        except ImportError:
+            raise UserError(f"data={self.source} needs scikit-learn: pip install scikit-learn") from None
+        bunch: Any = getattr(datasets, f"load_{self.source}")(**self._options())
+        x, y = np.asarray(bunch.data, np.float32), np.asarray(bunch.target, np.float32).reshape(len(bunch.data), -1)
+        features = [str(name) for name in bunch.feature_names]
+        targets = [str(name) for name in getattr(bunch, "target_names", None) or ["y"]]
+        train, val, test = (
+            Arrays(_rows(x, rows), _rows(y, rows), rows=rows)
+            for rows in split_rows(len(x), self.test_fraction, self.val_fraction, self.split_seed)
+        )
+        return Split(train, val, test, targets, features, ArrayInput((x.shape[1],), tuple(features)))
+
+    def _options(self) -> dict[str, Any]:
+        return {}
+
+
+def _rows(values: np.ndarray, rows: np.ndarray) -> Tensor:
+    return torch.from_numpy(values[rows])
+
+
+@register
+class Diabetes(Builtin):
+    """442 patients: 10 measurements, and how far diabetes has gone on a year later (Efron et al., 2004)."""
+
+    source = "diabetes"
+    name: str = Field("diabetes", pattern=NAME, description=NAME_TEXT)
+
+    def _options(self) -> dict[str, Any]:
+        return {"scaled": False}  # in their own units, as a user would have them
+
+
+@register
+class Linnerud(Builtin):
+    """20 men: three exercises, and three measurements of the body as targets."""
+
+    source = "linnerud"
+    name: str = Field("linnerud", pattern=NAME, description=NAME_TEXT)

@@ -1,0 +1,323 @@
+"""From a table of numbers and words to arrays: what is done to a column is decided on the training rows, and said."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ebmbench.core.errors import UserError, did_you_mean, shown
+from ebmbench.tasks.regression.data.base import Arrays, Frame, Split
+from ebmbench.tasks.regression.data.transforms import register_transform
+
+MOST_LEVELS = 30
+"""Of a column of words that become inputs; the rarer ones are put together."""
+
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A column of numbers.
+
+    Attributes:
+        fill: what stands for a missing number: the median of the training rows.
+        indicator: whether a second input says that the number is missing.
+    """
+
+    name: str
+    fill: float
+    indicator: bool
+
+
+@dataclass(frozen=True)
+class WordColumn:
+    """A column of words: an input for each level, 1 where the row has it. Other words give zeros."""
+
+    name: str
+    levels: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """Turns tables with the columns of the training table into x, float32 `[N, p]`."""
+
+    columns: tuple[NumberColumn | WordColumn, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the p inputs."""
+        names = []
+        for column in self.columns:
+            if isinstance(column, WordColumn):
+                names += [f"{column.name}={level}" for level in column.levels]
+            else:
+                names += [column.name, f"{column.name} is missing"] if column.indicator else [column.name]
+        return names
+
+    def encode(self, frame: Frame) -> Tensor:
+        frame = self._table(frame)
+        parts: list[np.ndarray] = []
+        for column in self.columns:
+            values = frame[column.name]
+            if isinstance(column, WordColumn):
+                words = words_of(values)
+                parts += [(words == level).to_numpy(np.float32) for level in column.levels]
+                continue
+            numbers, bad = numbers_of(values)
+            if bad is not None:
+                raise UserError(
+                    f"the column {column.name!r} holds text in row {bad + 1} ({shown(values.iloc[bad])}), where the "
+                    "model takes numbers; leave a cell empty if its number is missing"
+                )
+            missing = ~np.isfinite(numbers)
+            parts.append(np.where(missing, column.fill, numbers).astype(np.float32))
+            if column.indicator:
+                parts.append(missing.astype(np.float32))
+        return torch.from_numpy(np.stack(parts, axis=1))
+
+    def _table(self, frame: Frame) -> pd.DataFrame:
+        names = [column.name for column in self.columns]
+        if not isinstance(frame, pd.DataFrame):
+            array = np.asarray(frame)
+            if array.ndim != 2 or array.shape[1] != len(names):
+                raise UserError(
+                    f"inputs of shape {array.shape} do not fit: give rows of {len(names)} columns: {', '.join(names)}"
+                )
+            return pd.DataFrame(array, columns=names)
+        missing = [name for name in names if name not in frame]
+        if missing:
+            known = [str(name) for name in frame.columns]
+            raise UserError(f"the table lacks the column {missing[0]!r}{did_you_mean(missing[0], known)}")
+        return frame
+
+    def plain(self) -> dict[str, Any]:
+        columns: list[dict[str, Any]] = []
+        for column in self.columns:
+            if isinstance(column, WordColumn):
+                columns.append({"name": column.name, "levels": list(column.levels)})
+            else:
+                columns.append({"name": column.name, "fill": column.fill, "indicator": column.indicator})
+        return {"kind": "table", "columns": columns}
+
+    @staticmethod
+    def restore(plain: Mapping[str, Any]) -> TableColumns:
+        """Reads back what `plain` returned."""
+        return TableColumns(
+            tuple(
+                WordColumn(one["name"], tuple(one["levels"])) if "levels" in one else NumberColumn(**one)
+                for one in plain["columns"]
+            )
+        )
+
+
+register_transform("table", TableColumns.restore)
+
+
+def numbers_of(values: pd.Series) -> tuple[np.ndarray, int | None]:
+    """Returns a column as numbers, nan where there is none, and the first row that holds text instead."""
+    if pd.api.types.is_bool_dtype(values.dtype):
+        return values.to_numpy(np.float64), None
+    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
+    return numbers, int(bad[0]) if len(bad) else None
+
+
+def words_of(values: pd.Series) -> pd.Series:
+    """Returns a column as words; a whole number loses its `.0`, and a missing one is empty."""
+    if pd.api.types.is_float_dtype(values.dtype) and (values.dropna() % 1 == 0).all():
+        values = values.astype("Int64")
+    return values.astype("string").str.strip().fillna("")
+
+
+@dataclass
+class Rows:
+    """A table with targets, before it is split.
+
+    Attributes:
+        numbers: the columns of the frame that hold numbers; the others hold words.
+    """
+
+    frame: pd.DataFrame
+    features: list[str]
+    targets: list[str]
+    y: np.ndarray
+    numbers: set[str]
+    notes: list[str] = field(default_factory=list)
+
+
+def read_columns(
+    frame: pd.DataFrame,
+    targets: Sequence[str] = (),
+    features: Sequence[str] = (),
+    ignore: Sequence[str] = (),
+    categorical: Sequence[str] = (),
+    source: str = "the table",
+) -> Rows:
+    """Finds targets and features in a table, and drops rows without a target.
+
+    Args:
+        targets: columns; none: the last one.
+        features: columns; none: all that are not targets.
+        ignore: columns that are left out.
+        categorical: columns of numbers that are names.
+        source: what messages call the table.
+
+    Raises:
+        UserError: a column is not there, twice there, or a target holds text; or no row has a target.
+    """
+    frame = frame.copy(deep=False)
+    frame.columns = pd.Index([str(name).strip() for name in frame.columns])
+    names = list(frame.columns)
+    twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
+    if twice:
+        raise UserError(f"{source} has {names.count(twice[0])} columns named {twice[0]!r}; rename or delete one")
+    for key, chosen in (("targets", targets), ("features", features), ("ignore", ignore), ("categorical", categorical)):
+        unknown = [name for name in chosen if name not in names]
+        if unknown:
+            raise UserError(f"task.data.{key}: {source} has no column {unknown[0]!r}{did_you_mean(unknown[0], names)}")
+    notes = []
+    if not targets:
+        left = [name for name in names if name not in ignore]
+        targets = left[-1:]
+        notes.append(f"the target is the last column, {targets[0]!r} (task.data.targets names another)")
+    both = [name for name in targets if name in features]
+    if both:
+        raise UserError(f"task.data.features and task.data.targets both name {both[0]!r}")
+    features = list(features) or [name for name in names if name not in targets and name not in ignore]
+    y = np.stack([_target(frame[name], source) for name in targets], axis=1)
+    known = np.isfinite(y).all(1)
+    if not known.all():
+        count = int((~known).sum())
+        notes.append(f"{count} row{'s' * (count != 1)} without a target {'is' if count == 1 else 'are'} left out")
+        frame, y = frame[known], y[known]
+    numbers = set()
+    for name in features:
+        column = frame[name]
+        if name in categorical:
+            continue
+        if _holds_words(column):
+            continue
+        values, bad = numbers_of(column)
+        if bad is not None:
+            count = int((np.isnan(values) & column.notna().to_numpy()).sum())
+            notes.append(
+                f"the column {name!r} holds numbers, and text in {count} row{'s' * (count != 1)} (such as "
+                f"{shown(column.iloc[bad])} in row {bad + 1}), which counts as missing"
+            )
+        infinite = np.isinf(values)
+        if infinite.any():
+            notes.append(f"the column {name!r} holds infinity in {int(infinite.sum())} rows, which counts as missing")
+        frame = frame.assign(**{name: np.where(infinite, np.nan, values)})
+        numbers.add(name)
+    return Rows(frame, features, list(targets), y.astype(np.float32), numbers, notes)
+
+
+def _target(column: pd.Series, source: str) -> np.ndarray:
+    values, bad = numbers_of(column)
+    if bad is not None:
+        text = shown(column.iloc[bad])
+        raise UserError(f"the target {column.name!r} of {source} holds text in row {bad + 1} ({text}); give numbers")
+    return values
+
+
+def _holds_words(column: pd.Series) -> bool:
+    """Whether fewer than half of the values that are there are numbers."""
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        return False
+    there = column.dropna()
+    return bool(len(there)) and bool(pd.to_numeric(there, errors="coerce").notna().mean() < 0.5)
+
+
+def split_table(rows: Rows, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> Split:
+    """Encodes a table; what is done to each column is decided on the training rows alone.
+
+    Args:
+        train, val, test: row numbers.
+
+    Raises:
+        UserError: no column can be used as an input.
+    """
+    notes = list(rows.notes)
+    columns = _columns(rows, rows.frame.iloc[train], notes)
+    if not columns:
+        raise UserError("no column is left as an input: each is constant, empty, or a different word in every row")
+    transform = TableColumns(tuple(columns))
+    x = transform.encode(rows.frame)
+    places = rows.frame.index.to_numpy()
+    fit, check, score = (
+        Arrays(x[part], torch.from_numpy(rows.y[part]), rows=places[part]) for part in (train, val, test)
+    )
+    return Split(fit, check, score, rows.targets, transform.names, transform, notes)
+
+
+def _columns(rows: Rows, train: pd.DataFrame, notes: list[str]) -> list[NumberColumn | WordColumn]:
+    """Decides on each column by its training rows."""
+    kept: list[NumberColumn | WordColumn] = []
+    seen: dict[bytes, str] = {}
+    dropped: dict[str, list[str]] = {}
+    filled: list[str] = []
+    for name in rows.features:
+        values = train[name]
+        reason = _useless(values, name in rows.numbers)
+        if reason is None:
+            content = (
+                values.to_numpy(np.float64).tobytes() if name in rows.numbers else "\0".join(words_of(values)).encode()
+            )
+            if content in seen:
+                reason = f"a copy of {seen[content]!r}"
+            else:
+                seen[content] = name
+        if reason is not None:
+            dropped.setdefault(reason, []).append(name)
+        elif name in rows.numbers:
+            missing = bool(values.isna().any())
+            kept.append(NumberColumn(name, float(values.median()), missing))
+            filled += [name] if missing else []
+        else:
+            kept.append(_words(values, notes))
+    for reason, names in dropped.items():
+        notes.append(f"left out, as {reason}: {', '.join(names)}")
+    if filled:
+        notes.append(
+            f"missing numbers become the training rows' median, with an input that says so: {', '.join(filled)}"
+        )
+    words = [column for column in kept if isinstance(column, WordColumn)]
+    if words:
+        text = ", ".join(f"{column.name} ({len(column.levels)})" for column in words)
+        notes.append(f"one input for each word: {text}")
+    return kept
+
+
+def _useless(values: pd.Series, number: bool) -> str | None:
+    """Returns why a column cannot be an input, None if it can."""
+    there = values.dropna()
+    if there.empty:
+        return "empty"
+    if there.nunique() == 1 and len(there) == len(values):
+        return "constant"
+    if not number and len(values) >= 10 and there.nunique() > max(MOST_LEVELS, 0.5 * len(there)):
+        return "a different word in most rows"
+    return None
+
+
+def _words(values: pd.Series, notes: list[str]) -> WordColumn:
+    counts = words_of(values).value_counts()
+    levels = counts.index[:MOST_LEVELS]
+    if len(counts) > MOST_LEVELS:
+        notes.append(
+            f"the column {values.name!r} has {len(counts)} different words; the {MOST_LEVELS} most common count"
+        )
+    return WordColumn(str(values.name), tuple(sorted(str(level) for level in levels)))
+
+
+def row_counter(frame: pd.DataFrame, name: str) -> bool:
+    """Whether a column only counts the rows, from 0 or 1."""
+    column = frame[name]
+    if not pd.api.types.is_integer_dtype(column.dtype) or len(column) < 3:
+        return False
+    first = column.iloc[0]
+    return bool(first in (0, 1) and (column.to_numpy() == np.arange(first, first + len(column))).all())

@@ -1,0 +1,260 @@
+"""A table of one's own, CSV or Parquet, and the UCI sets with their published splits."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pandas as pd
+from pydantic import BeforeValidator, Field
+
+from ebmbench.core.errors import UserError, first_line
+from ebmbench.core.registry import register
+from ebmbench.tasks.regression.data.base import MIN_ROWS, NAME, NAME_TEXT, Data, Split, split_off, split_rows
+from ebmbench.tasks.regression.data.frames import read_columns, row_counter, split_table
+
+CHUNK_ROWS = 100_000
+COPIES = 3
+"""Of the numbers in memory at a time: the table, x, and x standardised."""
+
+
+def _listed(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+"""One column or several: `data.targets=price` or `data.targets=[lat,lon]`."""
+
+
+@register
+class Table(Data):
+    """A table of one's own: `data=table data.path=houses.csv data.targets=price`.
+
+    Missing numbers become the median of the training rows, with an input that says so. Words become an input for each
+    level. What is done is said, and kept with the run.
+    """
+
+    source = "table"
+
+    name: str = Field("table", pattern=NAME, description=NAME_TEXT)
+    path: str | None = Field(None, min_length=1, description="a CSV or Parquet file")
+    targets: Names = Field((), description="the columns to predict; none: the last one")
+    features: Names = Field((), description="the columns to predict from; none: all others")
+    ignore: Names = Field((), description="columns that are left out")
+    categorical: Names = Field((), description="columns of numbers that are names, such as a postcode")
+    split_file: str | None = Field(
+        None, min_length=1, description='JSON, {"test": [[row, ...], ...]}: the test rows of each split, from 0'
+    )
+    split: int = Field(0, ge=0, lt=100_000, description="which split of the file")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the rows that are for test, without a file")
+    val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the other rows that are for validation")
+    split_seed: int = Field(0, ge=0, lt=2**31, description="of the random split")
+    memory_mb: int | None = Field(None, ge=1, description="what the table may take; null: what is free")
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings, with the files' contents instead of their places."""
+        found = {**super().identity()}
+        found.pop("memory_mb", None)
+        for key in ("path", "split_file"):
+            if key in found:
+                found[key] = digest(Path(found[key]).expanduser()) or found[key]
+        return found
+
+    def load(self) -> Split:
+        if self.path is None:
+            raise UserError("task.data.path is not given: a CSV or Parquet file, such as data.path=houses.csv")
+        path = Path(self.path).expanduser()
+        frame = read_table(path, self.memory_mb)
+        notes = []
+        ignore = list(self.ignore)
+        counters = [
+            name for name in map(str, frame.columns[:1])
+            if name not in (*self.features, *self.targets, *ignore) and row_counter(frame, frame.columns[0])
+        ]  # fmt: skip
+        if counters:
+            notes.append(f"left out, for it only counts the rows: {counters[0]}")
+            ignore += [counters[0].strip()]
+        rows = read_columns(frame, self.targets, self.features, ignore, self.categorical, path.name)
+        rows.notes[:0] = notes
+        count = len(rows.frame)
+        if self.split_file is not None:
+            parts = self._published(Path(self.split_file).expanduser(), rows.frame.index.to_numpy(), len(frame))
+        else:
+            parts = split_rows(count, self.test_fraction, self.val_fraction, self.split_seed)
+        return split_table(rows, *parts)
+
+    def _published(self, file: Path, places: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
+        test = np.flatnonzero(np.isin(places, read_splits(file, self.split, count)))
+        order = np.random.default_rng([self.split_seed, self.split]).permutation(
+            np.setdiff1d(np.arange(len(places)), test)
+        )
+        return (*split_off(order, self.val_fraction), test)
+
+
+@register
+class UCI(Data):
+    """The UCI sets with the published splits: `data=uci data.name=yacht data.root=DIR data.split=0`.
+
+    The layout is DIR/NAME/data.csv, with the target y, and DIR/NAME/splits.json (docs/data.md).
+    """
+
+    source = "uci"
+
+    name: str = Field("yacht", pattern=NAME, description="the folder's name, such as yacht or bostonHousing")
+    root: str | None = Field(None, min_length=1, description="the folder that holds a folder for each set")
+    split: int = Field(0, ge=0, lt=100_000, description="which of the published splits")
+    val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the training rows that are for validation")
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings without the place of the files, which are published."""
+        return {key: value for key, value in super().identity().items() if key != "root"}
+
+    def load(self) -> Split:
+        if self.root is None:
+            raise UserError("task.data.root is not given: the folder that holds NAME/data.csv and NAME/splits.json")
+        root = Path(self.root).expanduser()
+        folder = root / self.name
+        if not (folder / "data.csv").is_file():
+            there = sorted(path.parent.name for path in root.glob("*/data.csv"))
+            raise UserError(
+                f"task.data.name={self.name}: {folder} holds no data.csv; "
+                + (f"there are {', '.join(there)}" if there else f"{root} holds no set at all")
+            )
+        frame = read_table(folder / "data.csv", None)
+        rows = read_columns(frame, ["y"], source=f"{self.name}/data.csv")
+        places = rows.frame.index.to_numpy()
+        test = np.flatnonzero(np.isin(places, read_splits(folder / "splits.json", self.split, len(frame))))
+        order = np.random.default_rng(self.split).permutation(np.setdiff1d(np.arange(len(places)), test))
+        return split_table(rows, *split_off(order, self.val_fraction), test)
+
+
+@lru_cache(maxsize=64)
+def _digest(path: Path, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(path: Path) -> str | None:
+    """Returns the SHA-256 of a file's contents, None if it cannot be read."""
+    try:
+        about = path.stat()
+        return _digest(path.absolute(), about.st_size, about.st_mtime_ns)
+    except OSError:
+        return None
+
+
+def read_splits(path: Path, split: int, rows: int) -> np.ndarray:
+    """Returns the test rows of a split.
+
+    Raises:
+        UserError: the file is not of this form, has fewer splits, or names a row that is not there.
+    """
+    try:
+        splits = json.loads(path.read_text())["test"]
+        chosen = [np.asarray(one, dtype=np.int64) for one in splits]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    except (ValueError, KeyError, TypeError, IndexError):
+        raise UserError(f'{path} is no file of splits: {{"test": [[row, ...], ...]}} is expected') from None
+    if split >= len(chosen):
+        raise UserError(f"task.data.split={split}: {path} has {len(chosen)} splits, 0 to {len(chosen) - 1}")
+    test = chosen[split]
+    if test.ndim != 1 or not len(test) or test.min() < 0 or test.max() >= rows:
+        raise UserError(f"{path}: split {split} must be a list of rows from 0 to {rows - 1}")
+    if len(test) > rows - 3:
+        raise UserError(f"{path}: split {split} leaves {rows - len(test)} rows to train with")
+    return test
+
+
+def read_table(path: Path, memory_mb: int | None) -> pd.DataFrame:
+    """Reads a CSV or Parquet file.
+
+    Args:
+        memory_mb: what it may take; None: what is free.
+
+    Raises:
+        UserError: it is not there, is no table, or does not fit into memory.
+    """
+    if not path.is_file():
+        raise UserError(f"task.data.path={path} is not a file; give a CSV or Parquet file")
+    if path.suffix.lower() in (".parquet", ".pq"):
+        return _parquet(path, memory_mb)
+    try:
+        separator, names = _header(path)
+        duplicates = [name for name in dict.fromkeys(names) if names.count(name) > 1 and name]
+        if duplicates:
+            raise UserError(f"{path.name} has {names.count(duplicates[0])} columns named {duplicates[0]!r}; rename one")
+        first = pd.read_csv(path, sep=separator, nrows=1000)
+        _check_memory(path, first, memory_mb)
+        frame = pd.concat(_chunks(path, separator), ignore_index=True)
+    except OSError as error:
+        raise UserError(f"task.data.path={path} cannot be read ({error.strerror})") from None
+    except (ValueError, UnicodeDecodeError, csv.Error) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(f"{path} is no CSV file that can be read ({first_line(error)})") from None
+    if not len(frame):
+        raise UserError(f"{path} holds no rows; at least {MIN_ROWS} are needed")
+    return frame
+
+
+def _chunks(path: Path, separator: str) -> Iterator[pd.DataFrame]:
+    """Reads in pieces. The numbers of a large file are kept in single precision."""
+    large = path.stat().st_size > 2**27
+    with pd.read_csv(path, sep=separator, chunksize=CHUNK_ROWS) as reader:
+        for chunk in reader:
+            yield chunk.astype({name: np.float32 for name in chunk.select_dtypes("number")}) if large else chunk
+
+
+def _header(path: Path) -> tuple[str, list[str]]:
+    """Returns the separator of a CSV file, and the names of its columns."""
+    with open(path, newline="", encoding="utf-8-sig") as file:
+        line = file.readline(2**20)
+    if "\0" in line:
+        raise ValueError("it holds bytes that are no text")
+    separator = max((",", ";", "\t"), key=line.count)
+    return separator, [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+
+
+def _check_memory(path: Path, first: pd.DataFrame, memory_mb: int | None) -> None:
+    """Refuses a file whose table would not fit, from its first rows."""
+    size = path.stat().st_size
+    written = len(first.to_csv(index=False).encode()) / max(1, len(first))
+    rows = size / max(1.0, written)
+    words = first.select_dtypes(exclude="number")
+    each = COPIES * 4 * first.shape[1] + (float(words.memory_usage(deep=True, index=False).sum()) / max(1, len(first)))
+    _refuse_beyond(path, rows * each, memory_mb)
+
+
+def _refuse_beyond(path: Path, need: float, memory_mb: int | None) -> None:
+    free = memory_mb * 2**20 if memory_mb is not None else free_memory()
+    if free is not None and need > free:
+        size = path.stat().st_size
+        raise UserError(
+            f"{path} has {size / 2**20:.0f} MB, and its table takes about {need / 2**20:.0f} MB of memory where "
+            f"{free / 2**20:.0f} MB may be used; give a file with fewer rows or columns, or a larger "
+            "task.data.memory_mb"
+        )
+
+
+def free_memory() -> int | None:
+    """Returns the bytes of memory that are free, None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        return None
+
+
+def _parquet(path: Path, memory_mb: int | None) -> pd.DataFrame:
+    _refuse_beyond(path, float(3 * path.stat().st_size), memory_mb)  # Parquet is compressed
+    try:
+        return pd.read_parquet(path)
+    except ImportError:
+        raise UserError(f"{path} needs pyarrow to be read (pip install pyarrow); or give a CSV file") from None
+    except Exception as error:
+        raise UserError(f"{path} is no Parquet file that can be read ({first_line(error)})") from None

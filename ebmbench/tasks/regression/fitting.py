@@ -1,0 +1,221 @@
+"""The models of `task=regression` in training: standardised data, an average of the weights, early stopping."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ebmbench.core.energy import Energy
+from ebmbench.core.rng import Draws
+from ebmbench.system.files import write_atomically
+from ebmbench.tasks.base import Setup
+from ebmbench.tasks.regression import conditional, scoring
+from ebmbench.tasks.regression.base_density import NodeDensity, WithBase
+from ebmbench.tasks.regression.conditional import Conditionals
+from ebmbench.tasks.regression.data.base import Split, check_targets, outside_notes
+from ebmbench.tasks.regression.learner import RegressionLearner
+from ebmbench.tasks.regression.scaling import Scaling
+
+if TYPE_CHECKING:
+    from ebmbench.tasks.regression.task import Regression
+
+CHUNK = 2**19
+"""Evaluations of f at a time, so that long validation and test sets fit into memory."""
+
+
+class FitLearner(RegressionLearner):
+    """S models of one network on the training rows of a dataset.
+
+    What is evaluated, and kept, is the average of a model's weights, at the epoch with the lowest validation NLL. A
+    model
+    whose patience is over keeps its weights of then, whatever the models beside it do: alone it ends the same.
+
+    Attributes of the state, which checkpoints hold:
+        average.flat: the average of the weights, `[S, P]`; average.steps: how many steps are in it.
+        best.flat, best.nll, best.epoch: the weights with the lowest validation NLL, that NLL and its epoch.
+        epoch: how many are over. ended: whose patience is over, `[S]`.
+    """
+
+    def __init__(self, task: Regression, setup: Setup, seeds: Sequence[int], device: torch.device) -> None:
+        self.task, self.split, trainer = task, load(task), setup.trainer
+        self.scaling = Scaling.of(self.split.train.x, self.split.train.y)
+        x, y = self.standardised(self.split.train.x, self.split.train.y, device)
+        stack = task.network.stack(tuple(x.shape[1:]), y.shape[1], seeds, device, torch.float32, setup.backend)
+        super().__init__(stack, x, y, setup.method, setup.proposal, seeds, trainer.epochs, trainer.batch_size)
+        self.trainer = trainer
+        self.val = self.standardised(self.split.val.x, self.split.val.y, device)
+        self.nodes = NodeDensity.of(y[:, 0], task.base).to(device) if y.shape[1] == 1 else None
+        self.conditionals = Conditionals(stack, task.base, self.nodes, len(self.seeds))
+        self.optimizer = torch.optim.AdamW(
+            list(self.parameters.values()),
+            lr=trainer.learning_rate,
+            weight_decay=trainer.weight_decay,
+            capturable=device.type == "cuda",
+        )
+        if trainer.gradient_clip is not None:
+            stack.flat.register_hook(_clip(trainer.gradient_clip))
+        count = len(self.seeds)
+        flat = stack.flat.detach()
+        self.state |= {
+            "average.flat": flat.clone(),
+            "average.steps": torch.zeros((), dtype=torch.float64, device=device),
+            "best.flat": flat.clone(),
+            "best.nll": torch.full((count,), math.inf, dtype=torch.float64, device=device),
+            "best.epoch": torch.zeros(count, dtype=torch.int64, device=device),
+            "ended": torch.zeros(count, dtype=torch.bool, device=device),
+            "epoch": torch.zeros((), dtype=torch.int64, device=device),
+        }
+
+    def standardised(self, x: Tensor, y: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Returns inputs and targets as the network sees them, float32."""
+        return self.scaling.x(x).to(device), self.scaling.y(y).float().to(device)
+
+    def bind(self, x: Tensor) -> tuple[Energy, Callable[[], Tensor]]:
+        f, features = self.stack.bind(x)
+        return (f if self.stack.normalised else WithBase(f, self.task.base)), features
+
+    def log_partition(self, draws: Draws) -> Callable[[Energy], Tensor] | None:
+        """Returns what gives `log Z`, by a quadrature whose nodes are moved together by a random part of a step.
+
+        Every node density's cell is then as likely to be met as the next one, so that no model can hide mass between
+        nodes; the estimate of Z is unbiased.
+        """
+        batch = self.last_batch
+        if self.stack.normalised:
+            return lambda f: self.y.new_zeros(len(self.seeds), batch)
+        nodes = self.nodes
+        if nodes is None:
+            return None
+
+        def partition(f: Energy) -> Tensor:
+            count = self.task.base.nodes
+            shift = draws.uniform("quadrature", (len(self.seeds), 1), torch.float64)
+            u = (torch.arange(count, dtype=torch.float64, device=self.device) + shift) / count
+            return conditional.log_partition(f, nodes, u, batch)
+
+        return partition
+
+    def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
+        self.last_batch = batch.shape[1]
+        return super().losses(batch, step)
+
+    def after_update(self, alive: Tensor) -> None:
+        decay = self.trainer.ema
+        average, steps = self.state["average.flat"], self.state["average.steps"]
+        steps += 1
+        # The first steps weigh more, else the average would hold the initial weights for long.
+        keep = torch.clamp((1 + steps) / (10 + steps), max=decay) if decay else steps.new_zeros(())
+        average.lerp_(self.stack.flat.detach(), (1 - keep).to(average.dtype))
+
+    def end_epoch(self, alive: Tensor) -> dict[str, Tensor]:
+        state, patience = self.state, self.trainer.patience
+        state["epoch"] += 1
+        with self.weights(state["average.flat"]):
+            nll = self.validation_nll()
+        better = alive & ~state["ended"] & (nll < state["best.nll"])
+        state["best.nll"].copy_(torch.where(better, nll, state["best.nll"]))
+        state["best.epoch"].copy_(torch.where(better, state["epoch"], state["best.epoch"]))
+        state["best.flat"].copy_(torch.where(better.unsqueeze(1), state["average.flat"], state["best.flat"]))
+        if patience is not None:
+            state["ended"] |= ~alive | (state["epoch"] - state["best.epoch"] >= patience)
+        return {"val_nll": torch.where(alive, nll + self.scaling.log_scale, torch.nan)}
+
+    def is_finished(self) -> bool:
+        return bool(self.state["ended"].all())
+
+    def end_training(self) -> None:
+        """Puts the weights in place that are kept: the best ones, or the last if there is no early stopping."""
+        state = self.state
+        chosen = state["best.nll"].isfinite() & (self.trainer.patience is not None)
+        with torch.no_grad():
+            self.stack.flat.copy_(torch.where(chosen.unsqueeze(1), state["best.flat"], state["average.flat"]))
+        self.num_examples = int(state["epoch"]) * self.num_items
+
+    @contextmanager
+    def weights(self, flat: Tensor) -> Iterator[None]:
+        """Inside, the models have these weights, `[S, P]`."""
+        with torch.no_grad():
+            kept = self.stack.flat.detach().clone()
+            self.stack.flat.copy_(flat)
+            try:
+                yield
+            finally:
+                self.stack.flat.copy_(kept)
+
+    def validation_nll(self) -> Tensor:
+        """Returns the mean NLL of the standardised validation targets, `[S]` float64."""
+        x, y = self.val
+        total = torch.zeros(len(self.seeds), dtype=torch.float64, device=self.device)
+        count = self.task.base.nodes if self.nodes is not None else self.task.base.samples
+        middle = (torch.arange(count, dtype=torch.float64, device=self.device) + 0.5) / count
+        u = middle.expand(len(self.seeds), -1)
+        for rows in torch.arange(len(x), device=self.device).split(max(1, CHUNK // (count * len(self.seeds)))):
+            f = self.conditionals.bind(x[rows])
+            at_targets = f(y[rows].unsqueeze(1).expand(len(self.seeds), -1, -1, -1)).squeeze(-1)
+            total -= at_targets.sum(-1)
+            if not self.stack.normalised:
+                assert self.nodes is not None
+                total += conditional.log_partition(f, self.nodes, u, len(rows)).double().sum(-1)
+        return total / len(x)
+
+    def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
+        return scoring.evaluate(self, run_dir, diverged)
+
+
+def _clip(limit: float) -> Callable[[Tensor], Tensor]:
+    """Returns a hook that shortens each model's gradient, `[S, P]`, to a largest norm."""
+    return lambda gradient: gradient * (limit / gradient.norm(dim=1, keepdim=True)).clamp(max=1)
+
+
+def load(task: Regression) -> Split:
+    """Returns the rows of the task's dataset, checked; says once what was done to them."""
+    split = _load(task.data)
+    for note in split.notes:
+        _say_once(task.dataset_name, note)
+    return split
+
+
+_kept: dict[Any, Split] = {}
+
+
+def _load(data: Any) -> Split:
+    """Returns a dataset's rows; the last one that was read is kept, for a run needs it several times."""
+    key = json.dumps(data.plain(), sort_keys=True, default=str)
+    if key not in _kept:
+        _kept.clear()
+        split = data.load()
+        check_targets(split)
+        split.notes.extend(outside_notes(split))
+        _kept[key] = split
+    return _kept[key]
+
+
+@cache
+def _say_once(dataset: str, note: str) -> None:
+    print(f"ebmbench: {dataset}: {note}", file=sys.stderr, flush=True)
+
+
+def write_model(learner: FitLearner, run_dir: Path) -> None:
+    """Writes `model.json`: what a trained model needs for use, beside its weights."""
+    split = learner.split
+    plain = {
+        "x_shape": list(split.train.x.shape[1:]),
+        "targets": split.target_names,
+        "features": split.feature_names,
+        "transform": split.transform.plain(),
+        "scaling": learner.scaling.plain(),
+        "rows": {name: len(getattr(split, name)) for name in ("train", "val", "test")},
+        "notes": split.notes,
+    }
+    if learner.nodes is not None:
+        plain["nodes"] = {name: getattr(learner.nodes, name).tolist() for name in ("centres", "widths")}
+    write_atomically(run_dir / "model.json", (json.dumps(plain, indent=1) + "\n").encode())

@@ -1,0 +1,303 @@
+"""Importance sampling of conditional densities of several numbers, with diagnostics. Everything is float64.
+
+The proposal starts from the training targets and is fitted to the model in a few rounds, for each row by itself
+(population Monte Carlo: Cappé et al., 2004). Every estimate of Z is unbiased. Whether it can be trusted, the
+effective sample size and Pareto's k say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from ebmbench.tasks.regression.base_density import BaseDensity
+
+CENTRES = 64
+"""Training targets around which the first proposal samples."""
+FITTED = 32
+"""Kernels of a fitted proposal."""
+TRUSTED_K = 0.7
+"""Pareto's k above which an estimate is not to be trusted (Vehtari et al., 2024)."""
+
+
+class Proposal(Protocol):
+    """A distribution of y for each of `[S, B]` densities."""
+
+    def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+        """Returns draws that broadcast to `[S, B, count, D]`."""
+        ...
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Returns `log q`: `[S, B, M, D]` -> `[S, B, M]`."""
+        ...
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """Equally likely Gaussian kernels of one shape.
+
+    Attributes:
+        centres: `[..., K, D]`; chol: the Cholesky factor of their covariance, `[..., D, D]`. `...` is nothing, or it
+            broadcasts to `[S, B]`.
+    """
+
+    centres: Tensor
+    chol: Tensor
+
+    @staticmethod
+    def of_targets(y: Tensor) -> Cloud:
+        """Makes kernels around some of the standardised training targets `[N, D]`, with a width by Scott's rule."""
+        y = y.double().cpu()
+        dim = y.shape[1]
+        order = torch.randperm(len(y), generator=torch.Generator().manual_seed(0))
+        centres = y[order[:CENTRES]]
+        covariance = torch.cov(y.T).reshape(dim, dim) + 1e-4 * torch.eye(dim, dtype=y.dtype)
+        return Cloud(centres, len(centres) ** (-1 / (dim + 4)) * torch.linalg.cholesky(covariance))
+
+    def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+        dim, kernels = self.centres.shape[-1], self.centres.shape[-2]
+        noise = _normal((lead[1], count, dim), generator, self.centres.device)
+        which = torch.arange(count, device=self.centres.device) * kernels // count  # each kernel its equal share
+        return self.centres[..., which, :] + noise @ self.chol.transpose(-1, -2)
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        inverse = torch.linalg.inv(self.chol).transpose(-1, -2)
+        white, centres = y @ inverse, self.centres @ inverse
+        distance = torch.cdist(white, centres.expand(*white.shape[:-2], *centres.shape[-2:]))
+        dim = y.shape[-1]
+        log_det = self.chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = 0.5 * dim * math.log(2 * math.pi) + math.log(self.centres.shape[-2])
+        return torch.logsumexp(-0.5 * distance.square(), -1) - constant - log_det.unsqueeze(-1)
+
+    def plain(self) -> dict[str, Any]:
+        """Returns it as plain data, for JSON."""
+        return {"centres": self.centres.tolist(), "chol": self.chol.tolist()}
+
+    @staticmethod
+    def restore(plain: dict[str, Any]) -> Cloud:
+        """Reads back what `plain` returned."""
+        return Cloud(*(torch.tensor(plain[name], dtype=torch.float64) for name in ("centres", "chol")))
+
+    def to(self, device: torch.device) -> Cloud:
+        """Returns it on a device."""
+        return Cloud(self.centres.to(device), self.chol.to(device))
+
+
+@dataclass(frozen=True)
+class Wide:
+    """The base density as a proposal."""
+
+    base: BaseDensity
+    dim: int
+    device: torch.device
+
+    def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+        shape = (lead[1], count, self.dim)
+        uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(min=1e-12)
+        return self.base.sample(_normal(shape, generator, self.device), uniform.to(self.device))
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        return self.base.log_prob(y)
+
+
+@dataclass(frozen=True)
+class Known:
+    """Draws that were made before, such as the truth's, from a density that is known.
+
+    Attributes:
+        draws: `[B, M, D]`; density: gives their logarithm, `[S, B, M, D]` -> `[S, B, M]`.
+    """
+
+    draws: Tensor
+    density: Callable[[Tensor], Tensor]
+
+    def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+        return self.draws[:, :count]
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        return self.density(y)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Weighted draws of `[S, B]` densities.
+
+    Attributes:
+        y: `[S, B, M, D]`.
+        log_weights: `log exp(f) / q`, `[S, B, M]`.
+        log_values: f, the energies, `[S, B, M]`.
+    """
+
+    y: Tensor
+    log_weights: Tensor
+    log_values: Tensor
+
+    @cached_property
+    def log_z(self) -> Tensor:
+        """The estimate of log Z, `[S, B]`."""
+        return torch.logsumexp(self.log_weights, -1) - math.log(self.log_weights.shape[-1])
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """The weights, normalised: `[S, B, M]`."""
+        return torch.softmax(self.log_weights, -1)
+
+    @cached_property
+    def ess(self) -> Tensor:
+        """The effective sample size as a share of the sample, `[S, B]`."""
+        return 1 / (self.weights.square().sum(-1) * self.weights.shape[-1])
+
+    @cached_property
+    def error(self) -> Tensor:
+        """The standard error of log Z, `[S, B]`."""
+        return ((1 / self.ess - 1).clamp(min=0) / self.weights.shape[-1]).sqrt()
+
+    @cached_property
+    def k_hat(self) -> Tensor:
+        """Pareto's k of the weights' tail, `[S, B]`."""
+        return pareto_k(self.log_weights.flatten(0, 1)).view(self.log_z.shape)
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """`E[y]`, `[S, B, D]`."""
+        return (self.weights.unsqueeze(-1) * self.y).sum(-2)
+
+    @cached_property
+    def spread(self) -> Tensor:
+        """The standard deviation of each coordinate, `[S, B, D]`."""
+        centred = (self.y - self.mean.unsqueeze(-2)).square()
+        return (self.weights.unsqueeze(-1) * centred).sum(-2).sqrt()
+
+    def quantile(self, probability: float) -> Tensor:
+        """The quantile of each coordinate, `[S, B, D]`."""
+        y, order = self.y.sort(-2)
+        weights = self.weights.unsqueeze(-1).expand_as(y).gather(-2, order)
+        place = (weights.cumsum(-2) < probability).sum(-2, keepdim=True).clamp(max=y.shape[-2] - 1)
+        return y.gather(-2, place).squeeze(-2)
+
+    def resample(self, count: int, shift: Tensor | float = 0.5) -> Tensor:
+        """Returns equally likely draws by systematic resampling, `[S, B, count, D]`.
+
+        Args:
+            shift: in [0, 1); a random one makes the draws random.
+        """
+        u = (torch.arange(count, dtype=torch.float64, device=self.y.device) + shift) / count
+        cdf = self.weights.cumsum(-1)
+        cdf = cdf / cdf[..., -1:]
+        place = torch.searchsorted(cdf, u.expand(*cdf.shape[:-1], count).contiguous())
+        place = place.clamp(max=cdf.shape[-1] - 1)
+        return self.y.gather(-2, place.unsqueeze(-1).expand(*place.shape, self.y.shape[-1]))
+
+    def mass_above(self, log_value: Tensor) -> Tensor:
+        """The mass where the energy is higher than a value `[S, B]`: `[S, B]`."""
+        return (self.weights * (self.log_values > log_value.unsqueeze(-1))).sum(-1)
+
+
+def draw(
+    log_density: Callable[[Tensor], Tensor],
+    parts: Sequence[tuple[float, Proposal]],
+    lead: tuple[int, int],
+    count: int,
+    generator: torch.Generator,
+) -> Weighted:
+    """Draws from a mixture of proposals, each its exact share.
+
+    Args:
+        parts: shares, which sum to one, and proposals.
+        lead: S and B.
+    """
+    sizes = [max(1, round(share * count)) for share, _ in parts]
+    drawn = [p.sample(lead, size, generator) for size, (_, p) in zip(sizes, parts, strict=True)]
+    y = torch.cat([d.expand(*lead, *d.shape[-2:]) for d in drawn], dim=-2)
+    total = sum(sizes)
+    log_q = torch.stack([p.log_prob(y) + math.log(size / total) for size, (_, p) in zip(sizes, parts, strict=True)])
+    values = log_density(y)
+    return Weighted(y, values - torch.logsumexp(log_q, 0), values)
+
+
+def adapted(
+    log_density: Callable[[Tensor], Tensor],
+    start: Sequence[tuple[float, Proposal]],
+    lead: tuple[int, int],
+    count: int,
+    generator: torch.Generator,
+    rounds: int = 10,
+) -> Weighted:
+    """Draws from proposals that are fitted to the density, in rounds; returns the last round's draws.
+
+    The weights of a fit are flattened so far that some of them remain, so that a density that is far from the first
+    proposal is reached in steps.
+
+    Args:
+        start: the first proposal, a tenth of which every other one keeps.
+        rounds: at most; two after the weights need no flattening are enough.
+    """
+    made = draw(log_density, start, lead, count, generator)
+    settled = 0
+    for _ in range(rounds):
+        if settled == 2:
+            break
+        power = flattening(made.log_weights)
+        settled = settled + 1 if bool((power == 1).all()) else 0
+        flat = Weighted(made.y, power.unsqueeze(-1) * made.log_weights, made.log_values)
+        dim = made.y.shape[-1]
+        centred = flat.y - flat.mean.unsqueeze(-2)
+        covariance = (flat.weights.unsqueeze(-1) * centred).transpose(-1, -2) @ centred
+        floor = 1e-6 + 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+        eye = torch.eye(dim, dtype=covariance.dtype, device=covariance.device)
+        chol = torch.linalg.cholesky(covariance + floor[..., None, None] * eye)
+        centres = flat.resample(FITTED)
+        width = FITTED ** (-1 / (dim + 4))
+        fitted: list[tuple[float, Proposal]] = [
+            (0.45, Cloud(centres, width * chol)),
+            (0.45, Cloud(centres, width / 3 * chol)),
+        ]
+        made = draw(log_density, [*fitted, *((0.1 * share, part) for share, part in start)], lead, count, generator)
+    return made
+
+
+def flattening(log_weights: Tensor, share: float = 0.1) -> Tensor:
+    """Returns the largest power in (0, 1] that leaves the weights an effective size of a share: `[..., M] -> [...]`."""
+    low = torch.zeros(log_weights.shape[:-1], dtype=log_weights.dtype, device=log_weights.device)
+    high = torch.ones_like(low)
+    power = high
+    for _ in range(12):
+        weights = torch.softmax(power.unsqueeze(-1) * log_weights, -1)
+        enough = 1 / weights.square().sum(-1) >= share * log_weights.shape[-1]
+        low, high = torch.where(enough, power, low), torch.where(enough, high, power)
+        power = torch.where(low == 1, 1.0, 0.5 * (low + high))
+    return torch.where(low == 1, 1.0, low)
+
+
+def pareto_k(log_weights: Tensor) -> Tensor:
+    """Returns the shape k of a generalised Pareto distribution fitted to the largest weights: `[N, M] -> [N]`.
+
+    (Zhang and Stephens, 2009, with the weak prior of Vehtari et al., 2024.) Weights that are all alike have k = -inf.
+    """
+    count = log_weights.shape[-1]
+    tail = max(5, min(count // 5, math.ceil(3 * math.sqrt(count))))
+    weights = (log_weights - log_weights.amax(-1, keepdim=True)).double().exp().sort(-1).values
+    x = (weights[:, -tail:] - weights[:, -tail - 1 : -tail]).clamp(min=0)
+    flat = x[:, -1] < 1e-10
+    x = torch.where(flat.unsqueeze(1), torch.ones_like(x), x.clamp(min=1e-300))
+    grid = 30 + int(math.sqrt(tail))
+    steps = torch.arange(1, grid + 1, dtype=x.dtype, device=x.device)
+    quarter = x[:, int(tail / 4 + 0.5) - 1 : int(tail / 4 + 0.5)]
+    theta = (1 - (grid / (steps - 0.5)).sqrt()) / (3 * quarter) + 1 / x[:, -1:]
+    k = torch.log1p(-theta.unsqueeze(-1) * x.unsqueeze(1)).mean(-1)
+    length = tail * ((-(theta / k)).log() - k - 1)
+    share = torch.softmax(torch.nan_to_num(length, nan=-math.inf), -1)
+    chosen = (share * torch.nan_to_num(theta)).sum(-1, keepdim=True)
+    shape = torch.log1p(-chosen * x).mean(-1)
+    return torch.where(flat, -math.inf, (tail * shape + 5) / (tail + 10))
+
+
+def _normal(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+    """Returns the same numbers on every device."""
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(device)

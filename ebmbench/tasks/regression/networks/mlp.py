@@ -1,0 +1,14 @@
+"""The energy network for tables."""
+
+from __future__ import annotations
+
+from ebmbench.core.registry import register
+from ebmbench.tasks.regression.networks.encoders import WithMLP
+from ebmbench.tasks.regression.networks.energy_head import WithEnergyHead
+
+
+@register
+class MLP(WithEnergyHead, WithMLP):
+    """An MLP of x, and a small head that joins its features with y."""
+
+    name = "mlp"
