@@ -349,6 +349,14 @@ def proposal_shapes(cls: type[Proposal]) -> Iterator[str]:
             yield f"samples or their log q are not finite for D = {dim}"
 
 
+def _grid(proposal: Proposal, count: int) -> tuple[Tensor, float]:
+    """Points of the support for some examples, `[count, 80001, 1]`, as far as [-40, 40], and their spacing."""
+    low, high = (min(max(end, -40.0), 40.0) for end in proposal.support())
+    return torch.linspace(low, high, 80_001, dtype=torch.float64).view(1, -1, 1).expand(count, -1, 1), (
+        high - low
+    ) / 80_000
+
+
 def proposal_density(cls: type[Proposal]) -> Iterator[str]:
     """its density integrates to one, and is that of its samples"""
     proposal, y = cls.model_validate({}), _targets(3, 1) / 4
@@ -356,20 +364,20 @@ def proposal_density(cls: type[Proposal]) -> Iterator[str]:
     again = proposal.log_prob(samples, y, step)
     if not torch.allclose(again, log_q.expand_as(again), atol=1e-6):
         yield "log_prob at the samples is not the log q that sample returns"
-    grid = torch.linspace(-40, 40, 80_001, dtype=torch.float64).view(1, -1, 1).expand(3, -1, 1)
-    mass = proposal.log_prob(grid, y, step).exp().sum(-1) * 1e-3
+    grid, spacing = _grid(proposal, 3)
+    mass = torch.trapezoid(proposal.log_prob(grid, y, step).exp(), dx=spacing)
     if not torch.allclose(mass, torch.ones_like(mass), atol=2e-3):
-        yield f"its density integrates to {', '.join(f'{value:.4f}' for value in mass.tolist())} over [-40, 40]"
+        yield f"its density integrates to {', '.join(f'{value:.4f}' for value in mass.tolist())} over its support"
 
 
 def proposal_samples(cls: type[Proposal]) -> Iterator[str]:
     """its samples follow its density"""
     proposal, y = cls.model_validate({}), _targets(2, 1) / 4
     samples, _, step = _draw(proposal, y, 20_000)
-    grid = torch.linspace(-40, 40, 80_001, dtype=torch.float64).view(1, -1, 1).expand(2, -1, 1)
-    distribution = (proposal.log_prob(grid, y, step).exp() * 1e-3).cumsum(-1)
+    grid, spacing = _grid(proposal, 2)
+    distribution = (proposal.log_prob(grid, y, step).exp() * spacing).cumsum(-1)
     ordered = samples[..., 0].double().sort(dim=-1).values
-    place = ((ordered + 40) / 1e-3).long().clamp(0, 80_000)
+    place = ((ordered - grid[0, 0, 0]) / spacing).long().clamp(0, 80_000)
     expected = (torch.arange(20_000, dtype=torch.float64) + 0.5) / 20_000
     distance = (distribution.gather(-1, place) - expected).abs().amax().item()
     if distance > 0.02:  # the 5 % point of Kolmogorov and Smirnov is 0.0096
@@ -402,19 +410,20 @@ def proposal_seeds(cls: type[Proposal]) -> Iterator[str]:
 
 def _stack(cls: type[Network], dim: int, seeds: list[int]) -> Any:
     network = cls.model_validate({})
-    return network.stack((3,), dim, seeds, torch.device("cpu"), torch.float64, "auto")
+    return network.stack(cls.trial_shape, dim, seeds, torch.device("cpu"), torch.float64, "auto")
 
 
-def _inputs(seeds: int, dim: int) -> tuple[Tensor, Tensor]:
+def _inputs(cls: type[Network], seeds: int, dim: int) -> tuple[Tensor, Tensor]:
     draws = Streams([97], stacked=False).at(0)
-    x = draws.normal("x", (1, 5, 3), torch.float64).expand(seeds, -1, -1)
+    shape = cls.trial_shape
+    x = draws.normal("x", (1, 5, *shape), torch.float64).expand(seeds, 5, *shape)
     return x, draws.normal("y", (1, 5, 6, dim), torch.float64).expand(seeds, -1, -1, -1)
 
 
 def network_shapes(cls: type[Network]) -> Iterator[str]:
     """f is one finite number for each candidate, for D = 1 and 4 and two seeds"""
     for dim in DIMENSIONS:
-        x, y = _inputs(2, dim)
+        x, y = _inputs(cls, 2, dim)
         f, _ = _stack(cls, dim, [0, 1]).bind(x)
         values = f(y)
         if values.shape != (2, 5, 6) or not values.isfinite().all():
@@ -423,7 +432,7 @@ def network_shapes(cls: type[Network]) -> Iterator[str]:
 
 def network_gradient(cls: type[Network]) -> Iterator[str]:
     """∂f/∂y is that of finite differences, and a second derivative can be taken"""
-    x, y = _inputs(1, 1)
+    x, y = _inputs(cls, 1, 1)
     f, _ = _stack(cls, 1, [0]).bind(x)
     slope = f.grad(y, create_graph=True)
     difference = (f(y + 1e-5) - f(y - 1e-5)) / 2e-5
@@ -434,7 +443,7 @@ def network_gradient(cls: type[Network]) -> Iterator[str]:
 
 def network_seeds(cls: type[Network]) -> Iterator[str]:
     """a seed has the same weights alone and among others, and other seeds have others"""
-    x, y = _inputs(2, 1)
+    x, y = _inputs(cls, 2, 1)
     with torch.no_grad():
         together = _stack(cls, 1, [0, 5]).bind(x)[0](y)
         alone = _stack(cls, 1, [5]).bind(x[:1])[0](y[:1])

@@ -8,7 +8,7 @@ import os
 import random
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from ebmbench import fsck
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
-from ebmbench.engine import runs
+from ebmbench.engine import api, runs
 from ebmbench.engine.execute import execute
 from ebmbench.system import checkpoint, files
 from ebmbench.system.locking import Lock
-from ebmbench.tasks.regression import problem as one_d
+from ebmbench.tasks.base import Setup
+from ebmbench.tasks.regression.one_d import OneD
 from tests.comparison import WHOLE, differences
 from tests.processes import Command, small
 
@@ -35,7 +36,7 @@ NO_FIGURES = WHOLE - {"figures"}
 @pytest.fixture(autouse=True)
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """They take longer than all else here."""
-    monkeypatch.setattr(one_d, "figures", lambda config, run_dir: [])
+    monkeypatch.setattr(OneD, "figures", lambda self, setup, run_dir: [])
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A results folder with two runs, of nce and of sm; for reading only."""
     folder = tmp_path_factory.mktemp("made")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(one_d, "figures", lambda config, run_dir: [])
+        patch.setattr(OneD, "figures", lambda self, setup, run_dir: [])
         for lines in (LINES, small("sm", "trainer.epochs=2")):
             execute(compose([*lines, f"results_dir={folder}"]), quiet=True)
     return folder
@@ -168,7 +169,7 @@ def test_a_checkpoint_of_another_run_is_refused_even_with_the_right_checksum(con
     raw["outputs"]["checkpoint.pt"] = files.fingerprint_of_file(config.run_dir / "checkpoint.pt")
     path.write_text(json.dumps(raw))
     with pytest.raises(runs.Damaged, match=r"checkpoint\.pt is of another run"):
-        checkpoint.read_parameters(config.run_dir)
+        api.read_parameters(config.run_dir)
 
 
 def test_a_table_without_a_seed_is_refused_even_with_the_right_checksum(config: RunConfig) -> None:
@@ -196,13 +197,13 @@ def test_the_state_of_many_runs_costs_no_reading(config: RunConfig, monkeypatch:
 
 
 def test_figures_and_strangers_are_noted_and_spoil_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def draw(config: RunConfig, run_dir: Path) -> list[Path]:
+    def draw(self: OneD, setup: Setup, run_dir: Path) -> list[Path]:
         (run_dir / "figures").mkdir(exist_ok=True)
         (run_dir / "figures" / "a.png").write_bytes(b"picture")
         (run_dir / "figures" / ".nfs0001").write_bytes(b"still open somewhere")
         return []
 
-    monkeypatch.setattr(one_d, "figures", draw)
+    monkeypatch.setattr(OneD, "figures", draw)
     config = compose([*LINES, f"results_dir={tmp_path}"])
     execute(config, quiet=True)
     (config.run_dir / "figures" / ".nfs0001").unlink()
@@ -247,17 +248,17 @@ def test_what_is_read_while_new_files_take_the_place_of_old_ones(
 
 
 def test_what_the_new_result_does_not_have_is_gone(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    finish = one_d.finish
+    finish = OneD.finish
 
-    def more(config: RunConfig, run_dir: Path) -> None:
-        finish(config, run_dir)
+    def more(self: OneD, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> None:
+        finish(self, setup, run_dir, groups)
         (run_dir / "extra").mkdir(exist_ok=True)
         (run_dir / "extra" / "a.csv").write_text("1\n")
 
-    monkeypatch.setattr(one_d, "finish", more)
+    monkeypatch.setattr(OneD, "finish", more)
     execute(config.replace(force=True), quiet=True)
     assert "extra/a.csv" in runs.read_status(config.run_dir).outputs  # type: ignore[union-attr]
-    monkeypatch.setattr(one_d, "finish", finish)
+    monkeypatch.setattr(OneD, "finish", finish)
     execute(config.replace(force=True), quiet=True)
     assert not (config.run_dir / "extra" / "a.csv").exists() and not runs.verify(config.run_dir)
 
@@ -350,5 +351,5 @@ def test_fsck_says_what_is_no_results_folder(tmp_path: Path) -> None:
 
 def test_parameters_are_those_that_were_trained(config: RunConfig) -> None:
     saved = torch.load(config.run_dir / "checkpoint.pt", weights_only=True)
-    read = checkpoint.read_parameters(config.run_dir)
+    read = api.read_parameters(config.run_dir)
     assert all(torch.equal(saved["parameters"][seed]["flat"], read[seed]["flat"]) for seed in (0, 1))

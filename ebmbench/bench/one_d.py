@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from ebmbench.bench.textbook import Textbook
@@ -38,6 +39,7 @@ from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.engine.runs import commit
 from ebmbench.engine.train import Training
+from ebmbench.system.files import share_dir
 
 PAPER_STEPS = 75 * 63
 PAPER_SEEDS = 20
@@ -151,9 +153,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ebmbench.bench one_d", description=__doc__.split("\n\n")[0])
-    parser.add_argument(
-        "--methods", nargs="+", default=list(registry.known("method")), choices=list(registry.known("method"))
-    )
+    parser.add_argument("--methods", nargs="+", default=paper_methods(), choices=list(registry.known("method")))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 5, 20, 80], help="models trained together")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
@@ -460,10 +460,17 @@ def markdown(
     return "\n".join(lines)
 
 
+def paper_methods() -> list[str]:
+    """Returns the methods of the paper's table, as sweeps/paper_1d.yaml lists them."""
+    sweep = yaml.safe_load((share_dir() / "sweeps" / "paper_1d.yaml").read_text())
+    return str(sweep["hydra"]["sweeper"]["params"]["method"]).split(",")
+
+
 def paper_table(rows: list[Row]) -> str:
     """How long the whole 1D table takes, extrapolated from steps at the number of seeds nearest to 20."""
     ours = baseline = 0.0
-    for method in registry.known("method"):
+    methods = paper_methods()
+    for method in methods:
         measured = [row for row in rows if row.kind == "table" and row.method == method]
         if not measured:
             return "(The time of the whole 1D table needs all methods.)"
@@ -471,7 +478,7 @@ def paper_table(rows: list[Row]) -> str:
         steps = PAPER_DATASETS * PAPER_SEEDS * PAPER_STEPS
         ours += steps * row.ms / 1e3
         baseline += steps * row.baseline_ms / 1e3
-    models = len(registry.known("method")) * PAPER_SEEDS * PAPER_DATASETS
+    models = len(methods) * PAPER_SEEDS * PAPER_DATASETS
     return (
         f"Extrapolated from these steps, without evaluation: all {models} models of the 1D table take "
         f"{ours / 60:.1f} minutes, and {baseline / 3600:.1f} hours the textbook way, "

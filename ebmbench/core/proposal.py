@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import ClassVar
 
@@ -39,6 +40,10 @@ class Proposal(Component):
     @abstractmethod
     def log_prob(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
         """Returns `log q` of candidates `[..., M, D]` for targets `[..., D]`: `[..., M]`."""
+
+    def support(self) -> tuple[float, float]:
+        """Returns the interval on which `log_prob` is a density, in each dimension; outside it says nothing."""
+        return -math.inf, math.inf
 
     def sample_offsets(self, y: Tensor, num_samples: int, step: Step) -> tuple[Tensor, Tensor]:
         """Draws M samples for each example as `sample` does, and returns their offsets from the target instead.

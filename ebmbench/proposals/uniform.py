@@ -33,6 +33,9 @@ class Uniform(Proposal):
             raise ValueError(f"proposal.low={self.low:g} is not allowed: it must be below proposal.high={self.high:g}")
         return self
 
+    def support(self) -> tuple[float, float]:
+        return self.low, self.high
+
     def sample(self, y: Tensor, num_samples: int, step: Step, stream: str = "proposal") -> tuple[Tensor, Tensor]:
         unit = step.draws.uniform(stream, (*y.shape[:-1], num_samples, y.shape[-1]), y.dtype)
         samples = self.low + (self.high - self.low) * unit

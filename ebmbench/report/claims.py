@@ -1,6 +1,7 @@
 """What the committed results say, in sentences: written into the README from the tables, never by hand.
 
-`python -m ebmbench report claims` writes what stands between `<!-- results -->` and `<!-- end of results -->`.
+`python -m ebmbench report claims` writes what stands between the marks `<!-- results -->` and
+`<!-- end of results -->`.
 Each sentence follows from a test that could have said otherwise; what no test decides is called not decided.
 """
 

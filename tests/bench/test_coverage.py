@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 from scipy import stats as oracle
 
-from ebmbench import stats
 from ebmbench.bench import coverage
 from ebmbench.bench.__main__ import main
 from ebmbench.core.errors import UserError
+from ebmbench.report import stats
 
 RESULTS = Path(__file__).parents[2] / "results"
 

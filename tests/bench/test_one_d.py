@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from ebmbench.tasks.regression.network import initial_parameters, plain_energy
 
 from ebmbench.bench import one_d
 from ebmbench.bench.__main__ import main
 from ebmbench.bench.textbook import Network, Textbook
-from ebmbench.methods import METHODS, NCE
-from ebmbench.proposals import GaussianMixture
+from ebmbench.methods.contrastive import NCE
+from ebmbench.proposals.mixture import GaussianMixture
+from ebmbench.tasks.regression.networks.paper import initial_parameters, plain_energy
+from tests.processes import PAPER
 
 
 def row(method: str, **changes: object) -> one_d.Row:
@@ -40,7 +41,9 @@ def test_the_textbook_network_is_the_project_s() -> None:
 def test_the_textbook_loop_trains() -> None:
     torch.manual_seed(0)
     x = torch.linspace(-1, 1, 64)
-    baseline = Textbook(NCE(GaussianMixture((0.1, 0.8), True), 32), x, x.clone(), 16, torch.device("cpu"))
+    baseline = Textbook(
+        NCE(num_samples=32), GaussianMixture(stds=(0.1, 0.8), shared=True), x, x[:, None], 16, torch.device("cpu")
+    )
     before = [p.detach().clone() for p in baseline.network.parameters()]
     for _ in range(6):  # into a second epoch
         baseline.step()
@@ -49,7 +52,7 @@ def test_the_textbook_loop_trains() -> None:
 
 
 def test_ratios_and_the_time_of_the_whole_table() -> None:
-    rows = [row(method) for method in METHODS]
+    rows = [row(method) for method in PAPER]
     assert rows[0].ratio == 10 and rows[0].cpu_ratio == 6 and rows[0].models_steps_per_second == 500
     minutes = 280 * one_d.PAPER_STEPS * 2e-3 / 60
     assert f"{minutes:.1f} minutes" in one_d.paper_table(rows)
@@ -58,7 +61,7 @@ def test_ratios_and_the_time_of_the_whole_table() -> None:
 
 
 def test_work_grows_with_samples_and_examples() -> None:
-    for method in METHODS:
+    for method in PAPER:
         operations, traffic = one_d.least_work(one_d.Case(method, 1))
         double, double_traffic = one_d.least_work(one_d.Case(method, 1, batch=64))
         assert (double, double_traffic) == (2 * operations, 2 * traffic)
@@ -66,7 +69,7 @@ def test_work_grows_with_samples_and_examples() -> None:
 
 
 def test_files(tmp_path: Path) -> None:
-    rows = [row(method) for method in METHODS]
+    rows = [row(method) for method in PAPER]
     rows += [row("nce+", kind=kind, **{kind: at}) for kind in ("seeds", "samples", "batch") for at in (4, 8)]
     arguments = argparse.Namespace(device="cpu", threads=2, out=tmp_path)
     one_d.write(rows, one_d.Limits(1e11, 5e10, 1e10), arguments, ["--seconds", "1"], "0123456789ab")

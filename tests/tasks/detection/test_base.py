@@ -15,8 +15,9 @@ from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import Interrupted
 from ebmbench.tasks.detection import architectures, base, base_training
-from ebmbench.tasks.detection.config import DetectionTask
+from ebmbench.tasks.detection.config import ShapesData
 from ebmbench.tasks.detection.data import Example, ShapesDataset, flip_boxes, open_split
+from ebmbench.tasks.detection.task import DetectionTask
 
 
 def task_config(data: dict[str, Any] | None = None, base_settings: dict[str, Any] | None = None) -> DetectionTask:
@@ -28,10 +29,10 @@ def task_config(data: dict[str, Any] | None = None, base_settings: dict[str, Any
         "architecture": "small", "weights": "train", "iterations": 2, "batch_size": 2, "learning_rate": 1e-3,
         "weight_decay": 0.01, "warmup": 1, "seed": 0, "feature_cache_mb": 0,
     }  # fmt: skip
+    made = ShapesData.model_validate({**shapes, **(data or {})})
     return DetectionTask.model_validate(
         {
-            "name": "detection",
-            "data": {**shapes, **(data or {})},
+            "data": made,
             "base": {**settings, **(base_settings or {})},
             "head": {"activation": "relu", "from_base": True, "keep_level": True},
             "inference": {

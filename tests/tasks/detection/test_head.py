@@ -10,21 +10,25 @@ from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
 from ebmbench.core.rng import Streams
-from ebmbench.methods import DSM, KLDIS, METHODS, MLIS, MLMCMC, NCE, SM, Method, NCEPlus
-from ebmbench.proposals import GaussianMixture
+from ebmbench.core.step import Step
+from ebmbench.methods.base import Method
+from ebmbench.methods.contrastive import NCE, NCEPlus
+from ebmbench.methods.likelihood import KLDIS, MLIS, MLMCMC
+from ebmbench.methods.score import DSM, SM
+from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.tasks.detection.head import ACTIVATIONS, BoxEnergy, EnergyHead, to_boxes, to_relative
 from ebmbench.tasks.detection.pooling import Pyramid
 
 DRAWS = Streams([3], stacked=False).at(0)
-PROPOSAL = GaussianMixture((0.0375, 0.075, 0.15), shared=False)
+PROPOSAL = GaussianMixture(stds=(0.0375, 0.075, 0.15), shared=False)
 ALL: dict[str, Method] = {
-    "ml-is": MLIS(PROPOSAL, 7),
-    "ml-mcmc": MLMCMC(6, 2, 1e-2),
-    "kld-is": KLDIS(PROPOSAL, 7, 0.0225),
-    "nce": NCE(PROPOSAL, 7),
-    "nce+": NCEPlus(PROPOSAL, 7, 0.1),
+    "ml-is": MLIS(num_samples=7),
+    "ml-mcmc": MLMCMC(num_samples=6, langevin_steps=2, langevin_step=1e-2),
+    "kld-is": KLDIS(num_samples=7, sigma=0.0225),
+    "nce": NCE(num_samples=7),
+    "nce+": NCEPlus(num_samples=7, beta=0.1),
     "sm": SM(),
-    "dsm": DSM(6, 0.075),
+    "dsm": DSM(num_samples=6, sigma=0.075),
 }
 
 
@@ -157,14 +161,14 @@ def test_chunks_change_nothing() -> None:
     torch.testing.assert_close(split.grad(y), whole.grad(y))
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
+@pytest.mark.parametrize("name", sorted(ALL))
 def test_gradient_of_every_loss_against_finite_differences_in_theta(name) -> None:
     """For `dsm` and `sm` it goes through the second derivative of the pooling."""
     energy = make_energy(3)
 
     def loss() -> Tensor:
         targets = torch.zeros(3, 4, dtype=torch.float64)
-        return ALL[name].loss(energy, targets, DRAWS).mean()
+        return ALL[name].loss(energy, targets, Step(DRAWS, PROPOSAL)).mean()
 
     if name == "ml-mcmc":
         pytest.skip("its samples are detached, so that its gradient is not that of its value")

@@ -16,18 +16,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from ebmbench.tasks.detection.problem import DetectionProblem, build
 from PIL import Image
 
-from ebmbench import methods
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
-from ebmbench.engine.execute import execute
+from ebmbench.engine.execute import execute, follow, result_rows
 from ebmbench.engine.runs import read_state
-from ebmbench.engine.train import train
+from ebmbench.engine.train import Training, train
 from ebmbench.system import distributed
-from ebmbench.tasks.detection import problem as problem_module
+from ebmbench.tasks.detection import learner as learner_module
+from ebmbench.tasks.detection.learner import DetectionLearner
 from tests.processes import TINY, tiny
 
 SHARED = Path(os.environ.get("EBMBENCH_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -38,8 +37,23 @@ def tiny_run(results: Path, method: str = "nce", *more: str) -> RunConfig:
     return compose(tiny(method, f"results_dir={results}", *more))
 
 
-def gradient(problem: DetectionProblem, step: int) -> tuple[float, torch.Tensor]:
-    loss = problem.losses(step)
+def build(config: RunConfig, seeds: tuple[int, ...], device: torch.device) -> DetectionLearner:
+    made = config.task.learner(config.setup, seeds, device)
+    assert isinstance(made, DetectionLearner)
+    return made
+
+
+def batch(problem: DetectionLearner, step: int) -> list[int]:
+    """The images of a step."""
+    return Training(problem).batches.at(step)[0].tolist()
+
+
+def losses(problem: DetectionLearner, step: int) -> torch.Tensor:
+    return Training(problem).losses(step)
+
+
+def gradient(problem: DetectionLearner, step: int) -> tuple[float, torch.Tensor]:
+    loss = losses(problem, step)
     grads = torch.autograd.grad(loss.sum(), list(problem.parameters.values()))
     return float(loss.detach()), torch.cat([g.flatten() for g in grads])
 
@@ -70,7 +84,7 @@ def test_splitting_the_boxes_changes_nothing(results: Path, method: str, monkeyp
     """One box at a time gives the loss and gradient of all at once: noise belongs to the box, not to the pass."""
     problem = build(tiny_run(results, method), (0,), torch.device("cpu"))
     loss, grads = gradient(problem, 0)
-    monkeypatch.setattr(problem_module, "MAX_EVALUATIONS", 1)
+    monkeypatch.setattr(learner_module, "MAX_EVALUATIONS", 1)
     split_loss, split_grads = gradient(problem, 0)
     assert split_loss == pytest.approx(loss, rel=1e-5)
     torch.testing.assert_close(split_grads, grads, rtol=1e-4, atol=1e-6 * float(grads.abs().max()) + 1e-7)
@@ -78,30 +92,31 @@ def test_splitting_the_boxes_changes_nothing(results: Path, method: str, monkeyp
 
 def test_underflows_are_counted_over_all_passes(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = build(
-        tiny_run(results, "kld-is", "noise.sigma=0.01", "proposal.stds=[0.075,0.15,0.3]"), (0,), torch.device("cpu")
+        tiny_run(results, "kld-is", "method.sigma=0.01", "proposal.stds=[0.075,0.15,0.3]"), (0,), torch.device("cpu")
     )
-    problem.losses(0)
-    assert problem.underflows is not None
-    count, boxes = int(problem.underflows), sum(problem.num_boxes[i] for i in problem.batch(0))
-    monkeypatch.setattr(problem_module, "MAX_EVALUATIONS", 1)
-    problem.losses(0)
-    assert 0 < count < boxes and int(problem.underflows) == count
+    losses(problem, 0)
+    count, boxes = int(problem.counts["underflows"]), sum(problem.num_boxes[i] for i in batch(problem, 0))
+    monkeypatch.setattr(learner_module, "MAX_EVALUATIONS", 1)
+    losses(problem, 0)
+    assert 0 < count < boxes and int(problem.counts["underflows"]) == count
 
 
 def test_a_chain_that_runs_away_stops_the_seed(results: Path) -> None:
-    problem = build(tiny_run(results, "ml-mcmc", "noise.langevin_step=100000"), (0,), torch.device("cpu"))
+    problem = build(tiny_run(results, "ml-mcmc", "method.langevin_step=100000"), (0,), torch.device("cpu"))
     progress = train(problem)
     assert progress.diverged_step.tolist() == [0]
 
 
 def test_energies_that_are_not_finite_are_a_divergence(results: Path, tmp_path: Path) -> None:
-    problem = build(tiny_run(results), (0,), torch.device("cpu"))
-    healthy, never = problem.evaluate(tmp_path, torch.tensor([-1]))[0], torch.tensor([-1])
+    config = tiny_run(results)
+    problem = build(config, (0,), torch.device("cpu"))
+    progress = Training(problem).progress
+    healthy = result_rows(config.task, problem, progress, tmp_path)[0]
     assert healthy["diverged"] == 0 and np.isfinite(healthy["box_nll"])
     with torch.no_grad():
         for name in ("fc6.weight", "fc7.weight"):
             problem.parameters[name].mul_(1e30)
-    row = problem.evaluate(tmp_path, never)[0]
+    row = result_rows(config.task, problem, progress, tmp_path)[0]
     assert (row["diverged"], row["diverged_step"], row["trusted"]) == (1, problem.num_steps, 0)
     assert np.isnan(row["ap"]) and row["base_ap"] == healthy["base_ap"]
 
@@ -109,18 +124,18 @@ def test_energies_that_are_not_finite_are_a_divergence(results: Path, tmp_path: 
 def test_shared_noise_is_shared_by_all_boxes_of_the_batch(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = build(tiny_run(results, "nce", "proposal.shared=true"), (0,), torch.device("cpu"))
     loss, _ = gradient(problem, 0)
-    monkeypatch.setattr(problem_module, "MAX_EVALUATIONS", 1)
+    monkeypatch.setattr(learner_module, "MAX_EVALUATIONS", 1)
     assert gradient(problem, 0)[0] == pytest.approx(loss, rel=1e-5)
 
 
 def test_methods_see_the_same_images_and_start_from_the_same_weights(results: Path) -> None:
     problems = [build(tiny_run(results, method), (0,), torch.device("cpu")) for method in ("nce", "dsm")]
     first, second = problems
-    assert [first.batch(step) for step in range(4)] == [second.batch(step) for step in range(4)]
+    assert [batch(first, step) for step in range(4)] == [batch(second, step) for step in range(4)]
     assert all(torch.equal(p, second.parameters[name]) for name, p in first.parameters.items())
     other = build(tiny_run(results), (1,), torch.device("cpu"))
-    assert [first.batch(step) for step in range(4)] != [other.batch(step) for step in range(4)]
-    epoch = [i for step in range(2) for i in first.batch(step)]
+    assert [batch(first, step) for step in range(4)] != [batch(other, step) for step in range(4)]
+    epoch = [i for step in range(2) for i in batch(first, step)]
     assert sorted(epoch) == list(range(6))
 
 
@@ -143,7 +158,7 @@ def test_the_feature_cache_changes_no_loss(results: Path, tmp_path: Path) -> Non
 def test_the_schedule_is_the_published_one(results: Path) -> None:
     config = compose(["task=detection", "+experiment=coco", "task.data.root=/nowhere"])
     assert config.trainer.iterations == 60_000 and config.trainer.batch_size == 16
-    factor = problem_module._schedule(config.trainer)
+    factor = learner_module._schedule(config.trainer)
     assert factor(0) == pytest.approx(1 / 3) and factor(250) == pytest.approx(2 / 3) and factor(500) == 1
     assert factor(39_999) == 1 and factor(40_001) == pytest.approx(0.1)
     assert factor(49_999) == pytest.approx(0.1) and factor(50_001) == pytest.approx(0.01)
@@ -183,7 +198,7 @@ def _follow(rank: int, port: int, results: str, where: str) -> None:
     torch.set_num_threads(1)
     config = tiny_run(Path(results), "nce+", "trainer.gradient_clip=null")
     if rank:
-        problem_module.follow(config, torch.device("cpu"))
+        follow(config, torch.device("cpu"))
         return
     with distributed.leading(torch.device("cpu")):
         problem = build(config, (0,), torch.device("cpu"))
@@ -203,7 +218,7 @@ def _lead_nothing(rank: int, port: int, results: str) -> None:
     be_rank(rank, port)
     config = tiny_run(Path(results), "nce+", "device=cpu")
     if rank:
-        problem_module.follow(config, torch.device("cpu"))
+        follow(config, torch.device("cpu"))
     else:
         with distributed.leading(torch.device("cpu")):
             pass
@@ -339,10 +354,10 @@ def test_the_published_recipe_starts_on_tiny_coco(tmp_path: Path) -> None:
         ]
     )  # fmt: skip
     problem = build(config, (0,), torch.device("cpu"))
-    assert isinstance(config.build_method(), methods.NCEPlus)
+    assert config.method.name == "nce+"
     assert sum(p.numel() for p in problem.parameters.values()) > 13e6
     for step in range(2):
-        loss = problem.losses(step)
+        loss = losses(problem, step)
         problem.optimizer.zero_grad()
         loss.sum().backward()
         problem.optimizer.step()

@@ -22,6 +22,8 @@ class Network(Component):
     group: ClassVar[str] = "task/network"
     name: ClassVar[str]
     reference: ClassVar[str] = ""
+    trial_shape: ClassVar[tuple[int, ...]] = (3,)
+    """The shape of x with which `ebmbench check` tries it."""
 
     @abstractmethod
     def build(self, x_shape: tuple[int, ...], dim: int) -> nn.Module:

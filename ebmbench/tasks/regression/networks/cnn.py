@@ -27,3 +27,4 @@ class CNN(WithEnergyHead, WithCNN):
     """A small CNN with GroupNorm for images, and a head that joins its features with y."""
 
     name = "cnn"
+    trial_shape = (3, 32, 32)

@@ -26,4 +26,5 @@ class ResNet18(WithEnergyHead, WithResNet18):
     """torchvision's ResNet-18 with GroupNorm in the place of BatchNorm, and a head that joins its features with y."""
 
     name = "resnet18"
+    trial_shape = (3, 32, 32)
     reference = "He, Zhang, Ren, Sun, Deep Residual Learning for Image Recognition, CVPR 2016"
