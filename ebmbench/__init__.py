@@ -12,10 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ebmbench.core.proposal import Proposal
     from ebmbench.core.registry import register
+    from ebmbench.core.rng import Streams
+    from ebmbench.core.settings import Choice, Section
     from ebmbench.engine.api import load, run
     from ebmbench.methods.base import Method
     from ebmbench.report.frame import results
     from ebmbench.tasks.base import Metric, Task
+    from ebmbench.tasks.regression.data.base import Data
+    from ebmbench.tasks.regression.data.function import arrays_split
     from ebmbench.tasks.regression.networks.base import Network
 
 _WHERE = {
@@ -28,9 +32,29 @@ _WHERE = {
     "Metric": "tasks.base",
     "Task": "tasks.base",
     "Network": "tasks.regression.networks.base",
+    "Data": "tasks.regression.data.base",
+    "arrays_split": "tasks.regression.data.function",
+    "Choice": "core.settings",
+    "Section": "core.settings",
+    "Streams": "core.rng",
 }
 
-__all__ = ["Method", "Metric", "Network", "Proposal", "Task", "load", "register", "results", "run"]
+__all__ = [
+    "Choice",
+    "Data",
+    "Method",
+    "Metric",
+    "Network",
+    "Proposal",
+    "Section",
+    "Streams",
+    "Task",
+    "arrays_split",
+    "load",
+    "register",
+    "results",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -17,9 +17,9 @@ import yaml
 
 from ebmbench.cli import main as cli
 from ebmbench.config.compose import compose
-from ebmbench.config.run import TASKS, RunConfig
+from ebmbench.config.run import RunConfig
+from ebmbench.core import registry
 from ebmbench.engine import runs
-from ebmbench.methods import METHODS
 
 SMOKE = ["task=1d", "+experiment=smoke", "device=cpu", "trainer.epochs=1", "method.num_samples=4"]
 NO_SAMPLES = [word for word in SMOKE if not word.startswith("method.num")]
@@ -125,7 +125,7 @@ def test_the_same_command_finds_the_result_and_force_makes_it_anew(
     before = (run_dir / "metrics.csv").stat().st_mtime_ns
     old = metrics(run_dir)
     # Written otherwise, but the same settings: the list of seeds, and a value that is the default.
-    again = [*SMOKE, "method=nce+", "seeds=[0,1]", "noise.beta=0.025", "logger=none", "threads=1"]
+    again = [*SMOKE, "method=nce+", "seeds=[0,1]", "method.beta=0.025", "logger=none", "threads=1"]
     assert cli.main(again) == 0
     out = capsys.readouterr().out
     assert out.startswith("This result exists already")
@@ -141,7 +141,7 @@ def test_the_same_command_finds_the_result_and_force_makes_it_anew(
     assert len(list((folder / "results" / "runs").iterdir())) == 1
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "nce+"])
+@pytest.mark.parametrize("method", [name for name in registry.known("method") if name != "nce+"])
 @pytest.mark.parametrize("dataset", [1, 2])
 def test_every_method_runs_on_both_datasets(method: str, dataset: int, elsewhere: Path) -> None:
     words = NO_SAMPLES if method == "sm" else SMOKE
@@ -209,7 +209,7 @@ def test_on_a_terminal_there_is_a_bar(elsewhere: Path) -> None:
 def test_help_is_this_project_s(capsys: pytest.CaptureFixture[str], elsewhere: Path) -> None:
     assert cli.main(["--help"]) == 0
     out = capsys.readouterr().out
-    for word in (*TASKS, *METHODS, "seeds=20", "+experiment=", "force=true"):
+    for word in (*registry.known("task"), *registry.known("method"), "seeds=20", "+experiment=", "force=true"):
         assert word in out
     examples = [line for line in out.partition("examples")[2].splitlines() if "python -m ebmbench" in line]
     assert len(examples) == 3
@@ -255,7 +255,7 @@ def test_a_task_and_a_method_alone_compose_to_the_paper_s_settings(method: str, 
     config = compose(["task=1d", f"method={method}", f"task.dataset={dataset}"])
     assert config.proposal.stds == (tuple(stds) if stds else None)
     assert config.proposal.shared is (True if stds else None)
-    assert (config.noise.sigma, config.noise.beta, config.noise.langevin_step) == (sigma, beta, langevin_step)
+    assert (config.method.sigma, config.method.beta, config.method.langevin_step) == (sigma, beta, langevin_step)
     assert config.method.num_samples == (None if method == "sm" else 1024)
     assert config.method.langevin_steps == (16 if method == "ml-mcmc" else None)
     assert config.seeds == (0,)
@@ -294,10 +294,10 @@ BAD_INPUT = {
     "seeds=[]": ["seeds=[]"],
     "seeds=[1,1]": ["seeds=[1, 1]", "different"],
     "seeds=two": ["seeds='two'"],
-    "noise.beta=0": ["noise.beta=0", "greater than 0"],
-    "noise.beta=-0.1": ["noise.beta=-0.1", "greater than 0"],
-    "noise.beta=nan": ["noise.beta=nan"],
-    "noise.sigma=0.1": ["noise.sigma=0.1", "method=nce+"],
+    "method.beta=0": ["method.beta=0", "greater than 0"],
+    "method.beta=-0.1": ["method.beta=-0.1", "greater than 0"],
+    "method.beta=nan": ["method.beta=nan"],
+    "method.sigma=0.1": ["method.sigma=0.1", "method=nce+"],
     "proposal.stds=[]": ["proposal.stds=[]"],
     "proposal.stds=[0.1,-0.8]": ["proposal.stds=[0.1, -0.8]", "> 0"],
     "proposal.stds=[0.1,0]": ["proposal.stds=[0.1, 0"],

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return _dispatch(words)
+        return dispatch(words)
     except UserError as error:
         print(f"ebmbench: {error}", file=sys.stderr)
         return 2
@@ -35,7 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _dispatch(words: list[str]) -> int:
+def dispatch(words: list[str]) -> int:
+    """Runs a command line; bad input is raised as UserError."""
     if words[:1] == ["_complete"]:  # the shell's script for tab completion asks
         from ebmbench.cli.completion import complete
 

@@ -118,7 +118,8 @@ def _run(config: RunConfig, device: torch.device, attempt: runs.Attempt, stop: S
         evaluations = energy_evaluations(config, states[0]["target_dim"])
         for row in rows:
             row["energy_evaluations"] = evaluations * int(row.pop("examples"))
-        config.task.finish(setup, work_dir, groups)
+        of_all = config.task.finish(setup, work_dir, groups) or {}
+        rows = [{**row, **of_all} for row in rows]
         write_atomically(work_dir / "checkpoint.pt", _final_checkpoint(config, states))
         write_atomically(work_dir / "metrics.csv", _csv(rows))
         seconds = sum(result["seconds"] for result in states)

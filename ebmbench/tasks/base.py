@@ -251,8 +251,8 @@ class Task(Component):
         """
         return None
 
-    def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> None:
-        """Puts together what the groups of seeds wrote."""
+    def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> Mapping[str, float] | None:
+        """Puts together what the groups of seeds wrote; may return further columns of metrics.csv, for all seeds."""
 
     def figures(self, setup: Setup, run_dir: Path) -> list[Path]:
         """Draws the figures of a run; returns the files."""

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ebmbench.tasks.regression import importance
 from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity
 from ebmbench.tasks.regression.density import GridDensity
+from ebmbench.tasks.regression.importance import Cloud, Known, Proposal, Weighted, Wide
 from ebmbench.tasks.regression.stack import Stack
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -25,10 +27,13 @@ class Conditionals:
         stack: the models.
         base: their base density; a normalised model has none, but its reach bounds quadratures.
         nodes: places nodes for one target; None for several.
+        cloud: kernels around training targets, from which importance sampling starts; not needed for one target.
     """
 
-    def __init__(self, stack: Stack, base: BaseDensity, nodes: NodeDensity | None, seeds: int) -> None:
-        self.stack, self.base, self.nodes, self.seeds = stack, base, nodes, seeds
+    def __init__(
+        self, stack: Stack, base: BaseDensity, nodes: NodeDensity | None, cloud: Cloud | None, seeds: int
+    ) -> None:
+        self.stack, self.base, self.nodes, self.cloud, self.seeds = stack, base, nodes, cloud, seeds
 
     @torch.no_grad()
     def bind(self, x: Tensor) -> LogDensity:
@@ -56,9 +61,10 @@ class Conditionals:
         def flat(y: Tensor) -> Tensor:
             return f(y.view(self.seeds, rows, -1, 1)).flatten(0, 1)
 
-        return GridDensity.refined(flat, self._start(rows, near), points=points)
+        return GridDensity.refined(flat, self.start(rows, near).repeat(self.seeds, 1), points=points)
 
-    def _start(self, rows: int, near: Tensor | None) -> Tensor:
+    def start(self, rows: int, near: Tensor | None) -> Tensor:
+        """Returns the nodes from which quadratures start, `[B, G]`; a y of each row may be one of them, `[B]`."""
         assert self.nodes is not None
         count = self.base.nodes
         device = self.nodes.y.device
@@ -67,7 +73,56 @@ class Conditionals:
         start = common.expand(rows, -1)
         if near is not None:
             start = torch.cat((start, near.double().unsqueeze(1)), 1)
-        return start.sort(-1).values.repeat(self.seeds, 1)
+        return start.sort(-1).values
+
+    def weighted(self, x: Tensor, near: Tensor | None, known: Known | None, number: int) -> Weighted:
+        """Returns weighted draws of several targets at some rows x `[B, ...]`.
+
+        Args:
+            near: a y of each row that is not to be missed, `[B, D]` float64.
+            known: draws of the truth. Where it is given, the proposal is not fitted.
+            number: of the random numbers.
+        """
+        assert self.cloud is not None
+        dim = self.cloud.centres.shape[-1]
+        generator = torch.Generator().manual_seed(number)
+        lead, count = (self.seeds, len(x)), self.base.samples
+        wide = Wide(self.base, dim, x.device)
+        if known is not None:
+            share = known.draws.shape[1] / count
+            parts: list[tuple[float, Proposal]] = [(share, known), (0.7 * (1 - share), self.cloud)]
+            return importance.draw(self.bind(x), [*parts, (0.3 * (1 - share), wide)], lead, count, generator)
+        if near is not None:
+            parts = [(0.5, self.cloud), (0.2, wide), (0.3, _around(near, 0.3))]
+        else:
+            parts = [(0.75, self.cloud), (0.25, wide)]
+        return importance.adapted(self.bind(x), parts, lead, count, generator)
+
+    def log_prob(self, x: Tensor, y: Tensor, count: int, number: int) -> Tensor:
+        """Returns `log p(y|x)` with a quick estimate of log Z, `[S, B]` float64; y is `[B, D]`.
+
+        Args:
+            count: nodes, or importance samples around y where there are several targets.
+            number: of the random numbers.
+        """
+        f = self.bind(x)
+        at_y = f(y.unsqueeze(1).expand(self.seeds, -1, -1, -1)).squeeze(-1)
+        if self.stack.normalised:
+            return at_y
+        if self.nodes is not None:
+            middle = (torch.arange(count, dtype=torch.float64, device=x.device) + 0.5) / count
+            return at_y - log_partition(f, self.nodes, middle.expand(self.seeds, -1), len(x)).double()
+        generator = torch.Generator().manual_seed(number)
+        wide = Wide(self.base, y.shape[1], x.device)
+        assert self.cloud is not None
+        near: list[tuple[float, importance.Proposal]] = [(0.3, _around(y, std)) for std in (0.1, 0.4)]
+        parts = [*near, (0.3, self.cloud), (0.1, wide)]
+        return at_y - importance.draw(f, parts, (self.seeds, len(x)), count, generator).log_z
+
+
+def _around(y: Tensor, std: float) -> Cloud:
+    """Returns one Gaussian around each y `[B, D]`."""
+    return Cloud(y.unsqueeze(1), std * torch.eye(y.shape[1], dtype=y.dtype, device=y.device))
 
 
 def log_partition(f: LogDensity, nodes: NodeDensity, u: Tensor, rows: int) -> Tensor:

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ebmbench.system.files import write_atomically
-from ebmbench.tasks.regression import density
+from ebmbench.core.rng import Streams
+from ebmbench.tasks.regression import density, importance, records
+from ebmbench.tasks.regression.conditional import Conditionals
+from ebmbench.tasks.regression.data.base import Law
+from ebmbench.tasks.regression.density import GridDensity
+from ebmbench.tasks.regression.scaling import Scaling
 
 if TYPE_CHECKING:
     from ebmbench.tasks.regression.fitting import FitLearner
 
 EVALUATIONS = 2**20
-"""Of f at a time."""
+"""Of f at a time, for one target."""
+ROWS = 32
+"""Test rows at a time, for several targets; fixed, so that random numbers do not depend on the number of seeds."""
 POINTS = 99
 """Equally likely points that stand for a density where those of several seeds are mixed."""
+TRUTH_SHARE = 0.8
+"""Of the truth in the proposal, where it is known."""
 
 
 @dataclass
@@ -34,9 +40,10 @@ class RowScores:
         pit: the distribution function at the observation for one target; for several the model's mass where its density
             is higher than at the observation. `[S, N]`; uniform if the model is right.
         score: CRPS, or the energy score for several targets, `[S, N]`.
-        mean, spread: of the density, `[S, N, D]`. spread is its standard deviation.
-        median: `[S, N, D]`.
+        mean, median, spread: of the density, `[S, N, D]`. spread is the standard deviation.
         points: equally likely points, `[S, N, Q, D]` float32.
+        ess, k_hat: of importance sampling, `[S, N]`; 1 and minus infinity for a quadrature.
+        d_kl, d_kl_error: `KL(truth ‖ model)` and its standard error; nan where the truth is not known. `[S, N]`.
     """
 
     log_prob: Tensor
@@ -44,42 +51,170 @@ class RowScores:
     pit: Tensor
     score: Tensor
     mean: Tensor
-    spread: Tensor
     median: Tensor
+    spread: Tensor
     points: Tensor
+    ess: Tensor
+    k_hat: Tensor
+    d_kl: Tensor
+    d_kl_error: Tensor
 
     @staticmethod
     def join(parts: Sequence[RowScores]) -> RowScores:
         """Puts rows together."""
-        return RowScores(*(torch.cat([getattr(p, name) for p in parts], 1) for name in RowScores.__annotations__))
+        return RowScores(*(torch.cat([getattr(part, f.name) for part in parts], 1) for f in fields(RowScores)))
 
 
-def one_target(learner: FitLearner, x: Tensor, y: Tensor) -> RowScores:
-    """Scores test rows of one target by quadrature: x `[N, ...]` and y `[N, 1]`, both standardised."""
-    scaling, seeds = learner.scaling, len(learner.seeds)
-    unit = float(scaling.y_std[0])
+@dataclass(frozen=True)
+class Truth:
+    """The true density of standardised targets.
+
+    Attributes:
+        law: in the target's own units.
+        given: what it depends on, of the rows at hand, `[B, ...]`.
+    """
+
+    law: Law
+    given: Tensor
+    scaling: Scaling
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Returns `log p(y|x)`: `[B, M, D]` -> `[B, M]`; or with seeds in front."""
+        if y.dim() == 4:
+            return torch.stack([self.log_prob(one) for one in y])
+        values = self.law.log_prob(self.given, self.scaling.raw_y(y.cpu())) + self.scaling.log_scale
+        return values.to(y.device)
+
+    def sample(self, count: int, number: int) -> Tensor:
+        """Returns standardised draws, `[B, count, D]`; another number gives others."""
+        draws = Streams([0], stacked=False).at(number)
+        return self.scaling.y(self.law.sample(self.given, count, draws, "evaluation"))
+
+
+def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tensor, truth: Truth | None) -> RowScores:
+    """Scores some rows of one target by quadrature: x `[B, ...]` and y `[B, 1]`, both standardised."""
+    seeds, unit = conditionals.seeds, float(scaling.y_std[0])
+    grids = conditionals.grids(x, y[:, 0])
+    target = y[:, 0].double().repeat(seeds)
+    f = conditionals.bind(x)(y.unsqueeze(1).expand(seeds, -1, -1, -1)).flatten()
+    normalised = conditionals.stack.normalised
+    log_z = torch.zeros_like(f) if normalised else grids.log_z
     middle = (torch.arange(POINTS, dtype=torch.float64, device=x.device) + 0.5) / POINTS
-    rows = max(1, EVALUATIONS // (seeds * (learner.task.base.nodes + 400)))
+    nan = torch.full_like(f, torch.nan)
+    scores = RowScores(
+        log_prob=f - log_z - scaling.log_scale,
+        error=torch.zeros_like(f) if normalised else grids.error,
+        pit=grids.cdf_at(target.unsqueeze(1)).squeeze(1),
+        score=unit * grids.crps(target),
+        mean=scaling.raw_y(grids.mean.unsqueeze(1)),
+        median=scaling.raw_y(grids.quantile(target.new_tensor([0.5]))),
+        spread=unit * grids.variance.sqrt().unsqueeze(1),
+        points=scaling.raw_y(grids.quantile(middle).unsqueeze(-1)).float(),
+        ess=torch.ones_like(f),
+        k_hat=torch.full_like(f, -torch.inf),
+        d_kl=nan if truth is None else _d_kl(conditionals, grids, x, truth),
+        d_kl_error=nan,
+    )
+    return RowScores(*(getattr(scores, field.name).unflatten(0, (seeds, -1)) for field in fields(RowScores)))
+
+
+def _d_kl(conditionals: Conditionals, grids: GridDensity, x: Tensor, truth: Truth) -> Tensor:
+    """Returns `KL(truth ‖ model)` of one target, by the trapezoidal rule on nodes of both: `[S·B]`."""
+    seeds, rows = conditionals.seeds, len(x)
+
+    def true_log_prob(y: Tensor) -> Tensor:
+        return truth.log_prob(y.unsqueeze(-1))
+
+    true = GridDensity.refined(true_log_prob, conditionals.start(rows, None))
+    y = torch.cat((grids.y, true.y.repeat(seeds, 1)), -1).sort(-1).values
+    model = GridDensity(y, conditionals.bind(x)(y.view(seeds, rows, -1, 1)).flatten(0, 1))
+    log_model = model.log_values if conditionals.stack.normalised else model.log_density
+    log_true = truth.log_prob(y.view(seeds, rows, -1, 1)).flatten(0, 1)
+    p = log_true.exp()
+    return torch.trapezoid(torch.where(p > 0, p * (log_true - log_model), 0.0), y, dim=-1)
+
+
+def many_targets(
+    conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tensor, truth: Truth | None, number: int
+) -> RowScores:
+    """Scores some rows of several targets by importance sampling.
+
+    Args:
+        x, y: standardised, `[B, ...]` and `[B, D]`.
+        number: of the random numbers.
+    """
+    lead, y = (conditionals.seeds, len(x)), y.double()
+    f = conditionals.bind(x)
+    known = None
+    if truth is not None:
+        count = round(TRUTH_SHARE * conditionals.base.samples)
+        known = importance.Known(truth.sample(count, number).to(x.device), truth.log_prob)
+    made = conditionals.weighted(x, y, known, number)
+    at_target = f(y.unsqueeze(1).expand(lead[0], -1, -1, -1)).squeeze(-1)
+    log_z = torch.zeros_like(made.log_z) if conditionals.stack.normalised else made.log_z
+    points = scaling.raw_y(made.resample(POINTS))
+    raw = scaling.raw_y(y).expand(*lead, -1)
+    score = density.energy_score(points.flatten(0, 1), raw.flatten(0, 1)).view(lead)
+    d_kl = d_kl_error = torch.full_like(log_z, torch.nan)
+    if known is not None:
+        drawn = known.draws.shape[1]
+        log_true = known.log_prob(made.y[:, :, :drawn])
+        ratio = log_true - made.log_values[:, :, :drawn]
+        d_kl = ratio.mean(-1) + log_z
+        share = made.weights[:, :, :drawn] * drawn  # log Z moves with the same draws, each by its weight
+        d_kl_error = (ratio + (0 if conditionals.stack.normalised else share)).std(-1) / drawn**0.5
+    return RowScores(
+        log_prob=at_target - log_z - scaling.log_scale,
+        error=torch.zeros_like(log_z) if conditionals.stack.normalised else made.error,
+        pit=made.mass_above(at_target),
+        score=score,
+        mean=scaling.raw_y(made.mean),
+        median=scaling.raw_y(made.quantile(0.5)),
+        spread=made.spread * scaling.y_std.to(x.device),
+        points=points.float(),
+        ess=made.ess,
+        k_hat=made.k_hat,
+        d_kl=d_kl,
+        d_kl_error=d_kl_error,
+    )
+
+
+def score_rows(learner: FitLearner) -> RowScores:
+    """Scores the test rows."""
+    test, scaling, conditionals = learner.split.test, learner.scaling, learner.conditionals
+    x, y = learner.standardised(test.x, test.y, learner.device)
+    one = learner.nodes is not None
+    rows = max(1, EVALUATIONS // (len(learner.seeds) * (learner.task.base.nodes + 400))) if one else ROWS
     parts = []
-    for some_x, some_y in zip(x.split(rows), y.split(rows), strict=True):
-        grids = learner.conditionals.grids(some_x, some_y[:, 0])
-        target = some_y[:, 0].double().repeat(seeds)
-        f = learner.conditionals.bind(some_x)(some_y.unsqueeze(1).expand(seeds, -1, -1, -1)).flatten()
-        log_z = torch.zeros_like(f) if learner.stack.normalised else grids.log_z
-        columns = RowScores(
-            log_prob=f - log_z - scaling.log_scale,
-            error=torch.zeros_like(f) if learner.stack.normalised else grids.error,
-            pit=grids.cdf_at(target.unsqueeze(1)).squeeze(1),
-            score=unit * grids.crps(target),
-            mean=scaling.raw_y(grids.mean.unsqueeze(1)),
-            spread=unit * grids.variance.sqrt().unsqueeze(1),
-            median=scaling.raw_y(grids.quantile(target.new_tensor([0.5]))),
-            points=scaling.raw_y(grids.quantile(middle).unsqueeze(-1)).float(),
-        )
-        parts.append(
-            RowScores(*(getattr(columns, name).unflatten(0, (seeds, -1)) for name in RowScores.__annotations__))
-        )
-    return RowScores.join(parts)
+    for number, some in enumerate(torch.arange(len(x)).split(rows)):
+        law = learner.split.truth
+        truth = None if law is None else Truth(law, test.given[some], scaling)
+        some = some.to(learner.device)
+        if one:
+            parts.append(one_target(conditionals, scaling, x[some], y[some], truth))
+        else:
+            parts.append(many_targets(conditionals, scaling, x[some], y[some], truth, number))
+    return RowScores(*(getattr(RowScores.join(parts), field.name).cpu() for field in fields(RowScores)))
+
+
+def evaluate(learner: FitLearner, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
+    """Returns the metrics of each seed; writes what figures, ensembles and predictions need."""
+    test, scaling = learner.split.test, learner.scaling
+    scores = score_rows(learner)
+    y = test.y.double()
+    log_base = learner.task.base.log_prob(scaling.y(test.y)) - scaling.log_scale
+    val_nll = (learner.validation_nll() + scaling.log_scale).tolist()
+    rows = []
+    for index in range(len(learner.seeds)):
+        metrics = summarise(scores, index, y, log_base)
+        if learner.split.truth is not None:
+            true = learner.split.truth.log_prob(test.given, y.unsqueeze(1))
+            metrics["nll_true"] = -float(true.mean())
+        rows.append({**metrics, "val_nll": val_nll[index], "best_epoch": float(learner.state["best.epoch"][index])})
+    records.write_model(learner, run_dir)
+    good = [not (stopped or learner.task.is_broken(row)) for stopped, row in zip(diverged, rows, strict=True)]
+    records.write_part(learner, scores, log_base, good, run_dir)
+    return rows
 
 
 def summarise(scores: RowScores, index: int, y: Tensor, log_base: Tensor) -> dict[str, float]:
@@ -89,45 +224,45 @@ def summarise(scores: RowScores, index: int, y: Tensor, log_base: Tensor) -> dic
         y: the observations, `[N, D]` float64, in their own units.
         log_base: the base density there, `[N]`, in the same units.
     """
-    log_prob, pit = scores.log_prob[index], scores.pit[index]
-    one = y.shape[1] == 1
-    covered = density.central_coverage if one else density.region_coverage
-    coverage = torch.stack([covered(pit, level) for level in density.LEVELS])
-    levels = coverage.new_tensor(density.LEVELS)
+    log_prob, one = scores.log_prob[index], y.shape[1] == 1
     result = {
         "nll": -log_prob.mean(),
         "nll_error": scores.error[index].mean(),
-        "nll_median": -log_prob.median(),
-        "nll_mixed": density.mixed_nll(log_prob, log_base).mean(),
+        **point_metrics(log_prob, scores.mean[index], scores.median[index], y, log_base),
+        **calibration_metrics(scores.pit[index], one),
         "crps" if one else "energy_score": scores.score[index].mean(),
-        "rmse": (scores.mean[index] - y).square().mean().sqrt(),
-        "mae": (scores.median[index] - y).abs().mean(),
-        "coverage_50": covered(pit, 0.5),
-        "coverage_90": covered(pit, 0.9),
-        "calibration_error": (coverage - levels).abs().mean(),
     }
+    if not one:
+        result |= {"ess": scores.ess[index].mean(), "k_hat": scores.k_hat[index].quantile(0.9)}
+    if scores.d_kl[index].isfinite().any():
+        result["d_kl"] = scores.d_kl[index].mean()
+        if not one:
+            result["d_kl_error"] = scores.d_kl_error[index].square().sum().sqrt() / len(y)
     return {name: float(value) for name, value in result.items()}
 
 
-def evaluate(learner: FitLearner, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
-    """Returns the metrics of each seed; writes what figures, ensembles and predictions need."""
-    from ebmbench.tasks.regression.fitting import write_model
-
-    test, scaling = learner.split.test, learner.scaling
-    x, y = learner.standardised(test.x, test.y, learner.device)
-    scores = one_target(learner, x, y)
-    raw = test.y.double()
-    log_base = learner.task.base.log_prob(y.double()) - scaling.log_scale
-    rows = []
-    val = learner.validation_nll() + scaling.log_scale
-    for index in range(len(learner.seeds)):
-        rows.append({**summarise(scores, index, raw, log_base), "val_nll": float(val[index])})
-    write_model(learner, run_dir)
-    return rows
+def point_metrics(log_prob: Tensor, mean: Tensor, median: Tensor, y: Tensor, log_base: Tensor) -> dict[str, Tensor]:
+    """Returns robust summaries of the NLL, and errors of points: `[N]`, `[N, D]` twice, `[N, D]`, `[N]`."""
+    return {
+        "nll_median": -log_prob.median(),
+        "nll_mixed": density.mixed_nll(log_prob, log_base).mean(),
+        "rmse": (mean - y).square().mean().sqrt(),
+        "mae": (median - y).abs().mean(),
+    }
 
 
-def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Writes arrays as .npz, whole or not at all."""
-    buffer = BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
+def calibration_metrics(pit: Tensor, one: bool) -> dict[str, Tensor]:
+    """Returns coverages, and how far the calibration curve is off in the mean, from the PIT `[N]`."""
+    curve = calibration_curve(pit, one)
+    covered = density.central_coverage if one else density.region_coverage
+    return {
+        "coverage_50": covered(pit, 0.5),
+        "coverage_90": covered(pit, 0.9),
+        "calibration_error": (curve - curve.new_tensor(density.LEVELS)).abs().mean(),
+    }
+
+
+def calibration_curve(pit: Tensor, one: bool) -> Tensor:
+    """Returns the coverage at each of `density.LEVELS`: of central intervals, or of regions for several targets."""
+    covered = density.central_coverage if one else density.region_coverage
+    return torch.stack([covered(pit, level) for level in density.LEVELS])

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
 from ebmbench.tasks.base import Learner, Metric, Setup, SweepFigure, Task
+from ebmbench.tasks.regression import one_d_sweep_figures, records
 from ebmbench.tasks.regression.base_density import BaseDensity
 from ebmbench.tasks.regression.data.base import Data
+from ebmbench.tasks.regression.importance import TRUSTED_K
 from ebmbench.tasks.regression.learner import seed_bytes
 from ebmbench.tasks.regression.networks.base import Network
+
+QUADRATURE_LIMIT, SAMPLING_LIMIT = 0.01, 0.3
+"""The mean error of log Z beyond which scores are not to be trusted: by quadrature, by importance sampling."""
 
 
 class Trainer(Section):
@@ -39,19 +47,41 @@ class Regression(Task):
     Trainer = Trainer
     metrics = (
         Metric("nll", "NLL", "lower", "NLL of test rows, nats", "", True, ("ranking", "strip", "settings", "pareto")),
-        Metric("nll_error", "its error"),
-        Metric("nll_median", "median NLL", "lower", table=True),
-        Metric("nll_mixed", "NLL, 2 % base", "lower", "NLL after mixing in 2 % of the base density, nats", table=True),
+        Metric("d_kl", "D_KL", "lower", "D_KL(true ‖ model), nats", r"$D_{\mathrm{KL}}$", True,
+               ("ranking", "strip", "settings", "pareto")),
+        Metric("nll_median", "median NLL", "lower", "median NLL of test rows, nats", "", True),
+        Metric("nll_mixed", "NLL, 2 % base", "lower", "NLL after mixing in 2 % of the base density, nats",
+               r"NLL, 2\,\% base", True),
         Metric("crps", "CRPS", "lower", "CRPS, units of y", "", True, ("ranking", "strip", "settings")),
+        Metric("energy_score", "energy score", "lower", "energy score, units of y", "", True,
+               ("ranking", "strip", "settings")),
         Metric("rmse", "RMSE", "lower", "RMSE of the mean, units of y", "", True, ("strip",)),
         Metric("mae", "MAE", "lower", "MAE of the median, units of y", "", True),
         Metric("coverage_50", "coverage of 50 %", 0.5, "coverage of the 50 % interval", r"coverage of 50\,\%", True),
         Metric("coverage_90", "coverage of 90 %", 0.9, "coverage of the 90 % interval", r"coverage of 90\,\%", True,
                ("strip",)),
-        Metric("calibration_error", "calibration error", "lower", table=True),
+        Metric("calibration_error", "calibration error", "lower", "mean distance of coverage from its level", "", True),
+        Metric("ensemble_nll", "ensemble NLL", "lower", "NLL of the mixture of the seeds, nats", "", True,
+               of_model=False),
+        Metric("ensemble_crps", "ensemble CRPS", "lower", "CRPS of the mixture of the seeds", "", True, of_model=False),
+        Metric("ensemble_energy_score", "ensemble energy score", "lower", of_model=False),
+        Metric("ensemble_rmse", "ensemble RMSE", "lower", "RMSE of the seeds' mean", "", True, of_model=False),
+        Metric("ensemble_mae", "ensemble MAE", "lower", of_model=False),
+        Metric("ensemble_nll_median", "ensemble median NLL", "lower", of_model=False),
+        Metric("ensemble_nll_mixed", "ensemble NLL, 2 % base", "lower", of_model=False),
+        Metric("ensemble_coverage_50", "ensemble coverage of 50 %", 0.5, of_model=False),
+        Metric("ensemble_coverage_90", "ensemble coverage of 90 %", 0.9, of_model=False),
+        Metric("ensemble_calibration_error", "ensemble calibration error", "lower", of_model=False),
         Metric("val_nll", "validation NLL", "lower"),
+        Metric("nll_error", "error of log Z"),
+        Metric("nll_true", "NLL of the truth", of_model=False),
+        Metric("d_kl_error", "standard error of D_KL"),
+        Metric("ess", "effective samples", "higher", "share of the importance samples that is effective"),
+        Metric("k_hat", "Pareto k", "lower", "Pareto k of the importance weights, 90 % of rows"),
+        Metric("best_epoch", "best epoch"),
     )  # fmt: skip
-    sweep_figures: ClassVar[tuple[SweepFigure, ...]] = ()
+    sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (SweepFigure("calibration", one_d_sweep_figures.calibration),)
+    images = ("predictions", "calibration")
 
     data: Annotated[Data, Choice("diabetes")]
     network: Annotated[Network, Choice("mlp")]
@@ -63,7 +93,7 @@ class Regression(Task):
 
     @property
     def dataset_name(self) -> str:
-        return self.data.name
+        return self.data.label
 
     def learner(self, setup: Setup, seeds: Sequence[int], device: torch.device) -> Learner:
         from ebmbench.tasks.regression.fitting import FitLearner
@@ -74,6 +104,22 @@ class Regression(Task):
         return seed_bytes(setup.method, setup.trainer.batch_size, fused=False)
 
     def is_trusted(self, scores: Mapping[str, float]) -> bool:
-        return scores["nll"] == scores["nll"] and scores["nll_error"] <= 0.01
+        if "k_hat" in scores and scores["k_hat"] > TRUSTED_K:
+            return False
+        limit = QUADRATURE_LIMIT if "crps" in scores else SAMPLING_LIMIT
+        return math.isfinite(scores["nll"]) and scores["nll_error"] <= limit
 
-    doubt = "the error of log Z is too large"
+    doubt = "log Z is not known well enough: its error, or Pareto's k of the importance weights, is too large"
+
+    def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> Mapping[str, float]:
+        return records.join(run_dir, groups)
+
+    def figures(self, setup: Setup, run_dir: Path) -> list[Path]:
+        from ebmbench.tasks.regression.figures import figures
+
+        return figures(setup.method.name, self.dataset_name, run_dir)
+
+    def predictor(self, setup: Setup, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> Any:
+        from ebmbench.tasks.regression.model import RegressionModel
+
+        return RegressionModel.read(self, setup, parameters["flat"], seed, run_dir)

@@ -17,6 +17,9 @@ from ebmbench.core.errors import UserError
 from ebmbench.core.rng import Draws
 from ebmbench.core.settings import Component
 
+NAME = r"^[\w.-]{1,60}$"
+NAME_TEXT = "its name in runs and tables: at most 60 letters, digits, _ . and -"
+
 Frame: TypeAlias = "pd.DataFrame | np.ndarray | Tensor"
 """Raw inputs, as a user has them: a table with the columns of training, or an array."""
 
@@ -101,9 +104,12 @@ class Data(Component):
     chosen_by: ClassVar[str] = "source"
     source: ClassVar[str]
 
-    name: str = Field(
-        "data", pattern=r"^[\w.-]{1,60}$", description="its name in runs and tables: letters, digits _ . -"
-    )
+    name: str = Field("data", pattern=NAME, description=NAME_TEXT)
+
+    @property
+    def label(self) -> str:
+        """What runs and tables call it."""
+        return self.name
 
     @abstractmethod
     def load(self) -> Split:
@@ -112,10 +118,6 @@ class Data(Component):
         Raises:
             UserError: the data are not there, or cannot be used; one sentence says why.
         """
-
-
-NAME = r"^[\w.-]{1,60}$"
-NAME_TEXT = "its name in runs and tables: at most 60 letters, digits, _ . and -"
 
 
 def split_rows(count: int, test_fraction: float, val_fraction: float, seed: int) -> tuple[np.ndarray, ...]:

@@ -1,0 +1,138 @@
+"""Data that a Python function of the user's own returns: `data=function data.function=my_data.py:load`."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from pydantic import Field
+
+from ebmbench.core.errors import UserError, first_line
+from ebmbench.core.registry import register
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, split_rows
+from ebmbench.tasks.regression.data.frames import read_columns, split_table
+from ebmbench.tasks.regression.data.table import digest
+from ebmbench.tasks.regression.data.transforms import ArrayInput
+
+
+def arrays_split(
+    x: np.ndarray,
+    y: np.ndarray,
+    seed: int = 0,
+    test_fraction: float = 0.2,
+    val_fraction: float = 0.2,
+    names: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> Split:
+    """Splits arrays at random into training, validation and test rows.
+
+    Args:
+        x, y: inputs `[N, ...]` and targets `[N, D]`.
+        val_fraction: of the rows that are not for test.
+        names: of the targets.
+
+    Raises:
+        UserError: there are too few rows.
+    """
+    x, y = np.asarray(x, dtype=np.float32), np.asarray(y, dtype=np.float32)
+    parts = split_rows(len(x), test_fraction, val_fraction, seed)
+    fit, check, score = (Arrays(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]), rows=rows) for rows in parts)
+    shape = tuple(x.shape[1:])
+    features = [f"x{k + 1}" for k in range(shape[0])] if len(shape) == 1 else ["x"]
+    targets = list(names) or [f"y{k + 1}" for k in range(y.shape[1])]
+    return Split(fit, check, score, targets, features, ArrayInput(shape), list(notes))
+
+
+@register
+class Function(Data):
+    """What a Python function returns: x, an array `[N, ...]` or a table, and y, `[N]` or `[N, D]`."""
+
+    source = "function"
+
+    name: str = Field("function", pattern=NAME, description=NAME_TEXT)
+    function: str | None = Field(None, min_length=1, description="FILE.py:FUNCTION, called without arguments")
+    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the rows that are for test")
+    val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the other rows that are for validation")
+    split_seed: int = Field(0, ge=0, lt=2**31, description="of the random split")
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings, with the file's contents instead of its place."""
+        found = {**super().identity()}
+        if self.function is not None:
+            file, _, called = self.function.rpartition(":")
+            found["function"] = f"{digest(Path(file).expanduser()) or file}:{called}"
+        return found
+
+    def load(self) -> Split:
+        x, y, names = self._call()
+        if isinstance(x, pd.DataFrame):
+            frame = x.reset_index(drop=True)
+            frame = frame.assign(**{name: y[:, k] for k, name in enumerate(names)})
+            rows = read_columns(frame, names, source=str(self.function))
+            parts = split_rows(len(rows.frame), self.test_fraction, self.val_fraction, self.split_seed)
+            return split_table(rows, *parts)
+        known = np.isfinite(y).all(1)
+        notes = [] if known.all() else [f"{int((~known).sum())} rows without a target are left out"]
+        x, y = x[known], y[known]
+        return arrays_split(x, y, self.split_seed, self.test_fraction, self.val_fraction, names, notes)
+
+    def _call(self) -> tuple[Any, np.ndarray, list[str]]:
+        """Returns x (a table, or an array float32), y `[N, D]` float32, and the names of the targets."""
+        if self.function is None:
+            raise UserError("task.data.function is not given: FILE.py:FUNCTION, such as data.function=my_data.py:load")
+        made = _imported(self.function)
+        try:
+            result = made()
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self.function} failed ({type(error).__name__}: {first_line(error)})") from None
+        if not isinstance(result, tuple | list) or len(result) != 2:
+            raise UserError(f"{self.function} must return x and y, two arrays, and returned a {type(result).__name__}")
+        x, y = result
+        names = [str(name) for name in getattr(y, "columns", [])] or [str(getattr(y, "name", None) or "y")]
+        try:
+            y = np.asarray(y, dtype=np.float32)
+            x = x if isinstance(x, pd.DataFrame) else np.asarray(x, dtype=np.float32)
+        except (ValueError, TypeError):
+            raise UserError(f"{self.function} returned something that is no number; give arrays of numbers") from None
+        y = y.reshape(len(y), -1) if y.ndim <= 2 and y.ndim else y
+        if y.ndim != 2 or not len(x.shape) or len(x) != len(y) or not y.shape[1]:
+            raise UserError(
+                f"{self.function} returned x of shape {tuple(x.shape)} and y of shape {y.shape}; give x [N, ...] and "
+                "y [N] or [N, D]"
+            )
+        if isinstance(x, np.ndarray):
+            x = x.reshape(len(x), -1) if x.ndim == 1 else x
+            if not np.isfinite(x).all():
+                raise UserError(f"{self.function} returned x with values that are not finite numbers")
+        if len(names) != y.shape[1]:
+            names = [f"y{k + 1}" for k in range(y.shape[1])]
+        return x, y, names
+
+
+def _imported(text: str) -> Any:
+    """Returns the function that `FILE.py:FUNCTION` names."""
+    file, _, called = text.rpartition(":")
+    path = Path(file).expanduser()
+    if not file.endswith(".py") or not called.isidentifier():
+        raise UserError(f"task.data.function={text} is not allowed: give FILE.py:FUNCTION")
+    if not path.is_file():
+        raise UserError(f"task.data.function={text}: {path} is not a file")
+    spec = importlib.util.spec_from_file_location(f"ebmbench_data_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"{path} cannot be imported ({type(error).__name__}: {first_line(error)})") from None
+    if not callable(getattr(module, called, None)):
+        raise UserError(f"task.data.function={text}: {path} defines no function {called}")
+    return getattr(module, called)

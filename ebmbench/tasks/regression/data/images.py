@@ -1,0 +1,148 @@
+"""Images in a folder, and a CSV file with their targets: `data=images data.root=cells data.labels=counts.csv`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, UnidentifiedImageError
+from pydantic import Field
+from torch import Tensor
+
+from ebmbench.core.errors import UserError
+from ebmbench.core.registry import register
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Frame, Split, split_off, split_rows
+from ebmbench.tasks.regression.data.frames import read_columns
+from ebmbench.tasks.regression.data.table import Names, digest, free_memory, read_splits, read_table
+from ebmbench.tasks.regression.data.transforms import register_transform
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Reads images from files, resized: x is `[N, C, height, width]` in [0, 1].
+
+    Attributes:
+        column: of a table, which holds the file names.
+        root: the folder that relative names are in.
+    """
+
+    column: str
+    root: str
+    channels: int
+    height: int
+    width: int
+
+    def encode(self, frame: Frame) -> Tensor:
+        shape = (self.channels, self.height, self.width)
+        if not isinstance(frame, pd.DataFrame):
+            x = torch.as_tensor(np.asarray(frame, dtype=np.float32))
+            if tuple(x.shape[1:]) != shape:
+                raise UserError(f"images of shape {tuple(x.shape[1:])} do not fit; the model takes {shape}")
+            return x
+        if self.column not in frame:
+            raise UserError(f"the table lacks the column {self.column!r}, which holds the names of image files")
+        names = [str(name) for name in frame[self.column]]
+        free = free_memory()
+        need = 2 * 4 * len(names) * int(np.prod(shape))
+        if free is not None and need > free:
+            raise UserError(
+                f"{len(names)} images of {shape} take about {need / 2**20:.0f} MB of memory where "
+                f"{free / 2**20:.0f} MB "
+                "are free; give a smaller task.data.size"
+            )
+        x = torch.empty(len(names), *shape)
+        for place, name in enumerate(names):
+            x[place] = torch.from_numpy(self._read(name))
+        return x
+
+    def _read(self, name: str) -> np.ndarray:
+        path = Path(self.root) / name  # an absolute name replaces the root
+        try:
+            with Image.open(path) as file:
+                image = file.convert("L" if self.channels == 1 else "RGB")
+                if image.size != (self.width, self.height):
+                    image = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
+                pixels = np.asarray(image, dtype=np.float32) / 255
+        except FileNotFoundError:
+            raise UserError(f"the image {path} is not there") from None
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+            raise UserError(f"{path} is no image that can be read") from None
+        return pixels.reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
+
+    def plain(self) -> dict[str, Any]:
+        return {"kind": "images", **{name: getattr(self, name) for name in self.__dataclass_fields__}}
+
+
+register_transform("images", lambda plain: ImageFiles(**plain))
+
+
+@register
+class Images(Data):
+    """Images of one's own, with a target each: `data=images data.root=cells data.labels=counts.csv`."""
+
+    source = "images"
+
+    name: str = Field("images", pattern=NAME, description=NAME_TEXT)
+    root: str | None = Field(None, min_length=1, description="the folder that file names are relative to")
+    labels: str = Field("labels.csv", min_length=1, description="the CSV file of file names and targets, in root")
+    column: str | None = Field(None, description="the column of file names; null: the first one")
+    targets: Names = Field((), description="the columns to predict; none: the last one")
+    size: int = Field(64, ge=4, le=2048, description="pixels of a side that images are resized to")
+    channels: Literal[1, 3] = Field(3, description="3: colours; 1: grey")
+    split_file: str | None = Field(
+        None, min_length=1, description='JSON, {"test": [[row, ...], ...]}: the test rows of each split, from 0'
+    )
+    split: int = Field(0, ge=0, lt=100_000, description="which split of the file")
+    test_fraction: float = Field(0.5, gt=0, lt=1, description="share of the images that are for test, without a file")
+    val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the other images that are for validation")
+    split_seed: int = Field(0, ge=0, lt=2**31, description="of the random split")
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings, with the labels' contents instead of the folder's place."""
+        found = {**super().identity()}
+        if self.root is not None:
+            labels = digest(Path(self.root).expanduser() / self.labels)
+            if labels is not None:
+                found.pop("root")
+                found["labels"] = labels
+        if self.split_file is not None:
+            found["split_file"] = digest(Path(self.split_file).expanduser()) or self.split_file
+        return found
+
+    def load(self) -> Split:
+        if self.root is None:
+            raise UserError(f"task.data.root is not given: the folder that holds {self.labels} and the images")
+        root = Path(self.root).expanduser()
+        path = root / self.labels
+        if not path.is_file():
+            raise UserError(
+                f"task.data.labels={self.labels}: {path} is not a file; give a CSV of file names and targets"
+            )
+        frame = read_table(path, None)
+        frame.columns = pd.Index([str(name).strip() for name in frame.columns])
+        column = self.column or str(frame.columns[0])
+        if column not in frame:
+            raise UserError(f"task.data.column={column}: {path.name} has the columns {', '.join(frame.columns)}")
+        rows = read_columns(frame, self.targets, (), (column,), source=path.name)
+        kept = rows.frame.dropna(subset=[column])
+        places = kept.index.to_numpy()
+        y = rows.y[np.isin(rows.frame.index.to_numpy(), places)]
+        parts: tuple[np.ndarray, ...]
+        if self.split_file is not None:
+            test = np.flatnonzero(
+                np.isin(places, read_splits(Path(self.split_file).expanduser(), self.split, len(frame)))
+            )
+            order = np.random.default_rng([self.split_seed, self.split])
+            rest = order.permutation(np.setdiff1d(np.arange(len(places)), test))
+            parts = (*split_off(rest, self.val_fraction), test)
+        else:
+            parts = split_rows(len(places), self.test_fraction, self.val_fraction, self.split_seed)
+        transform = ImageFiles(column, str(root.absolute()), self.channels, self.size, self.size)
+        x = transform.encode(kept)
+        arrays = (Arrays(x[part], torch.from_numpy(y[part]), rows=places[part]) for part in parts)
+        fit, check, score = arrays
+        return Split(fit, check, score, rows.targets, ["image"], transform, rows.notes)

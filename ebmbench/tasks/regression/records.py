@@ -1,0 +1,221 @@
+"""The files of a run of `task=regression`: what a model needs for use, scores of single rows, ensembles.
+
+model.json       transform, scaling and base density's nodes
+examples.*       a row for each test row and seed (Parquet where pyarrow is installed, else .csv.gz)
+ensemble.csv     scores of the mixture of the seeds' densities
+calibration.csv  coverage at each level, by seed
+pictures.npz     densities of a few test rows
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from ebmbench.system.files import write_atomically
+from ebmbench.tasks.regression import density
+
+if TYPE_CHECKING:
+    from ebmbench.tasks.regression.fitting import FitLearner
+    from ebmbench.tasks.regression.scoring import RowScores
+
+PICTURES = 8
+"""Test rows whose densities are kept for figures."""
+PICTURE_POINTS = 601
+
+
+def write_model(learner: FitLearner, run_dir: Path) -> None:
+    """Writes `model.json`: what a trained model needs for use, beside its weights."""
+    split = learner.split
+    plain: dict[str, Any] = {
+        "x_shape": list(split.train.x.shape[1:]),
+        "targets": split.target_names,
+        "features": split.feature_names,
+        "transform": split.transform.plain(),
+        "scaling": learner.scaling.plain(),
+        "rows": {name: len(getattr(split, name)) for name in ("train", "val", "test")},
+        "notes": split.notes,
+    }
+    if learner.nodes is not None:
+        plain["nodes"] = {name: getattr(learner.nodes, name).tolist() for name in ("centres", "widths")}
+    elif learner.conditionals.cloud is not None:
+        plain["cloud"] = learner.conditionals.cloud.plain()
+    write_atomically(run_dir / "model.json", (json.dumps(plain, indent=1) + "\n").encode())
+
+
+def write_part(learner: FitLearner, scores: RowScores, log_base: Tensor, good: Sequence[bool], run_dir: Path) -> None:
+    """Writes what these seeds say of the test rows; `join` puts the parts of a run together.
+
+    Args:
+        good: the seeds whose densities are results.
+    """
+    test = learner.split.test
+    rows = test.rows if test.rows is not None else np.arange(len(test))
+    arrays = {name: getattr(scores, name).numpy() for name in ("log_prob", "pit", "mean", "median", "spread", "points")}
+    arrays |= {"y": test.y.numpy(), "rows": rows, "log_base": log_base.numpy()}
+    arrays |= {"seeds": np.array(learner.seeds), "good": np.array(good)}
+    _write_arrays(_part(run_dir, learner.seeds[0]), arrays)
+    _write_arrays(run_dir / f"pictures.{learner.seeds[0]}.npz", _pictures(learner, scores, good))
+
+
+def _part(run_dir: Path, seed: int) -> Path:
+    return run_dir / f"examples.{seed}.npz"
+
+
+def _pictures(learner: FitLearner, scores: RowScores, good: Sequence[bool]) -> dict[str, Any]:
+    """Returns densities of a few test rows, chosen over the range of the first target."""
+    test = learner.split.test
+    order = test.y[:, 0].argsort()
+    count = min(PICTURES, len(order))
+    chosen = order[((torch.arange(count) + 0.5) * len(order) / count).long()]
+    arrays: dict[str, Any] = {
+        "seeds": np.array(learner.seeds),
+        "good": np.array(good),
+        "rows": (test.rows if test.rows is not None else np.arange(len(test)))[chosen.numpy()],
+        "observed": test.y[chosen].numpy(),
+        "points": scores.points[:, chosen].numpy(),
+    }
+    if test.x.dim() == 4:
+        arrays["images"] = test.x[chosen].numpy()
+    if learner.nodes is not None:
+        arrays |= _curves(learner, scores, chosen)
+    elif learner.split.truth is not None:
+        from ebmbench.core.rng import Streams
+
+        draws = Streams([1], stacked=False).at(0)
+        arrays["true_points"] = learner.split.truth.sample(test.given[chosen], 400, draws, "picture").float().numpy()
+    return arrays
+
+
+def _curves(learner: FitLearner, scores: RowScores, chosen: Tensor) -> dict[str, Any]:
+    """Returns for each chosen row a grid of y and p(y|x) on it, by seed; and the true one."""
+    test, scaling = learner.split.test, learner.scaling
+    points = scores.points[:, chosen, :, 0].double()
+    points = points[points.isfinite().all(-1).all(-1)] if points.isfinite().any() else torch.zeros(1, len(chosen), 1)
+    low = torch.minimum(points.amin((0, 2)) if len(points) else test.y[chosen, 0].double(), test.y[chosen, 0].double())
+    high = torch.maximum(points.amax((0, 2)) if len(points) else test.y[chosen, 0].double(), test.y[chosen, 0].double())
+    margin = 0.1 * (high - low) + 1e-3 * float(scaling.y_std[0])
+    part = torch.linspace(0, 1, PICTURE_POINTS, dtype=torch.float64)
+    y = (low - margin).unsqueeze(1) + (high - low + 2 * margin).unsqueeze(1) * part
+    x, _ = learner.standardised(test.x[chosen], test.y[chosen], learner.device)
+    z = scaling.y(y.unsqueeze(-1)).to(learner.device)
+    f = learner.conditionals.bind(x)(z.unsqueeze(0).expand(len(learner.seeds), -1, -1, -1))
+    log_z = 0.0 if learner.stack.normalised else learner.conditionals.grids(x).log_z.view(len(learner.seeds), -1, 1)
+    model = (f - log_z - scaling.log_scale).exp()
+    arrays = {"y": y.numpy(), "model": model.float().cpu().numpy()}
+    if learner.split.truth is not None:
+        arrays["true"] = learner.split.truth.log_prob(test.given[chosen], y.unsqueeze(-1)).exp().float().numpy()
+    return arrays
+
+
+def join(run_dir: Path, groups: Sequence[Sequence[int]], targets: Sequence[str] | None = None) -> dict[str, float]:
+    """Puts together what the groups of seeds wrote; returns the scores of the mixture of all seeds.
+
+    It can be done again after a kill at any moment.
+    """
+    parts = [_part(run_dir, group[0]) for group in groups]
+    pictures = [run_dir / f"pictures.{group[0]}.npz" for group in groups]
+    if parts[0].exists():
+        arrays = [dict(np.load(path, allow_pickle=False)) for path in parts]
+        by_seed = ("log_prob", "pit", "mean", "median", "spread", "points", "seeds", "good")
+        joined = {**arrays[0], **{name: np.concatenate([a[name] for a in arrays]) for name in by_seed}}
+        _write_table(run_dir, _examples(joined, targets))
+        write_atomically(run_dir / "calibration.csv", _calibration(joined).to_csv(index=False).encode())
+        scores = pd.DataFrame([{"seeds": int(joined["good"].sum()), **_mixture_scores(joined)}])
+        write_atomically(run_dir / "ensemble.csv", scores.to_csv(index=False).encode())
+    if pictures[0].exists():
+        shown = dict(np.load(pictures[0], allow_pickle=False))  # the other groups' seeds are like these
+        _write_arrays(run_dir / "pictures.npz", shown)
+    for path in (*parts, *pictures):
+        path.unlink(missing_ok=True)
+    row = pd.read_csv(run_dir / "ensemble.csv").iloc[0].drop("seeds")
+    return {f"ensemble_{name}": float(value) for name, value in row.items()}
+
+
+def _examples(arrays: dict[str, Any], targets: Sequence[str] | None) -> pd.DataFrame:
+    """Returns a row for each test row and seed."""
+    seeds, count = arrays["log_prob"].shape
+    dim = arrays["y"].shape[1]
+    columns: dict[str, Any] = {
+        "row": np.tile(arrays["rows"], seeds),
+        "seed": np.repeat(arrays["seeds"], count),
+        "log_prob": arrays["log_prob"].ravel(),
+        "pit": arrays["pit"].ravel(),
+    }
+    endings = [""] if dim == 1 else [f"_{name}" for name in (targets or map(str, range(dim)))]
+    for k, ending in enumerate(endings):
+        columns[f"y{ending}"] = np.tile(arrays["y"][:, k], seeds)
+        columns[f"mean{ending}"] = arrays["mean"][:, :, k].ravel()
+        columns[f"std{ending}"] = arrays["spread"][:, :, k].ravel()
+    frame = pd.DataFrame(columns)
+    frame.loc[np.repeat(~arrays["good"], count), list(columns)[2:4]] = math.nan
+    return frame
+
+
+def _write_table(run_dir: Path, frame: pd.DataFrame) -> None:
+    if importlib.util.find_spec("pyarrow") is not None:
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        write_atomically(run_dir / "examples.parquet", buffer.getvalue())
+        return
+    text = frame.to_csv(index=False, float_format="%.7g").encode()
+    write_atomically(run_dir / "examples.csv.gz", gzip.compress(text, mtime=0))
+
+
+def read_examples(run_dir: Path) -> pd.DataFrame:
+    """Returns the scores of single rows of a run."""
+    path = run_dir / "examples.parquet"
+    return pd.read_parquet(path) if path.exists() else pd.read_csv(run_dir / "examples.csv.gz")
+
+
+def _calibration(arrays: dict[str, Any]) -> pd.DataFrame:
+    from ebmbench.tasks.regression.scoring import calibration_curve
+
+    one = arrays["y"].shape[1] == 1
+    rows = []
+    for seed, good, pit in zip(arrays["seeds"], arrays["good"], torch.from_numpy(arrays["pit"]), strict=True):
+        curve = calibration_curve(pit, one).tolist() if good else [math.nan] * len(density.LEVELS)
+        rows += [{"seed": seed, "level": lev, "coverage": c} for lev, c in zip(density.LEVELS, curve, strict=True)]
+    return pd.DataFrame(rows)
+
+
+def _mixture_scores(arrays: dict[str, Any]) -> dict[str, float]:
+    """Returns the scores of the equal mixture of the densities of all seeds that did not diverge."""
+    from ebmbench.tasks.regression.scoring import calibration_metrics, point_metrics
+
+    good = torch.from_numpy(arrays["good"])
+    names = ("log_prob", "pit", "mean", "points")
+    log_prob, pit, mean, points = (torch.from_numpy(arrays[name])[good].double() for name in names)
+    y, log_base = torch.from_numpy(arrays["y"]).double(), torch.from_numpy(arrays["log_base"]).double()
+    one = y.shape[1] == 1
+    if not len(log_prob):
+        score = "crps" if one else "energy_score"
+        return dict.fromkeys(("nll", "nll_median", "nll_mixed", "rmse", "mae", score), math.nan)
+    mixed = torch.logsumexp(log_prob, 0) - math.log(len(log_prob))
+    pooled = points.movedim(0, 1).flatten(1, 2)  # [N, S·Q, D]
+    median = pooled.median(1).values
+    scores = {"nll": -mixed.mean(), **point_metrics(mixed, mean.mean(0), median, y, log_base)}
+    if one:
+        scores |= {"crps": density.crps_of_points(pooled[..., 0], y[:, 0]).mean()}
+        scores |= calibration_metrics(pit.mean(0), one)
+    else:
+        scores |= {"energy_score": density.energy_score(pooled[:, :: max(1, len(points))], y).mean()}
+    return {name: float(value) for name, value in scores.items()}
+
+
+def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Writes arrays as .npz, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
