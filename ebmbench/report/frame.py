@@ -7,8 +7,10 @@ metrics. `runs.csv` of a collected sweep is this table. What is in a run directo
 from __future__ import annotations
 
 import contextlib
+import csv
 import io
 import json
+import math
 import os
 import shlex
 import warnings
@@ -25,7 +27,7 @@ from ebmbench.config.nodes import dataset_of
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.engine import runs as run_directories
-from ebmbench.engine.runs import FINISHED, Status, read_output
+from ebmbench.engine.runs import FINISHED, Status, read_output, read_status
 from ebmbench.report import settings
 from ebmbench.report.planned import SCHEMA, Job, Plan, error_path, is_name, read_plan, sweep_dir
 from ebmbench.system.locking import is_held
@@ -132,33 +134,6 @@ def read_run(folder: Path) -> Run:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError, RecursionError) as error:
         return Run(job, folder, "damaged", f"config.yaml: {first_line(error)}", status)
     return replace(planned_run(job, folder.resolve().parent.parent), folder=folder)
-
-
-def read_status(folder: Path) -> Status | None:
-    """Returns the status of a run directory, None where there is none.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    try:
-        status = run_directories.read_status(folder)
-    except OSError as error:
-        raise UserError(f"{folder / 'status.json'} cannot be read ({error.strerror})") from None
-    if status is not None and not _is_sound(status):
-        raise UserError(f"{folder / 'status.json'} is damaged; delete the run directory {folder} to start the run anew")
-    return status
-
-
-def _is_sound(status: Status) -> bool:
-    texts = (status.run_id, status.run_hash, status.config_hash, status.task, status.dataset, status.method)
-    maybe = (status.error, status.started, status.finished, status.commit, status.sweep)
-    numbers = (status.step, status.num_steps, *(status.seeds if isinstance(status.seeds, list) else [None]))
-    return (
-        all(isinstance(text, str) for text in (*texts, status.state))
-        and all(isinstance(text, str | None) for text in maybe)
-        and all(isinstance(number, int) for number in numbers)
-        and isinstance(status.diverged, dict)
-    )
 
 
 def _has_content(path: str) -> bool:
@@ -349,12 +324,7 @@ def _reference_value(part: pd.DataFrame, key: str, task: type[Task], method: str
     return max(counts[counts == counts.max()].index)
 
 
-def read(
-    name: str,
-    runs: Iterable[Run],
-    axes: Sequence[str] | None = None,
-    **about: Any,
-) -> Results:
+def read(name: str, runs: Iterable[Run], axes: Sequence[str] | None = None, **about: Any) -> Results:
     """Reads the metrics of the runs that are done. What is damaged is named in its state, and never counted.
 
     Args:
@@ -362,52 +332,43 @@ def read(
         about: further fields of Results.
     """
     checked: list[Run] = []
-    texts: dict[str, list[str]] = {}  # runs of one header are parsed together: there may be ten thousand
-    for index, run in enumerate(runs):
+    metrics: list[dict[int, dict[str, float]]] = []
+    for run in runs:
+        metrics.append({})
         if run.state in FINISHED:
-            fault, header, lines = _read_metrics(run)
-            if fault:
-                run = replace(run, state="damaged", detail=fault)
-            else:
-                texts.setdefault(header, []).extend(f"{index},{line}" for line in lines)
+            try:
+                metrics[-1] = _read_metrics(run)
+            except UserError as error:
+                run = replace(run, state="damaged", detail=str(error))
         checked.append(run)
-    parts = []
-    for header, body in texts.items():
-        try:
-            parts.append(_parse_csv("\n".join([f"job,{header}", *body])))
-        except ValueError:  # one of them is damaged: each for itself
-            for index in {int(line.partition(",")[0]) for line in body}:
-                try:
-                    own = [line for line in body if line.startswith(f"{index},")]
-                    parts.append(_parse_csv("\n".join([f"job,{header}", *own])))
-                except ValueError as error:
-                    checked[index] = replace(checked[index], state="damaged", detail=f"metrics.csv: {error}")
-    metrics = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame({"job": [], "seed": []}, dtype=int)
     if axes is None:
         axes = _differing(checked)
         checked = [replace(r, job=replace(r.job, axes={key: r.settings.get(key) for key in axes})) for r in checked]
-    return Results(name, _tidy(checked, tuple(axes), metrics), tuple(axes), tuple(checked), **about)
+    return Results(name, _tidy(checked, metrics, tuple(axes)), tuple(axes), tuple(checked), **about)
 
 
-def _read_metrics(run: Run) -> tuple[str, str, list[str]]:
-    """Returns a fault or nothing, the header, and the lines of metrics.csv."""
+def _read_metrics(run: Run) -> dict[int, dict[str, float]]:
+    """Returns the metrics of each seed; raises UserError where they are not what the run wrote."""
     path = run.folder / "metrics.csv"
+    read_output(run.folder, "config.yaml")
+    text = read_output(run.folder, path.name).decode(errors="replace")
     try:
-        header, *lines = read_output(run.folder, path.name).decode().splitlines() or [""]
-        read_output(run.folder, "config.yaml")
-    except (UserError, UnicodeDecodeError) as error:
-        return str(error), "", []
-    names = header.split(",")
+        found = [{name: _number(value) for name, value in row.items()} for row in csv.DictReader(text.splitlines())]
+        by_seed = {int(row.pop("seed")): row for row in found}
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path} is damaged: it holds no numbers by seed") from None
+    if sorted(by_seed) != sorted(run.seeds) or len(found) != len(by_seed):
+        raise UserError(f"{path} has {len(found)} seeds, and the run {len(run.seeds)}")
+    if not all({"diverged", "trusted"} <= row.keys() for row in found):
+        raise UserError(f"{path} does not say which seeds diverged")
+    return by_seed
+
+
+def _number(text: str) -> float:
     try:
-        place = names.index("seed")
-        found = [int(line.split(",")[place]) for line in lines]
+        return int(text)
     except ValueError:
-        return f"{path} has no seeds", "", []
-    if sorted(found) != sorted(run.seeds):
-        return f"{path} has {len(found)} seeds, and the run {len(run.seeds)}", "", []
-    if not {"diverged", "trusted"} <= set(names):
-        return f"{path} does not say which seeds diverged", "", []
-    return "", header, lines
+        return float(text) if text else math.nan
 
 
 def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -419,11 +380,14 @@ def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(key for (_, _, key), found in values.items() if len(found) > 1))
 
 
-def _tidy(runs: Sequence[Run], axes: tuple[str, ...], metrics: pd.DataFrame) -> pd.DataFrame:
+def _tidy(
+    runs: Sequence[Run], metrics: Sequence[Mapping[int, Mapping[str, float]]], axes: tuple[str, ...]
+) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
-    for index, run in enumerate(runs):
+    measured: dict[str, None] = {}
+    for run, by_seed in zip(runs, metrics, strict=True):
+        measured |= dict.fromkeys(name for row in by_seed.values() for name in row)
         row = {
-            "job": index,
             "run_id": run.job.run_id,
             "config_hash": run.job.config_hash,
             "task": run.task,
@@ -435,16 +399,10 @@ def _tidy(runs: Sequence[Run], axes: tuple[str, ...], metrics: pd.DataFrame) -> 
             "finished": run.status.finished if run.status and run.state in FINISHED else None,
             **{key: run.job.axes.get(key) for key in axes},
         }
-        rows += [{**row, "seed": seed} for seed in run.seeds]
-    frame = pd.DataFrame(rows, columns=None if rows else ["job", *IDENTITY, *axes])
-    frame = frame.merge(metrics, on=["job", "seed"], how="left", validate="one_to_one")
-    measured = [name for name in metrics.columns if name not in ("job", "seed")]
-    for name in ("diverged", "trusted"):  # there also if no run is done
-        if name not in measured:
-            frame[name] = pd.NA
-            measured.append(name)
+        rows += [{**row, "seed": seed, **by_seed.get(seed, {})} for seed in run.seeds]
+    measured |= dict.fromkeys(("diverged", "trusted"))  # there also if no run is done
+    frame = pd.DataFrame(rows, columns=[*IDENTITY, *axes, *measured])
     # Runs of one setting are put together; a seed that two of them have counts once, for they hold the same numbers.
-    frame = frame[[*IDENTITY, *axes, *measured]]
     done = frame["state"].isin(FINISHED)
     ordered = pd.concat([frame[done], frame[~done]]).drop_duplicates(["config_hash", "seed"]).sort_index()
     return ordered.reset_index(drop=True)

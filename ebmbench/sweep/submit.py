@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
@@ -59,42 +59,32 @@ def launcher_settings(name: str, overrides: Sequence[str]) -> Launcher:
         raise UserError(f"launcher={name} is not known; choose from {', '.join(launchers())}")
     kinds, values = _preset(name, set())
     for override in overrides:
-        key, equals, text = override.partition("=")
-        path = key.lstrip("+").removeprefix("hydra.launcher.")
-        if not equals or not key.lstrip("+").startswith("hydra.launcher."):
+        key, equals, text = override.lstrip("+").partition("=")
+        path = key.removeprefix("hydra.launcher.")
+        if not equals or path == key:
             raise UserError(f"{override} is not allowed: give hydra.launcher.KEY=VALUE")
-        if path.partition(".")[0] not in values and not key.startswith("+"):
-            raise UserError(f"{key} is not a setting of launcher={name}{did_you_mean(path, list(values))}")
+        if path.partition(".")[0] not in values and not override.startswith("+"):
+            raise UserError(f"{key} is not a setting of launcher={name}{did_you_mean(path, [*map(str, values)])}")
         try:
-            values = _merged(values, [f"{path}={text}"])
+            values = OmegaConf.merge(values, OmegaConf.from_dotlist([f"{path}={text}"]))
         except Exception as error:  # OmegaConf's own, and the YAML parser's
             raise UserError(f"{override} cannot be read ({first_line(error)})") from None
-    return Launcher(name, "submitit_slurm" in kinds, values)
+    plain = cast(dict[str, Any], OmegaConf.to_container(values, resolve=False))
+    return Launcher(name, "submitit_slurm" in kinds, plain)
 
 
-def _preset(name: str, seen: set[str]) -> tuple[set[str], dict[str, Any]]:
+def _preset(name: str, seen: set[str]) -> tuple[set[str], Any]:
     """Returns the presets that a preset builds on, and its values over theirs."""
     folders = reversed(composition.config_dirs())  # the user's own wins
     path = next((file for folder in folders if (file := folder / FOLDER / f"{name}.yaml").is_file()), None)
     if path is None or name in seen:
-        return {name}, {"n_jobs": 1} if name == "basic" else {}  # one of Hydra's own
+        return {name}, OmegaConf.create({"n_jobs": 1} if name == "basic" else {})  # one of Hydra's own
     try:
         raw = yaml.safe_load(path.read_text()) or {}
-        parents = [str(entry) for entry in raw.pop("defaults", []) if entry != "_self_"]
+        parents = [_preset(str(entry), seen | {name}) for entry in raw.pop("defaults", []) if entry != "_self_"]
+        return {name}.union(*(kinds for kinds, _ in parents)), OmegaConf.merge(*(below for _, below in parents), raw)
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise UserError(f"{path} is no preset of a launcher ({first_line(error)})") from None
-    kinds, values = {name}, dict[str, Any]()
-    for parent in parents:
-        below, inherited = _preset(parent, seen | {name})
-        kinds, values = kinds | below, _merged(values, inherited)
-    return kinds, _merged(values, raw)
-
-
-def _merged(values: dict[str, Any], over: dict[str, Any] | list[str]) -> dict[str, Any]:
-    added = OmegaConf.from_dotlist(over) if isinstance(over, list) else OmegaConf.create(over)
-    merged = OmegaConf.to_container(OmegaConf.merge(OmegaConf.create(values), added), resolve=False)
-    assert isinstance(merged, dict)
-    return {str(key): value for key, value in merged.items()}
 
 
 def submit(

@@ -56,7 +56,6 @@ def _write(folder: Path, config: RunConfig, **status: Any) -> None:
     (folder / "status.json").write_text(json.dumps(asdict(full)))
     (folder / "checkpoint.pt").write_bytes(b"made up")
     (folder / "environment.json").write_text(json.dumps({"python": "3.11", "torch": "2.14", "device": "cpu"}))
-    (folder / "checkpoint.pt").write_bytes(b"made up")
 
 
 def make_1d(config: RunConfig, state: str = "done", diverged: tuple[int, ...] = (), error: str | None = None) -> Path:

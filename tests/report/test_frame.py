@@ -138,14 +138,14 @@ def test_the_page_runs_an_overridden_sweep_again_as_it_was_submitted(tmp_path: P
 
     from ebmbench.report.html import again
     from ebmbench.sweep.plan import make_plan, write_plan
-    from tests import commands as sweep
+    from tests.sweep.made import sweep
 
     place = tmp_path / "my results"
     plan = make_plan("paper_1d", ["seeds=2", "task.dataset=1", "method=nce", "sweep.name=mine"], None, seeds_per_job=1)
     write_plan(plan, place)
     shown = shlex.split(again(frame.find(["mine"], place), "")[0].command)
     assert shown[:4] == ["python", "-m", "ebmbench", "sweep"]
-    assert sweep.main([*shown[4:], "--dry-run"]) == 0
+    assert sweep([*shown[4:], "--dry-run"]) == 0
 
 
 def test_the_public_function_gives_a_table_of_all_runs_of_one_sweep_or_of_one_run(results: Path) -> None:

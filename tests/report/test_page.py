@@ -15,6 +15,7 @@ import pytest
 from ebmbench.core.errors import UserError
 from tests.commands import report as main
 from tests.report.browser import CHROMIUM, Browser
+from tests.sweep.made import command
 
 HOSTILE = "<script>alert('error')</script>"  # made_runs puts it into an error, and below into a run's folder name
 
@@ -25,7 +26,7 @@ def pages(results: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     folder = tmp_path_factory.mktemp("pages")
     made = {name: folder / f"{name}.html" for name in ("paper_1d", "shapes")}
     for name, path in made.items():
-        assert main([name, "--results-dir", str(results), "--output", str(path)]) == 0
+        assert command("report", name, f"results_dir={results}", "--out", str(path)) == 0
     return made
 
 
@@ -56,7 +57,7 @@ def test_every_figure_has_its_numbers_beside_it(pages: dict[str, Path]) -> None:
 
 def test_the_default_place_is_beside_the_sweeps_tables(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = next(iter((results / "runs").glob("detection-*")))
-    assert main([str(run), "--results-dir", str(results)]) == 0
+    assert command("report", str(run), f"results_dir={results}") == 0
     assert capsys.readouterr().out.strip() == str(results / "report" / f"{run.name}.html")
 
 
@@ -64,16 +65,16 @@ def test_the_default_place_is_beside_the_sweeps_tables(results: Path, capsys: py
     ("argv", "said"),
     [
         (["nosuch"], "nosuch"),
-        ([], "required"),
+        ([], "needs a sweep or run directories"),
         (["paper_1d", "--colour"], "--colour"),
         (["figures", "nosuch"], "nosuch"),
-        (["paper_1d", "--output", "/dev/null/x.html"], "/dev/null"),
-        (["paper_1d", "--output", "/"], "'/'"),
+        (["paper_1d", "--out", "/dev/null/x.html"], "/dev/null"),
+        (["paper_1d", "--out", "/"], "'/'"),
     ],
 )
 def test_bad_input_is_one_sentence(results: Path, argv: list[str], said: str) -> None:
     with pytest.raises(UserError, match=re.escape(said)):
-        main([*argv, *(["--results-dir", str(results)] if argv else [])])
+        command("report", *[*argv, *([f"results_dir={results}"] if argv else [])])
 
 
 def test_a_sweep_without_results_still_has_a_page(tmp_path: Path) -> None:
@@ -82,9 +83,9 @@ def test_a_sweep_without_results_still_has_a_page(tmp_path: Path) -> None:
 
     config = compose(["task=1d", "method=nce", f"results_dir={tmp_path}"])
     made_runs.make_1d(config, state="failed", error=HOSTILE)
-    assert main([str(config.run_dir), "--results-dir", str(tmp_path), "--output", str(tmp_path / "x.html")]) == 0
+    assert command("report", str(config.run_dir), f"results_dir={tmp_path}", "--out", str(tmp_path / "x.html")) == 0
     assert "nothing to draw" in (tmp_path / "x.html").read_text()
-    assert main(["figures", str(config.run_dir), "--results-dir", str(tmp_path)]) == 1
+    assert command("report", "figures", str(config.run_dir), f"results_dir={tmp_path}") == 1
 
 
 def test_runs_of_which_every_seed_diverged_have_a_page_beside_those_of_another_task(
@@ -98,7 +99,7 @@ def test_runs_of_which_every_seed_diverged_have_a_page_beside_those_of_another_t
     for method in ("nce", "sm"):
         config = compose(["task=1d", f"method={method}", "seeds=2", f"results_dir={tmp_path}"])
         runs.append(str(made_runs.make_1d(config, diverged=(0, 1))))
-    assert main([*runs[:1], "--results-dir", str(tmp_path)]) == 0
+    assert command("report", *[*runs[:1], f"results_dir={tmp_path}"]) == 0
     found = frame.find([*runs, *(str(path) for path in (results / "runs").glob("detection-*"))], tmp_path)
     tables = {table.title.partition(":")[0]: table for table in reversed(html.score_tables(found))}
     heads = {title: [cell.text for cell in table.header] for title, table in tables.items()}
@@ -193,7 +194,7 @@ def test_280_runs_make_their_page_in_half_a_minute(tmp_path: Path) -> None:
             for seed in range(20):
                 made_runs.make_1d(RunConfig.from_dict(raw | {"seeds": [seed]}))
     started = time.process_time()
-    assert main(["single", "--results-dir", str(tmp_path)]) == 0
+    assert command("report", "single", f"results_dir={tmp_path}") == 0
     seconds = time.process_time() - started
     page = tmp_path / "single" / "report.html"
     print(f"{seconds:.1f} s of processor time, {page.stat().st_size / 1e6:.1f} MB")

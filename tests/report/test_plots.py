@@ -14,8 +14,9 @@ from PIL import Image
 from ebmbench.core import registry
 from ebmbench.display import palette, rendering
 from ebmbench.report import frame, plots
+from tests.report.made_runs import METHODS_1D
 
-METHODS = tuple(registry.known("method"))
+METHODS = METHODS_1D  # the seven that the paper compares
 METHOD_COLORS = {name: palette.color(name) for name in METHODS}
 METHOD_MARKERS = {name: palette.marker(name) for name in METHODS}
 
@@ -86,7 +87,8 @@ def test_paper_figures_are_written_as_pdf_png_and_csv(results: Path, tmp_path: P
 
 
 def test_one_colour_and_marker_for_each_method() -> None:
-    assert set(METHOD_COLORS) == set(METHOD_MARKERS) == set(METHODS)
+    own = [name for name, cls in registry.known("method").items() if cls.__module__.startswith("ebmbench.")]
+    assert len({(palette.color(name), palette.marker(name)) for name in own}) == len(own) >= len(METHODS)
     assert len(set(METHOD_COLORS.values())) == len(set(METHOD_MARKERS.values())) == 7
 
 

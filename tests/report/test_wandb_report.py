@@ -14,6 +14,7 @@ import pytest
 from ebmbench.core.errors import UserError
 from tests.commands import report as main
 from tests.report.wandb_stub import API_KEY, stub
+from tests.sweep.made import command
 
 
 def run(
@@ -29,7 +30,7 @@ def run(
     }
     if key:
         environment["WANDB_API_KEY"] = key
-    command = [sys.executable, "-m", "ebmbench", "report", "wandb", *arguments, "--results-dir", str(results)]
+    command = [sys.executable, "-m", "ebmbench", "report", "wandb", *arguments, f"results_dir={results}"]
     return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
 
 
@@ -83,5 +84,5 @@ def test_without_a_login_one_sentence_says_how(tmp_path: Path, results: Path, mo
         for name, value in {"HOME": str(tmp_path), "WANDB_BASE_URL": server.url, "NETRC": str(tmp_path / "n")}.items():
             monkeypatch.setenv(name, value)
         with pytest.raises(UserError, match="wandb login"):
-            main(["wandb", "shapes", "--results-dir", str(results)])
+            command("report", *["wandb", "shapes", f"results_dir={results}"])
         assert not server.operations  # nobody was contacted

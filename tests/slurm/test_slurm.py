@@ -22,6 +22,7 @@ from ebmbench.sweep.plan import write_plan
 from ebmbench.sweep.status import job_states
 from tests.commands import sweep as main
 from tests.slurm.cluster import Cluster
+from tests.sweep.made import sweep
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]  # each job starts Python and PyTorch anew
 
@@ -38,7 +39,7 @@ hydra:
       {grid}
 sweep: {{name: tiny, description: A test., tables: [scores, comparisons]}}
 """
-LAUNCHER = ["--launcher", "slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=30"]
+LAUNCHER = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=30"]
 NOT_COMPARED = ["train_seconds", "peak_memory_mb", "commit", "finished"]
 
 
@@ -92,14 +93,14 @@ def test_an_array_waits_runs_what_was_frozen_and_gives_the_tables_of_the_local_r
     place: Path, slurm: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_sweep(place, "nce+,sm")
-    assert main(["submit", "tiny", *LAUNCHER, "+hydra.launcher.additional_parameters.hold=true"]) == 0
+    assert sweep(["submit", "tiny", *LAUNCHER, "+hydra.launcher.additional_parameters.hold=true"]) == 0
     plan = read_plan(place / "results", "tiny")
     assert states(place) == ["queued", "queued"]
     jobs = slurm.queue()
     assert len(jobs) == 2 and len({job.split("_")[0] for job in jobs}) == 1  # one array
 
     # Submitted again: what waits is not submitted twice.
-    assert main(["submit", "tiny", *LAUNCHER]) == 0
+    assert sweep(["submit", "tiny", *LAUNCHER]) == 0
     assert len(slurm.queue()) == 2
     assert "0 to run" in capsys.readouterr().out
 
@@ -110,8 +111,8 @@ def test_an_array_waits_runs_what_was_frozen_and_gives_the_tables_of_the_local_r
     assert states(place) == ["done", "done"]
     assert {job.config["trainer"]["epochs"] for job in plan.jobs} == {1}
 
-    assert main(["collect", "tiny"]) == 0
-    assert main(["check", "tiny"]) == 0
+    assert sweep(["collect", "tiny"]) == 0
+    assert sweep(["check", "tiny"]) == 0
     collected = collect.collect(plan, place / "results").frame.drop(columns=NOT_COMPARED)
     local = local_run(plan, place / "local")
     pd.testing.assert_frame_equal(collected, local, check_exact=True)
@@ -120,9 +121,9 @@ def test_an_array_waits_runs_what_was_frozen_and_gives_the_tables_of_the_local_r
 
 def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, slurm: Cluster) -> None:
     write_sweep(place, "nce,sm")
-    assert main(["submit", "tiny", "--dry-run"]) == 0
+    assert sweep(["submit", "tiny", "--dry-run"]) == 0
     assert not (place / "results").exists()
-    assert main(["submit", "tiny", *LAUNCHER, "+hydra.launcher.additional_parameters.hold=true"]) == 0
+    assert sweep(["submit", "tiny", *LAUNCHER, "+hydra.launcher.additional_parameters.hold=true"]) == 0
     plan = read_plan(place / "results", "tiny")
     blocked = place / "results" / "runs" / plan.jobs[0].run_id / "metrics.csv"
     blocked.mkdir(parents=True)  # its results cannot be written
@@ -134,7 +135,7 @@ def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, slurm: 
     finished = status_of(place, plan.jobs[1])["finished"]
 
     blocked.rmdir()
-    assert main(["resume", "tiny", *LAUNCHER]) == 0
+    assert sweep(["resume", "tiny", *LAUNCHER]) == 0
     assert len(slurm.queue()) == 1
     wait(lambda: not slurm.queue(), "the job")
     assert states(place) == ["done", "done"]
@@ -145,7 +146,7 @@ def test_preempted_and_warned_jobs_go_on_from_their_checkpoints_and_a_cancelled_
     place: Path, slurm: Cluster
 ) -> None:
     write_sweep(place, "sm", epochs=3000, grid="task.data_seed: 0,1")  # at work long enough to be stopped
-    assert main(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=low"]) == 0
+    assert sweep(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=low"]) == 0
     plan = read_plan(place / "results", "tiny")
     warned, preempted = plan.jobs
     number = dict(zip([warned.run_id, preempted.run_id], slurm.queue(), strict=True))
@@ -176,7 +177,7 @@ def test_preempted_and_warned_jobs_go_on_from_their_checkpoints_and_a_cancelled_
     wait(lambda: not slurm.queue(), "the second to end")
     assert states(place) == ["interrupted", "done"]
 
-    assert main(["resume", "tiny", *LAUNCHER]) == 0
+    assert sweep(["resume", "tiny", *LAUNCHER]) == 0
     wait(lambda: not slurm.queue(), "the first to end")
     assert states(place) == ["done", "done"]
     for job in plan.jobs:
@@ -190,10 +191,10 @@ def test_preempted_and_warned_jobs_go_on_from_their_checkpoints_and_a_cancelled_
 def test_where_slurm_refuses_one_sentence_says_why(place: Path, slurm: Cluster) -> None:
     write_sweep(place, "sm")
     with pytest.raises(UserError, match=r"SLURM refuses the jobs: .*[Ii]nvalid partition"):
-        main(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=nowhere"])
+        sweep(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=nowhere"])
     assert states(place) == ["missing"]
     with pytest.raises(UserError, match="partitoin"):
-        main(["submit", "tiny", *LAUNCHER, "hydra.launcher.partitoin=low"])
+        sweep(["submit", "tiny", *LAUNCHER, "hydra.launcher.partitoin=low"])
 
 
 def test_hydras_own_multirun_runs_through_slurm(place: Path, slurm: Cluster) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ebmbench.cli.parser import parse
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.engine.runs import Status, output_files
@@ -81,6 +84,25 @@ def make_done(job: Job, results_dir: Path, d_kl: list[float], diverged: dict[int
     return folder
 
 
+def seal(folder: Path) -> None:
+    """Writes the checksums of a made run's files into its status, as a run does when it is done."""
+    path = folder / "status.json"
+    outputs = {p.relative_to(folder).as_posix(): fingerprint_of_file(p) for p in output_files(folder)}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "outputs": outputs}))
+
+
+def command(*words: str) -> int:
+    """Runs a command line as `ebmbench` does; what is wrong with it is raised, and not printed."""
+    arguments = parse(list(words))
+    module, _, function = arguments.command.handler.partition(":")
+    return int(getattr(importlib.import_module(module), function)(arguments))
+
+
+def sweep(words: Sequence[str]) -> int:
+    """Runs `ebmbench sweep …`."""
+    return command("sweep", *words)
+
+
 def make_status(job: Job, results_dir: Path, state: str, **status: object) -> Path:
     """A run directory with a configuration and a status."""
     config = RunConfig.from_dict(job.config)
@@ -91,10 +113,3 @@ def make_status(job: Job, results_dir: Path, state: str, **status: object) -> Pa
     made = Status.of(config, state, **{"commit": "0123456789ab", "finished": finished, **status})
     (folder / "status.json").write_text(json.dumps(asdict(made)))
     return folder
-
-
-def seal(folder: Path) -> None:
-    """Writes the checksums of a made run's files into its status, as a run does when it is done."""
-    path = folder / "status.json"
-    outputs = {p.relative_to(folder).as_posix(): fingerprint_of_file(p) for p in output_files(folder)}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "outputs": outputs}))

@@ -18,8 +18,7 @@ from ebmbench.report.frame import Results
 from ebmbench.report.planned import Job, Plan, read_plan
 from ebmbench.sweep import collect
 from ebmbench.sweep.plan import write_plan
-from tests.commands import sweep as main
-from tests.sweep.made import made_plan, make_done, make_status
+from tests.sweep.made import made_plan, make_done, make_status, seal, sweep
 
 VALUES = {
     "nce+": [0.10, 0.12, 0.11, 0.13, 0.12, 0.10, 0.11, 0.12],
@@ -101,6 +100,7 @@ def test_columns_that_some_runs_lack_are_empty_there(made: Plan, tmp_path: Path)
     path = tmp_path / "runs" / made.jobs[1].run_id / "metrics.csv"
     table = pd.read_csv(path)
     table.assign(underflows=[5, *[0] * 7], underflow_step=[3, *[None] * 7]).to_csv(path, index=False)
+    seal(path.parent)
     collected(made, tmp_path)
     table = frame.load(tmp_path / "made").frame
     assert table[table["method"] == "nce"]["underflows"].tolist() == [5, *[0] * 7]
@@ -115,7 +115,7 @@ def test_half_a_sweep_is_collected_and_what_is_missing_is_said(
     plan = made_plan(tmp_path)
     make_done(plan.jobs[0], tmp_path, VALUES["nce+"])
     make_status(plan.jobs[1], tmp_path, "failed", error="RuntimeError: out of luck")
-    assert main(["collect", "made", f"results_dir={tmp_path}"]) == 0
+    assert sweep(["collect", "made", f"results_dir={tmp_path}"]) == 0
     said = capsys.readouterr()
     assert f"failed      {plan.jobs[1].run_id}  RuntimeError: out of luck" in said.err
     assert f"missing     {plan.jobs[2].run_id}" in said.err
@@ -124,14 +124,14 @@ def test_half_a_sweep_is_collected_and_what_is_missing_is_said(
     assert f"Not in them, failed: {plan.jobs[1].run_id}." in text and f"missing: {plan.jobs[2].run_id}." in text
     assert "| nce |" not in text.split("## Settings")[0]
     assert f"Not in them, failed: {plan.jobs[1].run_id}." in (tmp_path / "made" / "tables.tex").read_text()
-    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0
 
 
 def test_nothing_done_yet_is_no_error(tmp_path: Path) -> None:
     plan = made_plan(tmp_path)
     collected(plan, tmp_path)
     assert "No run is done yet." in (tmp_path / "made" / "tables.md").read_text()
-    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,6 @@ def test_nothing_done_yet_is_no_error(tmp_path: Path) -> None:
     [
         ("metrics.csv", 0.5),
         ("metrics.csv", 0.97),
-        ("config.yaml", 0.5),
         ("status.json", 0.5),
         ("environment.json", 0.0),
     ],
@@ -167,7 +166,21 @@ def test_a_lost_row_is_no_smaller_run(made: Plan, tmp_path: Path) -> None:
     path = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     state = collected(made, tmp_path).runs[0]
+    assert state.state == "damaged" and "metrics.csv is damaged" in state.detail
+    seal(path.parent)
+    state = collected(made, tmp_path).runs[0]
     assert state.state == "damaged" and "7 seeds, and the run 8" in state.detail
+
+
+def test_a_changed_digit_never_gets_into_a_table(made: Plan, tmp_path: Path) -> None:
+    path = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
+    text = path.read_text()
+    path.write_text(text.replace("0.13", "0.14", 1))
+    assert path.read_text() != text
+    found = collected(made, tmp_path)
+    assert found.runs[0].state == "damaged" and "metrics.csv is damaged" in found.runs[0].detail
+    assert len(found.frame[found.frame["d_kl"].notna()]) == 16
+    assert "0.14" not in (tmp_path / "made" / "runs.csv").read_text()
 
 
 def test_a_run_of_another_version_is_no_result(made: Plan, tmp_path: Path) -> None:
@@ -185,11 +198,11 @@ def test_check_finds_a_number_that_was_changed(
     made: Plan, tmp_path: Path, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     collected(made, tmp_path)
-    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0
     path = tmp_path / "made" / file
     text = path.read_text()
     path.write_text(text.replace("0.11", "0.10", 1) if "0.11" in text else text.replace("1", "2", 1))
-    assert main(["check", "made", f"results_dir={tmp_path}"]) == 1
+    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 1
     assert file in capsys.readouterr().err
 
 
@@ -199,16 +212,19 @@ def test_check_works_from_a_clone_and_sees_changed_raw_runs(
     collected(made, tmp_path)
     clone = tmp_path / "clone"
     (tmp_path / "made").rename(clone / "made") if clone.mkdir() is None else None
-    assert main(["check", "made", f"results_dir={clone}"]) == 0  # no raw runs there
+    assert sweep(["check", "made", f"results_dir={clone}"]) == 0  # no raw runs there
     runs = clone / "made" / "runs.csv"
     runs.write_text(runs.read_text().replace(",0.13,", ",0.12,", 1))
-    assert main(["check", "made", f"results_dir={clone}"]) == 1
+    assert sweep(["check", "made", f"results_dir={clone}"]) == 1
     assert "does not follow from runs.csv" in capsys.readouterr().err
 
     collected(made, tmp_path)
     metrics = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
     metrics.write_text(metrics.read_text().replace("0.13", "0.14", 1))
-    assert main(["check", "made", f"results_dir={tmp_path}"]) == 1
+    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 1
+    assert "state='damaged'" in capsys.readouterr().err
+    seal(metrics.parent)
+    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 1
     assert (
         f"does not follow from {tmp_path}/runs/{made.jobs[0].run_id}: seed 3 has d_kl=0.14" in capsys.readouterr().err
     )
@@ -244,7 +260,7 @@ def test_a_run_of_fewer_seeds_stands_in_for_its_setting(tmp_path: Path) -> None:
     assert "11 of 24 seeds" in text and f"missing: {plan.jobs[1].run_id}, {plan.jobs[2].run_id}." in text
     line = next(line for line in text.splitlines() if line.startswith(("| nce | 0.", "| nce | **0.")))
     assert line.endswith("| 3 | 0 |")
-    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0
     shown = frame.find(["made"], tmp_path).runs  # the page takes them in the same way
     page = {(run.folder.name, run.seeds, run.state) for run in shown}
     assert (part.run_id, (0, 1, 2), "done") in page and (plan.jobs[1].run_id, (3, 4, 5, 6, 7), "missing") in page
@@ -255,7 +271,7 @@ def test_a_folder_of_another_version_is_refused(made: Plan, tmp_path: Path) -> N
     path = tmp_path / "made" / "sweep.json"
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 7'))
     with pytest.raises(UserError, match="version 7"):
-        main(["check", "made", f"results_dir={tmp_path}"])
+        sweep(["check", "made", f"results_dir={tmp_path}"])
     plan_path = tmp_path / "sweeps" / "made" / "plan.json"
     plan_path.write_text(plan_path.read_text()[:-100])
     with pytest.raises(UserError, match="damaged"):
@@ -268,9 +284,9 @@ def test_a_sweep_of_which_every_seed_diverged_is_collected(tmp_path: Path) -> No
     plan = made_plan(tmp_path, methods=("nce", "sm"), seeds=2)
     for job in plan.jobs:
         make_done(job, tmp_path, [0.0, 0.0], diverged={0: 3, 1: 5})
-    assert main(["collect", "made", f"results_dir={tmp_path}"]) == 0
+    assert sweep(["collect", "made", f"results_dir={tmp_path}"]) == 0
     assert "| nce | – † | ∞ | 0 | 2 |" in (tmp_path / "made" / "tables.md").read_text()
-    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0
 
 
 @pytest.mark.parametrize("forged", [{"seed": 8}, {"run_id": "1d-1-nce-000000000000"}, {}])
@@ -280,7 +296,7 @@ def test_check_finds_rows_that_no_run_gives(
     found = collect.collect(made, tmp_path)
     row = found.frame[found.frame["method"] == "nce"].tail(1).assign(d_kl=0.01, **forged)
     collect.write(made, dataclasses.replace(found, frame=pd.concat([found.frame, row])), tmp_path)
-    assert main(["check", "made", f"results_dir={tmp_path}"]) == 1
+    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 1
     (fault,) = capsys.readouterr().err.splitlines()[:1]
     assert f"runs.csv has seed {row['seed'].item()} of {row['run_id'].item()}, " in fault
 
@@ -292,4 +308,4 @@ def test_check_passes_where_the_runs_were_deleted(tmp_path: Path) -> None:
     folder = make_done(part, tmp_path, VALUES["nce"][:3])  # stands in for seeds of the job
     collected(plan, tmp_path)
     shutil.rmtree(folder)
-    assert main(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0

@@ -11,7 +11,7 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.report.planned import read_plan
 from ebmbench.sweep.plan import make_plan, write_plan
-from tests.commands import sweep as main
+from tests.sweep.made import sweep
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from tests.commands import sweep as main
         ("dsm_sigma", 14, ("method.sigma",)),
         ("mcmc", 30, ("method.langevin_steps", "method.langevin_step")),
         ("annotation_noise", 50, ("task.target_noise",)),
-        ("data_seeds", 96, ("task.data_seed",)),
+        ("data_seeds", 120, ("task.data_seed",)),
         ("shapes", 7, ()),
         ("bccd", 2, ()),
     ],
@@ -99,7 +99,7 @@ def test_a_plan_is_frozen_and_the_one_before_is_kept(tmp_path: Path, monkeypatch
         (["submit", "smoke", "trainer.epoch=3"], "trainer.epoch is not a setting; did you mean trainer.epochs"),
         (["submit", "smoke", "method=nce,nec+"], "method=nec+ is not known; did you mean nce+"),
         (["submit", "smoke", "method.beta=-1"], "method.beta"),
-        (["submit", "smoke", "--launcher", "cloud"], "launcher=cloud is not known; choose from local, local_parallel"),
+        (["submit", "smoke", "hydra/launcher=cloud"], "launcher=cloud is not known; choose from local, local_parallel"),
         (["submit", "smoke", "--jobs", "0"], "--jobs=0 is not allowed"),
         (["submit", "smoke", "--job=1"], "--job is not an option of sweep submit"),
         (["submit", "smoke", "sweep.name=runs"], "sweep.name='runs' is not allowed"),
@@ -119,7 +119,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as error:
-        main(words)
+        sweep(words)
     assert said in str(error.value) and "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
 
@@ -131,6 +131,6 @@ def test_a_bad_grid_is_refused_as_a_whole(grid: str, tmp_path: Path, monkeypatch
     text = f"# @package _global_\nhydra: {{sweeper: {{params: {{{grid}}}}}}}\nsweep: {{name: own}}\n"
     (tmp_path / "sweeps" / "own.yaml").write_text(text)
     with pytest.raises(UserError) as error:
-        main(["submit", "own"])
+        sweep(["submit", "own"])
     assert grid.split(":")[0].split(".")[-1] in str(error.value)
     assert not (tmp_path / "results").exists()

@@ -12,8 +12,7 @@ from ebmbench.sweep import status
 from ebmbench.sweep.plan import make_plan
 from ebmbench.sweep.status import job_states, record_submission
 from ebmbench.system.locking import Lock
-from tests.commands import sweep as main
-from tests.sweep.made import made_plan, make_done, make_status
+from tests.sweep.made import made_plan, make_done, make_status, sweep
 
 
 def states(plan: Plan, folder: Path) -> list[tuple[str, str]]:
@@ -47,7 +46,7 @@ def test_every_state_is_told_apart(tmp_path: Path, capsys: pytest.CaptureFixture
         assert found[1][1] == "seed 2 at step 40"
         assert found[2][1] == "step 30 of 120 (25 %) on node7, SLURM job 12_3"
         assert found[4][1] == "ValueError: no" and found[5][1] == "device=cuda cannot be had"
-        assert main(["status", "made", f"results_dir={tmp_path}"]) == 0
+        assert sweep(["status", "made", f"results_dir={tmp_path}"]) == 0
     finally:
         lock.release()
     said = capsys.readouterr().out
@@ -62,7 +61,7 @@ def test_a_sweep_is_found_by_its_folder_wherever_that_was_moved(
     plan = made_plan(tmp_path / "a")
     make_done(plan.jobs[0], tmp_path / "a", [0.1] * 8)
     (tmp_path / "a").rename(tmp_path / "b")
-    assert main(["status", str(tmp_path / "b" / "sweeps" / "made")]) == 0
+    assert sweep(["status", str(tmp_path / "b" / "sweeps" / "made")]) == 0
     assert "1 done, 2 missing" in capsys.readouterr().out
 
 
@@ -75,9 +74,9 @@ def test_a_sweep_that_hydra_ran_is_known_by_its_file(
     (tmp_path / "sweeps" / "own.yaml").write_text(text)
     job = make_plan("own", [], None).jobs[0]
     make_done(job, tmp_path / "results", [0.1] * 8)
-    assert main(["status", "own"]) == 0
+    assert sweep(["status", "own"]) == 0
     assert "1 done, 1 missing" in capsys.readouterr().out and not (tmp_path / "results" / "sweeps").exists()
-    assert main(["collect", "own"]) == 0
+    assert sweep(["collect", "own"]) == 0
     assert (tmp_path / "results" / "own" / "tables.md").exists()
 
 

@@ -19,7 +19,7 @@ from ebmbench.sweep.plan import make_plan
 from ebmbench.sweep.status import job_states
 from ebmbench.sweep.submit import launcher_settings
 from ebmbench.system.locking import Lock
-from tests.commands import sweep as main
+from tests.sweep.made import sweep
 
 SWEEP = """\
 # @package _global_
@@ -50,18 +50,18 @@ def states(place: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("sweep", "override"),
+    ("name", "override"),
     [("annotation_noise", "task.target_noise=0.1"), ("data_seeds", "task.data_seed=0")],
 )
 def test_a_table_over_what_is_no_longer_varied_is_refused_before_any_run(
-    sweep: str, override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="which the sweep does not vary") as error:
-        main(["submit", sweep, override])
+        sweep(["submit", name, override])
     assert override.partition("=")[0] in str(error.value) and "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
-    assert len(make_plan(sweep, [override, "sweep.tables=[scores]"], None).axes) == 0
+    assert len(make_plan(name, [override, "sweep.tables=[scores]"], None).axes) == 0
 
 
 def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,7 +69,7 @@ def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, capsys:
     plan = make_plan("own", [], None)
     blocked = place / "results" / "runs" / plan.jobs[0].run_id / "densities.npz"
     blocked.mkdir(parents=True)
-    assert main(["submit", "own", "--jobs", "2"]) == 1
+    assert sweep(["submit", "own", "--jobs", "2"]) == 1
     assert states(place) == {"sm": "failed", "nce": "done"}
     said = capsys.readouterr()
     assert "[2/2]" in said.out and "densities.npz" in said.err
@@ -78,18 +78,18 @@ def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, capsys:
 
     blocked.rmdir()
     write_sweep(place, "sm,nce", epochs=9)  # `resume` keeps the settings that were submitted
-    assert main(["resume", "own", "--launcher", "local"]) == 0
+    assert sweep(["resume", "own", "hydra/launcher=local"]) == 0
     assert states(place) == {"sm": "done", "nce": "done"}
     assert "1 to run" in capsys.readouterr().out
     assert {job.config["trainer"]["epochs"] for job in read_plan(place / "results", "own").jobs} == {1}
-    assert main(["resume", "own"]) == 0
+    assert sweep(["resume", "own"]) == 0
     assert "0 to run" in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_sweep_that_goes_on(place: Path) -> None:
     write_sweep(place, "sm,nce", epochs=2000)
-    words = [sys.executable, "-m", "ebmbench", "sweep", "submit", "own", "--launcher", "local"]
+    words = [sys.executable, "-m", "ebmbench", "sweep", "submit", "own", "hydra/launcher=local"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
     while not list((place / "results" / "runs").glob("*/training.0.pt")) and time.monotonic() < deadline:
@@ -131,7 +131,7 @@ def test_two_submissions_of_one_sweep_do_not_meet(place: Path) -> None:
     lock.acquire()
     try:
         with pytest.raises(UserError, match="is being worked on by"):
-            main(["submit", "own"])
+            sweep(["submit", "own"])
     finally:
         lock.release()
 
