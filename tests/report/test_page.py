@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 
 from ebmbench.core.errors import UserError
-from tests.commands import report as main
 from tests.report.browser import CHROMIUM, Browser
 from tests.sweep.made import command
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from ebmbench.core.errors import UserError
-from tests.commands import report as main
 from tests.report.wandb_stub import API_KEY, stub
 from tests.sweep.made import command
 

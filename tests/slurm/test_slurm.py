@@ -20,7 +20,6 @@ from ebmbench.report.planned import Job, Plan, read_plan
 from ebmbench.sweep import collect
 from ebmbench.sweep.plan import write_plan
 from ebmbench.sweep.status import job_states
-from tests.commands import sweep as main
 from tests.slurm.cluster import Cluster
 from tests.sweep.made import sweep
 
