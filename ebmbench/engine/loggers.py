@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ebmbench.core.errors import UserError
+from ebmbench.system.files import write_atomically
 
 if TYPE_CHECKING:
     from ebmbench.config.run import RunConfig
@@ -95,9 +96,7 @@ class CsvLogger:
         rows = read_history(path) if resume is not None else []
         kept = [r for r in rows if resume and int(r["step"]) <= resume.get(int(r["seed"]), 0)]
         self._columns: tuple[str, ...] = tuple(kept[0]) if kept else ()
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(self._lines(kept, header=True), newline="")
-        os.replace(temporary, path)
+        write_atomically(path, self._lines(kept, header=True).encode())  # on the disk before a row is added
         self._file: io.FileIO | None = io.FileIO(path, "ab")
 
     def log(self, rows: Sequence[Row]) -> None:
