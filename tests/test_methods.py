@@ -92,7 +92,7 @@ def autograd_score(f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
 def naive_loss(
     name: str, method: Method, f: Callable[[Tensor], Tensor], y: Tensor, draws: Draws, proposal: GaussianMixture
 ) -> Tensor:
-    """One example `y [D]` at a time, with bare exponentials: the table of docs/methods.md, word for word."""
+    """One example `y [D]` at a time, with bare exponentials: the table of README.md, word for word."""
     flat = y.reshape(-1, y.shape[-1])
     out = []
     samples = shift = None

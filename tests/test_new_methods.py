@@ -94,7 +94,7 @@ def score(f: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
 
 
 def naive_loss(method: Method, f: Callable[[Tensor], Tensor], y: Tensor, step: Step) -> Tensor:
-    """One example `y [D]` at a time, with bare exponentials, word for word as docs/methods.md has it."""
+    """One example `y [D]` at a time, with bare exponentials, word for word as the docstrings of the methods have it."""
     lead, dim = y.shape[:-1], y.shape[-1]
     draws, proposal = step.draws, step.proposal
     assert isinstance(proposal, GaussianMixture)

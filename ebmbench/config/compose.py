@@ -308,11 +308,6 @@ def _check_size(overrides: Sequence[Override]) -> None:
             raise UserError(f"{override.input_line} makes a grid of more than {MOST_JOBS} jobs; give a smaller one")
 
 
-def expand_and_compose(overrides: Sequence[str]) -> list[RunConfig]:
-    """Returns every job of a multirun, validated: a wrong one is refused before the first one starts."""
-    return compose_all(expand(overrides), overrides)
-
-
 def compose_all(jobs: Sequence[Sequence[str]], overrides: Sequence[str]) -> list[RunConfig]:
     """Composes and validates jobs, each as `compose` would; `overrides` name their plug-ins."""
     with composer(overrides) as compose_one:
@@ -378,11 +373,6 @@ def _check_groups(overrides: Sequence[Override]) -> None:
 
 def _is_preset(name: str) -> bool:
     return any((folder / f"experiment/{name}.yaml").is_file() for folder in config_dirs())
-
-
-def known_experiments() -> list[str]:
-    """Returns the names of the presets, which are files, or folders with a file for each task."""
-    return _options("experiment")
 
 
 def known_sweeps() -> list[str]:

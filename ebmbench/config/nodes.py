@@ -27,7 +27,6 @@ MISSING = object()
 
 def store() -> None:
     """Stores a configuration of every registered component, and makes `${setting:…}` known."""
-    registry.load()
     known = ConfigStore.instance()
     for group, components in registry.groups().items():
         for name, cls in components.items():

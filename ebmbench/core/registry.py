@@ -28,12 +28,12 @@ def register(cls: _C) -> _C:
     Raises:
         UserError: another class has this name already.
     """
-    known = _found.setdefault(cls.group, {})
+    group = _found.setdefault(cls.group, {})
     name = cls.registered()
-    other = known.get(name)
+    other = group.get(name)
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise UserError(f"{cls.group} {name!r} of {cls.__module__} is registered already, by {other.__module__}")
-    known[name] = cls
+    group[name] = cls
     return cls
 
 
@@ -49,7 +49,7 @@ def load() -> None:
 def groups() -> Mapping[str, Mapping[str, type[Component]]]:
     """Returns the components by group and name, in the order in which they are shown."""
     load()
-    return {group: dict(sorted(known.items(), key=lambda item: _place(item[1]))) for group, known in _found.items()}
+    return {group: known(group) for group in _found}
 
 
 def _place(cls: type[Component]) -> tuple[int, str]:
@@ -59,7 +59,8 @@ def _place(cls: type[Component]) -> tuple[int, str]:
 
 def known(group: str) -> Mapping[str, type[Component]]:
     """Returns the components of a group by name, in the order in which they are shown."""
-    return groups().get(group, {})
+    load()
+    return dict(sorted(_found.get(group, {}).items(), key=lambda item: _place(item[1])))
 
 
 def get(group: str, name: object) -> type[Component]:

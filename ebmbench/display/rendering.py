@@ -10,7 +10,7 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,6 +77,18 @@ def labels_with(frame: pd.DataFrame, metric: str) -> list[str]:
     if metric not in frame:
         return []
     return [label for label, part in frame.groupby("label") if part[metric].notna().any()]
+
+
+def save_pictures(drawn: Mapping[str, MplFigure], folder: Path) -> list[Path]:
+    """Writes figures of a run as PNG and PDF under their names; returns the files."""
+    folder.mkdir(exist_ok=True)
+    paths = []
+    for name, figure in drawn.items():
+        for suffix in ("png", "pdf"):
+            path = folder / f"{name}.{suffix}"
+            figure.savefig(path, dpi=200, metadata={"CreationDate": None} if suffix == "pdf" else None)
+            paths.append(path)
+    return paths
 
 
 def read_csv(folder: Path | None, name: str, columns: list[str]) -> pd.DataFrame | None:

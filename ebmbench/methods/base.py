@@ -92,6 +92,12 @@ class Method(Component):
         return int(getattr(self, "num_samples", 0))
 
 
+def own_networks(method: Method, proposal: Proposal | None, features: int, dim: int) -> dict[str, nn.Module]:
+    """Returns the networks of a method and its proposal, on `features` features of x, for targets of `dim` numbers."""
+    made = dict(method.networks(features, dim))
+    return made if proposal is None else made | proposal.networks(features, dim)
+
+
 def energies(f: Energy, target: Tensor, samples: Tensor) -> tuple[Tensor, Tensor]:
     """Returns `f` at the targets `[..., D]` and at their samples `[..., M, D]`, in one pass: `[...]` and `[..., M]`."""
     values = f(torch.cat((target.unsqueeze(-2), samples), dim=-2))
@@ -116,9 +122,7 @@ def trial_step(method: Method, proposal: Proposal | None, y: Tensor, seed: int =
     features = draws.normal("features", (len(y), TRIAL_FEATURES), y.dtype)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        networks = dict(method.networks(TRIAL_FEATURES, y.shape[-1]))
-        if proposal is not None:
-            networks |= proposal.networks(TRIAL_FEATURES, y.shape[-1])
+        networks = own_networks(method, proposal, TRIAL_FEATURES, y.shape[-1])
         outputs = {name: module.to(y.dtype)(features) for name, module in networks.items()}
     heads = {name: lambda output=output: output for name, output in outputs.items()}
     memory = {name: y.new_full((len(y), *shape), torch.nan) for name, shape in method.memory(y.shape[-1]).items()}

@@ -16,6 +16,12 @@ from ebmbench.proposals.mixture import GaussianMixture
 PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"
 
 
+def target_among_samples(f: Energy, y: Tensor, step: Step, num_samples: int, beta: float = 0.0) -> Tensor:
+    """Returns `−log softmax` of the target, moved by noise of scale `beta`, among itself and M samples: `[...]`."""
+    candidates, log_q = step.q().beside_target(y, num_samples, step, beta)
+    return -torch.log_softmax(f(candidates) - log_q, dim=-1)[..., 0]
+
+
 @register
 class NCE(Method):
     """Noise contrastive estimation: tell the target among M samples of q, with logits `f − log q`."""
@@ -31,8 +37,7 @@ class NCE(Method):
         return variance
 
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
-        candidates, log_q = step.q().beside_target(y, self.num_samples, step)
-        return -torch.log_softmax(f(candidates) - log_q, dim=-1)[..., 0]
+        return target_among_samples(f, y, step, self.num_samples)
 
 
 @register
@@ -57,5 +62,4 @@ class NCEPlus(Method):
         return variance + self.beta**2 * sum(std**2 for std in proposal.stds) / len(proposal.stds)
 
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
-        candidates, log_q = step.q().beside_target(y, self.num_samples, step, self.beta)
-        return -torch.log_softmax(f(candidates) - log_q, dim=-1)[..., 0]
+        return target_among_samples(f, y, step, self.num_samples, self.beta)

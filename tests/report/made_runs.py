@@ -26,7 +26,7 @@ _COST = {"nce+": 1.0, "nce": 1.0, "ml-is": 1.0, "kld-is": 1.05, "ml-mcmc": 14.0,
 
 
 def true_density(dataset: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """[X, Y]: DESIGN.md's two datasets on a grid, normalised over it."""
+    """[X, Y]: The two datasets of docs/data.md on a grid, normalised over it."""
 
     def normal(mean: np.ndarray, std: np.ndarray | float) -> np.ndarray:
         return np.exp(-0.5 * ((y[None] - mean[:, None]) / std) ** 2) / std

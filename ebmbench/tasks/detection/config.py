@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -148,10 +148,3 @@ class DetectionTrainer(Section):
     )
     gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
     mixed_precision: bool = Field(True, description="bfloat16 in the head's matrix products, on a GPU only")
-
-
-def plain_identity(task: Any) -> dict[str, Any]:
-    """Returns the settings of a detection task that change its results."""
-    plain = task.plain()
-    plain["base"] = {key: value for key, value in plain["base"].items() if key != "feature_cache_mb"}
-    return plain

@@ -14,6 +14,7 @@ from matplotlib.patches import Rectangle
 
 from ebmbench.display import palette
 from ebmbench.display.palette import BASE_COLOR, TRUTH_COLOR
+from ebmbench.display.rendering import save_pictures
 from ebmbench.tasks.base import Setup
 from ebmbench.tasks.detection.data import open_split
 from ebmbench.tasks.detection.task import DetectionTask
@@ -26,8 +27,6 @@ COORDINATES = ("centre x / width", "centre y / height", "log width", "log height
 
 def figures(task: DetectionTask, setup: Setup, run_dir: Path) -> list[Path]:
     """Draws `boxes`, `energy`, `refinement` and `training` as PNG and PDF; returns the files."""
-    folder = run_dir / "figures"
-    folder.mkdir(exist_ok=True)
     drawn: dict[str, Figure] = {}
     seed = next((s for s in setup.seeds if (run_dir / "detections" / f"refined.{s}.json").exists()), None)
     if seed is not None:
@@ -40,13 +39,7 @@ def figures(task: DetectionTask, setup: Setup, run_dir: Path) -> list[Path]:
         )
     if (run_dir / "history.csv").exists():
         drawn["training"] = _training(setup, pd.read_csv(run_dir / "history.csv"))
-    paths = []
-    for name, figure in drawn.items():
-        for suffix in ("png", "pdf"):
-            path = folder / f"{name}.{suffix}"
-            figure.savefig(path, dpi=200, metadata={"CreationDate": None} if suffix == "pdf" else None)
-            paths.append(path)
-    return paths
+    return save_pictures(drawn, run_dir / "figures")
 
 
 def _title(setup: Setup) -> str:

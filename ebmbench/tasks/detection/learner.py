@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd import Function
 
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step, no_counts
+from ebmbench.methods.base import own_networks
 from ebmbench.system import distributed
 from ebmbench.tasks.base import Learner, Setup, count_examples
 from ebmbench.tasks.detection import scoring
@@ -117,16 +118,12 @@ class DetectionLearner(Learner):
             task.head.from_base,
             self.streams.at(0),
         )
-        self.own = OwnNetworks(self._own_networks, self.seeds, self.device, torch.float32)
+        # On the last hidden layer at the target box.
+        build = partial(own_networks, self.method, self.proposal, self.head.fc7.out_features, self.target_dim)
+        self.own = OwnNetworks(build, self.seeds, self.device, torch.float32)
         self.parameters: dict[str, Tensor] = {**dict(self.head.named_parameters()), **self.own.parameters}
         self.optimizer = _optimizer(self.parameters, self.trainer)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(self.trainer))
-
-    def _own_networks(self) -> dict[str, nn.Module]:
-        """Networks of the method and the proposal, on the last hidden layer at the target box."""
-        features = self.head.fc7.out_features
-        made = self.method.networks(features, self.target_dim)
-        return made if self.proposal is None else made | self.proposal.networks(features, self.target_dim)
 
     def _heads(self, energy: BoxEnergy) -> dict[str, Callable[[], Tensor]]:
         """The outputs of the own networks for the boxes of an energy, as functions by name: `[N, outputs]` each."""

@@ -13,7 +13,7 @@ import torch
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
-from ebmbench.core.settings import Choice, without_none
+from ebmbench.core.settings import Choice
 from ebmbench.display.table import Table
 from ebmbench.system import distributed
 from ebmbench.system.files import write_atomically
@@ -25,7 +25,6 @@ from ebmbench.tasks.detection.config import (
     HeadConfig,
     ImageData,
     InferenceConfig,
-    plain_identity,
 )
 
 if TYPE_CHECKING:
@@ -75,7 +74,8 @@ class DetectionTask(Task):
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings, without what changes no result."""
-        identity: dict[str, Any] = without_none(plain_identity(self))
+        identity = super().identity()
+        identity["base"].pop("feature_cache_mb", None)
         return identity
 
     @property

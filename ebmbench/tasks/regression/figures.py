@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
+from ebmbench.display.rendering import save_pictures
 from ebmbench.tasks.regression.records import read_examples
 
 OBSERVED_COLOR = "#000000"
@@ -30,8 +31,6 @@ def figures(method: str, data: str, run_dir: Path) -> list[Path]:
         method: its name.
         data: what the title calls the dataset.
     """
-    folder = run_dir / "figures"
-    folder.mkdir(exist_ok=True)
     about = json.loads((run_dir / "model.json").read_text())
     pictures = dict(np.load(run_dir / "pictures.npz", allow_pickle=False))
     title, color = f"{method}, {data}", palette.color(method)
@@ -41,13 +40,7 @@ def figures(method: str, data: str, run_dir: Path) -> list[Path]:
     }
     if (run_dir / "history.csv").exists():
         drawn["training"] = _training(title, color, pd.read_csv(run_dir / "history.csv"))
-    paths = []
-    for name, figure in drawn.items():
-        for suffix in ("png", "pdf"):
-            path = folder / f"{name}.{suffix}"
-            figure.savefig(path, dpi=200, metadata={"CreationDate": None} if suffix == "pdf" else None)
-            paths.append(path)
-    return paths
+    return save_pictures(drawn, run_dir / "figures")
 
 
 def _plain(axes: Axes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step, no_counts
-from ebmbench.methods.base import Method
+from ebmbench.methods.base import Method, own_networks
 from ebmbench.tasks.base import Learner, count_examples
 from ebmbench.tasks.own_networks import OwnNetworks
 from ebmbench.tasks.regression.stack import Stack
@@ -56,19 +57,13 @@ class RegressionLearner(Learner):
         self.num_steps = epochs * self.steps_per_row
         self.num_examples = epochs * self.num_items
         self.code_path = stack.code_path
-        self.own = OwnNetworks(self._own_networks, self.seeds, self.device, y.dtype)
+        build = partial(own_networks, method, proposal, stack.num_features, self.target_dim)
+        self.own = OwnNetworks(build, self.seeds, self.device, y.dtype)
         self.parameters = {"flat": stack.flat, **self.own.parameters}
         for name, shape in method.memory(self.target_dim).items():
             size = (len(self.seeds), self.num_items, *shape)
             self.state[f"memory.{name}"] = torch.full(size, torch.nan, dtype=y.dtype, device=self.device)
         self.counts = no_counts(method.counters, len(self.seeds), self.device)
-
-    def _own_networks(self) -> dict[str, torch.nn.Module]:
-        features = self.stack.num_features
-        made = self.method.networks(features, self.target_dim)
-        if self.proposal is not None:
-            made |= self.proposal.networks(features, self.target_dim)
-        return made
 
     def bind(self, x: Tensor) -> tuple[Energy, Callable[[], Tensor]]:
         """Returns the energies of a mini-batch x `[S, B, ...]` as methods see them, and the features of x."""

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ebmbench.display import palette
 from ebmbench.display.palette import DENSITY_CMAP
+from ebmbench.display.rendering import save_pictures
 from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW, Points
 
 SLICES = (-2.0, -0.5, 0.5, 2.0)
@@ -29,21 +30,12 @@ def figures(method: str, data: str, train: Points, run_dir: Path) -> list[Path]:
         data: what the title calls the dataset.
         train: the training points.
     """
-    folder = run_dir / "figures"
-    folder.mkdir(exist_ok=True)
     arrays = dict(np.load(run_dir / "densities.npz", allow_pickle=False))
     title = f"{method}, {data}"
     drawn = {"density": _density(method, data, train, arrays), "slices": _slices(method, title, arrays)}
     if (run_dir / "history.csv").exists():
         drawn["training"] = _training(method, title, pd.read_csv(run_dir / "history.csv"))
-    paths = []
-    for name, figure in drawn.items():
-        for suffix in ("png", "pdf"):
-            path = folder / f"{name}.{suffix}"
-            metadata = {"CreationDate": None} if suffix == "pdf" else None
-            figure.savefig(path, dpi=200, metadata=metadata)
-            paths.append(path)
-    return paths
+    return save_pictures(drawn, run_dir / "figures")
 
 
 def _shown(arrays: dict[str, np.ndarray]) -> int:

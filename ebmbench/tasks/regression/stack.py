@@ -38,12 +38,9 @@ class Stack(ABC):
         self.flat = torch.cat([p.detach().flatten(1) for p in named.values()], dim=1)
         self.flat.requires_grad_().grad = torch.zeros_like(self.flat)
 
-    def views(self, flat: Tensor | None = None) -> dict[str, Tensor]:
+    def views(self) -> dict[str, Tensor]:
         """Returns the parameters by name, `[S, ...]`: views of one tensor through which gradients flow back to it."""
-        flat = self.flat if flat is None else flat
-        parts = flat.split([math.prod(shape) for shape in self._shapes.values()], dim=1)
-        named = zip(self._shapes.items(), parts, strict=True)
-        return {name: part.unflatten(1, shape) if shape else part.squeeze(1) for (name, shape), part in named}
+        return split_flat(self.flat, self._shapes)
 
     @abstractmethod
     def bind(self, x: Tensor, index: int | None = None) -> tuple[Energy, Callable[[], Tensor]]:
@@ -64,6 +61,13 @@ class Stack(ABC):
 
     def start_step(self, step: int | Tensor) -> None:  # noqa: B027
         """Says which training step is next, for what is random inside the network."""
+
+
+def split_flat(flat: Tensor, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+    """Returns the parameters of S models by name, `[S, *shape]`: views of one tensor `[S, P]`, in this order."""
+    parts = flat.split([math.prod(shape) for shape in shapes.values()], dim=1)
+    named = zip(shapes.items(), parts, strict=True)
+    return {name: part.unflatten(1, shape) if shape else part.squeeze(1) for (name, shape), part in named}
 
 
 class ModuleStack(Stack):

@@ -22,7 +22,7 @@ def task(dataset: int, **changes: float) -> OneD:
 
 
 class Scipy:
-    """p(y|x) as DESIGN.md states it, by scipy."""
+    """p(y|x) as docs/data.md states it, by scipy."""
 
     def __init__(self, dataset: int, x: float) -> None:
         if dataset == 2:

@@ -117,13 +117,6 @@ class _Slope(torch.autograd.Function):
         return _backward(ctx, grad, of_slope=True)
 
 
-def value_and_slope(parameters: Sequence[Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """`f` and `∂f/∂y` at x `[S, B]` and y `[S, B, M]` in one pass, outside autograd."""
-    value, slope = torch.empty_like(y), torch.empty_like(y)
-    _forward(parameters, x, y, value, slope)
-    return value, slope
-
-
 def _samples(y: Tensor) -> Tensor:
     return y.squeeze(-1).contiguous()
 

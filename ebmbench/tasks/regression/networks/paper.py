@@ -6,7 +6,6 @@ h = tanh(Linear 20→10); twice h ← tanh(Linear 10→10 of h) + h; f = Linear 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -19,7 +18,7 @@ from ebmbench.core.rng import Streams
 from ebmbench.native.build import unavailable
 from ebmbench.tasks.regression.networks.base import Network
 from ebmbench.tasks.regression.networks.fused import fused_or_plain
-from ebmbench.tasks.regression.stack import Stack
+from ebmbench.tasks.regression.stack import Stack, split_flat
 
 HIDDEN = 10
 LAYERS: dict[str, tuple[int, int]] = {
@@ -55,8 +54,7 @@ def layers(flat: Tensor) -> Parameters:
         for layer, (fan_in, fan_out) in LAYERS.items()
         for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,)))
     }
-    parts = flat.split([math.prod(shape) for shape in shapes.values()], dim=1)
-    return {name: part.unflatten(1, shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    return split_flat(flat, shapes)
 
 
 def features(parameters: Parameters, x: Tensor) -> Tensor:
