@@ -12,21 +12,18 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from ebmbench.cli import main as cli
-from ebmbench.config import run as config
-from ebmbench.config.compose import compose, composer, config_dir, expand, for_task
-from ebmbench.config.run import Launch, RunConfig, SweepConfig, setting_keys
+from ebmbench.config.compose import compose, composer, expand, for_task
+from ebmbench.config.run import RunConfig, SweepConfig, all_keys, setting_keys
+from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from tests.processes import Command
 
 FEW, MANY = 120, 2000
 
-SECTIONS = {**config.SECTIONS, "sweep": (SweepConfig,)}
-KEYS = sorted({key for name, models in SECTIONS.items() for model in models for key in setting_keys(model, name)})
-KEYS += [*Launch.model_fields, "seeds", "sweep", *SECTIONS]
-GROUPS = {
-    group: sorted(path.stem for path in (config_dir() / group).glob("*.yaml"))
-    for group in ("task", "method", "proposal", "noise", "trainer", "logger", "task/data")
-}
+KEYS = sorted({*all_keys(), *setting_keys(SweepConfig, "sweep"), "task", "method", "proposal", "trainer", "logger"})
+GROUPS = {group: sorted(components) for group, components in registry.groups().items()}
+GROUPS |= {"trainer": GROUPS["task"], "logger": ["csv", "none", "wandb"]}
+GROUPS["proposal"] = sorted({*GROUPS["proposal"], "independent", "single"})
 HYDRA = [
     "hydra/launcher",
     "hydra.run.dir",
@@ -197,10 +194,11 @@ def test_the_entry_as_a_process(tmp_path_factory: pytest.TempPathFactory, overri
         (["experiment=smoke"], ["+experiment", "smoke"]),
         (["~method"], ["method", "left out"]),
         (["trainer.epoch=3"], ["trainer.epoch", "did you mean trainer.epochs"]),
-        (["sigma=3"], ["sigma", "noise.sigma"]),
-        (["noise.beta=-1"], ["noise.beta=-1", "greater than 0"]),
+        (["sigma=3"], ["sigma", "method.sigma"]),
+        (["method.beta=-1"], ["method.beta=-1", "greater than 0"]),
         (["task.dataset=3"], ["task.dataset=3", "1 or 2"]),
-        (["method=sm", "proposal.stds=[1.0]", "noise.beta=1"], ["proposal.stds=[1.0] contradicts", "noise.beta=1.0"]),
+        (["method=sm", "proposal.stds=[1.0]"], ["proposal.stds=[1.0] contradicts method=sm"]),
+        (["method=sm", "method.beta=1"], ["method.beta", "not of method=sm"]),
         (["method=dsm", "proposal=single"], ["proposal.stds=[0.4]", "contradicts method=dsm"]),
         (["proposal.stds=[[0.1,0.2]]"], ["proposal.stds.0=[0.1, 0.2]", "valid number"]),
         (["task=detection", "trainer=1d"], ["trainer=1d contradicts task=detection"]),
@@ -208,7 +206,7 @@ def test_the_entry_as_a_process(tmp_path_factory: pytest.TempPathFactory, overri
         (["task=detection", "task.data.num_trian=4"], ["task.data.num_trian", "did you mean task.data.num_train"]),
         (["trainer.epochs=${oc.env:NOPE}"], ["trainer.epochs", "NOPE"]),
         (["=3"], ["'=3'", "key=value"]),
-        (["trainer.epochs=0", "noise.beta=x", "seeds=0"], ["trainer.epochs=0", "noise.beta='x'", "seeds=0"]),
+        (["trainer.epochs=0", "method.beta=x", "seeds=0"], ["trainer.epochs=0", "method.beta='x'", "seeds=0"]),
     ],
 )  # fmt: skip
 def test_sentences_name_key_value_and_what_is_allowed(overrides: list[str], words: list[str]) -> None:
@@ -226,9 +224,9 @@ def test_a_grid_that_no_memory_holds_is_refused_before_it_is_listed() -> None:
 
 def test_shared_compositions_equal_separate_ones() -> None:
     jobs = [
-        ["task=1d", "method=nce+", "noise.beta=0.5"],
+        ["task=1d", "method=nce+", "method.beta=0.5"],
         ["task=1d", "method=nce+"],
-        ["noise.beta=0.1", "method=nce+", "task=1d", "trainer.epochs=3"],
+        ["method.beta=0.1", "method=nce+", "task=1d", "trainer.epochs=3"],
         ["task=1d", "method=dsm", "task.dataset=2"],
         ["task=1d", "method=dsm", "task.dataset=1", "++trainer.epochs=5"],
     ]

@@ -186,7 +186,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 
 
 @contextmanager
-def composer(overrides: Sequence[str]) -> Iterator[Callable[[Sequence[str]], RunConfig]]:
+def composer(overrides: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str]], RunConfig]]:
     """Gives a function that does what `compose` does, for many: those that choose the same groups share a composition.
 
     Hydra takes a tenth of a second for each, and a sweep may have thousands.
@@ -229,14 +229,18 @@ def _apply(cfg: DictConfig, override: Override) -> None:
         holder = OmegaConf.select(cfg, parent) if parent else cfg
         there = isinstance(holder, DictConfig) and last in holder.keys()  # noqa: SIM118
         if not there and not override.is_add():
-            raise UserError(_unknown(key))
+            raise UserError(_unknown(key, cfg))
     OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
 
 
-def _unknown(key: str) -> str:
+def _unknown(key: str, cfg: DictConfig | None = None) -> str:
+    """Says what is wrong with a key, given the composition that lacks it."""
     keys = all_keys()
     if key in keys:
-        return f"{key} is a setting, but not of what is chosen here (task, method, logger); leave it out"
+        group = key.partition(".")[0]
+        part = OmegaConf.select(cfg, group) if cfg is not None else None
+        chosen = f"{group}={part.get('name')}" if isinstance(part, DictConfig) and "name" in part else "what is chosen"
+        return f"{key} is a setting, but not of {chosen}; leave it out"
     return f"{key} is not a setting{did_you_mean(key, sorted(keys))}"
 
 
@@ -308,7 +312,7 @@ def _check_size(overrides: Sequence[Override]) -> None:
             raise UserError(f"{override.input_line} makes a grid of more than {MOST_JOBS} jobs; give a smaller one")
 
 
-def compose_all(jobs: Sequence[Sequence[str]], overrides: Sequence[str]) -> list[RunConfig]:
+def compose_all(jobs: Sequence[Sequence[str]], overrides: Sequence[str] = ()) -> list[RunConfig]:
     """Composes and validates jobs, each as `compose` would; `overrides` name their plug-ins."""
     with composer(overrides) as compose_one:
         return [compose_one(job) for job in jobs]

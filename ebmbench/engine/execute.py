@@ -115,7 +115,7 @@ def _run(config: RunConfig, device: torch.device, attempt: runs.Attempt, stop: S
                 result = _train_part(config, part, device, attempt, logger, stop, quiet, len(parts))
             rows += result["rows"]
             states.append(result)
-        evaluations = energy_evaluations(config, states[0]["target_dim"])
+        evaluations = energy_evaluations(config, states[0]["target_dim"], states[0]["partition_nodes"])
         for row in rows:
             row["energy_evaluations"] = evaluations * int(row.pop("examples"))
         of_all = config.task.finish(setup, work_dir, groups) or {}
@@ -253,6 +253,7 @@ def _train_part(
         "step": progress.step,
         "seconds": progress.seconds,
         "target_dim": learner.target_dim,
+        "partition_nodes": learner.partition_nodes,
         "parameters": {
             seed: {name: (p[index] if stacked else p).detach().cpu().clone() for name, p in learner.parameters.items()}
             for index, seed in enumerate(part.seeds)
@@ -313,8 +314,13 @@ def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
     return buffer.getvalue().encode()
 
 
-def energy_evaluations(config: RunConfig, dim: int) -> int:
-    """Returns how often f (or its gradient) is evaluated for one example and step, counted on a quadratic energy."""
+def energy_evaluations(config: RunConfig, dim: int, partition_nodes: int) -> int:
+    """Returns how often f (or its gradient) is evaluated for one example and step, counted on a quadratic energy.
+
+    Args:
+        dim: D, the dimension of a target.
+        partition_nodes: evaluations for one exact `log Z`.
+    """
     count = 0
 
     def quadratic(y: Tensor) -> Tensor:
@@ -323,7 +329,7 @@ def energy_evaluations(config: RunConfig, dim: int) -> int:
         return -0.5 * y.square().sum(-1)
 
     y = torch.zeros(1, dim)
-    f, step = AutogradEnergy(quadratic), trial_step(config.method, config.proposal, y)
+    f, step = AutogradEnergy(quadratic), trial_step(config.method, config.proposal, y, nodes=partition_nodes)
     config.method.loss(f, y, step)
     if config.proposal is not None:
         config.proposal.loss(f, y, step)

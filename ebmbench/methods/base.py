@@ -113,10 +113,15 @@ TRIAL_FEATURES = 5
 TRIAL_NODES = 201
 
 
-def trial_step(method: Method, proposal: Proposal | None, y: Tensor, seed: int = 0, number: int = 0) -> Step:
+def trial_step(
+    method: Method, proposal: Proposal | None, y: Tensor, seed: int = 0, number: int = 0, nodes: int = TRIAL_NODES
+) -> Step:
     """Returns a step outside of any training, for targets y `[B, D]`: to count evaluations, and for tests.
 
     Own networks of the method and the proposal run on random features.
+
+    Args:
+        nodes: of the quadrature for `log Z`, for D = 1; with 0 of them, or a higher D, it is taken as 0.
     """
     draws = Streams([seed], y.device, stacked=False).at(number)
     features = draws.normal("features", (len(y), TRIAL_FEATURES), y.dtype)
@@ -126,13 +131,12 @@ def trial_step(method: Method, proposal: Proposal | None, y: Tensor, seed: int =
         outputs = {name: module.to(y.dtype)(features) for name, module in networks.items()}
     heads = {name: lambda output=output: output for name, output in outputs.items()}
     memory = {name: y.new_full((len(y), *shape), torch.nan) for name, shape in method.memory(y.shape[-1]).items()}
-    return Step(draws, proposal, heads, memory, log_partition=lambda f: _trial_log_partition(f, y))
+    return Step(draws, proposal, heads, memory, log_partition=lambda f: _trial_log_partition(f, y, nodes))
 
 
-def _trial_log_partition(f: Energy, y: Tensor) -> Tensor:
-    """Returns `log Z` on a grid for D = 1, `[B]`; 0 for more, where a normalised model alone has an exact one."""
-    if y.shape[-1] > 1:
+def _trial_log_partition(f: Energy, y: Tensor, count: int) -> Tensor:
+    if y.shape[-1] > 1 or not count:
         return y.new_zeros(y.shape[:-1])
-    nodes = torch.linspace(-10, 10, TRIAL_NODES, dtype=y.dtype, device=y.device)
+    nodes = torch.linspace(-10, 10, count, dtype=y.dtype, device=y.device)
     values = f(nodes.view(-1, 1).expand(*y.shape[:-1], -1, 1))
-    return torch.logsumexp(values, dim=-1) + math.log(20 / (TRIAL_NODES - 1))
+    return torch.logsumexp(values, dim=-1) + math.log(20 / (count - 1))

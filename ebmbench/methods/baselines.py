@@ -23,6 +23,7 @@ class MLExact(Method):
     name = "ml-exact"
     reference = "Fisher, On the mathematical foundations of theoretical statistics, Phil. Trans. A 1922"
     color, marker, order = "#661100", "8", 80
+    needs_partition = True
 
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         if step.log_partition is None:

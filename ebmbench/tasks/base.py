@@ -95,6 +95,7 @@ class Learner(ABC):
         steps_per_row: steps that a row of the training history stands for.
         num_examples: examples that one model sees in all its steps, for the count of energy evaluations.
         target_dim: D, the dimension of a target.
+        partition_nodes: evaluations of f for one exact `log Z`; 0 where the task has none, or it costs none.
         code_path: which implementation computes, for the record; results agree within rounding.
         capturable: whether `losses` takes a step's number on the device and never reads from it.
         method: the training method.
@@ -112,6 +113,7 @@ class Learner(ABC):
     steps_per_row: int
     num_examples: int
     target_dim: int
+    partition_nodes: int = 0
     code_path: str = "plain"
     capturable: bool = False
     method: Method

@@ -91,6 +91,11 @@ class DetectionTask(Task):
                 f"method={setup.method.name} keeps something for each training example between its visits, which "
                 "task=detection cannot do for its boxes; choose another method"
             )
+        if setup.method.needs_partition:
+            raise UserError(
+                f"method={setup.method.name} needs the exact partition function, which an energy of boxes does not "
+                "have; choose a method that samples, such as nce"
+            )
         device = distributed.device_of_rank(device)
         return DetectionLearner(self, setup, _frozen(self, setup.results_dir, device), seeds[0], device)
 

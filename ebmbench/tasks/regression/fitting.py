@@ -38,8 +38,7 @@ class FitLearner(RegressionLearner):
     """S models of one network on the training rows of a dataset.
 
     What is evaluated, and kept, is the average of a model's weights, at the epoch with the lowest validation NLL. A
-    model
-    whose patience is over keeps its weights of then, whatever the models beside it do: alone it ends the same.
+    model whose patience is over keeps its weights of then, whatever the models beside it do: alone it ends the same.
 
     Attributes of the state, which checkpoints hold:
         average.flat: the average of the weights, `[S, P]`; average.steps: how many steps are in it.
@@ -56,6 +55,7 @@ class FitLearner(RegressionLearner):
         self.trainer = trainer
         self.val = self.standardised(self.split.val.x, self.split.val.y, device)
         self.nodes = NodeDensity.of(y[:, 0], task.base).to(device) if y.shape[1] == 1 else None
+        self.partition_nodes = 0 if stack.normalised or self.nodes is None else task.base.nodes
         cloud = Cloud.of_targets(y).to(device) if self.nodes is None else None
         self.conditionals = Conditionals(stack, task.base, self.nodes, cloud, len(self.seeds))
         self.optimizer = torch.optim.AdamW(
@@ -86,30 +86,14 @@ class FitLearner(RegressionLearner):
         f, features = self.stack.bind(x)
         return (f if self.stack.normalised else WithBase(f, self.task.base)), features
 
-    def log_partition(self, draws: Draws) -> Callable[[Energy], Tensor] | None:
-        """Returns what gives `log Z`, by a quadrature whose nodes are moved together by a random part of a step.
-
-        Every node density's cell is then as likely to be met as the next one, so that no model can hide mass between
-        nodes; the estimate of Z is unbiased.
-        """
-        batch = self.last_batch
+    def log_partition(self, draws: Draws, rows: int) -> Callable[[Energy], Tensor] | None:
+        """Returns what gives `log Z`: 0 for a normalised model, a quadrature for one target, None for several."""
         if self.stack.normalised:
-            return lambda f: self.y.new_zeros(len(self.seeds), batch)
+            return lambda f: self.y.new_zeros(len(self.seeds), rows)
         nodes = self.nodes
         if nodes is None:
             return None
-
-        def partition(f: Energy) -> Tensor:
-            count = self.task.base.nodes
-            shift = draws.uniform("quadrature", (len(self.seeds), 1), torch.float64)
-            u = (torch.arange(count, dtype=torch.float64, device=self.device) + shift) / count
-            return conditional.log_partition(f, nodes, u, batch)
-
-        return partition
-
-    def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
-        self.last_batch = batch.shape[1]
-        return super().losses(batch, step)
+        return lambda f: conditional.log_partition(f, nodes, self.random_places(draws, self.task.base.nodes), rows)
 
     def after_update(self, alive: Tensor) -> None:
         decay = self.trainer.ema

@@ -69,9 +69,18 @@ class RegressionLearner(Learner):
         """Returns the energies of a mini-batch x `[S, B, ...]` as methods see them, and the features of x."""
         return self.stack.bind(x)
 
-    def log_partition(self, draws: Draws) -> Callable[[Energy], Tensor] | None:
-        """Returns what gives `log Z` of the energies of a mini-batch, `[S, B]`; None where nothing does."""
+    def log_partition(self, draws: Draws, rows: int) -> Callable[[Energy], Tensor] | None:
+        """Returns what gives `log Z` of the energies of a mini-batch of B rows, `[S, B]`; None where nothing does."""
         return None
+
+    def random_places(self, draws: Draws, count: int) -> Tensor:
+        """Returns the places in [0, 1] of a midpoint rule's nodes, moved together by a random part of a step: `[S, M]`.
+
+        Every place is then as likely to be met as the next one, so that no model can hide mass between nodes, and the
+        estimate of an integral is unbiased.
+        """
+        shift = draws.uniform("quadrature", (len(self.seeds), 1), torch.float64)
+        return (torch.arange(count, dtype=torch.float64, device=self.device) + shift) / count
 
     def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
         self.stack.start_step(step)
@@ -79,7 +88,8 @@ class RegressionLearner(Learner):
         y = self.y[batch]
         draws = self.streams.at(step)
         heads = self.own.heads(features)
-        now = Step(draws, self.proposal, heads, self._recalled(batch), log_partition=self.log_partition(draws))
+        log_partition = self.log_partition(draws, batch.shape[1])
+        now = Step(draws, self.proposal, heads, self._recalled(batch), log_partition)
         losses = self.method.loss(f, y, now)
         learned = self.proposal.loss(f, y, now) if self.proposal is not None else None
         for name, values in now.remembered.items():
@@ -97,7 +107,11 @@ class RegressionLearner(Learner):
         return {name.removeprefix("memory."): tensor[self._rows(), batch] for name, tensor in kept.items()}
 
 
-def seed_bytes(method: Method, batch_size: int, fused: bool) -> int:
-    """Returns the memory that a step of one seed takes, about, from the number of evaluations of f that it keeps."""
+def seed_bytes(method: Method, batch_size: int, nodes: int, fused: bool) -> int:
+    """Returns the memory that a step of one seed takes, about, from the number of evaluations of f that it keeps.
+
+    Args:
+        nodes: of the quadrature for `log Z`, where a method needs it.
+    """
     kind = "fused" if fused and method.y_derivatives < 2 else ("second" if method.y_derivatives else "plain")
-    return batch_size * (method.samples + 1) * SEED_BYTES[kind]
+    return batch_size * (1 + (nodes if method.needs_partition else method.samples)) * SEED_BYTES[kind]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,8 +14,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
-from ebmbench.core.rng import Streams
+from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.settings import Section
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric, Setup, SweepFigure, Task
@@ -28,6 +29,8 @@ from ebmbench.tasks.regression.one_d_figures import SLICES
 CALIBRATION_LEVELS = [round(0.05 * k, 2) for k in range(1, 20)]
 EDGE_MASS_LIMIT = 0.01
 QUADRATURE_LIMIT = 1e-3
+PARTITION_NODES = 512
+"""Of the quadrature in training, for a method that needs `log Z`: 0.2 % off at the laws' narrowest σ, 0.007."""
 
 
 class OneDTrainer(Section):
@@ -86,7 +89,7 @@ class OneD(Task):
 
     def seed_bytes(self, setup: Setup, device: torch.device) -> int | None:
         batch = min(setup.trainer.batch_size, self.num_train)
-        return seed_bytes(setup.method, batch, fused_available(setup.backend, device))
+        return seed_bytes(setup.method, batch, PARTITION_NODES, fused_available(setup.backend, device))
 
     def cost(self, setup: Setup, device: str, threads: int, measured: Sequence[Path]) -> tuple[float, float] | None:
         return one_d_cost.cost(self, setup, device, threads, measured)
@@ -120,6 +123,8 @@ class OneD(Task):
 class OneDLearner(RegressionLearner):
     """S models of the paper's network on the points of one of the laws."""
 
+    partition_nodes = PARTITION_NODES
+
     def __init__(
         self,
         task: OneD,
@@ -137,6 +142,16 @@ class OneDLearner(RegressionLearner):
         super().__init__(stack, x, y, setup.method, setup.proposal, seeds, trainer.epochs, trainer.batch_size)
         parameters = list(self.parameters.values())
         self.optimizer = torch.optim.Adam(parameters, lr=trainer.learning_rate, capturable=device.type == "cuda")
+
+    def log_partition(self, draws: Draws, rows: int) -> Callable[[Energy], Tensor]:
+        """Returns what gives `log Z` over [-3, 3], by the midpoint rule."""
+
+        def partition(f: Energy) -> Tensor:
+            nodes = Y_LOW + (Y_HIGH - Y_LOW) * self.random_places(draws, PARTITION_NODES)
+            y = nodes.to(self.dtype).unsqueeze(1).expand(-1, rows, -1).unsqueeze(-1)
+            return torch.logsumexp(f(y), -1) + math.log((Y_HIGH - Y_LOW) / PARTITION_NODES)
+
+        return partition
 
     @torch.no_grad()
     def log_density_values(self, seed_index: int, x: Tensor, y: Tensor) -> Tensor:

@@ -101,7 +101,7 @@ class Regression(Task):
         return FitLearner(self, setup, seeds, device)
 
     def seed_bytes(self, setup: Setup, device: torch.device) -> int | None:
-        return seed_bytes(setup.method, setup.trainer.batch_size, fused=False)
+        return seed_bytes(setup.method, setup.trainer.batch_size, self.base.nodes, fused=False)
 
     def is_trusted(self, scores: Mapping[str, float]) -> bool:
         if "k_hat" in scores and scores["k_hat"] > TRUSTED_K:
