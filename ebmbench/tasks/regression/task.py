@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
@@ -92,17 +93,21 @@ class Regression(Task):
         return {**super().identity(), "data": self.data.identity()}
 
     @property
+    @override
     def dataset_name(self) -> str:
         return self.data.label
 
+    @override
     def learner(self, setup: Setup, seeds: Sequence[int], device: torch.device) -> Learner:
         from ebmbench.tasks.regression.fitting import FitLearner
 
         return FitLearner(self, setup, seeds, device)
 
+    @override
     def seed_bytes(self, setup: Setup, device: torch.device) -> int | None:
         return seed_bytes(setup.method, setup.trainer.batch_size, self.base.nodes, fused=False)
 
+    @override
     def is_trusted(self, scores: Mapping[str, float]) -> bool:
         if "k_hat" in scores and scores["k_hat"] > TRUSTED_K:
             return False
@@ -111,14 +116,17 @@ class Regression(Task):
 
     doubt = "log Z is not known well enough: its error, or Pareto's k of the importance weights, is too large"
 
+    @override
     def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> Mapping[str, float]:
         return records.join(run_dir, groups)
 
+    @override
     def figures(self, setup: Setup, run_dir: Path) -> list[Path]:
         from ebmbench.tasks.regression.figures import figures
 
         return figures(setup.method.name, self.dataset_name, run_dir)
 
+    @override
     def predictor(self, setup: Setup, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> Any:
         from ebmbench.tasks.regression.model import RegressionModel
 
