@@ -207,7 +207,7 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
         "what there is to choose from, and the settings of each",
         "ebmbench.cli.describe:main",
         "groups",
-        (),
+        (Option("--markdown", "all options of a group as one page, as docs/methods.md is"),),
         "ebmbench describe lists all groups, describe method all methods, describe method nce+ the settings of one.",
     ),
     Command(
