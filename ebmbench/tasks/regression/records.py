@@ -119,7 +119,7 @@ def _curves(learner: FitLearner, scores: RowScores, chosen: Tensor) -> dict[str,
     return arrays
 
 
-def join(run_dir: Path, groups: Sequence[Sequence[int]], targets: Sequence[str] | None = None) -> dict[str, float]:
+def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> dict[str, float]:
     """Puts together what the groups of seeds wrote; returns the scores of the mixture of all seeds.
 
     It can be done again after a kill at any moment.
@@ -130,6 +130,7 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]], targets: Sequence[str] 
         arrays = [dict(np.load(path, allow_pickle=False)) for path in parts]
         by_seed = ("log_prob", "pit", "mean", "median", "spread", "points", "seeds", "good")
         joined = {**arrays[0], **{name: np.concatenate([a[name] for a in arrays]) for name in by_seed}}
+        targets = json.loads((run_dir / "model.json").read_text())["targets"]
         _write_table(run_dir, _examples(joined, targets))
         write_atomically(run_dir / "calibration.csv", _calibration(joined).to_csv(index=False).encode())
         scores = pd.DataFrame([{"seeds": int(joined["good"].sum()), **_mixture_scores(joined)}])
@@ -143,17 +144,16 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]], targets: Sequence[str] 
     return {f"ensemble_{name}": float(value) for name, value in row.items()}
 
 
-def _examples(arrays: dict[str, Any], targets: Sequence[str] | None) -> pd.DataFrame:
+def _examples(arrays: dict[str, Any], targets: Sequence[str]) -> pd.DataFrame:
     """Returns a row for each test row and seed."""
     seeds, count = arrays["log_prob"].shape
-    dim = arrays["y"].shape[1]
     columns: dict[str, Any] = {
         "row": np.tile(arrays["rows"], seeds),
         "seed": np.repeat(arrays["seeds"], count),
         "log_prob": arrays["log_prob"].ravel(),
         "pit": arrays["pit"].ravel(),
     }
-    endings = [""] if dim == 1 else [f"_{name}" for name in (targets or map(str, range(dim)))]
+    endings = [""] if len(targets) == 1 else [f"_{name}" for name in targets]
     for k, ending in enumerate(endings):
         columns[f"y{ending}"] = np.tile(arrays["y"][:, k], seeds)
         columns[f"mean{ending}"] = arrays["mean"][:, :, k].ravel()
