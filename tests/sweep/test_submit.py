@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,26 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(place: Path) -> None:
     assert process.returncode == 130, (out, err)
     assert "the same command goes on" in err and "Traceback" not in err
     assert states(place) == {"sm": "interrupted", "nce": "missing"}
+
+
+@pytest.mark.slow
+def test_jobs_of_a_pool_that_was_killed_save_and_stop(place: Path) -> None:
+    write_sweep(place, "sm", epochs=100_000)
+    words = [sys.executable, "-m", "ebmbench", "sweep", "submit", "own", "hydra/launcher=local"]
+    pool = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _wait(lambda: any('"step": 0' not in p.read_text() for p in (place / "results" / "runs").glob("*/status.json")))
+    assert states(place) == {"sm": "running"}
+    pool.kill()
+    pool.wait()
+    _wait(lambda: states(place) == {"sm": "interrupted"})
+    assert list((place / "results" / "runs").glob("*/training.0.ckpt"))
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 120) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
 
 
 def test_a_killed_job_is_told_and_the_pool_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
