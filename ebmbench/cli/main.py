@@ -5,6 +5,7 @@ Exit codes: 0 done; 1 a run or a check failed; 2 bad input; 128 + n stopped by s
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -20,7 +21,7 @@ from ebmbench.cli.commands import RUN
 from ebmbench.cli.help import main_help, version
 from ebmbench.cli.parser import Arguments, parse
 from ebmbench.cli.warn import quiet_libraries
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, shown
 from ebmbench.system.interrupt import stopping_signals
 
 
@@ -39,6 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `ebmbench ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"ebmbench: {shown(error.filename)} is too long for the name of a file", file=sys.stderr)
+        return 2
 
 
 @contextmanager

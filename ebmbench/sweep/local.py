@@ -36,7 +36,7 @@ def slots(device: str, bound: int | None, jobs: int) -> list[Slot]:
 
     No more than there are jobs, so that few jobs have more cores each.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
     gpus = _visible_gpus() if device in ("auto", "cuda") else []
     number = min(bound or len(gpus) or (1 if device.startswith("cuda") else cores), jobs)
     threads = max(1, cores // number)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from ebmbench.cli.main import main
 from ebmbench.core.errors import UserError
 from ebmbench.report.planned import read_plan
 from ebmbench.sweep import local
@@ -197,3 +198,27 @@ def test_the_estimate_follows_the_benchmark(tmp_path: Path) -> None:
     assert "about 17 min" in estimate(configs, "cpu", 1, 8, tmp_path)  # more than were measured are no promise
     assert "up to 0.9 GB of GPU memory a job" in estimate(configs, "gpu", 1, 2, tmp_path)
     assert "about 9 s" in estimate(configs, "gpu", 1, 2, tmp_path)
+    more = ["method=nce", "task.dataset=1", "seeds=2", "method.num_samples=999_999", "backend=plain"]
+    [config] = [job.run_config(tmp_path) for job in make_plan("paper_1d", more, None).jobs]
+    assert "up to 32.8 GB of memory a job" in estimate([config], "cpu", 1, 2, tmp_path)  # 32 points, 1 kB a sample
+
+
+def test_what_cannot_fit_into_memory_is_refused_before_it_starts(place: Path) -> None:
+    write_sweep(place, "nce")
+    with pytest.raises(UserError, match=r"about 65\d\d\d GB of memory, and this machine has .*num_samples"):
+        sweep(["submit", "own", "method.num_samples=1_000_000", "trainer.batch_size=1_000_000", "backend=plain",
+               "task.num_train=1_000_000"])  # fmt: skip
+    assert not list((place / "results").glob("runs/*"))
+
+
+def test_a_multirun_on_a_slurm_that_does_not_answer(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sbatch", "squeue"):
+        program = place / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\necho 'error: no configuration source' >&2\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place / 'bin'}:{os.environ['PATH']}")
+    assert main(["-m", "task=1d", "method=nce,sm", "hydra/launcher=slurm"]) == 2
+    assert capsys.readouterr().err == "ebmbench: squeue does not answer: error: no configuration source\n"
