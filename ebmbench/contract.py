@@ -101,14 +101,14 @@ def _checks(cls: type[Component]) -> Iterator[tuple[str, Check]]:
     found = [check for kind, checks in kinds.items() if issubclass(cls, kind) for check in checks]
     found += [data_arrays] if hasattr(cls, "load") else []
     for function in found:
-        yield str(function.__doc__).splitlines()[0], function
+        yield str(function.__doc__).splitlines()[0].rstrip("."), function
 
 
 # ------------------------------------------------------------------------------------------------- all components
 
 
 def settings(cls: type[Component]) -> Iterator[str]:
-    """its settings are described, with defaults that are allowed"""
+    """Its settings are described, with defaults that are allowed."""
     if not (cls.__doc__ or "").strip():
         yield "the class has no docstring: its first line is what users read"
     yield from _described(cls, cls.group.replace("/", "."))
@@ -195,7 +195,7 @@ def _loss(method: Method, f: Energy, y: Tensor, number: int = 0) -> Tensor:
 
 
 def _log_partition(f: Energy) -> Tensor:
-    """log Z of a one-dimensional energy, by quadrature."""
+    """Returns log Z of a one-dimensional energy, by quadrature."""
     nodes = torch.linspace(-8, 8, 2001, dtype=torch.float64).view(1, -1, 1)
     return torch.logsumexp(f(nodes), dim=-1) + math.log(16 / 2000)
 
@@ -205,7 +205,7 @@ def _dimensions(method: Method) -> tuple[int, ...]:
 
 
 def method_looks(cls: type[Method]) -> Iterator[str]:
-    """it has a reference, a colour and a marker"""
+    """It has a reference, a colour and a marker."""
     if not cls.reference:
         yield "reference is empty: say who published it, or 'this file'"
     if not is_color_like(cls.color):
@@ -215,7 +215,7 @@ def method_looks(cls: type[Method]) -> Iterator[str]:
 
 
 def method_shapes(cls: type[Method]) -> Iterator[str]:
-    """its loss is one finite number for each example, for D = 1 and 4"""
+    """Its loss is one finite number for each example, for D = 1 and 4."""
     method = _method(cls)
     for dim in _dimensions(method):
         y = _targets(6, dim)
@@ -227,14 +227,14 @@ def method_shapes(cls: type[Method]) -> Iterator[str]:
 
 
 def method_is_repeatable(cls: type[Method]) -> Iterator[str]:
-    """its loss is a function of the step alone: random numbers come from step.draws"""
+    """Its loss is a function of the step alone: random numbers come from step.draws."""
     method, f, y = _method(cls), AutogradEnergy(_energy(_parameters(1))), _targets(6, 1)
     if not torch.equal(_loss(method, f, y), _loss(method, f, y)):
         yield "the same step gives two different losses"
 
 
 def method_seeds(cls: type[Method]) -> Iterator[str]:
-    """seeds are independent: one model's loss does not depend on another's targets"""
+    """Seeds are independent: one model's loss does not depend on another's targets."""
     method = _method(cls)
     if method.networks(1, 1) or method.memory(1):
         return  # a short run with two seeds says it
@@ -256,7 +256,7 @@ def method_seeds(cls: type[Method]) -> Iterator[str]:
 
 
 def method_gradient(cls: type[Method]) -> Iterator[str]:
-    """its gradient is finite, and that of finite differences with the samples held"""
+    """Its gradient is finite, and that of finite differences with the samples held."""
     method = _method(cls)
     for dim in _dimensions(method):
         y, parameters = _targets(3, dim), _parameters(dim).requires_grad_()
@@ -291,7 +291,7 @@ def _gaussian(mean: Tensor, log_precision: Tensor, y: Tensor) -> Tensor:
 
 
 def method_gaussian(cls: type[Method]) -> Iterator[str]:
-    """it finds the Gaussian law that `recovers` claims"""
+    """It finds the Gaussian law that `recovers` claims."""
     method, std, slope = _method(cls), 0.2, 0.8
     proposal = _proposal(method)
     claimed = method.recovers(std**2, proposal)
@@ -339,7 +339,7 @@ class _Sampler(Method):
 
 
 def proposal_shapes(cls: type[Proposal]) -> Iterator[str]:
-    """samples are [..., M, D] with one log q each, for D = 1 and 4"""
+    """Samples are [..., M, D] with one log q each, for D = 1 and 4."""
     proposal = cls.model_validate({})
     for dim in DIMENSIONS:
         samples, log_q, _ = _draw(proposal, _targets(5, dim), 7)
@@ -358,7 +358,7 @@ def _grid(proposal: Proposal, count: int) -> tuple[Tensor, float]:
 
 
 def proposal_density(cls: type[Proposal]) -> Iterator[str]:
-    """its density integrates to one, and is that of its samples"""
+    """Its density integrates to one, and is that of its samples."""
     proposal, y = cls.model_validate({}), _targets(3, 1) / 4
     samples, log_q, step = _draw(proposal, y, 50)
     again = proposal.log_prob(samples, y, step)
@@ -371,7 +371,7 @@ def proposal_density(cls: type[Proposal]) -> Iterator[str]:
 
 
 def proposal_samples(cls: type[Proposal]) -> Iterator[str]:
-    """its samples follow its density"""
+    """Its samples follow its density."""
     proposal, y = cls.model_validate({}), _targets(2, 1) / 4
     samples, _, step = _draw(proposal, y, 20_000)
     grid, spacing = _grid(proposal, 2)
@@ -385,7 +385,7 @@ def proposal_samples(cls: type[Proposal]) -> Iterator[str]:
 
 
 def proposal_partition(cls: type[Proposal]) -> Iterator[str]:
-    """with it, importance sampling finds the partition function of a Gaussian"""
+    """With it, importance sampling finds the partition function of a Gaussian."""
     proposal, y = cls.model_validate({}), _targets(4, 1) / 4
     samples, log_q, _ = _draw(proposal, y, 100_000)
     values = -0.5 * (samples[..., 0] / 0.3).square() - log_q
@@ -396,7 +396,7 @@ def proposal_partition(cls: type[Proposal]) -> Iterator[str]:
 
 
 def proposal_seeds(cls: type[Proposal]) -> Iterator[str]:
-    """another step gives other samples, and the same step the same"""
+    """Another step gives other samples, and the same step the same."""
     proposal, y = cls.model_validate({}), _targets(4, 1)
     first, again, later = (_draw(proposal, y, 5, number)[0] for number in (0, 0, 1))
     if not torch.equal(first, again):
@@ -421,7 +421,7 @@ def _inputs(cls: type[Network], seeds: int, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def network_shapes(cls: type[Network]) -> Iterator[str]:
-    """f is one finite number for each candidate, for D = 1 and 4 and two seeds"""
+    """The energy is one finite number for each candidate, for D = 1 and 4 and two seeds."""
     for dim in DIMENSIONS:
         x, y = _inputs(cls, 2, dim)
         f, _ = _stack(cls, dim, [0, 1]).bind(x)
@@ -431,7 +431,7 @@ def network_shapes(cls: type[Network]) -> Iterator[str]:
 
 
 def network_gradient(cls: type[Network]) -> Iterator[str]:
-    """∂f/∂y is that of finite differences, and a second derivative can be taken"""
+    """Its ∂f/∂y is that of finite differences, and a second derivative can be taken."""
     x, y = _inputs(cls, 1, 1)
     f, _ = _stack(cls, 1, [0]).bind(x)
     slope = f.grad(y, create_graph=True)
@@ -442,7 +442,7 @@ def network_gradient(cls: type[Network]) -> Iterator[str]:
 
 
 def network_seeds(cls: type[Network]) -> Iterator[str]:
-    """a seed has the same weights alone and among others, and other seeds have others"""
+    """A seed has the same weights alone and among others, and other seeds have others."""
     x, y = _inputs(cls, 2, 1)
     with torch.no_grad():
         together = _stack(cls, 1, [0, 5]).bind(x)[0](y)
@@ -457,7 +457,7 @@ def network_seeds(cls: type[Network]) -> Iterator[str]:
 
 
 def data_arrays(cls: type[Component]) -> Iterator[str]:
-    """its arrays have shapes that fit, no gaps, and are the same each time"""
+    """Its arrays have shapes that fit, no gaps, and are the same each time."""
     data: Any = cls.model_validate({})
     split, again = data.load(), data.load()
     for name in ("train", "val", "test"):
@@ -471,7 +471,7 @@ def data_arrays(cls: type[Component]) -> Iterator[str]:
 
 
 def task_metrics(cls: type[Task]) -> Iterator[str]:
-    """it has metrics, the headline first, which is better lower or higher"""
+    """It has metrics, the headline first, which is better lower or higher."""
     if not cls.metrics:
         yield "metrics is empty"
     elif cls.metrics[0].better is None:
@@ -479,7 +479,7 @@ def task_metrics(cls: type[Task]) -> Iterator[str]:
 
 
 def task_step(cls: type[Task]) -> Iterator[str]:
-    """its models make a training step, and their scores are the metrics that it names"""
+    """Its models make a training step, and their scores are the metrics that it names."""
     config = compose.compose([f"task={cls.name}", "device=cpu", "seeds=2"])
     setup: Setup = config.setup
     with tempfile.TemporaryDirectory() as folder:

@@ -199,7 +199,7 @@ class TestHeartbeat:
 
             def take(lock: Lock, barrier: threading.Barrier = barrier, held: list[Lock] = held) -> None:
                 barrier.wait()
-                if lock._try():
+                if lock.take():
                     held.append(lock)
 
             threads = [threading.Thread(target=take, args=(lock,)) for lock in locks]

@@ -11,6 +11,7 @@ BENCHMARKS = ("one_d", "pooling", "sweep", "coverage")
 
 
 def main(argv: list[str]) -> int:
+    """Runs a benchmark by its name; returns the exit code."""
     name = argv[0] if argv and not argv[0].startswith("-") else "one_d"
     if name not in BENCHMARKS:
         print(f"{name} is no benchmark; there are {', '.join(BENCHMARKS)}", file=sys.stderr)

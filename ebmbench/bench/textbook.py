@@ -53,9 +53,11 @@ class EagerDraws:
         self.device = device
 
     def normal(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+        """Returns standard normal numbers of this shape; the name is not used."""
         return torch.randn(*shape, dtype=dtype, device=self.device)
 
     def integers(self, name: str, shape: Sequence[int], high: int) -> Tensor:
+        """Returns integers below `high` of this shape; the name is not used."""
         return torch.randint(high, tuple(shape), device=self.device)
 
 
@@ -76,6 +78,7 @@ class Textbook:
             yield from self.loader
 
     def step(self) -> None:
+        """Makes one training step."""
         x, y = (part.to(self.device) for part in next(self.batches))
         features = self.network.features(x)
         f = AutogradEnergy(lambda samples: self.network.energy(features, samples))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -42,7 +44,8 @@ def main(arguments: Arguments) -> int:
         got = (others or arguments.names)[-1]
         raise UserError(f"describe takes [GROUP [NAME]] and plugins=[FILE], and got {got}")
     composition.prepare(arguments.settings)
-    print("\n".join(describe(*arguments.names)))
+    made = page if arguments.options["markdown"] else describe
+    print("\n".join(made(*arguments.names)))
     return 0
 
 
@@ -67,6 +70,65 @@ def describe(group: str = "", name: str = "") -> list[str]:
     if not name:
         return _options(group)
     return _component(registry.get(group, name))
+
+
+def page(group: str = "", name: str = "") -> list[str]:
+    """Returns the lines of a Markdown page: what each component of a group does, its source and its settings.
+
+    Raises:
+        UserError: there is no such group of components, or one option is named.
+    """
+    group = next((long for long, short in SHORT.items() if short == group), group)
+    if group not in registry.groups() or name:
+        raise UserError(f"describe --markdown takes one group: {', '.join(registry.groups())}")
+    known = registry.known(group)
+    lines = [
+        f"# {group}",
+        "",
+        f"What `{group}=NAME` chooses. This page is made from the classes: `python -m ebmbench describe {group} "
+        "--markdown`. Notation: `f(x, y)` is the energy network, `q` the proposal, `y_i` the target, `y_m` the M "
+        "samples, `Ẑ = 1/M Σ_m exp f(x, y_m) / q(y_m)`.",
+        "",
+        *(f"- [{name}](#{anchor}): {_first_sentence(known[name])}" for name, anchor in _anchors(known).items()),
+    ]
+    for name, cls in known.items():
+        facts = [f"- {key}: {value}" for key, value in _facts(cls)]
+        rows = [("setting", "type", "default", "what it is"), *_fields(cls, f"{group.replace('/', '.')}.", {})]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            *inspect.cleandoc(cls.__doc__ or "").splitlines(),
+            *([""] if facts else []),
+            *facts,
+        ]
+        lines += ["", *(_markdown_rows(rows) if len(rows) > 1 else ["It has no settings."])]
+        if group == "method" and (values := _tabled(name)):
+            lines += [
+                "",
+                "From conf/settings/, by task and dataset:",
+                "",
+                *_markdown_rows([("for", "settings"), *values]),
+            ]
+    return lines
+
+
+def _anchors(names: Iterable[str]) -> dict[str, str]:
+    """Returns the anchor that GitHub gives each heading: without signs, and numbered where two are equal."""
+    found: dict[str, str] = {}
+    seen: Counter[str] = Counter()
+    for name in names:
+        plain = re.sub(r"[^\w-]", "", name)
+        found[name] = f"{plain}-{seen[plain]}" if seen[plain] else plain
+        seen[plain] += 1
+    return found
+
+
+def _markdown_rows(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Returns a table of Markdown; the first row is its head."""
+    cells = [[text.replace("|", "\\|") for text in row] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in cells]
+    return [lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]]
 
 
 def _all() -> list[str]:
@@ -149,8 +211,8 @@ def _component(cls: type[Component]) -> list[str]:
     if issubclass(cls, Task):
         lines += ["", "settings of training", *_settings(cls.Trainer, "trainer.")]
         lines += ["", "metrics", *_rows([(m.name, _metric(m.title or m.label, m.better)) for m in cls.metrics])]
-    if cls.group == "method":
-        lines += _tabled(cls.registered())
+    if cls.group == "method" and (values := _tabled(cls.registered())):
+        lines += ["", "values that conf/settings/ gives instead of the defaults", *_rows(values)]
     return lines
 
 
@@ -172,14 +234,14 @@ def _metric(title: str, better: object) -> str:
     )
 
 
-def _tabled(method: str) -> list[str]:
+def _tabled(method: str) -> list[tuple[str, str]]:
     """Returns the values that conf/settings/ has for a method, by task and dataset."""
     rows = []
     for group, methods in nodes.tables(composition.config_dirs()).items():
         values = {key: value for key, value in methods.get(method, {}).items()}
         if values:
             rows.append((group, " ".join(f"{key}={_shown(value)}" for key, value in values.items())))
-    return ["", "values that conf/settings/ gives instead of the defaults", *_rows(rows)] if rows else []
+    return rows
 
 
 def _settings(cls: type[Section], prefix: str, values: Mapping[str, Any] | None = None) -> list[str]:

@@ -120,10 +120,12 @@ class RunConfig:
 
     @property
     def run_id(self) -> str:
+        """The name of the run's directory: task, dataset, method and hash."""
         return f"{self.label}-{self.slug}-{self.run_hash}"
 
     @property
     def run_dir(self) -> Path:
+        """The run's directory."""
         return Path(self.launch.results_dir) / "runs" / self.run_id
 
     @property

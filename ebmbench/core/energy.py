@@ -32,9 +32,11 @@ class AutogradEnergy:
         self.fn = fn
 
     def __call__(self, y: Tensor) -> Tensor:
+        """Returns `f(x, y)`: y `[..., M, D]` -> `[..., M]`."""
         return self.fn(y)
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
+        """Returns `∂f/∂y`: y `[..., M, D]` -> `[..., M, D]`; with `create_graph` it can be differentiated again."""
         with torch.enable_grad():
             # Each f depends on its own y only, so the gradient of the sum holds every example's gradient.
             y = y if y.requires_grad else y.detach().requires_grad_()

@@ -152,8 +152,10 @@ def _style() -> Iterator[None]:
 
 
 def to_svg(panel: Panel, prefix: str) -> str:
-    """The panel as an inline SVG without a title: text stays text, its ids begin with `prefix`, its ink follows
-    the page's theme."""
+    """Returns the panel as an inline SVG without a title.
+
+    Text stays text, its ids begin with `prefix`, and its ink follows the page's theme.
+    """
     with _style(), matplotlib.rc_context({"svg.hashsalt": prefix}):
         # Margins of a fixed width: matplotlib's own layout would draw everything twice.
         width, height = panel.size

@@ -72,14 +72,17 @@ class LoggerGroup:
         self.loggers = list(loggers)
 
     def log(self, rows: Sequence[Row]) -> None:
+        """Adds rows to the training history."""
         for logger in self.loggers:
             logger.log(rows)
 
     def finish(self, metrics_rows: Sequence[Row], figures: Sequence[Path], run_dir: Path) -> None:
+        """Adds the final metrics and figures."""
         for logger in self.loggers:
             logger.finish(metrics_rows, figures, run_dir)
 
     def close(self, state: str) -> None:
+        """Ends the record; `state` says how the run ended."""
         for logger in self.loggers:
             logger.close(state)
 
@@ -100,6 +103,7 @@ class CsvLogger:
         self._file: io.FileIO | None = io.FileIO(path, "ab")
 
     def log(self, rows: Sequence[Row]) -> None:
+        """Adds rows to the training history, in one write that is synced."""
         if self._file is None:
             raise ValueError(f"{self.path} is closed")
         is_first = not self._columns
@@ -119,9 +123,10 @@ class CsvLogger:
         return buffer.getvalue()
 
     def finish(self, metrics_rows: Sequence[Row], figures: Sequence[Path], run_dir: Path) -> None:
-        pass  # metrics.csv and the figures are in the run directory already
+        """Does nothing: metrics.csv and the figures are in the run directory already."""
 
     def close(self, state: str) -> None:
+        """Ends the record; `state` says how the run ended."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -209,6 +214,7 @@ class WandbLogger:
             self._remove_superseded()
 
     def log(self, rows: Sequence[Row]) -> None:
+        """Adds rows to the W&B run of their seed, but for those that it holds already."""
         for row in rows:
             seed, step = int(row["seed"]), int(row["step"])
             if step < self._next.get(seed, 0) or seed not in self.runs:
@@ -218,6 +224,7 @@ class WandbLogger:
             self._next[seed] = step + 1
 
     def finish(self, metrics_rows: Sequence[Row], figures: Sequence[Path], run_dir: Path) -> None:
+        """Adds the final metrics and figures."""
         for row in metrics_rows:
             run = self.runs.get(int(row["seed"]))
             if run is not None:
@@ -236,6 +243,7 @@ class WandbLogger:
         first.log_artifact(artifact)
 
     def close(self, state: str) -> None:
+        """Ends the record; `state` says how the run ended."""
         for run in self.runs.values():
             run.summary["state"] = state
             run.finish(exit_code=0 if state == "done" else 1)

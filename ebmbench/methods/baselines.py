@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.errors import UserError
@@ -25,6 +26,7 @@ class MLExact(Method):
     color, marker, order = "#661100", "8", 80
     needs_partition = True
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         if step.log_partition is None:
             raise UserError(

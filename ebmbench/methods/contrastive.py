@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
@@ -33,9 +34,11 @@ class NCE(Method):
 
     num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
 
+    @override
     def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
         return variance
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         return target_among_samples(f, y, step, self.num_samples)
 
@@ -56,10 +59,12 @@ class NCEPlus(Method):
     num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
     beta: float = Field(0.025, gt=0, le=1e6, description="β, the scale of the noise on the target, βσ_k")
 
+    @override
     def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
         if not isinstance(proposal, GaussianMixture):
             return None
         return variance + self.beta**2 * sum(std**2 for std in proposal.stds) / len(proposal.stds)
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         return target_among_samples(f, y, step, self.num_samples, self.beta)

@@ -7,6 +7,7 @@ import math
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
@@ -34,6 +35,7 @@ class EnergyDiscrepancy(Method):
     scale: float = Field(0.3, gt=0, le=1e6, description="s, scale of the noise, in units of y")
     stabilisation: float = Field(1.0, ge=0, le=1e6, description="w, weight of the target itself in the mean")
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         shape = (*y.shape[:-1], 1 + self.num_samples, y.shape[-1])
         noise = self.scale * step.draws.normal("perturbation", shape, y.dtype)

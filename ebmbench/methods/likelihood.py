@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.langevin import langevin, ran_away
@@ -31,9 +32,11 @@ class MLIS(Method):
 
     num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
 
+    @override
     def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
         return variance
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         samples, log_q = step.q().sample(y, self.num_samples, step)
         target, values = energies(f, y, samples)
@@ -59,9 +62,11 @@ class KLDIS(Method):
     num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
     sigma: float = Field(0.05, gt=0, le=1e6, description="σ of the Gaussian around the target, in units of y")
 
+    @override
     def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
         return variance + self.sigma**2
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         offset, log_q = step.q().sample_offsets(y, self.num_samples, step)
         values = f(y.unsqueeze(-2) + offset)
@@ -88,6 +93,7 @@ class MLMCMC(Method):
     langevin_steps: int = Field(16, ge=1, le=100_000, description="L, Langevin steps of a chain")
     langevin_step: float = Field(0.05, gt=0, le=1e6, description="λ, length of a Langevin step, in units of y")
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         start = y.unsqueeze(-2).expand(*y.shape[:-1], self.num_samples, y.shape[-1])
         samples = langevin(f, start, self.langevin_steps, self.langevin_step, step.draws)

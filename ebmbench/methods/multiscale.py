@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
@@ -57,6 +58,7 @@ class MDSM(Method):
         precisions = [(self.sigma_low * ratio**level) ** -2 for level in range(self.levels)]
         return math.sqrt(self.levels / sum(precisions))
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         shape = (*y.shape[:-1], self.num_samples, y.shape[-1])
         level = step.draws.integers("level", (*shape[:-1], 1), self.levels).to(y.dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.langevin import langevin, ran_away
@@ -34,9 +35,11 @@ class PCD(Method):
     langevin_step: float = Field(0.05, gt=0, le=1e6, description="λ, length of a Langevin step, in units of y")
     restart: float = Field(0.05, ge=0, le=1, description="probability with which a chain starts at the target again")
 
+    @override
     def memory(self, dim: int) -> dict[str, tuple[int, ...]]:
         return {"chains": (self.num_samples, dim)}
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         chains = step.memory["chains"]
         fresh = step.draws.uniform("restart", (*chains.shape[:-1], 1), y.dtype) < self.restart

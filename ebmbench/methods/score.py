@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
@@ -25,9 +26,11 @@ class SM(Method):
     color, marker, order = "#7F7F7F", "X", 70
     y_derivatives = 2
 
+    @override
     def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
         return variance
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         with torch.enable_grad():
             point = y.detach().unsqueeze(-2).requires_grad_()
@@ -55,9 +58,11 @@ class DSM(Method):
     num_samples: int = Field(16, ge=1, le=1_048_576, description="M, noisy targets per target")
     sigma: float = Field(0.1, gt=0, le=1e6, description="σ of the noise, in units of y")
 
+    @override
     def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
         return variance + self.sigma**2
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         shape = (*y.shape[:-1], self.num_samples, y.shape[-1])
         noise = self.sigma * step.draws.normal("denoising", shape, y.dtype)

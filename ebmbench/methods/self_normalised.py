@@ -7,6 +7,7 @@ import math
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
@@ -36,9 +37,11 @@ class NCEBinary(Method):
 
     num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
 
+    @override
     def networks(self, features: int, dim: int) -> dict[str, nn.Module]:
         return {"log_normaliser": log_normaliser(features)}
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         candidates, log_q = step.q().beside_target(y, self.num_samples, step)
         logits = f(candidates) - step.head("log_normaliser") - log_q - math.log(self.num_samples)
@@ -68,9 +71,11 @@ class SNL(Method):
 
     num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
 
+    @override
     def networks(self, features: int, dim: int) -> dict[str, nn.Module]:
         return {"log_normaliser": log_normaliser(features)}
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         samples, log_q = step.q().sample(y, self.num_samples, step)
         target, values = energies(f, y, samples)

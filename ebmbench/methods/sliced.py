@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
@@ -24,6 +25,7 @@ class SSM(Method):
     color, marker, order = "#3F3F5F", "h", 75
     y_derivatives = 2
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         with torch.enable_grad():
             point = y.detach().unsqueeze(-2).requires_grad_()

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
@@ -26,6 +27,7 @@ class MixtureHead(nn.Module):
             for outputs in (components * dim, components * dim, components)
         )
 
+    @override
     def forward(self, h: Tensor) -> Tensor:
         return torch.cat([part(h) for part in self.parts], dim=-1)
 
@@ -39,6 +41,7 @@ class Mixture:
     log_weights: Tensor
 
     def detach(self) -> Mixture:
+        """Returns the same mixture without gradients."""
         return Mixture(self.means.detach(), self.log_variances.detach(), self.log_weights.detach())
 
     def log_prob(self, y: Tensor) -> Tensor:
@@ -70,6 +73,7 @@ class Learned(Proposal):
     )
     scale: float = Field(1.0, gt=0, le=1e6, description="about how wide the Gaussians are at the start, in units of y")
 
+    @override
     def networks(self, features: int, dim: int) -> dict[str, nn.Module]:
         return {"proposal": MixtureHead(features, dim, self.components)}
 
@@ -83,6 +87,7 @@ class Learned(Proposal):
             torch.log_softmax(logits, dim=-1),
         )
 
+    @override
     def sample(self, y: Tensor, num_samples: int, step: Step, stream: str = "proposal") -> tuple[Tensor, Tensor]:
         mixture = self.mixture(y, step).detach()
         shape = (*y.shape[:-1], num_samples, y.shape[-1])
@@ -96,9 +101,11 @@ class Learned(Proposal):
         step.kept[stream] = samples
         return samples, mixture.log_prob(samples)
 
+    @override
     def log_prob(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
         return self.mixture(y, step).detach().log_prob(candidates)
 
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         mixture = self.mixture(y, step)
         if self.trained_by == "nll":

@@ -9,6 +9,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
@@ -33,17 +34,21 @@ class GaussianMixture(Proposal):
     )
     shared: bool = Field(False, description="one set of noise for the whole mini-batch, or its own for each example")
 
+    @override
     def sample(self, y: Tensor, num_samples: int, step: Step, stream: str = "proposal") -> tuple[Tensor, Tensor]:
         noise = self.noise(stream, y, num_samples, step)
         return y.unsqueeze(-2) + noise, self.offset_log_prob(noise)
 
+    @override
     def sample_offsets(self, y: Tensor, num_samples: int, step: Step) -> tuple[Tensor, Tensor]:
         noise = self.noise("proposal", y, num_samples, step)
         return noise, self.offset_log_prob(noise)
 
+    @override
     def log_prob(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
         return self.offset_log_prob(candidates - y.unsqueeze(-2))
 
+    @override
     def beside_target(self, y: Tensor, num_samples: int, step: Step, beta: float = 0.0) -> tuple[Tensor, Tensor]:
         # log q of the offsets themselves: `(y + offset) − y` is rounded.
         noise = self.noise("proposal", y, num_samples, step)

@@ -7,6 +7,7 @@ from typing import Self
 
 from pydantic import Field, model_validator
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
@@ -33,14 +34,17 @@ class Uniform(Proposal):
             raise ValueError(f"proposal.low={self.low:g} is not allowed: it must be below proposal.high={self.high:g}")
         return self
 
+    @override
     def support(self) -> tuple[float, float]:
         return self.low, self.high
 
+    @override
     def sample(self, y: Tensor, num_samples: int, step: Step, stream: str = "proposal") -> tuple[Tensor, Tensor]:
         unit = step.draws.uniform(stream, (*y.shape[:-1], num_samples, y.shape[-1]), y.dtype)
         samples = self.low + (self.high - self.low) * unit
         return samples, self.log_prob(samples, y, step)
 
+    @override
     def log_prob(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
         log_q = -candidates.shape[-1] * math.log(self.high - self.low)
         return candidates.new_full(candidates.shape[:-1], log_q)

@@ -64,22 +64,27 @@ class Run:
 
     @property
     def seeds(self) -> tuple[int, ...]:
+        """The seeds of its models."""
         return tuple(self.config.get("seeds", self.status.seeds if self.status else ()))
 
     @property
     def task(self) -> str:
+        """The task's name, `?` where nothing says it."""
         return str(self.config["task"]["name"] if self.config else self.status.task if self.status else "?")
 
     @property
     def dataset(self) -> str:
+        """The dataset's name, `?` where nothing says it."""
         return dataset_of(self.config["task"]) if self.config else self.status.dataset if self.status else "?"
 
     @property
     def method(self) -> str:
+        """The method's name, `?` where nothing says it."""
         return str(self.config["method"]["name"] if self.config else self.status.method if self.status else "?")
 
     @property
     def label(self) -> str:
+        """Task and dataset: `1d-1`."""
         return f"{self.task}-{self.dataset}" if self.config or self.status else "?"
 
     @cached_property
@@ -267,6 +272,7 @@ class Results:
 
     @property
     def varies(self) -> bool:
+        """Whether settings beside the method and the dataset vary."""
         return any(self.varied.values())
 
     def shown_by(self, figure: str) -> list[tuple[Metric, str]]:

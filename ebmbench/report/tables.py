@@ -52,10 +52,12 @@ class Group:
 
     @property
     def headline(self) -> Metric:
+        """The task's first metric."""
         return self.task.metrics[0]
 
     @property
     def methods(self) -> list[Any]:
+        """Its methods, in the order of tables."""
         return in_order(self.frame["method"].tolist())
 
 
@@ -362,8 +364,10 @@ def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
 
 
 def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns a table per group and metric. Rows: the values of one swept key. Columns: the methods, or the values of a
-    second key if there is one method."""
+    """Returns a table per group and metric.
+
+    Rows are the values of one swept key. Columns are the methods, or the values of a second key if there is one method.
+    """
     by = options["by"]
     if by not in axes:
         raise _not_varied("grid", by, axes)

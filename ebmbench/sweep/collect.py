@@ -96,8 +96,9 @@ def _about(plan: Plan) -> dict[str, Any]:
 
 
 def check(name: str, results_dir: Path) -> list[str]:
-    """Returns what of a collected sweep does not follow from its runs: tables from runs.csv, and that from the run
-    directories that are there. Empty if all is well.
+    """Returns what of a collected sweep does not follow from its runs; an empty list if all is well.
+
+    Tables must follow from runs.csv, and runs.csv from the run directories that are there.
     """
     folder = results_dir / name
     loaded = frame.load(folder)

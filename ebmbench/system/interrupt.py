@@ -18,6 +18,7 @@ class Interrupted(Exception):
 
     @property
     def exit_code(self) -> int:
+        """What the process exits with, as shells have it."""
         return 128 + self.signum
 
 

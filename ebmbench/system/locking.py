@@ -46,13 +46,14 @@ class Lock:
             UserError: another process holds it.
         """
         give_up = time.monotonic() + _PATIENCE
-        while not self._try():
+        while not self.take():
             if time.monotonic() > give_up:
                 folder, holder = self.path.parent, _holder(self.path)
                 raise UserError(f"{folder} is being worked on by {holder}; wait for it to end, or stop it first")
             time.sleep(0.05)
 
-    def _try(self) -> bool:
+    def take(self) -> bool:
+        """Takes the lock if nobody has it; returns whether it did. Raises OSError where the file cannot be written."""
         file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         taken = False
         try:

@@ -13,6 +13,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from typing_extensions import override
 
 
 class _Residual(nn.Module):
@@ -48,6 +49,7 @@ class SmallBackbone(nn.Module):
         )
         self.fpn = FeaturePyramidNetwork(list(widths[1:]), self.out_channels)
 
+    @override
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         x = self.stem(x)
         maps: OrderedDict[str, Tensor] = OrderedDict()

@@ -107,6 +107,7 @@ class BaseDetector:
             ) from None
 
     def to(self, device: torch.device | str) -> BaseDetector:
+        """Moves the model to a device; returns the detector."""
         self.model.to(device)
         return self
 

@@ -168,7 +168,7 @@ class _Training:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """torchvision's sampling draws from the global generators: seed them, and restore them afterwards."""
+    """Seeds the global generators, from which torchvision's sampling draws, and restores them afterwards."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         yield

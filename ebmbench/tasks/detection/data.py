@@ -106,6 +106,7 @@ class ShapesDataset:
         return self._images[index]
 
     def load(self, index: int) -> Example:
+        """Returns an image with its boxes."""
         made = self._make(index)
         boxes = made.boxes
         if self.split == "train" and self.config.annotation_noise:
@@ -117,9 +118,11 @@ class ShapesDataset:
         )
 
     def num_boxes(self, index: int) -> int:
+        """Returns how many true boxes an image has."""
         return len(self._make(index).boxes)
 
     def ground_truth(self) -> COCO:
+        """Returns the true boxes as pycocotools takes them."""
         annotations = []
         for index, image_id in enumerate(self.image_ids):
             made = self._make(index)
@@ -228,6 +231,7 @@ class CocoDataset:
                 )
 
     def load(self, index: int) -> Example | None:
+        """Returns an image with its boxes."""
         image_id = self.image_ids[index]
         if image_id in self.bad_images:
             return None
@@ -251,9 +255,11 @@ class CocoDataset:
         )
 
     def num_boxes(self, index: int) -> int:
+        """Returns how many true boxes an image has."""
         return len(self._boxes[self.image_ids[index]])
 
     def ground_truth(self) -> COCO:
+        """Returns the true boxes as pycocotools takes them."""
         images = [image for image in self._images.values() if image["id"] not in self.bad_images]
         kept = {image["id"] for image in images}
         annotations = [a for a in self._annotations if a["image_id"] in kept]

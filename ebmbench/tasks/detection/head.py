@@ -151,6 +151,7 @@ class BoxEnergy:
         return to_boxes(y.double(), self.reference[:, None]).float()
 
     def __call__(self, y: Tensor) -> Tensor:
+        """Returns `f(x, y)`: y `[..., M, D]` -> `[..., M]`."""
         flat, targets = self._flat(y)
         if torch.is_grad_enabled():
             return self._values(flat, targets).view(y.shape[:-1])
@@ -158,6 +159,7 @@ class BoxEnergy:
         return torch.cat([self._values(*chunk) for chunk in chunks]).view(y.shape[:-1])
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
+        """Returns `∂f/∂y`, `[..., M, D]`; with `create_graph` it can be differentiated again."""
         if not create_graph:
             return self.value_and_grad(y)[1]
         with torch.enable_grad():

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from typing_extensions import override
 
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step, no_counts
@@ -50,12 +51,15 @@ class BoxDraws(Draws):
     def _own(self, numbers: Tensor) -> Tensor:
         return numbers if self.shared else numbers[self.rows]
 
+    @override
     def uniform(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         return self._own(super().uniform(name, self._whole(shape), dtype))
 
+    @override
     def normal(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
         return self._own(super().normal(name, self._whole(shape), dtype))
 
+    @override
     def integers(self, name: str, shape: Sequence[int], high: int) -> Tensor:
         return self._own(super().integers(name, self._whole(shape), high))
 
@@ -137,6 +141,7 @@ class DetectionLearner(Learner):
         order = self.streams.at(epochs).permutation("order", self.num_items).tolist()
         return epochs * sum(self.num_boxes) + sum(self.num_boxes[i] for i in order[: steps * self.batch_size])
 
+    @override
     def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
         assert isinstance(step, int)
         parameters = list(self.parameters.values())
@@ -221,6 +226,7 @@ class DetectionLearner(Learner):
             start += self.num_boxes[index]
         return images, torch.tensor(rows, dtype=torch.int64, device=self.device), start
 
+    @override
     def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
         return [scoring.score(self.task, self.frozen.scored, self.head.eval(), self.seeds[0], run_dir)]
 

@@ -174,7 +174,7 @@ def _write_table(path: Path, rows: Sequence[dict[str, float | int | str]]) -> No
 
 
 def _write_slices(path: Path, task: DetectionTask, store: FeatureStore, head: EnergyHead) -> None:
-    """f around the true boxes of the first images, along each relative coordinate: `[boxes, 4, points]`."""
+    """Writes f around the true boxes of the first images, along each relative coordinate: `[boxes, 4, points]`."""
     offsets = torch.linspace(-SLICE_HALF_WIDTH, SLICE_HALF_WIDTH, SLICE_POINTS, device=store.device)
     lines, owners, boxes = [], [], []
     for index, image_id in enumerate(store.dataset.image_ids):

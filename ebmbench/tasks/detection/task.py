@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
+from typing_extensions import override
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
@@ -79,6 +80,7 @@ class DetectionTask(Task):
         return identity
 
     @property
+    @override
     def dataset_name(self) -> str:
         return self.data.name
 
@@ -99,11 +101,13 @@ class DetectionTask(Task):
         device = distributed.device_of_rank(device)
         return DetectionLearner(self, setup, _frozen(self, setup.results_dir, device), seeds[0], device)
 
+    @override
     def is_broken(self, scores: Mapping[str, float]) -> bool:
         # Without a true box to score there is neither AP nor NLL, and nothing can be said.
         scored = bool(self.inference.nll_boxes) and math.isfinite(scores["ap"])
         return scored and not math.isfinite(scores["box_nll"])
 
+    @override
     def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> None:
         for name in ("refinement", "stages"):
             parts = [run_dir / f"{name}.{seed}.csv" for seed in setup.seeds]
@@ -113,12 +117,14 @@ class DetectionTask(Task):
                 for path in parts:
                     path.unlink()
 
+    @override
     def figures(self, setup: Setup, run_dir: Path) -> list[Path]:
         from ebmbench.tasks.detection.figures import figures
 
         return figures(self, setup, run_dir)
 
     @classmethod
+    @override
     def sweep_tables(cls, title: str, frame: pd.DataFrame) -> list[Table]:
         return [sweep_figures.stages_table(title, frame)]
 

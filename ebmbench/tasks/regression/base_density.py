@@ -79,9 +79,11 @@ class WithBase:
         self.inner, self.base = inner, base
 
     def __call__(self, y: Tensor) -> Tensor:
+        """Returns `f(x, y)`: y `[..., M, D]` -> `[..., M]`."""
         return self.inner(y) + self.base.log_prob(y)
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
+        """Returns `∂f/∂y`, `[..., M, D]`; with `create_graph` it can be differentiated again."""
         with torch.enable_grad():
             y = y if y.requires_grad else y.detach().requires_grad_()
             gradient = self.inner.grad(y, create_graph) + self.base.score(y)

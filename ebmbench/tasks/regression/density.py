@@ -76,7 +76,7 @@ class GridDensity:
 
     @cached_property
     def density(self) -> Tensor:
-        """p at the nodes, `[N, G]`."""
+        """The density at the nodes, `[N, G]`."""
         return self.log_density.exp()
 
     @cached_property

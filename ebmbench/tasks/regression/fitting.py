@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.rng import Draws
@@ -82,6 +83,7 @@ class FitLearner(RegressionLearner):
         """Returns inputs and targets as the network sees them, float32."""
         return self.scaling.x(x).to(device), self.scaling.y(y).float().to(device)
 
+    @override
     def bind(self, x: Tensor) -> tuple[Energy, Callable[[], Tensor]]:
         f, features = self.stack.bind(x)
         return (f if self.stack.normalised else WithBase(f, self.task.base)), features
@@ -95,6 +97,7 @@ class FitLearner(RegressionLearner):
             return None
         return lambda f: conditional.log_partition(f, nodes, self.random_places(draws, self.task.base.nodes), rows)
 
+    @override
     def after_update(self, alive: Tensor) -> None:
         decay = self.trainer.ema
         average, steps = self.state["average.flat"], self.state["average.steps"]
@@ -103,6 +106,7 @@ class FitLearner(RegressionLearner):
         keep = torch.clamp((1 + steps) / (10 + steps), max=decay) if decay else steps.new_zeros(())
         average.lerp_(self.stack.flat.detach(), (1 - keep).to(average.dtype))
 
+    @override
     def end_epoch(self, alive: Tensor) -> dict[str, Tensor]:
         state, patience = self.state, self.trainer.patience
         state["epoch"] += 1
@@ -116,6 +120,7 @@ class FitLearner(RegressionLearner):
             state["ended"] |= ~alive | (state["epoch"] - state["best.epoch"] >= patience)
         return {"val_nll": torch.where(alive, nll + self.scaling.log_scale, torch.nan)}
 
+    @override
     def is_finished(self) -> bool:
         return bool(self.state["ended"].all())
 
@@ -153,6 +158,7 @@ class FitLearner(RegressionLearner):
             total -= self.conditionals.log_prob(x[some], y[some].double(), count, number).sum(-1)
         return total / len(x)
 
+    @override
     def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
         return scoring.evaluate(self, run_dir, diverged)
 

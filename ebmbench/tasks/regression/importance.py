@@ -61,12 +61,14 @@ class Cloud:
         return Cloud(centres, len(centres) ** (-1 / (dim + 4)) * torch.linalg.cholesky(covariance))
 
     def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+        """Returns `count` draws for S models and B rows, `[B, count, D]` or `[S, B, count, D]`."""
         dim, kernels = self.centres.shape[-1], self.centres.shape[-2]
         noise = _normal((lead[1], count, dim), generator, self.centres.device)
         which = torch.arange(count, device=self.centres.device) * kernels // count  # each kernel its equal share
         return self.centres[..., which, :] + noise @ self.chol.transpose(-1, -2)
 
     def log_prob(self, y: Tensor) -> Tensor:
+        """Returns the log-density at y: `[..., D] -> [...]`."""
         inverse = torch.linalg.inv(self.chol).transpose(-1, -2)
         white, centres = y @ inverse, self.centres @ inverse
         distance = torch.cdist(white, centres.expand(*white.shape[:-2], *centres.shape[-2:]))
@@ -98,11 +100,13 @@ class Wide:
     device: torch.device
 
     def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+        """Returns `count` draws for S models and B rows, `[B, count, D]` or `[S, B, count, D]`."""
         shape = (lead[1], count, self.dim)
         uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(min=1e-12)
         return self.base.sample(_normal(shape, generator, self.device), uniform.to(self.device))
 
     def log_prob(self, y: Tensor) -> Tensor:
+        """Returns the log-density at y: `[..., D] -> [...]`."""
         return self.base.log_prob(y)
 
 
@@ -118,9 +122,11 @@ class Known:
     density: Callable[[Tensor], Tensor]
 
     def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+        """Returns `count` draws for S models and B rows, `[B, count, D]` or `[S, B, count, D]`."""
         return self.draws[:, :count]
 
     def log_prob(self, y: Tensor) -> Tensor:
+        """Returns the log-density at y: `[..., D] -> [...]`."""
         return self.density(y)
 
 

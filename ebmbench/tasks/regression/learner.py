@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
@@ -82,6 +83,7 @@ class RegressionLearner(Learner):
         shift = draws.uniform("quadrature", (len(self.seeds), 1), torch.float64)
         return (torch.arange(count, dtype=torch.float64, device=self.device) + shift) / count
 
+    @override
     def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
         self.stack.start_step(step)
         f, features = self.bind(self.x[batch])

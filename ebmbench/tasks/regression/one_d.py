@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
@@ -81,26 +82,33 @@ class OneD(Task):
     grid_points: int = Field(2048, ge=9, le=65_537, description="points on [-3, 3] for D_KL and log Z")
 
     @property
+    @override
     def dataset_name(self) -> str:
         return str(self.dataset)
 
+    @override
     def learner(self, setup: Setup, seeds: Sequence[int], device: torch.device) -> OneDLearner:
         return OneDLearner(self, setup, seeds, device)
 
+    @override
     def seed_bytes(self, setup: Setup, device: torch.device) -> int | None:
         batch = min(setup.trainer.batch_size, self.num_train)
         return seed_bytes(setup.method, batch, PARTITION_NODES, fused_available(setup.backend, device))
 
+    @override
     def cost(self, setup: Setup, device: str, threads: int, measured: Sequence[Path]) -> tuple[float, float] | None:
         return one_d_cost.cost(self, setup, device, threads, measured)
 
+    @override
     def is_trusted(self, scores: Mapping[str, float]) -> bool:
         good = scores["edge_mass"] <= EDGE_MASS_LIMIT and scores["nll_error"] <= QUADRATURE_LIMIT
         return good and all(map(math.isfinite, scores.values()))
 
+    @override
     def is_uninformed(self, scores: Mapping[str, float]) -> bool:
         return scores["nll"] > math.log(Y_HIGH - Y_LOW) - LEAST_GAIN
 
+    @override
     def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> None:
         tables = [run_dir / f"calibration.{group[0]}.csv" for group in groups]
         arrays = [run_dir / f"densities.{group[0]}.npz" for group in groups]
@@ -113,10 +121,12 @@ class OneD(Task):
         for path in (*tables, *arrays):
             path.unlink(missing_ok=True)
 
+    @override
     def figures(self, setup: Setup, run_dir: Path) -> list[Path]:
         train = Dataset.draw(self).train
         return one_d_figures.figures(setup.method.name, f"1D dataset {self.dataset}", train, run_dir)
 
+    @override
     def predictor(self, setup: Setup, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> Any:
         from ebmbench.tasks.regression.one_d_model import IntervalModel
 

@@ -37,6 +37,7 @@ class IntervalModel:
 
     @property
     def spacing(self) -> float:
+        """The distance of two points of `grid`."""
         return (Y_HIGH - Y_LOW) / (self._points - 1)
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class IntervalModel:
         return metrics.normalise(self._energy(_vector(x), self.grid), self.spacing)
 
     def sample(self, x: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """n independent draws of y for each x: `[N] -> [N, n]`."""
+        """Returns n independent draws of y for each x: `[N] -> [N, n]`."""
         density = self.density(x)
         return self._quantile(density, torch.rand(len(density), n, generator=generator, dtype=torch.float64))
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
+from typing_extensions import override
 
 from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.core.errors import UserError
@@ -93,6 +94,7 @@ class ModuleStack(Stack):
         self.normalised = bool(getattr(self.module, "normalised", False))
         self.step_seeds = [name for name in buffers if name.rpartition(".")[2] == "step"]
 
+    @override
     def bind(self, x: Tensor, index: int | None = None) -> tuple[Energy, Callable[[], Tensor]]:
         part = slice(None) if index is None else slice(index, index + 1)
         parameters = {f"module.{name}": p[part] for name, p in self.views().items()}
@@ -112,6 +114,7 @@ class ModuleStack(Stack):
         return AutogradEnergy(lambda y: call("energy", h, _whole(y, x))), lambda: h
 
     @contextmanager
+    @override
     def evaluating(self) -> Iterator[None]:
         training = self.module.training
         self.module.eval()
@@ -120,6 +123,7 @@ class ModuleStack(Stack):
         finally:
             self.module.train(training)
 
+    @override
     def start_step(self, step: int | Tensor) -> None:
         for name in self.step_seeds:
             self.buffers[name].copy_(torch.as_tensor(step).expand_as(self.buffers[name]))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
@@ -93,23 +94,28 @@ class Regression(Task):
         return {**super().identity(), "data": self.data.identity()}
 
     @property
+    @override
     def dataset_name(self) -> str:
         return self.data.label
 
+    @override
     def learner(self, setup: Setup, seeds: Sequence[int], device: torch.device) -> Learner:
         from ebmbench.tasks.regression.fitting import FitLearner
 
         return FitLearner(self, setup, seeds, device)
 
+    @override
     def seed_bytes(self, setup: Setup, device: torch.device) -> int | None:
         return seed_bytes(setup.method, setup.trainer.batch_size, self.base.nodes, fused=False)
 
+    @override
     def is_trusted(self, scores: Mapping[str, float]) -> bool:
         if "k_hat" in scores and scores["k_hat"] > TRUSTED_K:
             return False
         limit = QUADRATURE_LIMIT if "crps" in scores else SAMPLING_LIMIT
         return math.isfinite(scores["nll"]) and scores["nll_error"] <= limit
 
+    @override
     def is_uninformed(self, scores: Mapping[str, float]) -> bool:
         return scores["nll"] > scores["nll_base"] - LEAST_GAIN
 
@@ -118,14 +124,17 @@ class Regression(Task):
         "or no better than the base density"
     )
 
+    @override
     def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> Mapping[str, float]:
         return records.join(run_dir, groups)
 
+    @override
     def figures(self, setup: Setup, run_dir: Path) -> list[Path]:
         from ebmbench.tasks.regression.figures import figures
 
         return figures(setup.method.name, self.dataset_name, run_dir)
 
+    @override
     def predictor(self, setup: Setup, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> Any:
         from ebmbench.tasks.regression.model import RegressionModel
 

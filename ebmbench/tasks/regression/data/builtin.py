@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
@@ -22,6 +23,7 @@ class Builtin(Data):
     val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the other rows that are for validation")
     split_seed: int = Field(0, ge=0, lt=2**31, description="of the random split")
 
+    @override
     def load(self) -> Split:
         try:
             from sklearn import datasets

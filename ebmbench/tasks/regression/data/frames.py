@@ -59,6 +59,7 @@ class TableColumns:
         return names
 
     def encode(self, frame: Frame) -> Tensor:
+        """Returns inputs `[N, ...]` float32 of rows, or raises UserError."""
         frame = self._table(frame)
         parts: list[np.ndarray] = []
         for column in self.columns:
@@ -95,6 +96,7 @@ class TableColumns:
         return frame
 
     def plain(self) -> dict[str, Any]:
+        """Returns it as plain data, for JSON."""
         columns: list[dict[str, Any]] = []
         for column in self.columns:
             if isinstance(column, WordColumn):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.core.registry import register
@@ -69,6 +70,7 @@ class Function(Data):
             found["function"] = f"{digest(Path(file).expanduser()) or file}:{called}"
         return found
 
+    @override
     def load(self) -> Split:
         x, y, names = self._call()
         if isinstance(x, pd.DataFrame):

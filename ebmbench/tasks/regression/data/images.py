@@ -12,6 +12,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
@@ -37,6 +38,7 @@ class ImageFiles:
     width: int
 
     def encode(self, frame: Frame) -> Tensor:
+        """Returns inputs `[N, ...]` float32 of image files, or of arrays of their shape, or raises UserError."""
         shape = (self.channels, self.height, self.width)
         if not isinstance(frame, pd.DataFrame):
             x = torch.as_tensor(np.asarray(frame, dtype=np.float32))
@@ -74,6 +76,7 @@ class ImageFiles:
         return pixels.reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
 
     def plain(self) -> dict[str, Any]:
+        """Returns it as plain data, for JSON."""
         return {"kind": "images", **{name: getattr(self, name) for name in self.__dataclass_fields__}}
 
 
@@ -113,6 +116,7 @@ class Images(Data):
             found["split_file"] = digest(Path(self.split_file).expanduser()) or self.split_file
         return found
 
+    @override
     def load(self) -> Split:
         if self.root is None:
             raise UserError(f"task.data.root is not given: the folder that holds {self.labels} and the images")

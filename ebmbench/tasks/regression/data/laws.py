@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.core.rng import Draws, Streams
@@ -52,12 +53,14 @@ class Mixture:
         return means, stds, weights
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns `log p(y|x)`: x `[N, ...]`, y `[N, M, D]` -> `[N, M]`."""
         means, stds, weights = self._parts(x)
         z = (y.double().unsqueeze(2) - means.unsqueeze(1)) / stds[:, None, :, None]
         parts = normal_log_prob(z) - self.dim * stds.log().unsqueeze(1) + weights.unsqueeze(1)
         return torch.logsumexp(parts, -1)
 
     def sample(self, x: Tensor, count: int, draws: Draws, name: str) -> Tensor:
+        """Returns draws of y for each x: `[N, count, D]`."""
         means, stds, weights = self._parts(x)
         uniform = draws.uniform(f"{name}/part", (len(x), count), torch.float64)
         part = (uniform.unsqueeze(-1) > weights.exp().cumsum(1).unsqueeze(1)).sum(-1).clamp(max=2)
@@ -78,6 +81,7 @@ class Banana:
         return _centre(x, self.dim), torch.sin(math.pi * x[:, 1:2]), 0.2 + 0.1 * x[:, :1]
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns `log p(y|x)`: x `[N, ...]`, y `[N, M, D]` -> `[N, M]`."""
         centre, bend, std = self._parts(x)
         moved = y.double() - centre.unsqueeze(1)
         first = moved[..., :1]
@@ -85,6 +89,7 @@ class Banana:
         return normal_log_prob(first) + normal_log_prob(rest) - (self.dim - 1) * std.log()
 
     def sample(self, x: Tensor, count: int, draws: Draws, name: str) -> Tensor:
+        """Returns draws of y for each x: `[N, count, D]`."""
         centre, bend, std = self._parts(x)
         noise = draws.normal(f"{name}/y", (len(x), count, self.dim), torch.float64)
         first, rest = noise[..., :1], noise[..., 1:]
@@ -104,6 +109,7 @@ class Ring:
         return _centre(x, self.dim), 0.4 * torch.sin(math.pi * x.double()[:, 1:2])
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns `log p(y|x)`: x `[N, ...]`, y `[N, M, D]` -> `[N, M]`."""
         centre, log_radius = self._parts(x)
         log_r = (y.double() - centre.unsqueeze(1)).norm(dim=-1).clamp(min=1e-300).log()
         z = (log_r - log_radius) / self.std
@@ -111,6 +117,7 @@ class Ring:
         return -0.5 * z.square() - 0.5 * math.log(2 * math.pi) - math.log(self.std) - self.dim * log_r - log_area
 
     def sample(self, x: Tensor, count: int, draws: Draws, name: str) -> Tensor:
+        """Returns draws of y for each x: `[N, count, D]`."""
         centre, log_radius = self._parts(x)
         direction = draws.normal(f"{name}/direction", (len(x), count, self.dim), torch.float64)
         direction = direction / direction.norm(dim=-1, keepdim=True)
@@ -142,6 +149,7 @@ class Laws(Data):
         return self
 
     @property
+    @override
     def label(self) -> str:
         return f"{self.law}-{self.dim}" if self.name == "laws" else self.name
 
@@ -150,6 +158,7 @@ class Laws(Data):
         law: Law = LAWS[self.law](self.dim)
         return law
 
+    @override
     def load(self) -> Split:
         draws = Streams([self.data_seed], stacked=False).at(0)
         law = self.truth()

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import Field
 from torch import Tensor
+from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.core.rng import Draws, Streams
@@ -36,6 +37,7 @@ class AngleLaw:
     std: float
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns `log p(y|x)`: x `[N, ...]`, y `[N, M, D]` -> `[N, M]`."""
         angle, answers = x[:, None, :1].double(), x[:, None, 1:2].double()
         y = y.double()
         k = torch.arange(max(ANSWERS.values()), dtype=torch.float64)
@@ -48,6 +50,7 @@ class AngleLaw:
         return mixed.masked_fill(~inside.squeeze(-1), -math.inf)
 
     def sample(self, x: Tensor, count: int, draws: Draws, name: str) -> Tensor:
+        """Returns draws of y for each x: `[N, count, D]`."""
         angle, answers = x[:, :1].double(), x[:, 1:2].double()
         which = (
             (draws.uniform(f"{name}/answer", (len(x), count), torch.float64) * answers).floor().clamp(max=answers - 1)
@@ -83,6 +86,7 @@ class Squares(Data):
         """Returns the law of the angle."""
         return AngleLaw(self.label_noise)
 
+    @override
     def load(self) -> Split:
         draws = Streams([self.data_seed], stacked=False).at(0)
         law = self.truth()

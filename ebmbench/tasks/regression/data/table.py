@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 from pydantic import BeforeValidator, Field
+from typing_extensions import override
 
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.core.registry import register
@@ -66,6 +67,7 @@ class Table(Data):
                 found[key] = digest(Path(found[key]).expanduser()) or found[key]
         return found
 
+    @override
     def load(self) -> Split:
         if self.path is None:
             raise UserError("task.data.path is not given: a CSV or Parquet file, such as data.path=houses.csv")
@@ -115,6 +117,7 @@ class UCI(Data):
         """Returns the settings without the place of the files, which are published."""
         return {key: value for key, value in super().identity().items() if key != "root"}
 
+    @override
     def load(self) -> Split:
         if self.root is None:
             raise UserError("task.data.root is not given: the folder that holds NAME/data.csv and NAME/splits.json")

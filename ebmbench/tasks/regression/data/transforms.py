@@ -45,6 +45,7 @@ class ArrayInput:
     columns: tuple[str, ...] = ()
 
     def encode(self, frame: Frame) -> Tensor:
+        """Returns inputs `[N, ...]` float32 of arrays, or of a table with these columns, or raises UserError."""
         if isinstance(frame, pd.DataFrame):
             frame = _columns(frame, self.columns)
         try:
@@ -62,6 +63,7 @@ class ArrayInput:
         return x
 
     def plain(self) -> dict[str, Any]:
+        """Returns it as plain data, for JSON."""
         return {"kind": "array", "shape": list(self.shape), "columns": list(self.columns)}
 
 

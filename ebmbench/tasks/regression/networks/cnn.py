@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import Field
+from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.networks.encoders import CHANNELS, Activation, Channels, CNNEncoder, Encoded, Encoder
@@ -17,6 +18,7 @@ class WithCNN(Encoded):
     activation: Activation = Field("silu", description="of the encoder")
     dropout: float = Field(0.0, ge=0, lt=1, description="share of the features set to zero in training")
 
+    @override
     def encoder_of(self, x_shape: tuple[int, ...]) -> Encoder:
         self.images_only("cnn", x_shape)
         return CNNEncoder(x_shape, self.channels, self.width, self.activation, self.dropout)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, cast
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.tasks.regression.networks.base import Network
@@ -50,6 +51,7 @@ class MLPEncoder(nn.Module):
         self.dropouts = nn.ModuleList(Dropout(dropout) for _ in self.layers)
         self.activation = ACTIVATIONS[activation]()
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         h = x.reshape(len(x), -1)
         for index, (layer, dropout) in enumerate(zip(self.layers, self.dropouts, strict=True)):
@@ -80,6 +82,7 @@ class CNNEncoder(nn.Module):
         self.blocks = nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(4), nn.Flatten())
         self.last = nn.Sequential(nn.Linear(16 * channels[-1], features), ACTIVATIONS[activation](), Dropout(dropout))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.last(self.blocks(x)))
 
@@ -108,6 +111,7 @@ class ResNet18Encoder(nn.Module):
             net.conv1 = _first_layer(net.conv1, x_shape[0])
         self.net = net
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return cast(Tensor, self.net(x))
 
@@ -187,6 +191,7 @@ class Encoded(Network):
         Its attribute `normalised` says that f is `log p(y|x)`.
         """
 
+    @override
     def build(self, x_shape: tuple[int, ...], dim: int) -> nn.Module:
         encoder = self.encoder_of(x_shape)
         return EncoderAndHead(encoder, self.head(encoder.num_features, dim))
@@ -209,6 +214,7 @@ class WithMLP(Encoded):
     dropout: float = Field(0.0, ge=0, lt=1, description="share of the encoder's activations set to zero in training")
     residual: bool = Field(False, description="whether a layer of the encoder adds its input to its output")
 
+    @override
     def encoder_of(self, x_shape: tuple[int, ...]) -> Encoder:
         return MLPEncoder(x_shape, self.depth, self.width, self.activation, self.dropout, self.residual)
 
@@ -222,6 +228,7 @@ class WithAnyEncoder(WithMLP):
     channels: Channels = Field(CHANNELS, min_length=1, max_length=16, description="of the cnn's convolutions")
     weights: str | None = Field(None, description="file with torchvision's weights, for resnet18")
 
+    @override
     def encoder_of(self, x_shape: tuple[int, ...]) -> Encoder:
         kind = self.encoder
         if kind == "auto":

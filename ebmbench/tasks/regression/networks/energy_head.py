@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebmbench.tasks.regression.networks.encoders import Encoded
 
@@ -26,6 +27,7 @@ class EnergyHead(nn.Module):
         self.mix = nn.Linear(width, width)
         self.out = nn.Linear(width, 1)
 
+    @override
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
         z = torch.tanh(y @ self.from_y.T + self.from_x(h).unsqueeze(-2))
         z = z + torch.tanh(self.mix(z))
@@ -39,5 +41,6 @@ class WithEnergyHead(Encoded):
     head_width: int = Field(32, ge=1, le=65_536, description="units of the head, which joins y with the features of x")
     slope: float = Field(3.0, gt=0, le=1000, description="largest slope in y with which a unit of the head starts")
 
+    @override
     def head(self, features: int, dim: int) -> nn.Module:
         return EnergyHead(features, dim, self.head_width, self.slope)

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
@@ -21,6 +22,7 @@ class FlowHead(nn.Module):
         super().__init__()
         self.flow = _zuko().flows.NSF(dim, features, bins=bins, transforms=transforms, hidden_features=(width, width))
 
+    @override
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
         return cast(Tensor, self.flow(h.unsqueeze(-2)).log_prob(y))
 
@@ -44,5 +46,6 @@ class Flow(WithAnyEncoder):
     bins: int = Field(8, ge=2, le=1000, description="pieces of a spline")
     head_width: int = Field(32, ge=1, le=65_536, description="units of the two layers that give a spline")
 
+    @override
     def head(self, features: int, dim: int) -> nn.Module:
         return FlowHead(features, dim, self.transforms, self.bins, self.head_width)

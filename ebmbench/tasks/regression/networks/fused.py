@@ -66,9 +66,11 @@ class FusedEnergy:
         )
 
     def __call__(self, y: Tensor) -> Tensor:
+        """Returns `f(x, y)`: y `[..., M, D]` -> `[..., M]`."""
         return _Value.apply(_samples(y), self.x, *self.parameters)
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
+        """Returns `∂f/∂y`, `[..., M, D]`; with `create_graph` it can be differentiated again."""
         if y.requires_grad and create_graph:  # third derivatives are wanted
             return self.plain().grad(y, create_graph=True)
         with torch.set_grad_enabled(create_graph):

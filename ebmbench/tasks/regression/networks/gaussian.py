@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.networks.encoders import WithAnyEncoder
@@ -22,6 +23,7 @@ class GaussianHead(nn.Module):
         super().__init__()
         self.out = nn.Linear(features, 2 * dim)
 
+    @override
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
         mean, log_variance = self.out(h).unsqueeze(-2).chunk(2, dim=-1)
         log_variance = log_variance.clamp(min=LOWEST_LOG_VARIANCE)
@@ -39,5 +41,6 @@ class Gaussian(WithAnyEncoder):
     name = "gaussian"
     reference = "Nix, Weigend, Estimating the mean and variance of the target probability distribution, ICNN 1994"
 
+    @override
     def head(self, features: int, dim: int) -> nn.Module:
         return GaussianHead(features, dim)

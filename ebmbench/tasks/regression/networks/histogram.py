@@ -7,6 +7,7 @@ import math
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.networks.encoders import WithAnyEncoder
@@ -26,6 +27,7 @@ class HistogramHead(nn.Module):
         self.dim, self.bins, self.low, self.high, self.tail = dim, bins, low, high, tail
         self.logits = nn.Linear(features, dim * (bins + 2))
 
+    @override
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
         log_masses = torch.log_softmax(self.logits(h).unflatten(-1, (self.dim, self.bins + 2)), dim=-1)  # [B, D, bins]
         width = (self.high - self.low) / self.bins
@@ -60,5 +62,6 @@ class Histogram(WithAnyEncoder):
             raise ValueError(f"network.low={self.low} is not below network.high={self.high}")
         return self
 
+    @override
     def head(self, features: int, dim: int) -> nn.Module:
         return HistogramHead(features, dim, self.bins, self.low, self.high, self.tail)

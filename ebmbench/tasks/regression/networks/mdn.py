@@ -7,6 +7,7 @@ import math
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.networks.encoders import WithAnyEncoder
@@ -27,6 +28,7 @@ class MixtureHead(nn.Module):
         with torch.no_grad():  # components that start alike would learn alike
             self.means.bias.copy_(torch.randn(components * dim))
 
+    @override
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
         shape = (self.components, -1)
         log_weights = torch.log_softmax(self.log_weights(h), dim=-1).unsqueeze(-2)
@@ -46,5 +48,6 @@ class MDN(WithAnyEncoder):
 
     components: int = Field(4, ge=1, le=1000, description="K, Gaussians in the mixture")
 
+    @override
     def head(self, features: int, dim: int) -> nn.Module:
         return MixtureHead(features, dim, self.components)

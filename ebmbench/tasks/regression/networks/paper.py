@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.core.errors import UserError
@@ -114,6 +115,7 @@ class PaperStack(Stack):
         fused = fused_available(backend, device) and dtype == torch.float32
         self.code_path = "fused" if fused else "plain"
 
+    @override
     def bind(self, x: Tensor, index: int | None = None) -> tuple[Energy, Callable[[], Tensor]]:
         layers = self.views()
         if index is not None:
@@ -128,9 +130,11 @@ class Paper(Network):
     name = "paper"
     reference = "Gustafsson et al., BMVC 2020"
 
+    @override
     def build(self, x_shape: tuple[int, ...], dim: int) -> nn.Module:
         raise NotImplementedError("the paper's network has a stack of its own")
 
+    @override
     def stack(
         self,
         x_shape: tuple[int, ...],

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field
+from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.networks.encoders import Encoded, Encoder, ResNet18Encoder
@@ -16,6 +17,7 @@ class WithResNet18(Encoded):
 
     weights: str | None = Field(None, description="file with torchvision's weights of resnet18; random without one")
 
+    @override
     def encoder_of(self, x_shape: tuple[int, ...]) -> Encoder:
         self.images_only("resnet18", x_shape)
         return ResNet18Encoder(x_shape, Path(self.weights) if self.weights else None)

@@ -1,0 +1,49 @@
+"""The documents say what is there: pages made from the classes, and links that lead somewhere."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ebmbench.cli import describe
+from ebmbench.cli.main import main
+from ebmbench.core import registry
+from tests.docs_runner import ROOT
+
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("results/*.md")]
+
+
+def test_the_page_of_methods_is_made_from_the_classes() -> None:
+    made = "\n".join(describe.page("method")) + "\n"
+    assert (ROOT / "docs" / "methods.md").read_text() == made, "make it again: the command is in its first paragraph"
+
+
+def test_every_component_can_be_described(capsys: pytest.CaptureFixture[str]) -> None:
+    for group, components in registry.groups().items():
+        for name, cls in components.items():
+            assert main(["describe", group, name]) == 0
+            said = capsys.readouterr().out
+            assert said.startswith(f"{group}={name}\n")
+            assert all(f".{field}" in said or field in said for field in cls.model_fields)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(path: Path) -> None:
+    text = path.read_text()
+    links = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", text)
+    assert [link for link in links if "://" not in link and not (path.parent / link).exists()] == []
+
+
+def test_no_file_cites_one_that_is_not_there() -> None:
+    """Names such as `docs/data.md` and `conf/settings/1d.yaml` in code, YAML and documents.
+
+    docs/extend.md names files that it makes; a test runs it. NAME stands for any.
+    """
+    pattern = re.compile(r"\b((?:docs|conf|sweeps|ebmbench|tests)/[\w./-]+\.(?:md|py|yaml|csv))\b")
+    files = [*DOCUMENTS, *ROOT.glob("ebmbench/**/*.py"), *ROOT.glob("conf/**/*.yaml"), *ROOT.glob("sweeps/*.yaml")]
+    cited = {(name, path.name) for path in files for name in pattern.findall(path.read_text())}
+    cited = {(name, path) for name, path in cited if path != "extend.md" and "NAME" not in name}
+    assert len(cited) > 10
+    assert {pair for pair in cited if not (ROOT / pair[0]).exists()} == set()
