@@ -289,7 +289,7 @@ class RegressionModel:
 
     def _targets(self, y: Any) -> Tensor:
         """Standardised targets, `[N, D]`."""
-        raw = torch.as_tensor(np.asarray(y), dtype=torch.float64)
+        raw = torch.as_tensor(y if isinstance(y, Tensor) else np.array(y), dtype=torch.float64)
         return self.scaling.y(raw.reshape(-1, self.dim))
 
     def _raw(self, z: Tensor) -> Tensor:
