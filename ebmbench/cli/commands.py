@@ -245,8 +245,13 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
         "predictions of a trained run for inputs of your own",
         "ebmbench.cli.tools:predict",
         "files",
-        (Option("--out", "the file to write", "FILE"),),
-        "What the files hold is the task's: `ebmbench describe task NAME` says it.",
+        (
+            Option("--out", "the file to write", "FILE", short="-o"),
+            Option("--level", "the probability of the intervals (default: 0.9)", "P"),
+        ),
+        """\
+Tables (CSV or Parquet) with the columns of training give a table: mean, mode and std of each row, the ends low and high
+of the interval, and log_prob where the target is there too. Several seeds are mixed; see docs/your-data.md.""",
     ),
     Command(
         ("fsck",),

@@ -36,7 +36,13 @@ PICTURE_POINTS = 601
 
 
 def write_model(learner: FitLearner, run_dir: Path) -> None:
-    """Writes `model.json`: what a trained model needs for use, beside its weights."""
+    """Writes `model.json`."""
+    text = json.dumps(model_plain(learner), indent=1)
+    write_atomically(run_dir / "model.json", (text + "\n").encode())
+
+
+def model_plain(learner: FitLearner) -> dict[str, Any]:
+    """Returns what a trained model needs for use, beside its weights, as plain data."""
     split = learner.split
     plain: dict[str, Any] = {
         "x_shape": list(split.train.x.shape[1:]),
@@ -51,7 +57,7 @@ def write_model(learner: FitLearner, run_dir: Path) -> None:
         plain["nodes"] = {name: getattr(learner.nodes, name).tolist() for name in ("centres", "widths")}
     elif learner.conditionals.cloud is not None:
         plain["cloud"] = learner.conditionals.cloud.plain()
-    write_atomically(run_dir / "model.json", (json.dumps(plain, indent=1) + "\n").encode())
+    return plain
 
 
 def write_part(learner: FitLearner, scores: RowScores, log_base: Tensor, good: Sequence[bool], run_dir: Path) -> None:
@@ -153,14 +159,18 @@ def _examples(arrays: dict[str, Any], targets: Sequence[str]) -> pd.DataFrame:
         "log_prob": arrays["log_prob"].ravel(),
         "pit": arrays["pit"].ravel(),
     }
-    endings = [""] if len(targets) == 1 else [f"_{name}" for name in targets]
-    for k, ending in enumerate(endings):
+    for k, ending in enumerate(endings(targets)):
         columns[f"y{ending}"] = np.tile(arrays["y"][:, k], seeds)
         columns[f"mean{ending}"] = arrays["mean"][:, :, k].ravel()
         columns[f"std{ending}"] = arrays["spread"][:, :, k].ravel()
     frame = pd.DataFrame(columns)
     frame.loc[np.repeat(~arrays["good"], count), list(columns)[2:4]] = math.nan
     return frame
+
+
+def endings(targets: Sequence[str]) -> list[str]:
+    """Returns what the columns of each target end in: nothing for one target, `_NAME` for several."""
+    return [""] if len(targets) == 1 else [f"_{name}" for name in targets]
 
 
 def _write_table(run_dir: Path, frame: pd.DataFrame) -> None:

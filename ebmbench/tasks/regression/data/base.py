@@ -39,11 +39,24 @@ class Law(Protocol):
 class Transform(Protocol):
     """Turns raw inputs into x. It was made from the training rows alone."""
 
+    @property
+    def used(self) -> Sequence[str]:
+        """The columns that it reads, of a table; none where it takes arrays alone."""
+        ...
+
     def encode(self, frame: Frame) -> Tensor:
         """Returns x of new raw inputs, float32 `[N, ...]`.
 
         Raises:
             UserError: they are not of the form that the training data had.
+        """
+        ...
+
+    def read(self, table: pd.DataFrame) -> tuple[Tensor, list[str]]:
+        """Returns x of a table from a file, treated as the training table was; and what was done, a sentence each.
+
+        Raises:
+            UserError: a column is not there, or holds what cannot be used.
         """
         ...
 

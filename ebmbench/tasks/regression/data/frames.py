@@ -80,6 +80,35 @@ class TableColumns:
                 parts.append(missing.astype(np.float32))
         return torch.from_numpy(np.stack(parts, axis=1))
 
+    @property
+    def used(self) -> Sequence[str]:
+        """The columns that it reads."""
+        return [column.name for column in self.columns]
+
+    def read(self, table: pd.DataFrame) -> tuple[Tensor, list[str]]:
+        """Returns x of a table from a file, treated as the training table was; and what was done, a sentence each."""
+        table, notes = self._table(table), []
+        for column in self.columns:
+            values = table[column.name]
+            if isinstance(column, WordColumn):
+                words = words_of(values)
+                new = np.flatnonzero(~words.isin(column.levels) & (words != ""))
+                if len(new):
+                    notes.append(
+                        f"the column {column.name!r} holds a word that is none of training's in {_rows(len(new))} "
+                        f"(such as {shown(words.iloc[new[0]])} in row {new[0] + 1}), which counts as no word"
+                    )
+                continue
+            numbers, said = clean_numbers(values)
+            notes += said
+            missing = int(np.isnan(numbers).sum())
+            if missing:
+                notes.append(
+                    f"the column {column.name!r} lacks a number in {_rows(missing)}: {column.fill:g} stands there"
+                )
+            table = table.assign(**{column.name: numbers})
+        return self.encode(table), notes
+
     def _table(self, frame: Frame) -> pd.DataFrame:
         names = [column.name for column in self.columns]
         if not isinstance(frame, pd.DataFrame):
@@ -126,6 +155,27 @@ def numbers_of(values: pd.Series) -> tuple[np.ndarray, int | None]:
     numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
     return numbers, int(bad[0]) if len(bad) else None
+
+
+def clean_numbers(column: pd.Series) -> tuple[np.ndarray, list[str]]:
+    """Returns a column as numbers, text and infinity in it as missing; and what is to be said of it."""
+    values, bad = numbers_of(column)
+    notes = []
+    if bad is not None:
+        count = int((np.isnan(values) & column.notna().to_numpy()).sum())
+        notes.append(
+            f"the column {column.name!r} holds numbers, and text in {_rows(count)} (such as {shown(column.iloc[bad])} "
+            f"in row {bad + 1}), which counts as missing"
+        )
+    infinite = np.isinf(values)
+    if infinite.any():
+        count = int(infinite.sum())
+        notes.append(f"the column {column.name!r} holds infinity in {_rows(count)}, which counts as missing")
+    return np.where(infinite, np.nan, values), notes
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"
 
 
 def words_of(values: pd.Series) -> pd.Series:
@@ -194,7 +244,7 @@ def read_columns(
     known = np.isfinite(y).all(1)
     if not known.all():
         count = int((~known).sum())
-        notes.append(f"{count} row{'s' * (count != 1)} without a target {'is' if count == 1 else 'are'} left out")
+        notes.append(f"{_rows(count)} without a target {'is' if count == 1 else 'are'} left out")
         frame, y = frame[known], y[known]
     numbers = set()
     for name in features:
@@ -203,17 +253,9 @@ def read_columns(
             continue
         if _holds_words(column):
             continue
-        values, bad = numbers_of(column)
-        if bad is not None:
-            count = int((np.isnan(values) & column.notna().to_numpy()).sum())
-            notes.append(
-                f"the column {name!r} holds numbers, and text in {count} row{'s' * (count != 1)} (such as "
-                f"{shown(column.iloc[bad])} in row {bad + 1}), which counts as missing"
-            )
-        infinite = np.isinf(values)
-        if infinite.any():
-            notes.append(f"the column {name!r} holds infinity in {int(infinite.sum())} rows, which counts as missing")
-        frame = frame.assign(**{name: np.where(infinite, np.nan, values)})
+        values, said = clean_numbers(column)
+        notes += said
+        frame = frame.assign(**{name: values})
         numbers.add(name)
     return Rows(frame, features, list(targets), y.astype(np.float32), numbers, notes)
 

@@ -17,9 +17,11 @@ from typing_extensions import override
 
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.data.base import MIN_ROWS, NAME, NAME_TEXT, Data, Split, split_off, split_rows
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split, split_off, split_rows
 from ebmbench.tasks.regression.data.frames import read_columns, row_counter, split_table
 
+PARQUET = (".parquet", ".pq")
+"""How the names of Parquet files end; all others are CSV."""
 CHUNK_ROWS = 100_000
 COPIES = 3
 """Of the numbers in memory at a time: the table, x, and x standardised."""
@@ -185,8 +187,8 @@ def read_table(path: Path, memory_mb: int | None) -> pd.DataFrame:
         UserError: it is not there, is no table, or does not fit into memory.
     """
     if not path.is_file():
-        raise UserError(f"task.data.path={path} is not a file; give a CSV or Parquet file")
-    if path.suffix.lower() in (".parquet", ".pq"):
+        raise UserError(f"{str(path)!r} is not a file; give a CSV or Parquet file")
+    if path.suffix.lower() in PARQUET:
         return _parquet(path, memory_mb)
     try:
         separator, names = _header(path)
@@ -197,11 +199,11 @@ def read_table(path: Path, memory_mb: int | None) -> pd.DataFrame:
         _check_memory(path, first, memory_mb)
         frame = pd.concat(_chunks(path, separator), ignore_index=True)
     except OSError as error:
-        raise UserError(f"task.data.path={path} cannot be read ({error.strerror})") from None
+        raise UserError(f"{str(path)!r} cannot be read ({error.strerror})") from None
     except (ValueError, UnicodeDecodeError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{path} is no CSV file that can be read ({first_line(error)})") from None
     if not len(frame):
-        raise UserError(f"{path} holds no rows; at least {MIN_ROWS} are needed")
+        raise UserError(f"{path} holds no rows")
     return frame
 
 
