@@ -17,6 +17,7 @@ import torch
 
 import ebmbench
 from ebmbench import fsck
+from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
@@ -292,7 +293,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_fsck_finds_nothing_wrong_and_changes_nothing(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(results)
-    assert fsck.main(results) == 0 and fsck.main(results, repair=True) == 0
+    assert main(["fsck", f"results_dir={results}"]) == 0 and fsck.main(results, repair=True) == 0
     said = capsys.readouterr()
     assert "2 runs: 2 finished and whole, 0 damaged, 0 unfinished" in said.out and not said.err
     assert contents(results) == before

@@ -85,22 +85,94 @@ def test_asking_never_stands_in_the_way_of_taking(tmp_path: Path) -> None:
             thread.join()
 
 
+DEAD = f"{locking._machine()}\n{locking._processes()} 999999999\nx\n"
+
+
+def test_flock_that_is_local_to_a_machine_admits_one_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on NFS with local_lock: each machine gets the flock, and only one the lock."""
+    monkeypatch.setattr(fcntl, "flock", lambda file, mode: None)
+    path = tmp_path / "lock"
+    here, there = Lock(path), Lock(path)
+    here.acquire()
+    monkeypatch.setattr(locking, "_machine", lambda: "there")
+    assert is_held(path)
+    with pytest.raises(UserError, match="is being worked on"):
+        there.acquire()
+    here.release()
+    there.acquire()
+    monkeypatch.setattr(locking, "_machine", lambda: "a third one")
+    assert is_held(path)
+    there.release()
+    assert not is_held(path)
+
+
+@pytest.mark.parametrize("days", [-30, 30])
+def test_a_dead_lock_of_another_machine_is_taken_whatever_its_date(
+    days: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locking, "WATCH_SECONDS", 0.3)
+    path, alive = tmp_path / "lock", tmp_path / "lock.alive"
+    path.touch()
+    alive.write_text("elsewhere\n1\nx\n")
+    date = time.time() + days * 86400
+    os.utime(alive, (date, date))
+    assert not is_held(path)
+    lock = Lock(path)
+    lock.acquire()
+    lock.check()
+    lock.release()
+
+
+def test_a_lock_of_a_wrong_date_that_is_renewed_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(locking, "WATCH_SECONDS", 2.0)
+    path, alive, stop = tmp_path / "lock", tmp_path / "lock.alive", threading.Event()
+    alive.write_text("elsewhere\n1\nx\n")
+
+    def renew() -> None:
+        for seconds in range(1000):
+            os.utime(alive, (1e9 + seconds, 1e9 + seconds))
+            if stop.wait(0.2):
+                return
+
+    holder = threading.Thread(target=renew)
+    holder.start()
+    try:
+        with pytest.raises(UserError, match="is being worked on"):
+            Lock(path).acquire()
+    finally:
+        stop.set()
+        holder.join()
+
+
+def test_a_number_that_another_process_has_by_now_holds_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.touch()
+    (tmp_path / "lock.alive").write_text(f"{locking._machine()}\n{locking._processes()} {os.getppid()}\nx\n")
+    assert not is_held(path)  # it would hold the flock
+    lock = Lock(path)
+    lock.acquire()
+    lock.release()
+
+
 @pytest.mark.parametrize("file_system", ["none"], indirect=True)
 class TestHeartbeat:
     def test_a_dead_process_of_this_machine_holds_nothing(self, file_system: str, tmp_path: Path) -> None:
         path = tmp_path / "lock"
         path.touch()
-        (tmp_path / "lock.alive").write_text(f"{locking._machine()}\n999999999\nx\n")
+        (tmp_path / "lock.alive").write_text(DEAD)
         assert not is_held(path)
         Lock(path).acquire()
 
-    def test_another_machine_holds_it_while_its_time_is_renewed(self, file_system: str, tmp_path: Path) -> None:
+    def test_another_machine_holds_it_while_its_time_is_renewed(
+        self, file_system: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         path, alive = tmp_path / "lock", tmp_path / "lock.alive"
         path.touch()
         alive.write_text("elsewhere\n1\nx\n")
         assert is_held(path)
         with pytest.raises(UserError):
             Lock(path).acquire()
+        monkeypatch.setattr(locking, "WATCH_SECONDS", 0.3)
         old = time.time() - locking.STALE_SECONDS - 1
         os.utime(alive, (old, old))
         assert not is_held(path)
@@ -121,13 +193,13 @@ class TestHeartbeat:
 
     def test_of_many_who_see_it_dead_one_takes_it(self, file_system: str, tmp_path: Path) -> None:
         for _ in range(10):
-            (tmp_path / "lock.alive").write_text(f"{locking._machine()}\n999999999\nx\n")
+            (tmp_path / "lock.alive").write_text(DEAD)
             locks = [Lock(tmp_path / "lock") for _ in range(6)]
             barrier, held = threading.Barrier(6), []
 
             def take(lock: Lock, barrier: threading.Barrier = barrier, held: list[Lock] = held) -> None:
                 barrier.wait()
-                if lock._try():
+                if lock.take():
                     held.append(lock)
 
             threads = [threading.Thread(target=take, args=(lock,)) for lock in locks]

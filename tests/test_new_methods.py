@@ -544,6 +544,7 @@ def test_fused_and_plain_paths_agree(name: str) -> None:
         ("method=snl", 65),
         ("method=ed", 65),
         ("method=ssm", 1),
+        ("method=ml-exact", 1 + 512),
         ("method=mdsm", 64),
         ("method=pcd method.langevin_steps=10", 64 * 10 + 65),
         ("method=ml-is proposal=learned", 65 + 64),
@@ -551,8 +552,9 @@ def test_fused_and_plain_paths_agree(name: str) -> None:
     ],
 )
 def test_energy_evaluations_count_those_of_a_learned_proposal(words: str, count: int) -> None:
-    config = compose(["task=1d", *words.split(), *([] if "ssm" in words else ["method.num_samples=64"])])
-    assert energy_evaluations(config, 1) == count
+    samples = [] if words in ("method=ssm", "method=ml-exact") else ["method.num_samples=64"]
+    config = compose(["task=1d", *words.split(), *samples])
+    assert energy_evaluations(config, 1, partition_nodes=512) == count
 
 
 def test_colours_markers_and_places_are_all_different() -> None:

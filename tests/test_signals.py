@@ -1,4 +1,4 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C: a checkpoint, a sentence, the right exit code, wherever the run is."""
+"""SIGTERM, SIGUSR1, SIGHUP and Ctrl-C: a checkpoint, a sentence, the right exit code, wherever the run is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.engine import runs
 from ebmbench.system import checkpoint
@@ -22,7 +23,10 @@ def start(tmp_path: Path, *more: str) -> tuple[Command, Path]:
     return Command(lines, tmp_path / "log"), compose(lines).run_dir
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
+SIGNALS = [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+
+
+@pytest.mark.parametrize(("signum", "code"), SIGNALS)
 def test_in_training(signum: int, code: int, tmp_path: Path) -> None:
     process, run_dir = start(tmp_path, LONG)
     process.wait_for(lambda: (run_dir / "history.csv").exists() and (run_dir / "history.csv").stat().st_size > 200)
@@ -34,6 +38,29 @@ def test_in_training(signum: int, code: int, tmp_path: Path) -> None:
     assert runs.read_state(run_dir) == "interrupted"
     state = checkpoint.load(run_dir / "training.0.ckpt")
     assert state is not None and state["step"] > 0
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_in_start_up(
+    signum: int, code: int, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a run begins there is nothing to save, and one line says why the process ended."""
+    monkeypatch.setattr("ebmbench.cli.main.dispatch", lambda words: signal.raise_signal(signum))
+    before = signal.getsignal(signum)
+    with pytest.raises(SystemExit) as caught:
+        main(["task=1d"])
+    assert caught.value.code == code and signal.getsignal(signum) == before
+    assert capfd.readouterr().err == f"ebmbench: stopped by {signal.Signals(signum).name}\n"
+
+
+def test_a_closed_terminal_does_not_stop_what_nohup_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopFlag() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            stop.check()
+    finally:
+        signal.signal(signal.SIGHUP, old)
 
 
 def test_in_setting_up_the_data(tmp_path: Path) -> None:

@@ -111,7 +111,12 @@ COMMANDS = (
         "run the jobs of sweeps/NAME.yaml that have no result yet",
         "ebmbench.cli.sweep:submit",
         "sweeps",
-        (_JOBS, Option("--seeds-per-job", "split the seeds of a setting into jobs of N", "N"), _DRY_RUN),
+        (
+            _JOBS,
+            Option("--seeds-per-job", "split the seeds of a setting into jobs of N", "N"),
+            _DRY_RUN,
+            Option("--no-start", "freeze the jobs and start none: `sweep work` does them"),
+        ),
         f"""\
 key=value changes a setting of all jobs, or the grid (method=nce,nce+). The settings are frozen now: later changes of
 sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
@@ -125,6 +130,24 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
         "sweeps",
         (_JOBS, _DRY_RUN),
         f"{_RESULTS_DIR}\n{_LAUNCHERS}",
+    ),
+    Command(
+        ("sweep", "work"),
+        "NAME [results_dir=DIR]",
+        "do jobs of a submitted sweep, beside other workers on any machine, until none is left",
+        "ebmbench.cli.sweep:work",
+        "sweeps",
+        (Option("--jobs", "at most N jobs at a time, over all workers that are given this", "N"),),
+        f"A job that failed is left for `sweep resume`. {_RESULTS_DIR}",
+    ),
+    Command(
+        ("sweep", "merge"),
+        "DIR... [results_dir=DIR]",
+        "copy the finished runs of other results folders into results_dir",
+        "ebmbench.cli.sweep:merge",
+        "files",
+        (),
+        _RESULTS_DIR,
     ),
     Command(
         ("sweep", "status"),

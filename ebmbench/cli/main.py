@@ -5,25 +5,32 @@ Exit codes: 0 done; 1 a run or a check failed; 2 bad input; 128 + n stopped by s
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import cast
 
 from ebmbench.cli.commands import RUN
 from ebmbench.cli.help import main_help, version
 from ebmbench.cli.parser import Arguments, parse
 from ebmbench.cli.warn import quiet_libraries
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, shown
+from ebmbench.system.interrupt import stopping_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        return dispatch(words)
+        with said_signals():
+            return dispatch(words)
     except UserError as error:
         print(f"ebmbench: {error}", file=sys.stderr)
         return 2
@@ -33,6 +40,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `ebmbench ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"ebmbench: {shown(error.filename)} is too long for the name of a file", file=sys.stderr)
+        return 2
+
+
+@contextmanager
+def said_signals() -> Iterator[None]:
+    """Ends the process with one sentence at a signal to stop, where nothing under way has something to save first."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        print(f"ebmbench: stopped by {signal.Signals(signum).name}", file=sys.stderr, flush=True)
+        raise SystemExit(128 + signum)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    chosen = set(stopping_signals()) - {signal.SIGINT} if main_thread else set()
+    old = {signum: signal.signal(signum, stop) for signum in chosen}
+    try:
+        yield
+    finally:
+        for signum, handler in old.items():
+            signal.signal(signum, handler)
 
 
 def dispatch(words: list[str]) -> int:

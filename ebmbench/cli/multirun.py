@@ -20,6 +20,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.engine import runs
 from ebmbench.sweep import local
 from ebmbench.sweep.plan import make_plan
+from ebmbench.sweep.status import slurm_queue
 
 POOL = "local_parallel"
 """The launcher that is this project's own: several processes on this machine, as `sweep submit` uses them."""
@@ -34,6 +35,8 @@ def multirun(words: Sequence[str]) -> int:
     own, where = launcher.split(words)
     values = where.values("local") if where.words else {}
     jobs = _jobs(own)
+    if where.is_slurm:
+        slurm_queue()  # refuses a SLURM that does not answer, of which Hydra's launcher would leave a trace
     if not is_follower():
         print(f"{len(jobs)} jobs", file=sys.stderr)
     if where.name == POOL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -66,6 +67,8 @@ def run_one(config: RunConfig) -> int:
         )
         return 130
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
         where = f" ({error.filename})" if error.filename else ""
         print(
             f"ebmbench: {error.strerror or error}{where}; the run is unfinished and can be started again",

@@ -1,4 +1,4 @@
-"""`ebmbench sweep`: submit, resume, status, collect, check."""
+"""`ebmbench sweep`: submit, resume, work, merge, status, collect, check."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from ebmbench.engine.runs import FINISHED, commit
 from ebmbench.report.planned import Plan, read_plan, sweep_dir
 from ebmbench.sweep import collect as tables
 from ebmbench.sweep import status as states
+from ebmbench.sweep.merge import merge as merge_folders
 from ebmbench.sweep.plan import make_plan, write_plan
 from ebmbench.sweep.submit import submit as submit_plan
+from ebmbench.sweep.work import work as work_on
 
 DEFAULT_LAUNCHER = "local_parallel"
 
@@ -31,6 +33,10 @@ def submit(arguments: Arguments) -> int:
         gone = len(kept - {job.run_id for job in plan.jobs})
         if new or gone:
             print(f"{plan.name} has changed since {old.created}: {len(new)} jobs are new, {gone} no longer part of it")
+    if arguments.options["no_start"]:
+        plan = write_plan(plan, results_dir)
+        print(f"{plan.name}: {len(plan.jobs)} jobs; python -m ebmbench sweep work {plan.name} does them")
+        return 0
     return _submit(plan, results_dir, where, arguments, is_new=True)
 
 
@@ -45,6 +51,22 @@ def _submit(plan: Plan, results_dir: Path, where: launcher.Launcher, arguments: 
     where.values(DEFAULT_LAUNCHER)  # refuses a launcher that cannot be had before anything is written
     name, jobs = where.name or DEFAULT_LAUNCHER, arguments.number("jobs")
     return submit_plan(plan, results_dir, name, where.settings, jobs, arguments.options["dry_run"], is_new=is_new)
+
+
+def work(arguments: Arguments) -> int:
+    """Does jobs of a submitted sweep until none is left; returns the exit code, as `submit` does."""
+    results_dir, name = _place(arguments, arguments.settings)
+    plan = read_plan(results_dir, name)
+    code = work_on(plan, results_dir, arguments.number("jobs"))
+    print(f"{plan.name}: {states.counts(states.job_states(plan, results_dir))}")
+    return code
+
+
+def merge(arguments: Arguments) -> int:
+    """Copies the finished runs of other results folders; returns 1 if one could not be copied."""
+    if not arguments.names:
+        raise UserError("sweep merge takes DIR...: results folders of other machines")
+    return merge_folders(list(map(Path, arguments.names)), arguments.results_dir() or Path("results"))
 
 
 def status(arguments: Arguments) -> int:

@@ -381,7 +381,7 @@ def _is_preset(name: str) -> bool:
 
 def known_sweeps() -> list[str]:
     """Returns the names of the sweep files."""
-    return sorted({path.stem for folder in sweep_dirs() for path in folder.glob("*.yaml")})
+    return sorted({path.stem for folder in sweep_dirs() for path in folder.glob("*.yaml") if path.is_file()})
 
 
 def explain(error: Exception) -> str:

@@ -59,6 +59,7 @@ def execute(config: RunConfig, quiet: bool = False) -> Outcome:
     if not config.launch.force and state in runs.FINISHED and not runs.is_promotion_pending(run_dir):
         _remove_checkpoints(run_dir)
         return Outcome(run_dir, state, existed=True)
+    need_memory(config, device)
     if config.launch.threads:
         torch.set_num_threads(config.launch.threads)
     keep_freed_memory()
@@ -159,6 +160,16 @@ def seed_groups(config: RunConfig, device: torch.device) -> list[tuple[int, ...]
     count = math.ceil(len(config.seeds) / max(1, MEMORY // each))
     size = math.ceil(len(config.seeds) / count)
     return [config.seeds[start : start + size] for start in range(0, len(config.seeds), size)]
+
+
+def need_memory(config: RunConfig, device: torch.device) -> None:
+    """Raises UserError if a step of a single seed takes more memory than the device has."""
+    each, there = config.task.seed_bytes(config.setup, device) or 0, total_memory(device)
+    if each > there:
+        raise UserError(
+            f"a step of one seed takes about {each / 1e9:.0f} GB of memory, and this machine has {there / 1e9:.0f} GB; "
+            "lower method.num_samples or trainer.batch_size"
+        )
 
 
 def _remove_checkpoints(run_dir: Path) -> None:
@@ -285,7 +296,7 @@ def result_rows(task: Task, learner: Learner, progress: Progress, work_dir: Path
                 **scores,
                 "diverged": int(diverged),
                 "diverged_step": step if diverged else "",
-                "trusted": int(not diverged and task.is_trusted(scores)),
+                "trusted": int(not diverged and task.is_trusted(scores) and not task.is_uninformed(scores)),
             }
         )
     return rows
@@ -376,6 +387,13 @@ def environment(device: torch.device, train_seconds: float, total_seconds: float
         "total_seconds": round(total_seconds, 3),
         "peak_memory_mb": round(peak_memory(device) / 2**20, 1),
     }
+
+
+def total_memory(device: torch.device) -> int:
+    """Bytes that the device has."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def peak_memory(device: torch.device) -> int:

@@ -8,6 +8,7 @@ import os
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -40,13 +41,13 @@ def library() -> ctypes.CDLL | Unavailable:
     """The compiled kernels, or why there are none. Compiles at most once per machine and version of the sources."""
     try:
         loaded = ctypes.CDLL(str(_compiled()))
-    except (OSError, Unavailable) as error:
+        for name, arguments in SIGNATURES.items():
+            getattr(loaded, name).argtypes = arguments
+            getattr(loaded, name).restype = None
+        loaded.ebm_partials.restype = LONG
+        return loaded
+    except (OSError, AttributeError, Unavailable) as error:  # AttributeError: a compiler that left the kernels out
         return Unavailable(str(error))
-    for name, arguments in SIGNATURES.items():
-        getattr(loaded, name).argtypes = arguments
-        getattr(loaded, name).restype = None
-    loaded.ebm_partials.restype = LONG
-    return loaded
 
 
 def unavailable() -> str | None:
@@ -74,44 +75,68 @@ def say_unavailable(reason: str) -> None:
 
 
 def cache_dir() -> Path:
-    """Where compiled libraries are kept: `$XDG_CACHE_HOME/ebmbench`, by default `~/.cache/ebmbench`."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "ebmbench"
+    """Returns where compiled libraries are kept: `$XDG_CACHE_HOME/ebmbench/kernels`, by default in `~/.cache`.
+
+    Raises:
+        Unavailable: it cannot be made, or is not private: what lies there is executed.
+    """
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ebmbench" / "kernels"
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.stat()
+    except (OSError, RuntimeError) as error:  # RuntimeError: nobody knows the home of this user
+        raise Unavailable(f"no folder for them can be had ({error}); XDG_CACHE_HOME=DIR names one") from None
+    if about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise Unavailable(f"{folder} is not this user's alone; chmod 700 it, or name another by XDG_CACHE_HOME=DIR")
+    return folder
 
 
 def _compiled() -> Path:
+    """Returns the library of these sources for this machine. Its name ends in its SHA-256, which is checked."""
     compiler = _compiler()
     version = _output([*compiler, "--version"])
     here = Path(__file__).parent
     digest = hashlib.blake2s(digest_size=8)
     for part in (version, _cpu(), *FLAGS, *OPTIONAL_FLAGS, *((here / n).read_text() for n in (*SOURCES, *HEADERS))):
         digest.update(part.encode() + b"\0")
-    target = cache_dir() / f"kernels-{digest.hexdigest()}.so"
-    if target.exists():
-        return target
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.mkdtemp(dir=target.parent)
-    except OSError:  # a home that cannot be written: compile for this process only
-        folder = tempfile.mkdtemp()
-        target = Path(folder) / target.name
-    made = Path(folder) / "kernels.so"
-    command = [*compiler, *FLAGS, *(str(here / name) for name in SOURCES), "-o", str(made), "-lm"]
-    try:
+    folder, name = cache_dir(), f"kernels-{digest.hexdigest()}"
+    for path in sorted(folder.glob(f"{name}-*.so")):
+        if _is_whole(path):
+            return path
+        path.unlink()
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        made = Path(temporary) / "kernels.so"
+        command = [*compiler, *FLAGS, *(str(here / name) for name in SOURCES), "-o", str(made), "-lm"]
         try:
             _output([*command, *OPTIONAL_FLAGS])
         except Unavailable:
             _output(command)
+        made.chmod(0o600)
+        target = folder / f"{name}-{_sha256(made, sync=True)}.so"
         os.replace(made, target)  # whoever comes second writes the same
-    finally:
-        if target.parent != Path(folder):
-            shutil.rmtree(folder, ignore_errors=True)
     return target
 
 
+def _sha256(path: Path, sync: bool = False) -> str:
+    with open(path, "rb") as file:
+        if sync:  # else the name could outlive a power loss, and the content not
+            os.fsync(file.fileno())
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a library is this user's alone, and what the compiler wrote: a truncated one would end the process."""
+    about = path.lstat()
+    own = stat.S_ISREG(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o022
+    return own and _sha256(path) == path.stem.rpartition("-")[2]
+
+
 def _compiler() -> list[str]:
-    if os.environ.get("CC"):
-        return shlex.split(os.environ["CC"])
+    if given := os.environ.get("CC", "").strip():
+        try:
+            return shlex.split(given)
+        except ValueError as error:
+            raise Unavailable(f"CC={given} cannot be read ({error})") from None
     for name in ("cc", "gcc", "clang"):
         if path := shutil.which(name):
             return [path]
@@ -120,9 +145,12 @@ def _compiler() -> list[str]:
 
 def _output(command: list[str]) -> str:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, timeout=300)
+        return done.stdout
     except OSError as error:
         raise Unavailable(f"{command[0]}: {error.strerror}") from None
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{command[0]} does not end") from None
     except subprocess.CalledProcessError as error:
         lines = [line for line in error.stderr.splitlines() if "error" in line] or ["no message"]
         raise Unavailable(f"{command[0]} failed: {lines[0]}") from None

@@ -100,8 +100,11 @@ def read_plan(results_dir: Path, name: str) -> Plan:
         for key in ("tables", "figures", "axes", "overrides"):
             raw[key] = tuple(raw[key])
         plan = Plan(**raw, jobs=jobs)
-        if plan.name != Path(name).name or not is_name(plan.name) or not isinstance(plan.description, str):
+        if plan.name != Path(name).name or not is_name(plan.name) or not jobs:
             raise ValueError(f"name {plan.name!r}")
+        texts = (plan.description, plan.created, plan.commit or "", *plan.figures, *plan.axes, *plan.overrides)
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(texts)
     except FileNotFoundError:
         there = sorted(p.parent.name for p in (results_dir / "sweeps").glob("*/plan.json"))
         raise UserError(
@@ -121,7 +124,8 @@ def _job(raw: dict[str, Any], folder: Path) -> Job:
     seeds = job.config["seeds"]
     names = is_name(job.run_id), is_name(job.run_hash), is_name(job.config_hash), isinstance(job.axes, dict)
     parts = (job.config[part]["name"] for part in ("task", "method"))
-    if not all((*names, isinstance(seeds, list), *(isinstance(name, str) for name in parts))):
+    groups = isinstance(seeds, list), isinstance(job.config["trainer"], dict)
+    if not all((*names, *groups, *(isinstance(name, str) for name in parts))):
         raise ValueError(job.run_id)
     if not all(isinstance(seed, int) for seed in seeds):
         raise ValueError(seeds)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from ebmbench.config.run import RunConfig
+from ebmbench.engine.execute import seed_groups
 from ebmbench.system.files import share_dir
 
 
@@ -25,12 +28,19 @@ def estimate(configs: Sequence[RunConfig], device: str, places: int, threads: in
     if not known:
         return f"{about}; how long is not known: there are no figures of a {device.upper()} in results/bench"
     seconds = max(sum(cost[0] for cost in known) / max(1, places), max(cost[0] for cost in known))
-    memory = max(cost[1] for cost in known)
+    memory = max(*(cost[1] for cost in known), *(step_memory(config, device) / 1e6 for config in configs))
     text = (
         f"{about}; about {_duration(seconds)} by the benchmark's figures of another day, "
         f"up to {memory / 1e3:.1f} GB of {'GPU ' if device == 'gpu' else ''}memory a job"
     )
     return text + (f" ({len(costs) - len(known)} jobs of unknown cost apart)" if len(known) < len(costs) else "")
+
+
+def step_memory(config: RunConfig, device: str) -> int:
+    """Returns the bytes that a step takes, about, by the settings; 0 where the task does not know."""
+    place = torch.device("cuda" if device == "gpu" else "cpu")
+    each = config.task.seed_bytes(config.setup, place)
+    return (each or 0) * max(map(len, seed_groups(config, place)))
 
 
 def _duration(seconds: float) -> str:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import torch
 from ebmbench.config.run import RunConfig
 from ebmbench.report.planned import error_path
 from ebmbench.sweep.job import run_job, write_error
+from ebmbench.system.interrupt import stopping_signals
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def slots(device: str, bound: int | None, jobs: int) -> list[Slot]:
 
     No more than there are jobs, so that few jobs have more cores each.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS
     gpus = _visible_gpus() if device in ("auto", "cuda") else []
     number = min(bound or len(gpus) or (1 if device.startswith("cuda") else cores), jobs)
     threads = max(1, cores // number)
@@ -52,7 +54,8 @@ def _visible_gpus() -> list[str]:
 def run_pool(configs: Sequence[RunConfig], places: Sequence[Slot], folder: Path) -> dict[str, int]:
     """Runs all jobs, each in a process of its own, which ends alone where it crashes.
 
-    Ctrl-C (or SIGTERM) asks the running jobs to save and stop, and starts no more; a second one kills them.
+    Ctrl-C (or another signal to stop) asks the running jobs to save and stop, and starts no more; a second one kills
+    them. Where this process is killed, its jobs save and stop.
 
     Returns:
         Run to exit code, of those that were started.
@@ -92,7 +95,7 @@ def _exit_code(process: Any, config: RunConfig, folder: Path) -> int:
     if code is None or code >= 0:
         return code or 0
     name = signal.Signals(-code).name
-    if -code not in (signal.SIGINT, signal.SIGTERM):
+    if -code not in stopping_signals():
         hint = " (out of memory?)" if -code == signal.SIGKILL else ""
         write_error(error_path(folder, config.run_id), f"{config.run_id}: the process was ended by {name}{hint}")
         return 1
@@ -106,7 +109,16 @@ def _child(config_yaml: str, folder: str, environment: dict[str, str], log: str)
     os.dup2(out, 1)
     os.dup2(out, 2)
     sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w")
+    threading.Thread(target=_end_with_pool, daemon=True, name="pool").start()
     sys.exit(run_job(config_yaml, folder))
+
+
+def _end_with_pool() -> None:
+    """Asks this job to save and stop where the process that started it was killed."""
+    pool = multiprocessing.parent_process()
+    assert pool is not None
+    pool.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _Stop:
@@ -118,7 +130,7 @@ class _Stop:
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> _Stop:
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in stopping_signals():
             self._old[signum] = signal.signal(signum, self._handle)
         return self
 

@@ -88,7 +88,7 @@ def _plugins_of(sweep: str) -> list[str]:
     path = next(path for folder in composition.sweep_dirs() if (path := folder / f"{sweep}.yaml").is_file())
     try:
         named = (yaml.safe_load(path.read_text()) or {}).get("plugins") or []
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read ({first_line(error)})") from None
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise UserError(f"{path}: plugins={named!r} is not allowed: give a list of Python files or modules")

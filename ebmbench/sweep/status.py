@@ -64,7 +64,7 @@ def _with_queue(run: Run, number: str | None, queue: dict[str, str], local_pool:
         return replace(run, state="queued")
     if number and run.state == "missing":
         line = _last_line(folder / "slurm" / f"{number}_0_log.err")
-        return replace(run, detail=f"SLURM job {number} has ended: {line}" if line else "")
+        return replace(run, detail=f"SLURM job {number} has ended{f': {line}' if line else ' before it began'}")
     return run
 
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from ebmbench.config import compose as composition
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, did_you_mean, first_line
-from ebmbench.engine.execute import resolve_device
+from ebmbench.engine.execute import need_memory, resolve_device
 from ebmbench.engine.runs import FINISHED
 from ebmbench.report.frame import Run
 from ebmbench.report.planned import Plan, sweep_dir
@@ -135,6 +135,8 @@ def submit(
         if is_slurm:
             places, threads = int(settings.get("array_parallelism") or 1), int(settings.get("cpus_per_task") or 1)
         else:
+            for config in configs:
+                need_memory(config, resolve_device(config.launch.device))
             slots = local.slots(configs[0].launch.device, bound, len(configs))
             places, threads = len(slots), slots[0].threads
         device = "gpu" if _on_gpu(configs, settings, is_slurm) else "cpu"

@@ -22,8 +22,14 @@ class Interrupted(Exception):
         return 128 + self.signum
 
 
+def stopping_signals() -> list[signal.Signals]:
+    """Returns the signals that ask to stop: Ctrl-C, kill, SLURM's warning, and a closed terminal (not under nohup)."""
+    found = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    return found if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*found, signal.SIGHUP]
+
+
 class StopFlag:
-    """Turns the first of SIGINT, SIGTERM and SIGUSR1 (SLURM's warning) into Interrupted while it is entered.
+    """Turns the first of the `stopping_signals` into Interrupted while it is entered.
 
     It is raised at once, wherever the run is (every file is written whole or not at all, so any moment will do), or by
     the next `check()` inside `deferred()`, for work that has something to save first. Later signals change nothing, but
@@ -38,7 +44,7 @@ class StopFlag:
 
     def __enter__(self) -> StopFlag:
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            for signum in stopping_signals():
                 self._old[signum] = signal.signal(signum, self._handle)
         return self
 

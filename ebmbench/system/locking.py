@@ -1,8 +1,9 @@
 """One process per run directory: a lock that ends with its process.
 
-The kernel's flock, which Linux carries between the nodes of NFS, does that by itself; unlike a POSIX record lock it is
-not lost when the process opens and closes the file a second time. Where a file system has none, a file beside it says
-who holds the lock, and that it is alive: its time is renewed every few seconds.
+It takes two things to hold it. The kernel's flock decides among the processes of one machine, and ends with its process
+however that dies. On NFS and Lustre it may be local to a node, or not there at all. Therefore a file beside it says who
+holds the lock, and that it is alive, by a time that is renewed every few seconds. A holder on another machine is taken
+for dead only if that time is old (or in the future, from a wrong clock), and does not change while it is watched.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from ebmbench.core.errors import UserError
 
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0
-"""A heartbeat file that was not renewed for so long belongs to a dead process."""
+"""A heartbeat file that was not renewed for so long is that of a dead process, if it stays so for `WATCH_SECONDS`."""
+WATCH_SECONDS = 2 * RENEW_SECONDS
+"""So long it is watched before it is taken away."""
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 _SETTLE = 0.1
@@ -43,22 +46,22 @@ class Lock:
             UserError: another process holds it.
         """
         give_up = time.monotonic() + _PATIENCE
-        while not self._try():
+        while not self.take():
             if time.monotonic() > give_up:
                 folder, holder = self.path.parent, _holder(self.path)
                 raise UserError(f"{folder} is being worked on by {holder}; wait for it to end, or stop it first")
             time.sleep(0.05)
 
-    def _try(self) -> bool:
+    def take(self) -> bool:
+        """Takes the lock if nobody has it; returns whether it did. Raises OSError where the file cannot be written."""
         file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        taken = None
+        taken = False
         try:
-            taken = _flock(file, fcntl.LOCK_EX)
-            if taken is None:
+            flock = _flock(file, fcntl.LOCK_EX)
+            if flock is not False and self._is_at_path(file):  # who held it may have deleted the folder
                 heartbeat = _Heartbeat(_heartbeat_path(self.path))
-                taken = heartbeat.take()
+                taken = heartbeat.take(has_flock=flock is True)
                 self._heartbeat = heartbeat if taken else None
-            taken = taken and self._is_at_path(file)  # who held it may have deleted the folder
         finally:
             if not taken:
                 os.close(file)
@@ -72,11 +75,11 @@ class Lock:
 
     def check(self) -> None:
         """Raises OSError if the lock is no longer this process's: the folder was deleted, or taken for a dead one's."""
-        assert self._file is not None
+        assert self._file is not None and self._heartbeat is not None
         if not self._is_at_path(self._file):
             text = "The folder was deleted while the run was under way"
             raise FileNotFoundError(errno.ENOENT, text, str(self.path.parent))
-        if self._heartbeat is not None and not self._heartbeat.is_own():
+        if not self._heartbeat.is_own():
             raise OSError(errno.EBUSY, "Another process took over the run", str(self.path.parent))
 
     def _is_at_path(self, file: int) -> bool:
@@ -102,8 +105,8 @@ def is_held(path: Path) -> bool:
     except OSError:
         return False
     try:
-        free = _flock(file, fcntl.LOCK_SH)
-        return not _is_stale(_heartbeat_path(path)) if free is None else not free
+        flock = _flock(file, fcntl.LOCK_SH)
+        return flock is False or _is_alive(_heartbeat_path(path), has_flock=flock is True)
     finally:
         os.close(file)
 
@@ -127,7 +130,7 @@ def _holder(path: Path) -> str:
     return "another process"
 
 
-# ------------------------------------------------------------------------------------------------ without flock
+# ----------------------------------------------------------------------------------------------- between machines
 
 
 def _heartbeat_path(path: Path) -> Path:
@@ -139,23 +142,43 @@ class _Heartbeat:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._text = f"{_machine()}\n{os.getpid()}\n{uuid.uuid4()}\n"
+        self._text = f"{_machine()}\n{_processes()} {os.getpid()}\n{uuid.uuid4()}\n"
         self._stop = threading.Event()
 
-    def take(self) -> bool:
-        """Whether it could be had."""
-        if _is_stale(self.path) and not self._clear():
+    def take(self, has_flock: bool) -> bool:
+        """Whether it could be had.
+
+        Args:
+            has_flock: this process holds the flock, so that no other of this machine can be at work.
+        """
+        found = _read(self.path)
+        if _is_alive(self.path, has_flock):
             return False
+        if found is not None:
+            if not _is_known_dead(found, has_flock) and not self._is_still_for(WATCH_SECONDS):
+                return False
+            if not self._clear(found):
+                return False
         try:
             with open(self.path, "x") as file:
                 file.write(self._text)
         except FileExistsError:
             return False
-        # Another that saw the dead file too may still move this one away for it: who is there afterwards has it.
-        time.sleep(_SETTLE)
-        if not self.is_own():
-            return False
+        if found is not None or not has_flock:
+            # Another that saw the dead file too may still move this one away for it: who is there afterwards has it.
+            time.sleep(_SETTLE)
+            if not self.is_own():
+                return False
         threading.Thread(target=self._renew, daemon=True, name="ebmbench lock").start()
+        return True
+
+    def _is_still_for(self, seconds: float) -> bool:
+        """Whether the file does not change while it is watched, by this process's own clock."""
+        before, give_up = _changed(self.path), time.monotonic() + seconds
+        while time.monotonic() < give_up:
+            time.sleep(0.1)
+            if _changed(self.path) != before:
+                return False
         return True
 
     def is_own(self) -> bool:
@@ -167,9 +190,8 @@ class _Heartbeat:
             if self.is_own():
                 self.path.unlink()
 
-    def _clear(self) -> bool:
+    def _clear(self, dead: str) -> bool:
         """Moves a dead process's file out of the way; of several who see it dead, one succeeds."""
-        dead = _read(self.path)
         grave = self.path.with_name(f"{self.path.name}.{uuid.uuid4().hex}")
         try:
             os.rename(self.path, grave)
@@ -190,30 +212,55 @@ class _Heartbeat:
                     os.utime(self.path)
 
 
-def _is_stale(path: Path) -> bool:
-    """Whether there is no heartbeat: no file, a dead process of this machine's, or a time too long ago."""
+def _is_alive(path: Path, has_flock: bool) -> bool:
+    """Whether a heartbeat file is there whose process is not known to be dead, and whose time is near the present."""
     text = _read(path)
-    if text is None:
-        return True
-    lines = text.splitlines()
-    if len(lines) == 3 and lines[0] == _machine() and lines[1].isdigit():
-        try:
-            os.kill(int(lines[1]), 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass  # alive, and another user's
+    if text is None or _is_known_dead(text, has_flock):
+        return False
     try:
-        return _file_system_time(path.parent) - path.stat().st_mtime > STALE_SECONDS
-    except OSError:
+        return abs(_file_system_time(path.parent) - path.stat().st_mtime) <= STALE_SECONDS
+    except FileNotFoundError:
         return False
 
 
+def _is_known_dead(text: str, has_flock: bool) -> bool:
+    """Whether a heartbeat is of this machine, and its process is gone: it would hold the flock, or have its number."""
+    machine, _, rest = text.partition("\n")
+    if machine != _machine():
+        return False
+    if has_flock:
+        return True
+    space, _, number = rest.partition("\n")[0].rpartition(" ")
+    if space != _processes() or not number.isdecimal():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        pass  # alive, and another user's
+    return False
+
+
 def _machine() -> str:
-    """Names the machine, and the container on it: process numbers mean something only within one."""
+    """Names the kernel that runs: all its containers share their flocks."""
     with suppress(OSError):
-        return f"{socket.gethostname()} {os.readlink('/proc/self/ns/pid')}"
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return socket.gethostname()
+
+
+def _processes() -> str:
+    """Names the container: process numbers mean something only within one."""
+    with suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""
+
+
+def _changed(path: Path) -> tuple[int, str | None]:
+    try:
+        return path.stat().st_mtime_ns, _read(path)
+    except OSError:
+        return 0, None
 
 
 def _file_system_time(folder: Path) -> float:

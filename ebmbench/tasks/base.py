@@ -60,6 +60,10 @@ COST = (
 """What a run costs: the engine's columns of metrics.csv, the same for every task."""
 
 
+LEAST_GAIN = 0.01
+"""Nats that a model must gain on a density that knows nothing of x."""
+
+
 @dataclass(frozen=True)
 class Setup:
     """What a run chose beside its task.
@@ -239,6 +243,10 @@ class Task(Component):
     def is_trusted(self, scores: Mapping[str, float]) -> bool:
         """Returns whether the scores of a model that did not diverge can be trusted."""
         return _is_finite(scores[self.metrics[0].name])
+
+    def is_uninformed(self, scores: Mapping[str, float]) -> bool:
+        """Returns whether a model is no better than a density that knows nothing of x; its scores are not trusted."""
+        return False
 
     doubt: ClassVar[str] = "its scores are not finite"
     """What is the matter with scores that are not to be trusted, for people."""

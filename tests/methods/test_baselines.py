@@ -14,6 +14,7 @@ from ebmbench.core.rng import Streams
 from ebmbench.core.step import Step
 from ebmbench.methods.base import trial_step
 from ebmbench.methods.baselines import MLExact
+from tests.tasks.regression import one_d_problem
 
 GRID = torch.linspace(-12, 12, 4001, dtype=torch.float64)
 
@@ -68,3 +69,19 @@ def test_a_trial_step_has_a_partition_function_for_one_target() -> None:
     y = torch.zeros(2, 1, dtype=torch.float64)
     loss = MLExact().loss(AutogradEnergy(lambda y: -0.5 * y.square().sum(-1)), y, trial_step(MLExact(), None, y))
     torch.testing.assert_close(loss, torch.full((2,), 0.5 * math.log(2 * math.pi), dtype=torch.float64))
+
+
+def test_in_1d_the_partition_function_of_training_is_unbiased_over_the_interval() -> None:
+    """`log Z` over [-3, 3] of a smooth and of a narrow density, against the closed form."""
+    learner = one_d_problem.problem("nce", [0, 1], dtype=torch.float64, num_train=8)
+    for std, tolerance in ((0.5, 1e-6), (0.003, 0.065)):  # nodes 0.012 apart; four standard errors
+        normal = torch.distributions.Normal(0.4, std)
+        f = AutogradEnergy(lambda y, normal=normal: normal.log_prob(y[..., 0]) + 3)
+        parts = []
+        for number in range(400):
+            partition = learner.log_partition(learner.streams.at(number), rows=4)
+            assert partition is not None
+            parts.append(partition(f))
+        assert parts[0].shape == (2, 4)
+        mean = torch.stack(parts).exp().mean(0)
+        torch.testing.assert_close(mean.log(), torch.full((2, 4), 3.0, dtype=torch.float64), atol=tolerance, rtol=0)

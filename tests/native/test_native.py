@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -247,18 +247,97 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with pytest.raises(build.Unavailable, match=r"broken-cc failed: x\.c:1: error: it is broken"):
         build._compiled()
-    assert list((tmp_path / "cache" / "ebmbench").iterdir()) == []
+    assert list((tmp_path / "cache" / "ebmbench" / "kernels").iterdir()) == []
 
 
-@needs_kernels
-def test_a_compiled_library_is_kept_and_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counter, compiler = tmp_path / "count", tmp_path / "counting-cc"
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A library in a cache of its own, by a compiler that notes in `count` that it was called."""
+    compiler = tmp_path / "counting-cc"
     real = " ".join(build._compiler())
-    compiler.write_text(f'#!/bin/sh\n[ "$1" = --version ] || echo x >> {counter}\nexec {real} -O0 "$@" -O0\n')
+    compiler.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] || echo x >> {tmp_path / "count"}\nexec {real} -O0 "$@" -O0\n'
+    )
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    first = build._compiled()
-    assert build._compiled() == first and first.exists()
-    assert counter.read_text() == "x\n"
-    assert list(first.parent.iterdir()) == [first]
+    return build._compiled()
+
+
+def calls(tmp_path: Path) -> int:
+    return len((tmp_path / "count").read_text().splitlines())
+
+
+@needs_kernels
+def test_a_compiled_library_is_kept_and_found_again(compiled: Path, tmp_path: Path) -> None:
+    assert build._compiled() == compiled and compiled.exists()
+    assert calls(tmp_path) == 1 and list(compiled.parent.iterdir()) == [compiled]
+    assert compiled.parent.stat().st_mode & 0o777 == 0o700 and compiled.stat().st_mode & 0o077 == 0
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, 3000)
+
+
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def _link(path: Path) -> None:
+    path.rename(path.with_suffix(".elsewhere"))
+    path.symlink_to(path.with_suffix(".elsewhere"))
+
+
+def _give_away(path: Path) -> None:
+    os.chown(path, 12345, 12345)
+
+
+@needs_kernels
+@pytest.mark.parametrize("damage", [_truncate, _flip, _link, lambda path: path.chmod(0o666), _give_away])
+def test_a_wrong_library_is_never_loaded_but_made_again(
+    damage: Callable[[Path], None], compiled: Path, tmp_path: Path
+) -> None:
+    if damage is _give_away and os.getuid() != 0:
+        pytest.skip("only root can give files away")
+    whole = compiled.read_bytes()
+    damage(compiled)
+    again = build._compiled()
+    assert calls(tmp_path) == 2 and build._is_whole(again)
+    assert len(again.read_bytes()) == len(whole) and again.lstat().st_uid == os.getuid()
+
+
+@needs_kernels
+def test_a_cache_that_others_can_write_is_not_used(compiled: Path) -> None:
+    compiled.parent.chmod(0o770)
+    with pytest.raises(build.Unavailable, match="is not this user's alone"):
+        build._compiled()
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"XDG_CACHE_HOME": "/dev/null/cache"}, "no folder for them can be had"),
+        ({"CC": "'"}, "CC=' cannot be read"),
+        ({"CC": "/dev"}, "/dev: "),
+        ({"CC": "true"}, "No such file"),
+    ],
+)
+def test_what_cannot_be_had_is_said_in_one_line(
+    environment: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = build.library.__wrapped__()
+    assert isinstance(found, build.Unavailable) and said in str(found) and "\n" not in str(found)
+
+
+def test_no_home_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(cls: type[Path]) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(nobody))
+    assert isinstance(build.library.__wrapped__(), build.Unavailable)

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from ebmbench.cli.main import main
 from ebmbench.core.errors import UserError
 from ebmbench.report.planned import read_plan
 from ebmbench.sweep import local
@@ -104,6 +106,26 @@ def test_ctrl_c_leaves_a_sweep_that_goes_on(place: Path) -> None:
     assert states(place) == {"sm": "interrupted", "nce": "missing"}
 
 
+@pytest.mark.slow
+def test_jobs_of_a_pool_that_was_killed_save_and_stop(place: Path) -> None:
+    write_sweep(place, "sm", epochs=100_000)
+    words = [sys.executable, "-m", "ebmbench", "sweep", "submit", "own", "hydra/launcher=local"]
+    pool = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _wait(lambda: any('"step": 0' not in p.read_text() for p in (place / "results" / "runs").glob("*/status.json")))
+    assert states(place) == {"sm": "running"}
+    pool.kill()
+    pool.wait()
+    _wait(lambda: states(place) == {"sm": "interrupted"})
+    assert list((place / "results" / "runs").glob("*/training.0.ckpt"))
+
+
+def _wait(condition: Callable[[], bool], seconds: float = 120) -> None:
+    give_up = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.1)
+
+
 def test_a_killed_job_is_told_and_the_pool_goes_on(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_sweep(place, "sm,nce")
     plan = make_plan("own", [], None)
@@ -176,3 +198,27 @@ def test_the_estimate_follows_the_benchmark(tmp_path: Path) -> None:
     assert "about 17 min" in estimate(configs, "cpu", 1, 8, tmp_path)  # more than were measured are no promise
     assert "up to 0.9 GB of GPU memory a job" in estimate(configs, "gpu", 1, 2, tmp_path)
     assert "about 9 s" in estimate(configs, "gpu", 1, 2, tmp_path)
+    more = ["method=nce", "task.dataset=1", "seeds=2", "method.num_samples=999_999", "backend=plain"]
+    [config] = [job.run_config(tmp_path) for job in make_plan("paper_1d", more, None).jobs]
+    assert "up to 32.8 GB of memory a job" in estimate([config], "cpu", 1, 2, tmp_path)  # 32 points, 1 kB a sample
+
+
+def test_what_cannot_fit_into_memory_is_refused_before_it_starts(place: Path) -> None:
+    write_sweep(place, "nce")
+    with pytest.raises(UserError, match=r"about 65\d\d\d GB of memory, and this machine has .*num_samples"):
+        sweep(["submit", "own", "method.num_samples=1_000_000", "trainer.batch_size=1_000_000", "backend=plain",
+               "task.num_train=1_000_000"])  # fmt: skip
+    assert not list((place / "results").glob("runs/*"))
+
+
+def test_a_multirun_on_a_slurm_that_does_not_answer(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("sbatch", "squeue"):
+        program = place / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\necho 'error: no configuration source' >&2\nexit 1\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{place / 'bin'}:{os.environ['PATH']}")
+    assert main(["-m", "task=1d", "method=nce,sm", "hydra/launcher=slurm"]) == 2
+    assert capsys.readouterr().err == "ebmbench: squeue does not answer: error: no configuration source\n"

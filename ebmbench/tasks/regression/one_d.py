@@ -20,7 +20,7 @@ from ebmbench.core.registry import register
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.settings import Section
 from ebmbench.system.files import write_atomically
-from ebmbench.tasks.base import Metric, Setup, SweepFigure, Task
+from ebmbench.tasks.base import LEAST_GAIN, Metric, Setup, SweepFigure, Task
 from ebmbench.tasks.regression import metrics, one_d_cost, one_d_figures, one_d_sweep_figures
 from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW, Dataset
 from ebmbench.tasks.regression.learner import RegressionLearner, seed_bytes
@@ -71,7 +71,7 @@ class OneD(Task):
     title = "1D, dataset {dataset}"
     draw_setting = "task.data_seed"
     selection = "val_nll"
-    doubt = "mass near the edge of the grid, or a quadrature error"
+    doubt = "mass near the edge of the grid, a quadrature error, or no better than the uniform density"
 
     dataset: Literal[1, 2] = Field(1, description="1: two modes left, log-normal right; 2: heteroscedastic Gaussian")
     data_seed: int = Field(0, ge=0, lt=2**31, description="the draw of all points, the same for all seeds and methods")
@@ -103,6 +103,10 @@ class OneD(Task):
     def is_trusted(self, scores: Mapping[str, float]) -> bool:
         good = scores["edge_mass"] <= EDGE_MASS_LIMIT and scores["nll_error"] <= QUADRATURE_LIMIT
         return good and all(map(math.isfinite, scores.values()))
+
+    @override
+    def is_uninformed(self, scores: Mapping[str, float]) -> bool:
+        return scores["nll"] > math.log(Y_HIGH - Y_LOW) - LEAST_GAIN
 
     @override
     def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> None:

@@ -206,7 +206,7 @@ def evaluate(learner: FitLearner, run_dir: Path, diverged: Sequence[bool]) -> li
     val_nll = (learner.validation_nll() + scaling.log_scale).tolist()
     rows = []
     for index in range(len(learner.seeds)):
-        metrics = summarise(scores, index, y, log_base)
+        metrics = {**summarise(scores, index, y, log_base), "nll_base": -float(log_base.mean())}
         if learner.split.truth is not None:
             true = learner.split.truth.log_prob(test.given, y.unsqueeze(1))
             metrics["nll_true"] = -float(true.mean())

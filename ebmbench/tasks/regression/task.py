@@ -14,7 +14,7 @@ from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
-from ebmbench.tasks.base import Learner, Metric, Setup, SweepFigure, Task
+from ebmbench.tasks.base import LEAST_GAIN, Learner, Metric, Setup, SweepFigure, Task
 from ebmbench.tasks.regression import one_d_sweep_figures, records
 from ebmbench.tasks.regression.base_density import BaseDensity
 from ebmbench.tasks.regression.data.base import Data
@@ -76,6 +76,7 @@ class Regression(Task):
         Metric("val_nll", "validation NLL", "lower"),
         Metric("nll_error", "error of log Z"),
         Metric("nll_true", "NLL of the truth", of_model=False),
+        Metric("nll_base", "NLL of the base density", of_model=False),
         Metric("d_kl_error", "standard error of D_KL"),
         Metric("ess", "effective samples", "higher", "share of the importance samples that is effective"),
         Metric("k_hat", "Pareto k", "lower", "Pareto k of the importance weights, 90 % of rows"),
@@ -114,7 +115,14 @@ class Regression(Task):
         limit = QUADRATURE_LIMIT if "crps" in scores else SAMPLING_LIMIT
         return math.isfinite(scores["nll"]) and scores["nll_error"] <= limit
 
-    doubt = "log Z is not known well enough: its error, or Pareto's k of the importance weights, is too large"
+    @override
+    def is_uninformed(self, scores: Mapping[str, float]) -> bool:
+        return scores["nll"] > scores["nll_base"] - LEAST_GAIN
+
+    doubt = (
+        "log Z is not known well enough: its error, or Pareto's k of the importance weights, is too large; "
+        "or no better than the base density"
+    )
 
     @override
     def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> Mapping[str, float]:

@@ -14,14 +14,19 @@ import torch
 from scipy import integrate, stats
 from torch import Tensor
 
+from ebmbench.config.compose import compose
 from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.core.step import Step
+from ebmbench.engine import runs
 from ebmbench.engine.batches import Batches
-from ebmbench.engine.execute import result_rows
+from ebmbench.engine.execute import execute, result_rows
+from ebmbench.engine.summary import summary
 from ebmbench.engine.train import Training
+from ebmbench.tasks.base import LEAST_GAIN
 from ebmbench.tasks.regression.laws import Law
 from ebmbench.tasks.regression.networks.paper import Parameters
 from ebmbench.tasks.regression.one_d import OneDLearner
+from tests.processes import small
 
 from .one_d_problem import NAMES, losses, problem, setup, task
 from .test_network import textbook_of
@@ -265,3 +270,17 @@ def test_test_points_follow_the_law_that_is_scored() -> None:
     test = made.dataset.test
     right = test.y[test.x >= 0].numpy()
     assert stats.kstest(right, stats.lognorm(s=0.25, loc=-1).cdf).pvalue > 0.005
+
+
+def test_a_model_no_better_than_the_uniform_density_is_not_trusted(tmp_path: Path) -> None:
+    """A learning rate of 10 leaves a flat energy, whose loss and scores are finite."""
+    config = compose([*small("nce", "trainer.learning_rate=10", "trainer.epochs=3"), f"results_dir={tmp_path}"])
+    execute(config, quiet=True)
+    rows = runs.read_metrics(config.run_dir)
+    assert [(row["diverged"], row["trusted"]) for row in rows] == [("0", "0")] * 2
+    assert all(float(row["nll"]) > math.log(6) - LEAST_GAIN for row in rows)
+    assert config.task.is_uninformed({"nll": math.log(6)}) and not config.task.is_uninformed({"nll": 1.5})
+    assert "no better than the uniform density" in summary(execute(config, quiet=True), config)
+    regression = compose(["task=regression", "method=nce"]).task
+    assert regression.is_uninformed({"nll": 1.0, "nll_base": 1.0})
+    assert not regression.is_uninformed({"nll": 0.9, "nll_base": 1.0})

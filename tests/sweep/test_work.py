@@ -1,0 +1,139 @@
+"""Workers: every job is done once, whoever is killed; and results of several machines are joined."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from ebmbench.core.errors import UserError
+from ebmbench.engine import runs
+from ebmbench.report.planned import read_plan, sweep_dir
+from ebmbench.sweep import work as worker
+from ebmbench.sweep.plan import make_plan, write_plan
+from ebmbench.sweep.status import counts, job_states
+from ebmbench.system.locking import Lock
+from tests.processes import Command
+from tests.sweep.made import made_plan, make_done, sweep
+from tests.sweep.test_submit import place, write_sweep  # noqa: F401
+
+
+def submitted(folder: Path, methods: str, epochs: int = 1) -> Path:
+    write_sweep(folder, methods, epochs)
+    write_plan(make_plan("own", ["threads=1", "device=cpu"], None), folder / "results")
+    return folder / "results"
+
+
+def said(results: Path) -> str:
+    return counts(job_states(read_plan(results, "own"), results))
+
+
+def test_one_worker_does_all_and_another_finds_nothing_left(
+    place: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_sweep(place, "sm,nce")
+    assert sweep(["submit", "own", "--no-start", "threads=1"]) == 0
+    assert not (place / "results" / "runs").exists()
+    assert sweep(["work", "own"]) == 0
+    assert "own: 2 done" in capsys.readouterr().out
+    assert sweep(["work", "own", "--jobs", "1"]) == 0
+    assert "[1/1]" not in capsys.readouterr().out
+
+
+def test_a_failed_job_is_left_alone(place: Path) -> None:  # noqa: F811
+    results = submitted(place, "sm,nce")
+    job = read_plan(results, "own").jobs[0]
+    note = sweep_dir(results, "own") / "errors" / f"{job.run_id}.txt"
+    note.parent.mkdir()
+    note.write_text("no\n")
+    assert worker.work(read_plan(results, "own"), results) == 0
+    assert said(results) == "1 done, 1 failed"
+
+
+def test_no_more_jobs_than_allowed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    """While others have all the places, a worker waits."""
+    results = submitted(place, "sm")
+    worker.make_folder(folder := sweep_dir(results, "own") / "places", results)
+    locks = [Lock(folder / number) for number in "01"]
+    for lock in locks:
+        lock.acquire()
+    waits = []
+
+    def free_one(seconds: float) -> None:
+        waits.append(seconds)
+        assert said(results) == "1 missing"
+        if len(waits) == 3:
+            locks[1].release()
+
+    monkeypatch.setattr(worker, "time", type("Time", (), {"sleep": free_one}))
+    assert worker.work(read_plan(results, "own"), results, at_a_time=2) == 0
+    assert len(waits) == 3 and said(results) == "1 done"
+    locks[0].release()
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_at_random_do_every_job_once(place: Path) -> None:  # noqa: F811
+    results = submitted(place, "nce,nce+,ml-is,kld-is,sm,dsm,ml-mcmc,ed,mdsm", epochs=30)
+    chance, number, killed = random.Random(0), 0, 0
+    workers: list[Command] = []
+    give_up = time.monotonic() + 400
+    while any(w.process.is_alive() for w in workers) or killed < 10 or said(results) != "9 done":
+        assert time.monotonic() < give_up, (said(results), [w.output for w in workers][-3:])
+        workers = [w for w in workers if w.process.is_alive()]
+        while len(workers) < 3 and said(results) != "9 done":
+            workers.append(Command(["sweep", "work", "own", "--jobs", "2"], place / f"log{number}"))
+            number += 1
+        time.sleep(chance.uniform(0.5, 3))
+        if killed < 10 and workers:
+            victim = chance.choice(workers)
+            victim.send(signal.SIGKILL)
+            killed += 1
+        if said(results) == "9 done":
+            break
+    for left in workers:
+        left.wait(60)
+    logs = "".join(path.read_text() for path in place.glob("log*"))
+    assert "Traceback" not in logs and "FAILED" not in logs
+    statuses = [json.loads(path.read_text()) for path in results.glob("runs/*/status.json")]
+    assert [status["attempt"] for status in statuses] == [1] * 9
+    assert not any(runs.verify(path) for path in results.glob("runs/*"))
+    print(f"{killed} kills, {number} workers")
+
+
+def test_results_of_several_machines_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, two, here = tmp_path / "one", tmp_path / "two", tmp_path / "here"
+    plan = made_plan(one, seeds=2)
+    made_plan(two, seeds=2)
+    make_done(plan.jobs[0], one, [0.1, 0.2])
+    make_done(plan.jobs[1], two, [0.3, 0.4])
+    damaged = make_done(plan.jobs[2], two, [0.5, 0.6])
+    (damaged / "metrics.csv").write_text("seed,d_kl\n")
+    assert sweep(["merge", str(one), str(two), f"results_dir={here}"]) == 1
+    shown = capsys.readouterr()
+    assert "2 copied, 1 left out" in shown.out and "metrics.csv is damaged" in shown.err
+    assert counts(job_states(read_plan(here, "made"), here)) == "2 done, 1 missing"
+    for folder, job in ((one, plan.jobs[0]), (two, plan.jobs[1])):
+        assert not runs.verify(here / "runs" / job.run_id)
+        assert runs.read_metrics(here / "runs" / job.run_id) == runs.read_metrics(folder / "runs" / job.run_id)
+    shutil.rmtree(damaged)
+    assert sweep(["merge", str(one), str(two), f"results_dir={here}"]) == 0
+    assert "2 there already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no folder 'runs'"):
+        sweep(["merge", str(tmp_path / "none"), f"results_dir={here}"])
+
+
+def test_a_run_whose_status_names_a_file_elsewhere_is_left_out(tmp_path: Path) -> None:
+    plan = made_plan(tmp_path / "one", seeds=2)
+    folder = make_done(plan.jobs[0], tmp_path / "one", [0.1, 0.2])
+    (folder.parent / "stolen").write_text("x")
+    status = json.loads((folder / "status.json").read_text())
+    status["outputs"]["../../../stolen"] = status["outputs"]["metrics.csv"]
+    (folder / "status.json").write_text(json.dumps(status))
+    assert sweep(["merge", str(tmp_path / "one"), f"results_dir={tmp_path / 'here'}"]) == 1
+    assert not (tmp_path / "stolen").exists()
