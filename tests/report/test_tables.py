@@ -127,7 +127,7 @@ def test_draws_show_other_settings_and_metrics_beside_the_methods() -> None:
     text = build(frame, "d", "", (options,), axes)["tables.md"]
     assert "D_KL; does the draw of the data decide?" in text and "NLL; does the draw of the data decide?" in text
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| nce", "| sm", "| ml-exact"))]
-    assert rows == ["| nce", "| sm", "| ml-exact, mdn"] * 2
+    assert [row for row in rows if "[" not in row] == ["| nce", "| sm", "| ml-exact, mdn"] * 2
     with pytest.raises(UserError, match="beside='task/network'"):
         build(frame, "d", "", ({"draws": {"beside": "task/network"}},), axes)
 
