@@ -39,15 +39,15 @@ def predict_tables(models: Mapping[int, RegressionModel], files: Sequence[Path],
     model = RegressionModel.mixture(good) if len(good) > 1 else good[0]
     parts = []
     for file in files:
-        made, notes = predict_table(model, read_table(file, None), level)
-        for note in notes:
+        table, read = read_table(file, None)
+        made, notes = predict_table(model, table, level)
+        for note in read + notes:
             print(f"ebmbench: {file.name}: {note}", file=sys.stderr)
         if len(files) > 1:
             made.insert(0, "file", file.name)
         parts.append(made)
-    table = pd.concat(parts, ignore_index=True)
     try:
-        write_atomically(out, _encoded(table, out))
+        write_atomically(out, _encoded(pd.concat(parts, ignore_index=True), out))
     except OSError as error:
         raise UserError(f"--out: {str(out)!r} cannot be written ({error.strerror})") from None
 

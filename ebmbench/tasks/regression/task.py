@@ -83,6 +83,7 @@ class Regression(Task):
         Metric("best_epoch", "best epoch"),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (SweepFigure("calibration", one_d_sweep_figures.calibration),)
+    draw_setting = "task.data.split"
     images = ("predictions", "calibration")
 
     data: Annotated[Data, Choice("diabetes")]

@@ -136,7 +136,7 @@ class Images(Data):
             raise UserError(
                 f"task.data.labels={self.labels}: {path} is not a file; give a CSV of file names and targets"
             )
-        frame = read_table(path, None)
+        frame, _ = read_table(path, None)
         frame.columns = pd.Index([str(name).strip() for name in frame.columns])
         column = self.column or str(frame.columns[0])
         if column not in frame:
