@@ -17,6 +17,7 @@ import torch
 
 import ebmbench
 from ebmbench import fsck
+from ebmbench.cli import main as cli
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
@@ -342,6 +343,11 @@ def test_fsck_deletes_temporary_files_of_dead_processes_alone(results: Path) -> 
     os.utime(old, (time.time() - 7200,) * 2)
     assert fsck.main(results, repair=True) == 0
     assert not old.exists() and new.exists()
+
+
+def test_fsck_is_a_command(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.dispatch(["fsck", f"results_dir={results}"]) == 0
+    assert "damaged" in capsys.readouterr().out
 
 
 def test_fsck_says_what_is_no_results_folder(tmp_path: Path) -> None:

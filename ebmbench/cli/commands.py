@@ -237,9 +237,9 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
     Command(
         ("bench",),
         "[NAME] [options]",
-        "how fast, against the textbook way (NAME: one_d, pooling or sweep)",
+        "how fast, how exact (NAME: one_d, pooling, sweep, coverage or gradients)",
         "ebmbench.cli.tools:bench",
-        "one_d pooling sweep",
+        "one_d pooling sweep coverage gradients",
         passes_on=True,
     ),
     Command(
