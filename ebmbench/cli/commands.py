@@ -235,6 +235,20 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
         _RESULTS_DIR,
     ),
     Command(
+        ("verify",),
+        "RUN_DIRECTORY | SWEEP [results_dir=DIR]",
+        "train random seeds of finished runs again, and fail if a metric differs",
+        "ebmbench.cli.tools:verify",
+        "sweeps",
+        (
+            Option("--runs", "so many runs, chosen at random, one seed of each (default: 3)", "K"),
+            Option("--seed", "another random choice (default: 0)", "N"),
+        ),
+        f"""\
+Every file is checked against its checksum first. Metrics are compared bit for bit where the machine, threads and code
+path are those of the run, and otherwise within 5 %. {_RESULTS_DIR}""",
+    ),
+    Command(
         ("bench",),
         "[NAME] [options]",
         "how fast, how exact (NAME: one_d, pooling, sweep, coverage or gradients)",
