@@ -78,7 +78,7 @@ def test_no_more_jobs_than_allowed(place: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 def test_workers_that_are_killed_at_random_do_every_job_once(place: Path) -> None:  # noqa: F811
-    results = submitted(place, "nce,nce+,ml-is,kld-is,sm,dsm,ml-mcmc,ed,mdsm", epochs=1000)
+    results = submitted(place, "nce,nce+,ml-is,kld-is,sm,dsm,ml-mcmc,ed,mdsm", epochs=400)
     chance, number, killed = random.Random(0), 0, 0
     workers: list[Command] = []
     give_up = time.monotonic() + 500
@@ -96,7 +96,7 @@ def test_workers_that_are_killed_at_random_do_every_job_once(place: Path) -> Non
         left.wait(60)
     logs = "".join(path.read_text() for path in place.glob("log*"))
     print(f"{killed} kills, {number} workers\n{logs}")
-    assert killed > 5 and "Traceback" not in logs and "FAILED" not in logs
+    assert killed > 3 and "Traceback" not in logs and "FAILED" not in logs
     statuses = [json.loads(path.read_text()) for path in results.glob("runs/*/status.json")]
     assert [status["attempt"] for status in statuses] == [1] * 9
     assert logs.count("] done ") + killed >= 9  # a worker may be killed just after its job was done

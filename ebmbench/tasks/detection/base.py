@@ -8,11 +8,11 @@ needs it, and shared by all methods and seeds. A training that was stopped goes 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +26,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
+from ebmbench.system.locking import Lock
 from ebmbench.tasks.detection import shapes
 from ebmbench.tasks.detection.architectures import build_model
 from ebmbench.tasks.detection.base_training import seeded, train_base
@@ -278,6 +279,10 @@ def _train_and_store(config: DetectionTask, folder: Path, device: torch.device |
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    lock = Lock(path)
+    while not lock.take():
+        time.sleep(1)
+    try:
         yield
+    finally:
+        lock.release()
