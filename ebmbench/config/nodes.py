@@ -76,10 +76,14 @@ def tables(folders: tuple[Path, ...]) -> Mapping[str, Mapping[str, Mapping[str, 
     return found
 
 
-def tabled(folders: tuple[Path, ...], task: str, dataset: str, method: str, key: str) -> Any:
-    """Returns what the tables say of a key (such as `proposal.stds`), MISSING where they say nothing."""
+def tabled(folders: tuple[Path, ...], task: str, dataset: str, method: str, key: str, source: str = "") -> Any:
+    """Returns what the tables say of a key (such as `proposal.stds`), MISSING where they say nothing.
+
+    Args:
+        source: the kind of dataset, for what holds for all of one kind.
+    """
     found = tables(folders)
-    for group in (f"{task}-{dataset}", task):
+    for group in (f"{task}-{dataset}", f"{task}-{source}", task):
         for name in (method, "all"):
             values = found.get(group, {}).get(name, {})
             if key in values:
@@ -111,7 +115,8 @@ def _resolve(key: str, *, _root_: DictConfig) -> Any:
     if key in ("task.dataset", "task.data.name", "task.data.source"):
         value = MISSING  # they name the table
     else:
-        value = tabled(_folders, str(task.get("name")), _plain_dataset(task), method_name, key)
+        source = str((task.get("data") or {}).get("source", ""))
+        value = tabled(_folders, str(task.get("name")), _plain_dataset(task), method_name, key, source)
     if value is MISSING:
         value = default(key, task, method_name, str((_root_.get("proposal") or {}).get("name")))
     # OmegaConf shows no plain list.

@@ -1,5 +1,5 @@
 """Object detection."""
 
-from ebmbench.tasks.detection import task
+from ebmbench.tasks.detection import layouts, task
 
-__all__ = ["task"]
+__all__ = ["layouts", "task"]

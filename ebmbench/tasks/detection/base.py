@@ -174,7 +174,7 @@ def load_base(config: DetectionTask, results_dir: Path, device: torch.device | s
     data = config.data
     if weights == "none":
         with seeded(config.base.seed):
-            model = build_model(config.base.architecture, len(dataset.categories) + 1, data.short_side, data.long_side)
+            model = build_model(config.base.architecture, len(dataset.categories) + 1, *data.sides)
         return BaseDetector(model, list(dataset.categories)).to(device)
     state, source = _checkpoint(weights)
     predictor = state.get(PREDICTOR)
@@ -184,7 +184,7 @@ def load_base(config: DetectionTask, results_dir: Path, device: torch.device | s
     if predictor is None:
         raise UserError(f"task.base.weights: {source} is not a torchvision Faster R-CNN (it has no box predictor).")
     num_classes = len(predictor)
-    model = build_model(config.base.architecture, num_classes, data.short_side, data.long_side)
+    model = build_model(config.base.architecture, num_classes, *data.sides)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
@@ -284,7 +284,7 @@ def _stored(config: DetectionTask, folder: Path) -> BaseDetector:
     """Reads a detector that was trained here."""
     facts = json.loads((folder / "base.json").read_text())
     data = config.data
-    model = build_model(config.base.architecture, len(facts["category_ids"]) + 1, data.short_side, data.long_side)
+    model = build_model(config.base.architecture, len(facts["category_ids"]) + 1, *data.sides)
     model.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
     return BaseDetector(model, facts["category_ids"])
 
@@ -308,7 +308,7 @@ def reopen(config: DetectionTask, record: Mapping[str, Any], results_dir: Path) 
         return _stored(config, folder)
     count = len(record["category_ids"]) + 1
     with seeded(config.base.seed):
-        model = build_model(config.base.architecture, count, data.short_side, data.long_side)
+        model = build_model(config.base.architecture, count, *data.sides)
     if weights != "none":
         model.load_state_dict(_checkpoint(weights)[0])
     return BaseDetector(model, record["category_ids"])

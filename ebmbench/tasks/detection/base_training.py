@@ -51,7 +51,7 @@ def train_base(
         "it is stored and shared by all methods and seeds."
     )
     with seeded(base.seed), StopFlag() as stop, stop.deferred():
-        model = build_model(base.architecture, len(dataset.categories) + 1, data.short_side, data.long_side).to(device)
+        model = build_model(base.architecture, len(dataset.categories) + 1, *data.sides).to(device)
         model.train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=base.learning_rate, weight_decay=base.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(

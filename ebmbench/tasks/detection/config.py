@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 from typing_extensions import override
@@ -13,6 +14,9 @@ from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Component, Section
 from ebmbench.system.files import fingerprint_of_file
+
+if TYPE_CHECKING:
+    from ebmbench.tasks.detection.data import Dataset, Part
 
 SPLITS = ("train", "val", "test")
 
@@ -30,6 +34,19 @@ class ImageData(Component):
     short_side: int = Field(800, ge=32, le=4096, description="images are resized to this short side, in pixels")
     long_side: int = Field(1333, ge=32, le=4096, description="the longest that a long side may be, in pixels")
     eval_split: Literal["val", "test"] = Field("val", description="the split that is scored")
+
+    @abstractmethod
+    def open(self, split: str) -> Dataset:
+        """Returns a split: train, val or test.
+
+        Raises:
+            UserError: it is not there, or cannot be used.
+        """
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The short side that images are resized to, and the longest that the long one may be."""
+        return self.short_side, self.long_side
 
     def training_identity(self) -> dict[str, Any]:
         """Returns what a detector that is trained on the training split depends on."""
@@ -55,6 +72,12 @@ class ShapesData(ImageData):
     eval_split: Literal["val", "test"] = Field("test", description="the split that is scored; val is for choices")
 
     @override
+    def open(self, split: str) -> Dataset:
+        from ebmbench.tasks.detection.data import ShapesDataset
+
+        return ShapesDataset(self, split)
+
+    @override
     def identity(self) -> dict[str, Any]:
         from ebmbench.tasks.detection import shapes
 
@@ -65,8 +88,43 @@ class ShapesData(ImageData):
         return {key: value for key, value in super().training_identity().items() if key not in ("num_val", "num_test")}
 
 
+class FileData(ImageData):
+    """Images in files, with annotations as COCO has them. A subclass says where they are."""
+
+    root: str | None = None
+    skip_bad_images: bool = Field(False, description="leave out images that are missing or damaged")
+
+    @abstractmethod
+    def part(self, split: str) -> Part:
+        """Returns the annotations and the image folder of a split.
+
+        Raises:
+            UserError: they are not there, or cannot be used.
+        """
+
+    @override
+    def open(self, split: str) -> Dataset:
+        from ebmbench.tasks.detection.data import CocoDataset
+
+        return CocoDataset(self, split)
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings, with hashes of the files in the place of their names: edited data are other data."""
+        files = ("root", "skip_bad_images", *(f"{s}_{kind}" for s in SPLITS for kind in ("images", "annotations")))
+        found = {key: value for key, value in super().identity().items() if key not in files}
+        return {**found, "train_content": self.content("train"), "eval_content": self.content(self.eval_split)}
+
+    def content(self, split: str) -> str | None:
+        """Returns a hash of a split's annotations and of its images' sizes, None where they cannot be read."""
+        try:
+            return self.part(split).content
+        except (UserError, OSError):
+            return None
+
+
 @register
-class CocoData(ImageData):
+class CocoData(FileData):
     """COCO 2017, or any dataset in its format: `data=coco data.name=mine data.root=/data/mine`."""
 
     source = "coco"
@@ -81,30 +139,11 @@ class CocoData(ImageData):
     val_annotations: str = "annotations/instances_val2017.json"
     test_images: str | None = None
     test_annotations: str | None = None
-    skip_bad_images: bool = Field(False, description="count images that are missing or damaged, and leave them out")
 
     @override
-    def identity(self) -> dict[str, Any]:
-        """Returns the settings, with hashes of the files in the place of their names: edited data are other data."""
-        files = ("root", "skip_bad_images", *(f"{s}_{kind}" for s in SPLITS for kind in ("images", "annotations")))
-        found = {key: value for key, value in super().identity().items() if key not in files}
-        return {**found, "train_content": self.content("train"), "eval_content": self.content(self.eval_split)}
+    def part(self, split: str) -> Part:
+        from ebmbench.tasks.detection.data import Part
 
-    def content(self, split: str) -> str | None:
-        """Returns a hash of a split's annotations and of its images' sizes, None where they cannot be read."""
-        from ebmbench.tasks.detection.data import content_of
-
-        try:
-            return content_of(*self.files(split))
-        except UserError:
-            return None
-
-    def files(self, split: str) -> tuple[Path, Path]:
-        """Returns the annotation file and the image folder of a split.
-
-        Raises:
-            UserError: they are not given.
-        """
         if self.root is None:
             raise UserError(
                 f"task.data.root is not given: the folder that holds {self.train_annotations} and {self.train_images}."
@@ -116,7 +155,7 @@ class CocoData(ImageData):
                 f"{split} split (task.data.eval_split={self.eval_split})."
             )
         root = Path(self.root).expanduser()
-        return root / annotations, root / images
+        return Part.of_file(root / annotations, root / images)
 
 
 class BaseConfig(Section):
@@ -144,8 +183,7 @@ class BaseConfig(Section):
         found = {key: value for key, value in super().identity().items() if key != "feature_cache_mb"}
         path = Path(self.weights).expanduser()
         if self.weights not in WEIGHTS and path.is_file():
-            about = path.stat()
-            found["weights"] = _fingerprint(path, about.st_size, about.st_mtime_ns)
+            found["weights"] = fingerprint_of(path)
         return found
 
 
@@ -153,7 +191,13 @@ WEIGHTS = ("train", "coco", "none")
 """What `task.base.weights` may be beside a path."""
 
 
-@lru_cache(maxsize=16)
+def fingerprint_of(path: Path) -> str:
+    """Returns a hash of a file's content, which is remembered until the file changes; raises OSError."""
+    about = path.stat()
+    return _fingerprint(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
 def _fingerprint(path: Path, *changed: int) -> str:
     return fingerprint_of_file(path)
 

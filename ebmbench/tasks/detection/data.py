@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,9 +28,10 @@ from torch import Tensor
 from ebmbench.core.errors import UserError, shown
 from ebmbench.system import distributed
 from ebmbench.tasks.detection import shapes
-from ebmbench.tasks.detection.config import CocoData, ImageData, ShapesData
+from ebmbench.tasks.detection.config import FileData, ImageData, ShapesData, fingerprint_of
 
-Split = Literal["train", "val", "test"]
+Split = str
+"""train, val or test."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,15 @@ def open_split(config: ImageData, split: Split) -> Dataset:
     Raises:
         UserError: the annotations are missing or not COCO's format, name an image that is not there, or hold no box.
     """
-    if isinstance(config, ShapesData):
-        return ShapesDataset(config, split)
-    assert isinstance(config, CocoData)
-    dataset = CocoDataset(config, split)
+    dataset = config.open(split)
     if distributed.world()[0] == 0:
         for note in dataset.notes:
-            _say_once(dataset.annotation_file, note)
+            _say_once(dataset.content, note)
     return dataset
 
 
 @cache
-def _say_once(file: Path, note: str) -> None:
+def _say_once(content: str, note: str) -> None:
     print(f"ebmbench: {note}", file=sys.stderr, flush=True)
 
 
@@ -102,7 +100,7 @@ class ShapesDataset:
         self.image_ids = list(range(1, count + 1))
         self.notes: list[str] = []
         noise = config.annotation_noise if split == "train" else 0
-        self.content = _hash([shapes.VERSION, config.data_seed, split, noise])
+        self.content = hash_of([shapes.VERSION, config.data_seed, split, noise])
         self._images: dict[int, shapes.ShapesImage] = {}
 
     def _make(self, index: int) -> shapes.ShapesImage:
@@ -159,6 +157,41 @@ def as_coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]], cat
     return coco
 
 
+@dataclass(frozen=True)
+class Part:
+    """A split's annotations in COCO's format, and where its images are.
+
+    Attributes:
+        file: what they were read from, for people.
+        annotations: the checked tables images, annotations and categories.
+        folder: that the images' file names are in.
+        digest: a hash of the annotations.
+    """
+
+    file: Path
+    annotations: dict[str, list[dict[str, Any]]]
+    folder: Path
+    digest: str
+
+    @staticmethod
+    def of_file(file: Path, folder: Path) -> Part:
+        """Reads an annotation file; raises UserError where it is not in COCO's format."""
+        return Part(file, read_annotations(file), folder, fingerprint_of(file))
+
+    def only(self, ids: set[int]) -> Part:
+        """Returns the part of some images."""
+        tables = dict(self.annotations)
+        tables["images"] = [image for image in tables["images"] if image["id"] in ids]
+        tables["annotations"] = [one for one in tables["annotations"] if one["image_id"] in ids]
+        return Part(self.file, tables, self.folder, hash_of([self.digest, sorted(ids)]))
+
+    @property
+    def content(self) -> str:
+        """A hash of the annotations, and of the images' sizes."""
+        names = (str(image["file_name"]) for image in self.annotations["images"])
+        return hash_of([self.digest, [_size(self.folder / name) for name in names]])
+
+
 @dataclass
 class CocoDataset:
     """A split in COCO's format: a JSON file of annotations and a folder of images.
@@ -167,7 +200,7 @@ class CocoDataset:
     turned by its EXIF tag only where the annotations' width and height fit the turned image and not the stored one.
     """
 
-    config: CocoData
+    config: FileData
     split: Split
     categories: dict[int, str] = field(init=False)
     image_ids: list[int] = field(init=False)
@@ -176,11 +209,10 @@ class CocoDataset:
     content: str = field(init=False)
 
     def __post_init__(self) -> None:
-        annotations, images = self.config.files(self.split)
-        self.folder = images
-        self.annotation_file = annotations
-        content = read_annotations(annotations)
-        self.content = content_of(annotations, images) or ""
+        part = self.config.part(self.split)
+        self.folder, self.annotation_file, self.content = part.folder, part.file, part.content
+        annotations, content = part.file, part.annotations
+        self._sides = self.config.sides
         self._images = {image["id"]: image for image in content["images"]}
         self._annotations = content["annotations"]
         self.categories = {c["id"]: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])}
@@ -269,7 +301,8 @@ class CocoDataset:
     def _least_side(self, record: dict[str, Any]) -> float:
         """The short side that an image has after resizing, in pixels."""
         short, long = sorted((record["width"], record["height"]))
-        scale = min(self.config.short_side / max(short, 1), self.config.long_side / max(long, 1))
+        to_short, to_long = self._sides
+        scale = min(to_short / max(short, 1), to_long / max(long, 1))
         return float(short * scale)
 
     def _leave_out(self, image_id: int, fault: str) -> None:
@@ -296,7 +329,7 @@ class CocoDataset:
             image = read_image(path, (record["width"], record["height"]))
         except BAD_IMAGE as error:
             self._leave_out(image_id, str(error) or type(error).__name__)
-            _say_once(self.annotation_file, self.notes[-1])
+            _say_once(self.content, self.notes[-1])
             return None
         boxes = self._boxes[image_id]
         return Example(
@@ -361,23 +394,6 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
         return image.convert("RGB")
 
 
-def content_of(annotations: Path, images: Path) -> str | None:
-    """Returns a hash of an annotation file and of the sizes of its image files, None where they cannot be read."""
-    try:
-        about = annotations.stat()
-        digest, names = _annotations(annotations, about.st_size, about.st_mtime_ns)
-    except (OSError, UserError):
-        return None
-    return _hash([digest, [_size(images / name) for name in names]])
-
-
-@lru_cache(maxsize=16)
-def _annotations(path: Path, *changed: int) -> tuple[str, list[str]]:
-    """Returns a hash of an annotation file, and the names of its images."""
-    names = [str(image["file_name"]) for image in read_annotations(path)["images"]]
-    return hashlib.sha256(path.read_bytes()).hexdigest(), names
-
-
 def _size(path: Path) -> int | None:
     try:
         return path.stat().st_size
@@ -385,7 +401,8 @@ def _size(path: Path) -> int | None:
         return None
 
 
-def _hash(data: Any) -> str:
+def hash_of(data: Any) -> str:
+    """Returns a short hash of plain data."""
     return hashlib.blake2s(json.dumps(data).encode()).hexdigest()[:16]
 
 
@@ -396,13 +413,19 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
         UserError: names the file and the entry that is not as COCO's format says.
     """
     try:
-        content = json.loads(path.read_bytes())
+        about = path.stat()
+        return _read_annotations(path, about.st_size, about.st_mtime_ns)
     except FileNotFoundError as error:
         raise UserError(
             f"The annotation file {path} does not exist; task.data.root and task.data.*_annotations say where it is."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"The annotation file {path} cannot be read as JSON: {error}") from error
+
+
+@lru_cache(maxsize=8)
+def _read_annotations(path: Path, *changed: int) -> dict[str, list[dict[str, Any]]]:
+    content = json.loads(path.read_bytes())
     tables = ("images", "annotations", "categories")
     if not isinstance(content, dict) or not all(isinstance(content.get(table), list) for table in tables):
         raise UserError(f"{path} is not in COCO's format: it needs the lists images, annotations and categories.")
