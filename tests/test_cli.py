@@ -361,3 +361,9 @@ def test_bad_input_in_a_real_process_exits_with_2_and_no_traceback(elsewhere: Pa
     assert done.returncode == 2 and done.stdout == ""
     assert done.stderr == "ebmbench: method=nec+ is not known; did you mean nce+?\n"
     assert not list(elsewhere.iterdir())
+
+
+def test_windows_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert cli.main(["--version"]) == 2
+    assert "WSL" in capsys.readouterr().err

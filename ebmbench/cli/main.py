@@ -28,6 +28,9 @@ from ebmbench.system.interrupt import stopping_signals
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if sys.platform == "win32":
+        print("ebmbench: Windows has no flock and no signals to save at; use it in WSL", file=sys.stderr)
+        return 2
     try:
         with said_signals():
             return dispatch(words)

@@ -1,4 +1,4 @@
-"""Commands that hand over to another part: check, predict, fsck, bench."""
+"""Commands that hand over to another part: check, predict, fsck, verify, bench."""
 
 from __future__ import annotations
 
@@ -22,6 +22,18 @@ def fsck(arguments: Arguments) -> int:
         raise UserError(f"fsck takes results_dir=DIR, and got {arguments.names[0]}")
     results_dir = arguments.results_dir() or Path("results")
     return int(importlib.import_module("ebmbench.fsck").main(results_dir, arguments.options["repair"]))
+
+
+def verify(arguments: Arguments) -> int:
+    """Trains random seeds of finished runs again; returns the exit code: 1 if a metric differs."""
+    if len(arguments.names) != 1:
+        raise UserError("verify takes one RUN_DIRECTORY or SWEEP")
+    seed = arguments.options["seed"] or "0"
+    if not seed.isdecimal():
+        raise UserError(f"--seed={seed} is not allowed: give a number from 0")
+    results_dir = arguments.results_dir() or Path("results")
+    main = importlib.import_module("ebmbench.verify").main
+    return int(main(arguments.names[0], results_dir, arguments.number("runs") or 3, int(seed)))
 
 
 def predict(arguments: Arguments) -> int:
@@ -58,7 +70,7 @@ def _level(text: str | None) -> float:
 
 
 def bench(arguments: Arguments) -> int:
-    """Measures the speed."""
+    """Measures the speed, or what a benchmark of the harness itself asks."""
     from ebmbench.bench.__main__ import main
 
     return main(arguments.names)

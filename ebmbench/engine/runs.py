@@ -436,6 +436,7 @@ def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt | No
         if done and not (work_dir / "status.json").exists() and work_dir.exists():
             shutil.rmtree(work_dir)  # left by an attempt whose files have taken their place
         work_dir.mkdir(exist_ok=True)
+        sync_folder(run_dir)
         old = _status_to_go_on_from(work_dir)
         number = old.attempt if old else (published.attempt + 1 if published else 1)
         status = Status.of(
@@ -508,6 +509,7 @@ def _make_run_dir(run_dir: Path) -> list[Path]:
                 with suppress(FileExistsError):
                     folder.mkdir()
                     created.append(folder)
+                    sync_folder(folder.parent)
         if not os.access(run_dir, os.W_OK | os.X_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(run_dir))
     except OSError as error:

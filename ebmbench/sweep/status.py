@@ -49,6 +49,7 @@ def job_states(plan: Plan, results_dir: Path, submitting: bool = False) -> list[
             if submitting:
                 raise
             print(f"ebmbench: what is queued is not known: {error}", file=sys.stderr)
+            numbers = {}
     local_pool = not submitting and is_held(folder / "lock")
     return [_with_queue(run, numbers.get(run.job.run_id), queue, local_pool, folder) for run in found]
 

@@ -112,6 +112,8 @@ def test_a_job_that_slurm_no_longer_has_is_missing_and_its_last_words_are_shown(
         ("queued", "SLURM job 5_1"),
         ("running", "SLURM job 5_2"),
     ]
+    (folder / "slurm" / "5_0_0_log.err").unlink()  # cancelled in the queue
+    assert states(plan, tmp_path)[0] == ("missing", "SLURM job 5_0 has ended before it began")
 
 
 def test_a_silent_slurm_stops_a_submission_and_not_a_status(
@@ -122,7 +124,7 @@ def test_a_silent_slurm_stops_a_submission_and_not_a_status(
     plan = made_plan(tmp_path)
     record_submission(sweep_dir(tmp_path, "made"), {plan.jobs[0].run_id: "5"}, "slurm")
     monkeypatch.setenv("PATH", "/nowhere")
-    assert {state for state, _ in states(plan, tmp_path)} == {"missing"}
+    assert set(states(plan, tmp_path)) == {("missing", "")}
     assert "what is queued is not known" in capsys.readouterr().err
     with pytest.raises(UserError, match="squeue is not on this machine"):
         job_states(plan, tmp_path, submitting=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import signal
 import time
 from pathlib import Path
 
@@ -79,31 +78,30 @@ def test_no_more_jobs_than_allowed(place: Path, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.slow
 def test_workers_that_are_killed_at_random_do_every_job_once(place: Path) -> None:  # noqa: F811
-    results = submitted(place, "nce,nce+,ml-is,kld-is,sm,dsm,ml-mcmc,ed,mdsm", epochs=30)
+    results = submitted(place, "nce,nce+,ml-is,kld-is,sm,dsm,ml-mcmc,ed,mdsm", epochs=400)
     chance, number, killed = random.Random(0), 0, 0
     workers: list[Command] = []
-    give_up = time.monotonic() + 400
-    while any(w.process.is_alive() for w in workers) or killed < 10 or said(results) != "9 done":
-        assert time.monotonic() < give_up, (said(results), [w.output for w in workers][-3:])
+    give_up = time.monotonic() + 500
+    while said(results) != "9 done":
+        assert time.monotonic() < give_up, (said(results), *(w.output for w in workers))
         workers = [w for w in workers if w.process.is_alive()]
-        while len(workers) < 3 and said(results) != "9 done":
-            workers.append(Command(["sweep", "work", "own", "--jobs", "2"], place / f"log{number}"))
+        while len(workers) < 4:
+            workers.append(Command(["sweep", "work", "own", "--jobs", "3"], place / f"log{number}"))
             number += 1
-        time.sleep(chance.uniform(0.5, 3))
-        if killed < 10 and workers:
-            victim = chance.choice(workers)
-            victim.send(signal.SIGKILL)
+        time.sleep(chance.uniform(1, 5))
+        if killed < 10:
+            chance.choice(workers).process.kill()
             killed += 1
-        if said(results) == "9 done":
-            break
     for left in workers:
         left.wait(60)
     logs = "".join(path.read_text() for path in place.glob("log*"))
-    assert "Traceback" not in logs and "FAILED" not in logs
+    print(f"{killed} kills, {number} workers\n{logs}")
+    assert killed > 3 and "Traceback" not in logs and "FAILED" not in logs
     statuses = [json.loads(path.read_text()) for path in results.glob("runs/*/status.json")]
     assert [status["attempt"] for status in statuses] == [1] * 9
+    assert logs.count("] done ") + killed >= 9  # a worker may be killed just after its job was done
+    assert all(logs.count(f"done    {path.name} ") <= 1 for path in results.glob("runs/*"))
     assert not any(runs.verify(path) for path in results.glob("runs/*"))
-    print(f"{killed} kills, {number} workers")
 
 
 def test_results_of_several_machines_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,12 +8,12 @@ needs it, and shared by all methods and seeds. A training that was stopped goes 
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +28,7 @@ from torchvision.models.detection.image_list import ImageList
 
 from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
+from ebmbench.system.locking import Lock
 from ebmbench.tasks.detection.architectures import build_model
 from ebmbench.tasks.detection.base_training import seeded, train_base
 from ebmbench.tasks.detection.data import Dataset, open_split
@@ -336,10 +337,14 @@ def _train_and_store(config: DetectionTask, folder: Path, device: torch.device |
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+    lock = Lock(path)
+    said = False
+    while not lock.take():
+        if not said:
             print("ebmbench: another process trains the base detector; waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            said = True
+        time.sleep(1)
+    try:
         yield
+    finally:
+        lock.release()
