@@ -61,7 +61,7 @@ def written(tmp_path: Path, name: str, body: str, **changes: str) -> str:
 BROKEN = {
     "mean-over-batch": (f"return ({ESTIMATE} - target).mean()", "one finite number for each example"),
     "random-by-itself": (f"return {ESTIMATE} - target + torch.rand(())", "a function of the step alone"),
-    "across-seeds": (f"return {ESTIMATE} - target + y.sum()", "Seeds are independent"),
+    "across-seeds": (f"return {ESTIMATE} - target + y.sum()", "seeds are independent"),
     "detached": (f"return {ESTIMATE}.detach() - target", "finite differences"),
     "infinite": (f"return {ESTIMATE} - target / 0", "one finite number for each example"),
     "raises": ("return no_such_name", "one finite number for each example"),
