@@ -165,6 +165,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             raise UserError(f"n_samples={count} is too few: at least {MIN_ROWS} rows are needed")
         train, val = split_off(np.random.default_rng(seed).permutation(count), self.validation_fraction)
         if isinstance(inputs, pd.DataFrame):
+            names = [f"{name} (target)" if name in inputs else name for name in names]
             table = pd.concat([inputs, pd.DataFrame(targets, columns=names)], axis=1)
             return split_table(read_columns(table, names, source="X"), train, val, val)
         x, y = torch.from_numpy(inputs), torch.from_numpy(targets.astype(np.float32))
@@ -174,6 +175,10 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
     def _inputs(self, X: Any, reset: bool) -> pd.DataFrame | np.ndarray:
         """Returns checked inputs: a table of their columns, or float32 `[N, ...]` where they have more dimensions."""
         if isinstance(X, pd.DataFrame):
+            if not X.columns.is_unique:
+                raise ValueError(
+                    f"X has several columns named {X.columns[X.columns.duplicated()][0]!r}; rename or drop one"
+                )
             validate_data(self, X, reset=reset, skip_check_array=True)
             if not len(X) or not X.shape[1]:
                 raise ValueError(f"Found array with shape {X.shape}: at least one row and one column are required")
@@ -186,7 +191,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         return pd.DataFrame(array, columns=columns)
 
     def _ready(self, X: Any) -> Any:
-        check_is_fitted(self)
+        check_is_fitted(self, "model_")
         return self._inputs(X, reset=False)
 
     def predict(self, X: Any) -> np.ndarray:

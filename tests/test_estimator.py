@@ -17,7 +17,7 @@ from ebmbench import EnergyRegressor
 
 pytest.importorskip("sklearn")
 from sklearn.base import clone
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -187,6 +187,23 @@ class Never(Method):
     def loss(self, f, y, step):
         return f(y.unsqueeze(-2)).squeeze(-1) * {factor}
 """
+
+
+def test_a_target_may_have_the_name_of_a_column_and_columns_may_not_share_one() -> None:
+    frame = pd.DataFrame(law(40)[0], columns=["a", "b"])
+    y = frame["a"] + np.random.default_rng(0).normal(size=40)  # pandas calls it a
+    model = EnergyRegressor("ml-exact", "gaussian", epochs=2, device="cpu").fit(frame, y)
+    assert y.name == "a" and model.model_.targets == ["a (target)"] and model.predict(frame[:1]).shape == (1,)
+    with pytest.raises(ValueError, match="several columns named 'a'"):
+        clone(model).fit(pd.concat([frame, frame], axis=1), y)
+
+
+def test_a_fit_that_failed_leaves_no_model() -> None:
+    model = EnergyRegressor("ml-exact", "gaussian", epochs=2, device="cpu")
+    with pytest.raises(ValueError, match="no column is left as an input"):
+        model.fit(np.ones((30, 2)), np.arange(30.0))
+    with pytest.raises(NotFittedError):
+        model.predict(np.ones((30, 2)))
 
 
 def test_training_that_diverges_is_said(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ def good(count: int = 60) -> pd.DataFrame:
     return frame.assign(y=(2 * frame["a"] + random.normal(size=count)).round(3))
 
 
+NO_PARQUET = "is no Parquet file" if importlib.util.find_spec("pyarrow") else "needs pyarrow to be read"
 PLAIN = good().to_csv(index=False)
 
 
@@ -172,7 +174,7 @@ def test_a_target_outside_the_training_range_is_said_and_has_a_density(
 
 
 @pytest.mark.parametrize(
-    ("name", "sentence"), [("missing.csv", "is not a file"), ("folder.csv", "is not a file"), ("x.parquet", "Parquet")]
+    ("name", "sentence"), [("missing.csv", "is not a file"), ("folder.csv", "is not a file"), ("x.parquet", NO_PARQUET)]
 )
 def test_what_is_no_file_of_the_kind_is_one_sentence(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, sentence: str
