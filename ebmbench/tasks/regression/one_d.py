@@ -37,6 +37,8 @@ PARTITION_NODES = 512
 class OneDTrainer(Section):
     """How it is trained. Published: Adam, mini-batches reshuffled every epoch, the last short batch kept."""
 
+    tuning = {"trainer.learning_rate": (1e-4, 1e-2)}  # noqa: RUF012
+
     epochs: int = Field(75, ge=1, le=1_000_000, description="passes over the training points")
     batch_size: int = Field(32, ge=1, le=1_000_000, description="points of a mini-batch")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="of Adam")
