@@ -552,7 +552,7 @@ def test_fused_and_plain_paths_agree(name: str) -> None:
 )
 def test_energy_evaluations_count_those_of_a_learned_proposal(words: str, count: int) -> None:
     config = compose(["task=1d", *words.split(), *([] if "ssm" in words else ["method.num_samples=64"])])
-    assert energy_evaluations(config, 1) == count
+    assert energy_evaluations(config, 1, 0) == count
 
 
 def test_colours_markers_and_places_are_all_different() -> None:

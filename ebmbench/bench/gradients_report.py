@@ -20,6 +20,8 @@ FEW, MANY = 16, 1024
 """The numbers of samples that the table has, where they were measured."""
 SEEN = 2.0
 """A bias is one from so many of its standard errors on."""
+FLOOR = 0.01
+"""The least bias that the figure shows: the exact likelihood's is the rounding of float32."""
 
 NOTES = """\
 Everything is about the gradient with respect to the parameters, the energy held fixed. *Exact* is the gradient of the
@@ -129,6 +131,8 @@ def _by_samples(part: pd.DataFrame, column: str, label: str) -> Callable[[Axes],
             axes.plot(x[~seen], values[~seen], ls="", mfc="white", **style)
         rendering.log_axis(axes)
         axes.set_yscale("log")
+        if column == "bias":
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], FLOOR))
         rendering.log_axis(axes, "y")
         axes.set_xlabel("M, samples per target")
         axes.set_ylabel(label)
