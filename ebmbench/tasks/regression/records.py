@@ -130,7 +130,7 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]], targets: Sequence[str] 
         arrays = [dict(np.load(path, allow_pickle=False)) for path in parts]
         by_seed = ("log_prob", "pit", "mean", "median", "spread", "points", "seeds", "good")
         joined = {**arrays[0], **{name: np.concatenate([a[name] for a in arrays]) for name in by_seed}}
-        _write_table(run_dir, _examples(joined, targets))
+        write_examples(run_dir, _examples(joined, targets))
         write_atomically(run_dir / "calibration.csv", _calibration(joined).to_csv(index=False).encode())
         scores = pd.DataFrame([{"seeds": int(joined["good"].sum()), **_mixture_scores(joined)}])
         write_atomically(run_dir / "ensemble.csv", scores.to_csv(index=False).encode())
@@ -163,7 +163,8 @@ def _examples(arrays: dict[str, Any], targets: Sequence[str] | None) -> pd.DataF
     return frame
 
 
-def _write_table(run_dir: Path, frame: pd.DataFrame) -> None:
+def write_examples(run_dir: Path, frame: pd.DataFrame) -> None:
+    """Writes the scores of single rows of a run, as Parquet where pyarrow is installed; `read_examples` reads them."""
     if importlib.util.find_spec("pyarrow") is not None:
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
