@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,10 @@ _ANY = {
     "checkpoint.pt", "config.yaml", "environment.json", "figures", "history.csv", "lock", "metrics.csv", "status.json",
 }  # fmt: skip
 
-WHOLE = {*_ANY, "calibration.csv", "densities.npz"}
+EXAMPLES = "examples.parquet" if importlib.util.find_spec("pyarrow") else "examples.csv.gz"
+"""Scores of single test points."""
+
+WHOLE = {*_ANY, "calibration.csv", "densities.npz", EXAMPLES}
 """What a finished 1D run directory holds, and nothing else."""
 
 
@@ -31,7 +35,7 @@ def differences(run_dir: Path, other: Path) -> list[str]:
 
 
 def _results(run_dir: Path) -> set[str]:
-    files = [path for path in run_dir.rglob("*") if path.suffix in (".csv", ".npz", ".pt")]
+    files = [path for path in run_dir.rglob("*") if path.suffix in (".csv", ".npz", ".pt", ".gz", ".parquet")]
     return {path.relative_to(run_dir).as_posix() for path in (*files, *run_dir.glob("detections/*.json"))}
 
 

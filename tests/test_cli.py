@@ -20,6 +20,7 @@ from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core import registry
 from ebmbench.engine import runs
+from tests.comparison import EXAMPLES
 
 SMOKE = ["task=1d", "+experiment=smoke", "device=cpu", "trainer.epochs=1", "method.num_samples=4"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -72,6 +73,7 @@ def test_a_run_leaves_a_complete_directory_and_nothing_else(
         "environment.json",
         "densities.npz",
         "calibration.csv",
+        EXAMPLES,
         "figures",
     }
     figures = {p.name for p in (run_dir / "figures").iterdir()}

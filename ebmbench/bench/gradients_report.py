@@ -20,6 +20,8 @@ FEW, MANY = 16, 1024
 """The numbers of samples that the table has, where they were measured."""
 SEEN = 2.0
 """A bias is one from so many of its standard errors on."""
+FLOOR = 0.01
+"""The least bias that the figure shows: the exact likelihood's is the rounding of float32."""
 
 NOTES = """\
 Everything is about the gradient with respect to the parameters, the energy held fixed. *Exact* is the gradient of the
@@ -31,7 +33,7 @@ bring, the mini-batch held, over the squared norm. *SNR* is the norm of the mean
 mini-batch and samples together; ml-exact has the mini-batch alone. *Cosine* is the mean one between a gradient and the
 exact one of the same mini-batch; *of the mean*, that of the mean gradient, which no number of steps can mend.
 Milliseconds are processor time of one gradient, {together} side by side. b(x) of nce-binary and snl was trained first,
-for this energy.
+for this energy. In one dimension ssm is sm, and lies upon it in the figure.
 """.replace("\n", " ")
 
 
@@ -93,9 +95,15 @@ def figure(frame: pd.DataFrame, name: str) -> Figure:
     panels = []
     for energy, part in frame.groupby("energy", sort=False):
         panels += [
-            Panel(f"{energy}: bias", _by_samples(part, "bias", "bias / norm of the exact gradient"), (3.5, 2.9)),
-            Panel("signal-to-noise of a step", _by_samples(part, "snr", "SNR of a gradient"), (3.5, 2.9)),
-            Panel("direction, by time", _by_time(part), (3.5, 2.9)),
+            Panel(
+                f"{energy}: bias",
+                _by_samples(part, "bias", "relative bias (open: below 2 standard errors)"),
+                (3.5, 2.9),
+            ),
+            Panel(
+                f"{energy}: signal-to-noise", _by_samples(part, "snr", "SNR of a gradient (dashed: no M)"), (3.5, 2.9)
+            ),
+            Panel(f"{energy}: direction", _by_time(part), (3.5, 2.9)),
         ]
     legend = tuple(map(str, palette.in_order(frame["method"])))
     return Figure(name, "Gradients of the methods", "", tuple(panels), frame, legend, columns=3)
@@ -123,6 +131,8 @@ def _by_samples(part: pd.DataFrame, column: str, label: str) -> Callable[[Axes],
             axes.plot(x[~seen], values[~seen], ls="", mfc="white", **style)
         rendering.log_axis(axes)
         axes.set_yscale("log")
+        if column == "bias":
+            axes.set_ylim(bottom=max(axes.get_ylim()[0], FLOOR))
         rendering.log_axis(axes, "y")
         axes.set_xlabel("M, samples per target")
         axes.set_ylabel(label)
@@ -138,7 +148,7 @@ def _by_time(part: pd.DataFrame) -> Callable[[Axes], None]:
             axes.plot(rows["milliseconds"], rows["cosine"], **style)
         axes.axhline(0, color=MUTED, lw=0.6)
         rendering.log_axis(axes)
-        axes.set_xlabel("milliseconds for a gradient, one core")
+        axes.set_xlabel("milliseconds of one core for a gradient")
         axes.set_ylabel("mean cosine with the exact gradient")
 
     return draw

@@ -263,6 +263,25 @@ of the interval, and log_prob where the target is there too. Several seeds are m
         _RESULTS_DIR,
     ),
     Command(
+        ("tune",),
+        "task=TASK method=A,B [key=value ...]",
+        "search the settings of each method with the same number of trials, on the validation split",
+        "ebmbench.cli.tune:main",
+        "settings",
+        (
+            Option("--trials", "trials of each method (default: 20)", "N"),
+            Option("--sampler", "random (the default) or tpe", "NAME", ("random", "tpe")),
+            Option("--seed", "of the search (default: 0)", "N"),
+            Option("--name", "its folder in <results_dir>/tune/ (default: task and dataset)", "NAME"),
+            _JOBS,
+            _DRY_RUN,
+        ),
+        f"""\
+The classes say what is searched; what you set yourself is not. The same command goes on with an interrupted search, and
+asks for what jobs on SLURM have come to. It needs the extra [tune].
+{_LAUNCHERS}""",
+    ),
+    Command(
         ("verify",),
         "RUN_DIRECTORY | SWEEP [results_dir=DIR]",
         "train random seeds of finished runs again, and fail if a metric differs",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -12,9 +13,15 @@ from pydantic.fields import FieldInfo
 
 
 class Section(BaseModel):
-    """A group of settings: frozen, strictly typed; unknown keys and non-finite numbers are refused."""
+    """A group of settings: frozen, strictly typed; unknown keys and non-finite numbers are refused.
+
+    Attributes of the class:
+        tuning: what `ebmbench tune` searches, by dotted key such as `method.beta`: `(low, high)` on a log scale, or a
+            list of choices.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", allow_inf_nan=False)
+    tuning: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
     def plain(self) -> dict[str, Any]:
         """Returns the settings as plain data, as `config.run` reads them back."""

@@ -217,10 +217,11 @@ def _drawn(figure: Figure) -> MplFigure:
     page = MplFigure(figsize=(width * columns, height * lines + legend_height), layout="constrained")
     FigureCanvasAgg(page)
     if figure.legend:
+        room = max(2, int(width * columns / 0.9))
         page.legend(
             handles=[legend_handle(name) for name in figure.legend],
             loc="outside upper center",
-            ncols=min(len(figure.legend), max(2, int(width * columns / 0.9))),
+            ncols=math.ceil(len(figure.legend) / math.ceil(len(figure.legend) / room)),
             frameon=False,
         )
     grid = page.subplots(lines, columns, squeeze=False)

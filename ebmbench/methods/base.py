@@ -36,8 +36,7 @@ class Method(Component):
         y_derivatives: the highest derivative of f in y that it takes: 0, 1 or 2. A piecewise linear network has no
             second one.
         counters: what it may `count`, by name, with a sentence for people: what happened, and what helps.
-        tuning: the search space of its settings for `ebmbench tune`, by dotted name: `(low, high)` on a log scale, or
-            a list of choices.
+        tuning: the search space of its settings (see `Section`).
     """
 
     group: ClassVar[str] = "method"
@@ -50,7 +49,6 @@ class Method(Component):
     needs_partition: ClassVar[bool] = False
     y_derivatives: ClassVar[int] = 0
     counters: ClassVar[Mapping[str, str]] = MappingProxyType({})
-    tuning: ClassVar[Mapping[str, object]] = MappingProxyType({})
 
     @abstractmethod
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:

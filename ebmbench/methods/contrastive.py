@@ -58,6 +58,7 @@ class NCEPlus(Method):
     name = "nce+"
     reference = PAPER
     color, marker, order = "#D55E00", "o", 10
+    tuning = {"method.beta": (0.003, 0.3)}  # noqa: RUF012
     uses_proposal = True
 
     num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")

@@ -57,6 +57,7 @@ class KLDIS(Method):
     name = "kld-is"
     reference = PAPER
     color, marker, order = "#56B4E9", "v", 40
+    tuning = {"method.sigma": (0.005, 0.2)}  # noqa: RUF012
     uses_proposal = True
     counters = {  # noqa: RUF012
         "underflows": "the importance weights of {count} examples underflowed; a larger method.num_samples or narrower "
@@ -96,6 +97,7 @@ class MLMCMC(Method):
     name = "ml-mcmc"
     reference = PAPER
     color, marker, order = "#009E73", "D", 50
+    tuning = {"method.langevin_step": (0.005, 0.2)}  # noqa: RUF012
     y_derivatives = 1
 
     num_samples: int = Field(16, ge=1, le=1_048_576, description="M, chains per target")

@@ -57,6 +57,7 @@ class DSM(Method):
     name = "dsm"
     reference = "Vincent, A connection between score matching and denoising autoencoders, Neural Computation 2011"
     color, marker, order = "#CC79A7", "P", 60
+    tuning = {"method.sigma": (0.02, 0.5)}  # noqa: RUF012
     y_derivatives = 1
 
     num_samples: int = Field(16, ge=1, le=1_048_576, description="M, noisy targets per target")

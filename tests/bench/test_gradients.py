@@ -173,3 +173,62 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path) -> None:
     for words in (["--gradients", "3"], ["--samples", "0"], ["--run", str(tmp_path)]):
         with pytest.raises(UserError, match=words[0]):
             gradients.main(words)
+
+
+# ---------------------------------------------------------------------------------------------- what the docs say
+
+
+@pytest.fixture(scope="module")
+def measured() -> Callable[[int, str, str, int], pd.Series]:
+    """Rows of the committed figures: dataset, state (`untrained` or `after`), method and M."""
+    folder = Path(__file__).parents[2] / "results" / "bench"
+    frames = {dataset: pd.read_csv(folder / f"gradients-1d-{dataset}.csv") for dataset in (1, 2)}
+
+    def row(dataset: int, state: str, method: str, samples: int) -> pd.Series:
+        frame = frames[dataset]
+        chosen = frame["energy"].str.startswith(state) & (frame["method"] == method) & (frame["samples"] == samples)
+        (found,) = (row for _, row in frame[chosen].iterrows())
+        return found
+
+    return row
+
+
+def test_the_page_follows_from_the_committed_figures(measured: Callable[[int, str, str, int], pd.Series]) -> None:
+    def both(state: str, method: str, samples: int, column: str) -> list[float]:
+        return [float(measured(dataset, state, method, samples)[column]) for dataset in (1, 2)]
+
+    after = "after 10 epochs"
+    assert min(both(after, "nce", 1024, "cosine") + both(after, "ml-is", 1024, "cosine")) >= 0.985
+    exact = both(after, "ml-exact", 0, "snr")
+    assert both(after, "nce", 1024, "snr") == pytest.approx(exact, rel=0.02)
+    few = both(after, "nce", 16, "cosine") + both(after, "ml-is", 16, "cosine")
+    assert min(few) >= 0.625 and max(few) < 0.735
+    for method in ("nce", "ml-is"):
+        times = zip(both(after, method, 16, "milliseconds"), both(after, method, 1024, "milliseconds"), strict=True)
+        assert all(0.05 < one / other < 0.15 for one, other in times)
+    found = [measured(1, after, "nce", count)["bias"] for count in (1, 16, 1024)]
+    assert found == pytest.approx([1.0, 0.25, 0.03], abs=0.005)
+    assert both(after, "nce+", 1024, "cosine") == pytest.approx([0.93, 0.85], abs=0.005)
+    assert both(after, "nce", 1024, "cosine") == pytest.approx([0.99, 0.99], abs=0.005)
+    assert both("untrained", "ml-is", 16, "bias") == pytest.approx([0.25, 0.34], abs=0.005)
+    assert both("untrained", "ml-is", 1024, "bias") == pytest.approx([0.58, 0.76], abs=0.005)
+    pairs = zip(both(after, "kld-is", 1024, "variance"), both(after, "ml-is", 1024, "variance"), strict=True)
+    assert all(one > 10 * other for one, other in pairs)
+    assert min(both(after, "kld-is", 1024, "own_cosine")) > 0.99
+    chains = [value for count in gradients.SAMPLES for value in both(after, "ml-mcmc", count, "bias")]
+    assert min(chains) >= 0.745 and max(chains) < 0.895
+    assert both(after, "pcd", 1024, "bias") == pytest.approx([0.25, 0.08], abs=0.005)
+    for method in ("pcd", "ml-mcmc"):
+        times = zip(both(after, method, 1024, "milliseconds"), both(after, "nce", 1024, "milliseconds"), strict=True)
+        assert all(5 < one / other < 8.5 for one, other in times)
+    assert both(after, "nce-binary", 1024, "cosine") == pytest.approx([0.95, 0.62], abs=0.005)
+    assert both(after, "snl", 1024, "cosine") == pytest.approx([0.94, 0.58], abs=0.005)
+    assert max(measured(2, after, name, 1024)["own_cosine"] for name in ("nce-binary", "snl")) < 0.65
+    assert min(both("untrained", "sm", 0, "cosine") + both("untrained", "dsm", 1024, "cosine")) > 0.97
+    assert measured(1, after, "sm", 0)["cosine"] == pytest.approx(0.44, abs=0.005)
+    assert measured(1, after, "sm", 0)["mean_cosine"] < 0
+    assert both(after, "dsm", 1024, "cosine") == pytest.approx([0.42, 0.85], abs=0.005)
+    assert both(after, "dsm", 16, "cosine") == pytest.approx(both(after, "dsm", 1024, "cosine"), abs=0.02)
+    assert both(after, "ed", 1024, "bias") == pytest.approx([0.46, 0.15], abs=0.005)
+    ratio = zip(both(after, "ed", 1024, "variance"), both(after, "ed", 16, "variance"), strict=True)
+    assert all(one > 0.5 * other for one, other in ratio)

@@ -21,7 +21,7 @@ from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.settings import Section
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import LEAST_GAIN, Metric, Setup, SweepFigure, Task
-from ebmbench.tasks.regression import metrics, one_d_cost, one_d_figures, one_d_sweep_figures
+from ebmbench.tasks.regression import metrics, one_d_cost, one_d_figures, one_d_sweep_figures, records
 from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW, Dataset
 from ebmbench.tasks.regression.learner import RegressionLearner, seed_bytes
 from ebmbench.tasks.regression.networks.paper import PaperStack, fused_available
@@ -36,6 +36,8 @@ PARTITION_NODES = 512
 
 class OneDTrainer(Section):
     """How it is trained. Published: Adam, mini-batches reshuffled every epoch, the last short batch kept."""
+
+    tuning = {"trainer.learning_rate": (1e-4, 1e-2)}  # noqa: RUF012
 
     epochs: int = Field(75, ge=1, le=1_000_000, description="passes over the training points")
     batch_size: int = Field(32, ge=1, le=1_000_000, description="points of a mini-batch")
@@ -111,6 +113,7 @@ class OneD(Task):
     @override
     def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> None:
         tables = [run_dir / f"calibration.{group[0]}.csv" for group in groups]
+        examples = [run_dir / f"examples.{group[0]}.npz" for group in groups]
         arrays = [run_dir / f"densities.{group[0]}.npz" for group in groups]
         if tables[0].exists():  # else put together before, by an attempt that was then interrupted
             curves = pd.concat([pd.read_csv(path) for path in tables])
@@ -118,7 +121,9 @@ class OneD(Task):
             parts = [dict(np.load(path, allow_pickle=False)) for path in arrays]
             joined = {key: np.concatenate([part[key] for part in parts]) for key in ("model", "slice_model", "seeds")}
             _write_arrays(run_dir / "densities.npz", {**parts[0], **joined})
-        for path in (*tables, *arrays):
+            scored = [dict(np.load(path, allow_pickle=False)) for path in examples]
+            records.write_examples(run_dir, pd.concat([_example_rows(part) for part in scored], ignore_index=True))
+        for path in (*tables, *arrays, *examples):
             path.unlink(missing_ok=True)
 
     @override
@@ -177,20 +182,25 @@ class OneDLearner(RegressionLearner):
         return torch.cat(parts).double()
 
     def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
-        """Returns the metrics of each seed; also writes `densities.npz` and `calibration.csv`, for figures."""
+        """Returns the metrics of each seed; also writes densities and calibration, for figures, and single points."""
         grids = _Grids(self.task, self.dataset, self.device)
-        rows, curves, densities, slices = [], [], [], []
+        rows, curves, densities, slices, examples = [], [], [], [], []
         for index, (seed, stopped) in enumerate(zip(self.seeds, diverged, strict=True)):
-            scores, pit = self._score(index, grids)
+            scores, test = self._score(index, grids)
+            pit = test["pit"]
             stopped = stopped or self.task.is_broken(scores)
             rows.append(scores)
             for level in CALIBRATION_LEVELS:
                 share = math.nan if stopped else metrics.coverage(pit, level).item()
                 curves.append({"seed": seed, "level": level, "coverage": share})
+            of_points = torch.stack((-test["nll"], pit))
+            examples.append((of_points * math.nan if stopped else of_points).cpu().numpy())
             densities.append(_array(self._density(index, grids.picture_x, grids.picture_y, grids), stopped))
             slices.append(_array(self._density(index, grids.slice_x, grids.slice_y, grids), stopped))
         part = self.seeds[0]  # `finish` puts the groups of a run together
         write_atomically(run_dir / f"calibration.{part}.csv", pd.DataFrame(curves).to_csv(index=False).encode())
+        points = {"x": self.dataset.test.x.cpu().numpy(), "y": self.dataset.test.y.cpu().numpy()}
+        _write_arrays(run_dir / f"examples.{part}.npz", {"seeds": self.seeds, "scores": np.stack(examples), **points})
         arrays = grids.picture_arrays()
         models = {"model": np.stack(densities), "slice_model": np.stack(slices), "seeds": self.seeds}
         _write_arrays(run_dir / f"densities.{part}.npz", {**arrays, **models})
@@ -201,8 +211,8 @@ class OneDLearner(RegressionLearner):
         log_z = metrics.log_integral(self.log_density_values(index, x, grids.y), grids.spacing)
         return (self.log_density_values(index, x, y) - log_z.unsqueeze(-1)).exp()
 
-    def _score(self, index: int, grids: _Grids) -> tuple[dict[str, float], Tensor]:
-        """Scores of one seed, and the PIT of its test points."""
+    def _score(self, index: int, grids: _Grids) -> tuple[dict[str, float], dict[str, Tensor]]:
+        """Scores of one seed, and those of its test points, `[num_test]` each."""
         spacing = grids.kl_spacing
         model = self.log_density_values(index, grids.kl_x, grids.kl_y)
         d_kl = metrics.kl_divergence(grids.log_true, model, spacing).mean().item()
@@ -210,20 +220,19 @@ class OneDLearner(RegressionLearner):
         if self.task.target_noise:
             noisy = metrics.kl_divergence(grids.log_noisy, model, spacing).mean().item()
         test = self._test_scores(index, grids)
-        pit = test.pop("pit")
         scores = {
             "d_kl": d_kl,
             "nll": test["nll"].mean().item(),
             "nll_error": test["nll_error"].mean().item(),
             "val_nll": self._val_nll(index, grids).mean().item(),
             "crps": test["crps"].mean().item(),
-            "coverage_50": metrics.coverage(pit, 0.5).item(),
-            "coverage_90": metrics.coverage(pit, 0.9).item(),
+            "coverage_50": metrics.coverage(test["pit"], 0.5).item(),
+            "coverage_90": metrics.coverage(test["pit"], 0.9).item(),
             "edge_mass": test["edge_mass"].mean().item(),
             "d_kl_noisy": noisy,
             "nll_noisy": test["nll_noisy"][grids.noisy_inside].mean().item(),
         }
-        return scores, pit
+        return scores, test
 
     def _test_scores(self, index: int, grids: _Grids) -> dict[str, Tensor]:
         """Scores of one seed by test point, `[num_test]` each."""
@@ -299,6 +308,21 @@ class _Grids:
             "slice_y": self.slice_y.cpu().numpy(),
             "slice_true": _array(self.slice_true),
         }
+
+
+def _example_rows(arrays: Mapping[str, np.ndarray]) -> pd.DataFrame:
+    """Returns a row for each seed and test point: what is known of it, `log p(y|x)` and the PIT."""
+    seeds, _, count = arrays["scores"].shape
+    return pd.DataFrame(
+        {
+            "row": np.tile(np.arange(count), seeds),
+            "seed": np.repeat(arrays["seeds"], count),
+            "log_prob": arrays["scores"][:, 0].ravel(),
+            "pit": arrays["scores"][:, 1].ravel(),
+            "x": np.tile(arrays["x"], seeds),
+            "y": np.tile(arrays["y"], seeds),
+        }
+    )
 
 
 def _array(density: Tensor, diverged: bool = False) -> np.ndarray:

@@ -137,7 +137,7 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> dict[str, float]:
         by_seed = ("log_prob", "pit", "mean", "median", "spread", "points", "seeds", "good")
         joined = {**arrays[0], **{name: np.concatenate([a[name] for a in arrays]) for name in by_seed}}
         targets = json.loads((run_dir / "model.json").read_text())["targets"]
-        _write_table(run_dir, _examples(joined, targets))
+        write_examples(run_dir, _examples(joined, targets))
         write_atomically(run_dir / "calibration.csv", _calibration(joined).to_csv(index=False).encode())
         scores = pd.DataFrame([{"seeds": int(joined["good"].sum()), **_mixture_scores(joined)}])
         write_atomically(run_dir / "ensemble.csv", scores.to_csv(index=False).encode())
@@ -173,7 +173,8 @@ def endings(targets: Sequence[str]) -> list[str]:
     return [""] if len(targets) == 1 else [f"_{name}" for name in targets]
 
 
-def _write_table(run_dir: Path, frame: pd.DataFrame) -> None:
+def write_examples(run_dir: Path, frame: pd.DataFrame) -> None:
+    """Writes the scores of single rows of a run, as Parquet where pyarrow is installed; `read_examples` reads them."""
     if importlib.util.find_spec("pyarrow") is not None:
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)

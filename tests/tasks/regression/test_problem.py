@@ -26,6 +26,8 @@ from ebmbench.tasks.base import LEAST_GAIN
 from ebmbench.tasks.regression.laws import Law
 from ebmbench.tasks.regression.networks.paper import Parameters
 from ebmbench.tasks.regression.one_d import OneDLearner
+from ebmbench.tasks.regression.records import read_examples
+from tests.comparison import EXAMPLES
 from tests.processes import small
 
 from .one_d_problem import NAMES, losses, problem, setup, task
@@ -257,12 +259,24 @@ def test_a_run_in_two_parts_ends_in_the_same_files_as_in_one(tmp_path: Path) -> 
             rows_of(problem(seeds=seeds, dtype=torch.float64), tmp_path / name)
         task().finish(setup(), tmp_path / name, groups)
         task().finish(setup(), tmp_path / name, groups)  # again, as after an interruption
-        assert sorted(p.name for p in (tmp_path / name).iterdir()) == ["calibration.csv", "densities.npz"]
+        assert {p.name for p in (tmp_path / name).iterdir()} == {"calibration.csv", "densities.npz", EXAMPLES}
     one, two = (np.load(tmp_path / name / "densities.npz") for name in ("one", "two"))
     assert one["seeds"].tolist() == two["seeds"].tolist() == [0, 1, 2]
     np.testing.assert_allclose(one["model"], two["model"], rtol=2e-3)
     tables = [pd.read_csv(tmp_path / name / "calibration.csv") for name in ("one", "two")]
     pd.testing.assert_frame_equal(*tables)
+    pd.testing.assert_frame_equal(*(read_examples(tmp_path / name) for name in ("one", "two")), rtol=1e-5)
+
+
+def test_the_scores_of_single_points_are_those_of_the_metrics(tmp_path: Path) -> None:
+    rows = rows_of(problem(seeds=(3, 5)), tmp_path)
+    task().finish(setup(), tmp_path, [(3, 5)])
+    examples = read_examples(tmp_path)
+    assert len(examples) == 2 * examples["row"].nunique()
+    for seed, row in zip((3, 5), rows, strict=True):
+        of_seed = examples[examples["seed"] == seed]
+        assert -of_seed["log_prob"].mean() == pytest.approx(row["nll"], rel=1e-5)
+        assert ((of_seed["pit"] - 0.5).abs() <= 0.45).mean() == pytest.approx(row["coverage_90"], abs=1e-6)
 
 
 def test_test_points_follow_the_law_that_is_scored() -> None:
