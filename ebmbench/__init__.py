@@ -1,7 +1,8 @@
 """ebmbench: how should one train an energy-based model for regression?
 
-`run` trains and scores, `load` gives the trained models of a run, `results` a table of many runs. For components of
-one's own: `register`, and the base classes `Method`, `Proposal`, `Task`, `Network` and `Data`.
+`run` trains and scores, `load` gives the trained models of a run, `results` a table of many runs. `EnergyRegressor` has
+scikit-learn's interface. For components of one's own: `register`, and the base classes `Method`, `Proposal`, `Task`,
+`Network` and `Data`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ebmbench.core.rng import Streams
     from ebmbench.core.settings import Choice, Section
     from ebmbench.engine.api import load, run
+    from ebmbench.estimator import EnergyRegressor
     from ebmbench.methods.base import Method
     from ebmbench.report.frame import results
     from ebmbench.tasks.base import Metric, Task
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "register": "core.registry",
+    "EnergyRegressor": "estimator",
     "load": "engine.api",
     "run": "engine.api",
     "results": "report.frame",
@@ -42,6 +45,7 @@ _WHERE = {
 __all__ = [
     "Choice",
     "Data",
+    "EnergyRegressor",
     "Method",
     "Metric",
     "Network",

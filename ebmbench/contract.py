@@ -101,7 +101,8 @@ def _checks(cls: type[Component]) -> Iterator[tuple[str, Check]]:
     found = [check for kind, checks in kinds.items() if issubclass(cls, kind) for check in checks]
     found += [data_arrays] if hasattr(cls, "load") else []
     for function in found:
-        yield str(function.__doc__).splitlines()[0].rstrip("."), function
+        sentence = str(function.__doc__).splitlines()[0].rstrip(".")
+        yield sentence[0].lower() + sentence[1:], function
 
 
 # ------------------------------------------------------------------------------------------------- all components

@@ -345,6 +345,11 @@ def test_fsck_deletes_temporary_files_of_dead_processes_alone(results: Path) -> 
     assert not old.exists() and new.exists()
 
 
+def test_fsck_is_a_command(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fsck", f"results_dir={results}"]) == 0
+    assert "damaged" in capsys.readouterr().out
+
+
 def test_fsck_says_what_is_no_results_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder 'runs'"):
         fsck.main(tmp_path)

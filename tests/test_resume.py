@@ -218,7 +218,8 @@ def test_a_forced_attempt_goes_on_and_is_promoted_whole(tmp_path: Path) -> None:
     process.kill()
     assert runs.read_state(config.run_dir) == "done"
     after = {path.name: path.read_bytes() for path in config.run_dir.iterdir() if path.is_file()}
-    assert {**after, "lock": b""} == {**before, "lock": b""}
+    locks = {"lock": b"", "lock.alive": b""}
+    assert {**after, **locks} == {**before, **locks}
     state = checkpoint.load(config.run_dir / "attempt" / "training.0.ckpt")
     assert state is not None and 0 < state["step"] < 180
     # Run without force, the result is the old one; forced again, the attempt goes on and takes its place.

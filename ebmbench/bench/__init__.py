@@ -1,1 +1,1 @@
-"""Benchmarks of the project's own speed: `python -m ebmbench.bench [one_d|pooling|sweep]`."""
+"""Measurements of the project itself, its speed and its estimators: `python -m ebmbench bench NAME`."""

@@ -245,8 +245,13 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
         "predictions of a trained run for inputs of your own",
         "ebmbench.cli.tools:predict",
         "files",
-        (Option("--out", "the file to write", "FILE"),),
-        "What the files hold is the task's: `ebmbench describe task NAME` says it.",
+        (
+            Option("--out", "the file to write", "FILE", short="-o"),
+            Option("--level", "the probability of the intervals (default: 0.9)", "P"),
+        ),
+        """\
+Tables (CSV or Parquet) with the columns of training give a table: mean, mode and std of each row, the ends low and high
+of the interval, and log_prob where the target is there too. Several seeds are mixed; see docs/your-data.md.""",
     ),
     Command(
         ("fsck",),
@@ -258,11 +263,25 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
         _RESULTS_DIR,
     ),
     Command(
+        ("verify",),
+        "RUN_DIRECTORY | SWEEP [results_dir=DIR]",
+        "train random seeds of finished runs again, and fail if a metric differs",
+        "ebmbench.cli.tools:verify",
+        "sweeps",
+        (
+            Option("--runs", "so many runs, chosen at random, one seed of each (default: 3)", "K"),
+            Option("--seed", "another random choice (default: 0)", "N"),
+        ),
+        f"""\
+Every file is checked against its checksum first. Metrics are compared bit for bit where the machine, threads and code
+path are those of the run, and otherwise within 5 %. {_RESULTS_DIR}""",
+    ),
+    Command(
         ("bench",),
         "[NAME] [options]",
-        "how fast, against the textbook way (NAME: one_d, pooling or sweep)",
+        "how fast, how exact (NAME: one_d, pooling, sweep, coverage or gradients)",
         "ebmbench.cli.tools:bench",
-        "one_d pooling sweep",
+        "one_d pooling sweep coverage gradients",
         passes_on=True,
     ),
     Command(

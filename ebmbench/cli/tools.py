@@ -1,4 +1,4 @@
-"""Commands that hand over to another part: check, predict, fsck, bench."""
+"""Commands that hand over to another part: check, predict, fsck, verify, bench."""
 
 from __future__ import annotations
 
@@ -24,30 +24,53 @@ def fsck(arguments: Arguments) -> int:
     return int(importlib.import_module("ebmbench.fsck").main(results_dir, arguments.options["repair"]))
 
 
+def verify(arguments: Arguments) -> int:
+    """Trains random seeds of finished runs again; returns the exit code: 1 if a metric differs."""
+    if len(arguments.names) != 1:
+        raise UserError("verify takes one RUN_DIRECTORY or SWEEP")
+    seed = arguments.options["seed"] or "0"
+    if not seed.isdecimal():
+        raise UserError(f"--seed={seed} is not allowed: give a number from 0")
+    results_dir = arguments.results_dir() or Path("results")
+    main = importlib.import_module("ebmbench.verify").main
+    return int(main(arguments.names[0], results_dir, arguments.number("runs") or 3, int(seed)))
+
+
 def predict(arguments: Arguments) -> int:
     """Writes the predictions of a trained run for files of inputs."""
-    from ebmbench.config.run import RunConfig
-    from ebmbench.engine import runs
-
     if arguments.settings or len(arguments.names) < 2 or not arguments.options["out"]:
         raise UserError("predict takes RUN_DIRECTORY FILE... --out FILE")
+    level = _level(arguments.options["level"])
     folder, *files = map(Path, arguments.names)
-    if runs.read_state(folder) not in runs.FINISHED or not (folder / "config.yaml").is_file():
-        raise UserError(f"{str(folder)!r} holds no finished run; give a directory of <results_dir>/runs/")
     missing = next((path for path in files if not path.exists()), None)
     if missing is not None:
         raise UserError(f"{str(missing)!r} is not there; give files of inputs")
     out = Path(arguments.options["out"])
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UserError(f"--out: {str(out)!r} cannot be written; give a file in a folder that is there")
-    config = RunConfig.from_yaml((folder / "config.yaml").read_text())
-    config.task.predict_files(config.setup, folder, files, out)
+    if any(out.exists() and out.samefile(path) for path in files):
+        raise UserError(f"--out: {str(out)!r} is a file of inputs; give another")
+    from ebmbench.engine import api, runs
+
+    if runs.read_state(folder) not in runs.FINISHED:
+        raise UserError(f"{str(folder)!r} holds no finished run; give a directory of <results_dir>/runs/")
+    api.read_config(folder).task.predict_files(api.load(folder), files, out, level)
     print(out)
     return 0
 
 
+def _level(text: str | None) -> float:
+    try:
+        level = 0.9 if text is None else float(text)
+    except ValueError:
+        level = 0.0
+    if not 0 < level < 1:
+        raise UserError(f"--level={text} is not allowed: give a probability between 0 and 1, such as 0.9")
+    return level
+
+
 def bench(arguments: Arguments) -> int:
-    """Measures the speed."""
+    """Measures the speed, or what a benchmark of the harness itself asks."""
     from ebmbench.bench.__main__ import main
 
     return main(arguments.names)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -268,20 +268,40 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     _check_groups(parsed)
     with explained(), _hydra():
         cfg = hydra.compose("config", [*fixed, search_path_override()], return_hydra_config=True)
-    params = cfg.hydra.sweeper.get("params") or {}
-    grid = [_long(f"{key}={_grid_text(value)}") for key, value in params.items()]
-    given = {o.key_or_group for o in parsed}
-    # What is said on the command line wins over the sweep file.
-    grid = [line for line in grid if line.split("=", 1)[0].lstrip("+~") not in given]
-    swept = _parse([*grid, *overrides])
-    _check_size(swept)
-    with explained():
-        jobs = [list(job) for job in itertools.product(*map(_values, swept))]
+    jobs: list[list[str]] = []
+    for grid in _grids(cfg, {o.key_or_group for o in parsed}):
+        swept = _parse([*grid, *overrides])
+        _check_size(swept)
+        with explained():
+            jobs += [list(job) for job in itertools.product(*map(_values, swept))]
     if not jobs:
         raise UserError("the grid is empty: give each swept key at least one value, such as method=nce,nce+")
     for line in {line for job in jobs for line in job}:
         _check_groups(_parse([line]))
     return jobs
+
+
+def _grids(cfg: DictConfig, given: set[str]) -> list[list[str]]:
+    """Returns the grids of a sweep file: that of `hydra.sweeper.params`, and one for each entry of `sweep.also`.
+
+    Such an entry changes keys of the first grid. What is said on the command line (`given`) wins over the file: there
+    is no grid of an entry with a key that is given.
+    """
+    first = _lines(cfg.hydra.sweeper.get("params") or {})
+    found = [first]
+    for entry in (cfg.get("sweep") or {}).get("also") or ():
+        if not isinstance(entry, DictConfig):
+            raise UserError(f"sweep.also has {shown(entry)}: give keys and values, such as method: ml-exact")
+        more = _lines(entry)
+        if not given & more.keys():
+            found.append(first | more)
+    return [[f"{key}={text}" for key, text in grid.items() if key.lstrip("+~") not in given] for grid in found]
+
+
+def _lines(params: Mapping[Any, Any]) -> dict[str, str]:
+    """Returns the values of swept keys as text, the keys written out."""
+    texts = (_long(f"{key}={_grid_text(value)}").partition("=") for key, value in params.items())
+    return {key: text for key, _, text in texts}
 
 
 def _values(override: Override) -> list[str]:

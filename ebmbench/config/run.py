@@ -47,6 +47,8 @@ class SweepConfig(Section):
 
     name: str = Field(max_length=100, pattern=r"^[\w.+-]+$", description="a name of letters, digits, _ . + and -")
     description: str = ""
+    also: tuple[Any, ...] = ()
+    """Further grids: each changes keys of the first one (see `compose.expand`)."""
     tables: tuple[Any, ...] = ()
     figures: tuple[Any, ...] = ()
 

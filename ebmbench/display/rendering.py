@@ -190,32 +190,46 @@ def to_svg(panel: Panel, prefix: str) -> str:
 
 def save_figure(figure: Figure, folder: Path) -> list[Path]:
     """Writes `<name>.pdf`, `<name>.png` (300 dpi) and the numbers as `<name>.csv`; returns the paths."""
-    columns = min(figure.columns, len(figure.panels))
-    lines = math.ceil(len(figure.panels) / columns)
-    width, height = figure.panels[0].size
-    legend_height = 0.35 if figure.legend else 0.0
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{figure.name}.{ending}" for ending in ("pdf", "png", "csv")]
     with _style():
-        page = MplFigure(figsize=(width * columns, height * lines + legend_height), layout="constrained")
-        FigureCanvasAgg(page)
-        if figure.legend:
-            page.legend(
-                handles=[legend_handle(name) for name in figure.legend],
-                loc="outside upper center",
-                ncols=min(len(figure.legend), max(2, int(width * columns / 0.9))),
-                frameon=False,
-            )
-        grid = page.subplots(lines, columns, squeeze=False)
-        for axes in grid.flat[len(figure.panels) :]:
-            axes.set_axis_off()
-        for axes, panel in zip(grid.flat, figure.panels, strict=False):
-            panel.draw(axes)
-            axes.set_title(panel.title)
-        folder.mkdir(parents=True, exist_ok=True)
-        paths = [folder / f"{figure.name}.{ending}" for ending in ("pdf", "png", "csv")]
+        page = _drawn(figure)
         page.savefig(paths[0], metadata={"CreationDate": None})
         page.savefig(paths[1], dpi=300)
     paths[2].write_text(csv_text(figure.data, digits=None))
     return paths
+
+
+def save_png(figure: Figure, folder: Path) -> Path:
+    """Writes `<name>.png` (200 dpi) alone; returns its path."""
+    path = folder / f"{figure.name}.png"
+    with _style():
+        _drawn(figure).savefig(path, dpi=200)
+    return path
+
+
+def _drawn(figure: Figure) -> MplFigure:
+    """Returns the panels in a grid below their legend."""
+    columns = min(figure.columns, len(figure.panels))
+    lines = math.ceil(len(figure.panels) / columns)
+    width, height = figure.panels[0].size
+    legend_height = 0.35 if figure.legend else 0.0
+    page = MplFigure(figsize=(width * columns, height * lines + legend_height), layout="constrained")
+    FigureCanvasAgg(page)
+    if figure.legend:
+        page.legend(
+            handles=[legend_handle(name) for name in figure.legend],
+            loc="outside upper center",
+            ncols=min(len(figure.legend), max(2, int(width * columns / 0.9))),
+            frameon=False,
+        )
+    grid = page.subplots(lines, columns, squeeze=False)
+    for axes in grid.flat[len(figure.panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(grid.flat, figure.panels, strict=False):
+        panel.draw(axes)
+        axes.set_title(panel.title)
+    return page
 
 
 def legend_handle(name: str) -> Line2D:

@@ -39,7 +39,7 @@ def load(run_dir: str | Path) -> Mapping[int, Any]:
         UserError: the directory holds no finished run, or the task offers no prediction.
     """
     folder = Path(run_dir)
-    config = RunConfig.from_yaml(runs.read_output(folder, "config.yaml").decode())
+    config = read_config(folder)
     status = runs.read_status(folder)
     diverged = status.diverged if status else {}
     models = {}
@@ -47,6 +47,15 @@ def load(run_dir: str | Path) -> Mapping[int, Any]:
         models[seed] = config.task.predictor(config.setup, parameters, seed, folder)
         models[seed].diverged_step = diverged.get(str(seed))
     return models
+
+
+def read_config(run_dir: Path) -> RunConfig:
+    """Returns the settings of a finished run.
+
+    Raises:
+        UserError: the directory holds no finished run, or its settings cannot be read.
+    """
+    return RunConfig.from_yaml(runs.read_output(run_dir, "config.yaml").decode())
 
 
 def read_parameters(run_dir: Path) -> dict[int, dict[str, Tensor]]:

@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,9 @@ def _run(config: RunConfig, device: torch.device, attempt: runs.Attempt, stop: S
         write_atomically(work_dir / "checkpoint.pt", _final_checkpoint(config, states))
         write_atomically(work_dir / "metrics.csv", _csv(rows))
         seconds = sum(result["seconds"] for result in states)
-        runs.write_json(work_dir / "environment.json", environment(device, seconds, time.monotonic() - started))
+        runs.write_json(
+            work_dir / "environment.json", environment(device, seconds, time.monotonic() - started, states[0])
+        )
         figures = config.task.figures(setup, work_dir)
         attempt.status.diverged = {str(row["seed"]): int(row["diverged_step"]) for row in rows if row["diverged"]}
         logger.finish(rows, figures, work_dir)
@@ -265,6 +267,7 @@ def _train_part(
         "seconds": progress.seconds,
         "target_dim": learner.target_dim,
         "partition_nodes": learner.partition_nodes,
+        "code path": learner.code_path,
         "parameters": {
             seed: {name: (p[index] if stacked else p).detach().cpu().clone() for name, p in learner.parameters.items()}
             for index, seed in enumerate(part.seeds)
@@ -368,8 +371,10 @@ def follow(config: RunConfig, device: torch.device) -> None:
         stop.check()
 
 
-def environment(device: torch.device, train_seconds: float, total_seconds: float) -> dict[str, Any]:
-    """What the run ran on."""
+def environment(
+    device: torch.device, train_seconds: float, total_seconds: float, result: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the run ran on; `result` is what `_train_part` returned."""
     versions: dict[str, str | None] = {}
     for package in PACKAGES:
         try:
@@ -383,6 +388,8 @@ def environment(device: torch.device, train_seconds: float, total_seconds: float
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({os.cpu_count()} cores)",
         "threads": torch.get_num_threads(),
+        "code_path": result.get("code path", ""),  # an older version's part lacks it
+        "vectors": torch.backends.cpu.get_cpu_capability(),
         "train_seconds": round(train_seconds, 3),
         "total_seconds": round(total_seconds, 3),
         "peak_memory_mb": round(peak_memory(device) / 2**20, 1),

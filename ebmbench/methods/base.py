@@ -86,6 +86,14 @@ class Method(Component):
         """
         return None
 
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        """Returns the loss of each example in the limit of many samples, by quadrature, for D = 1: `[...]`.
+
+        A constant may be missing: `ebmbench bench gradients` compares the method's gradient with this one's. None for a
+        method that has no such limit, or does not say it.
+        """
+        return None
+
     @property
     def samples(self) -> int:
         """The number of samples M for each target; 0 for a method that draws none."""
@@ -107,6 +115,27 @@ def energies(f: Energy, target: Tensor, samples: Tensor) -> tuple[Tensor, Tensor
 def log_partition(values: Tensor, log_q: Tensor) -> Tensor:
     """Returns the importance-sampling estimate `log 1/M Σ_m exp(f_m) / q_m`: `[..., M] -> [...]`."""
     return torch.logsumexp(values - log_q, dim=-1) - math.log(values.shape[-1])
+
+
+def exact_nll(f: Energy, y: Tensor, step: Step) -> Tensor:
+    """Returns `log Z(x) − f(x, y_i)`, log Z as the step gives it: `[...]`."""
+    assert step.log_partition is not None, "the task has no exact log Z"
+    return step.log_partition(f) - f(y.unsqueeze(-2)).squeeze(-1)
+
+
+def normal_nodes(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns 257 places of a standard normal variable and their weights, which sum to one: `[Q]` each.
+
+    The trapezoidal rule on [-8, 8], which converges geometrically for smooth integrands.
+    """
+    places = torch.linspace(-8, 8, 257, dtype=like.dtype, device=like.device)
+    return places, torch.softmax(-0.5 * places.square(), 0)
+
+
+def normal_mean(f: Energy, y: Tensor, std: float) -> Tensor:
+    """Returns the mean of `f(y_i + ν)`, `ν ~ N(0, std²)`, by quadrature, for D = 1: `[..., 1] -> [...]`."""
+    places, weights = normal_nodes(y)
+    return f(y.unsqueeze(-2) + std * places.unsqueeze(-1)) @ weights
 
 
 TRIAL_FEATURES = 5

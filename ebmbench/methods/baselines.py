@@ -9,7 +9,7 @@ from ebmbench.core.energy import Energy
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method
+from ebmbench.methods.base import Method, exact_nll
 
 
 @register
@@ -33,4 +33,8 @@ class MLExact(Method):
                 "method=ml-exact needs the exact partition function, which there is for one target or a normalised "
                 "model alone; choose network=gaussian, mdn, histogram or flow, or a method that samples, such as nce"
             )
-        return step.log_partition(f) - f(y.unsqueeze(-2)).squeeze(-1)
+        return exact_nll(f, y, step)
+
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        return exact_nll(f, y, step)

@@ -11,7 +11,7 @@ from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method
+from ebmbench.methods.base import Method, exact_nll, normal_mean
 from ebmbench.proposals.mixture import GaussianMixture
 
 PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"
@@ -42,6 +42,10 @@ class NCE(Method):
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         return target_among_samples(f, y, step, self.num_samples)
 
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        return exact_nll(f, y, step)
+
 
 @register
 class NCEPlus(Method):
@@ -68,3 +72,11 @@ class NCEPlus(Method):
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         return target_among_samples(f, y, step, self.num_samples, self.beta)
+
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        if not isinstance(step.proposal, GaussianMixture):
+            return None
+        assert step.log_partition is not None, "the task has no exact log Z"
+        stds = step.proposal.stds
+        return step.log_partition(f) - sum(normal_mean(f, y, self.beta * std) for std in stds) / len(stds)

@@ -12,7 +12,7 @@ from typing_extensions import override
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method, energies
+from ebmbench.methods.base import Method, energies, normal_nodes
 
 
 @register
@@ -44,3 +44,12 @@ class EnergyDiscrepancy(Method):
         if self.stabilisation:
             terms = torch.cat((terms, torch.full_like(terms[..., :1], math.log(self.stabilisation))), dim=-1)
         return torch.logsumexp(terms, dim=-1) - math.log(self.num_samples)
+
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        # Places of ξ_0 + ξ are sums of two nodes: f is computed once at each sum, and read in windows.
+        places, weights = normal_nodes(y)
+        sums = torch.linspace(2 * places[0], 2 * places[-1], 2 * len(places) - 1, dtype=y.dtype, device=y.device)
+        target, values = energies(f, y, y.unsqueeze(-2) + self.scale * sums.unsqueeze(-1))
+        inner = torch.logsumexp(values.unfold(-1, len(places), 1) + weights.log(), dim=-1)
+        return inner @ weights - target

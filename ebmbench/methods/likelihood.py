@@ -12,7 +12,7 @@ from ebmbench.core.langevin import langevin, ran_away
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method, energies, log_partition
+from ebmbench.methods.base import Method, energies, exact_nll, log_partition, normal_mean
 from ebmbench.proposals.mixture import gaussian_log_prob
 
 PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"
@@ -41,6 +41,10 @@ class MLIS(Method):
         samples, log_q = step.q().sample(y, self.num_samples, step)
         target, values = energies(f, y, samples)
         return log_partition(values, log_q) - target
+
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        return exact_nll(f, y, step)
 
 
 @register
@@ -75,6 +79,11 @@ class KLDIS(Method):
         # zero belongs in the mean, which would be biased without it; but it says that the estimate is poor.
         step.count("underflows", (weights.amax(-1) == 0).expand(y.shape[:-1]))
         return log_partition(values, log_q) - (weights * values).mean(-1)
+
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        assert step.log_partition is not None, "the task has no exact log Z"
+        return step.log_partition(f) - normal_mean(f, y, self.sigma)
 
 
 @register

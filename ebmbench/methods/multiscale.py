@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Self
 
+import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import override
@@ -12,7 +13,7 @@ from typing_extensions import override
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method
+from ebmbench.methods.base import Method, normal_nodes
 
 
 @register
@@ -54,9 +55,13 @@ class MDSM(Method):
         """σ_0. Where it is not given it is the one with which a Gaussian law of variance s² gives s² + σ_0²."""
         if self.sigma0 is not None:
             return self.sigma0
+        return math.sqrt(self.levels / sum(sigma**-2 for sigma in self.sigmas))
+
+    @property
+    def sigmas(self) -> list[float]:
+        """σ of the noise at each level, in a geometric row."""
         ratio = (self.sigma_high / self.sigma_low) ** (1 / max(1, self.levels - 1))
-        precisions = [(self.sigma_low * ratio**level) ** -2 for level in range(self.levels)]
-        return math.sqrt(self.levels / sum(precisions))
+        return [self.sigma_low * ratio**level for level in range(self.levels)]
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
@@ -67,3 +72,13 @@ class MDSM(Method):
         noise = step.draws.normal("denoising", shape, y.dtype)
         score = f.grad(y.unsqueeze(-2) + sigma * noise, create_graph=True)
         return (noise + self.target_sigma**2 / sigma * score).square().sum(-1).mean(-1)
+
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        noise, weights = normal_nodes(y)
+        noise = noise.unsqueeze(-1)
+        losses = []
+        for sigma in self.sigmas:
+            score = f.grad(y.unsqueeze(-2) + sigma * noise, create_graph=True)
+            losses.append((noise + self.target_sigma**2 / sigma * score).square().sum(-1) @ weights)
+        return torch.stack(losses).mean(0)

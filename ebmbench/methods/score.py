@@ -11,7 +11,7 @@ from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method
+from ebmbench.methods.base import Method, normal_nodes
 
 
 @register
@@ -42,6 +42,10 @@ class SM(Method):
                 trace = trace + row[..., d]
         return (trace + 0.5 * score.square().sum(-1)).squeeze(-1)
 
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        return self.loss(f, y, step)
+
 
 @register
 class DSM(Method):
@@ -68,3 +72,10 @@ class DSM(Method):
         noise = self.sigma * step.draws.normal("denoising", shape, y.dtype)
         score = f.grad(y.unsqueeze(-2) + noise, create_graph=True)
         return (score + noise / self.sigma**2).square().sum(-1).mean(-1)
+
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        places, weights = normal_nodes(y)
+        noise = self.sigma * places.unsqueeze(-1)
+        score = f.grad(y.unsqueeze(-2) + noise, create_graph=True)
+        return (score + noise / self.sigma**2).square().sum(-1) @ weights

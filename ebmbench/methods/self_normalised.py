@@ -23,6 +23,13 @@ def log_normaliser(features: int) -> nn.Module:
     return nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1))
 
 
+def _bound(f: Energy, y: Tensor, step: Step) -> Tensor:
+    """Returns `b(x) − f(y_i) + Z(x)/exp b(x) − 1`, to which both methods come with many samples: `[...]`."""
+    assert step.log_partition is not None, "the task has no exact log Z"
+    b = step.head("log_normaliser").squeeze(-1)
+    return b - f(y.unsqueeze(-2)).squeeze(-1) + (step.log_partition(f) - b).exp() - 1
+
+
 @register
 class NCEBinary(Method):
     """Binary noise contrastive estimation: `−log σ(G(y_i)) − Σ_m log σ(−G(y_m))`, `G = f − b(x) − log(M q)`.
@@ -47,6 +54,10 @@ class NCEBinary(Method):
         logits = f(candidates) - step.head("log_normaliser") - log_q - math.log(self.num_samples)
         log_sigmoid = torch.nn.functional.logsigmoid
         return -log_sigmoid(logits[..., 0]) - log_sigmoid(-logits[..., 1:]).sum(-1)
+
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        return _bound(f, y, step)
 
 
 @register
@@ -84,3 +95,7 @@ class SNL(Method):
         step.count("overflows", excess > LINEAR_FROM)
         low = excess.clamp(max=LINEAR_FROM)
         return b - target + low.exp() * (1 + (excess - low)) - 1
+
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        return _bound(f, y, step)

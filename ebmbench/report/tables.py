@@ -105,9 +105,9 @@ def _parse(entry: Any) -> tuple[str, dict[str, Any]]:
             f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: method.beta"
         )
     options = dict(options or {})
-    metrics = options.get("metrics", ())
-    if not isinstance(metrics, list | tuple):
-        raise UserError(f"sweep.tables has {kind} with metrics={metrics!r}: give a list of metrics")
+    for name, what in (("metrics", "metrics"), ("beside", "settings")):
+        if not isinstance(options.get(name, ()), list | tuple):
+            raise UserError(f"sweep.tables has {kind} with {name}={options[name]!r}: give a list of {what}")
     return kind, options
 
 
@@ -333,14 +333,20 @@ def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
 
 
 def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns a table per group: is the ranking one of the methods, or of one draw of the data?"""
+    """Returns a table per group and metric: is the ranking one of the methods, or of one draw of the data?
+
+    Options: `metrics`, and `beside`, further varied settings whose values have rows of their own.
+    """
     tables = []
+    beside = [key for key in options.get("beside", ()) if key in axes]
     for task_name, rows_of_task in frame.groupby("task", sort=True):
         draw = task_of(str(task_name)).draw_setting
         if not draw or draw not in axes:
             raise _not_varied("draws", draw or "a draw of the data", axes)
-        for group in groups(rows_of_task, [axis for axis in axes if axis != draw]):
-            data = scores.draws(group.frame, group.keys, group.headline, draw)
+        task_groups = groups(_named(rows_of_task, beside), [axis for axis in axes if axis not in (draw, *beside)])
+        names = options.get("metrics") or [task_of(str(task_name)).metrics[0].name]
+        for group, metric in ((g, _metric(g.task, name)) for g in task_groups for name in names if name in g.frame):
+            data = scores.draws(group.frame, group.keys, metric, draw)
             records = data.to_dict("records")
             rows = []
             for row in records:
@@ -348,7 +354,7 @@ def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
                 cells += [number_cell(row[name]) for name in ("std_draws", "std_seeds", "std_residual")]
                 cells += [Cell(row["ranks"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
                 rows.append([method_cell(row["method"]), *cells, Cell(str(row["diverged"]), sort=row["diverged"])])
-            header = [Cell("method"), _head(group.headline, arrow=True), Cell("std between draws")]
+            header = [Cell("method"), _head(metric, arrow=True), Cell("std between draws")]
             header += [Cell("std between seeds"), Cell("std of the rest"), Cell("rank at each draw"), Cell("p (Holm)")]
             header += [Cell("verdict"), Cell("diverged")]
             numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
@@ -357,10 +363,19 @@ def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
                 f"{records[0]['seeds']} seeds, by a mixed model; tests paired by draw. Mean Kendall's tau between the "
                 f"rankings of two draws: {records[0]['tau']:.2f}."
             )
-            title = f"{group.title}: does the draw of the data decide?"
+            title = f"{group.title}: {metric.label}; does the draw of the data decide?"
             notes = [MARKS.replace("by seed", "by draw"), note, *_notes(data)]
             tables.append(Table(title, header, rows, notes, data, "draws.csv"))
     return tables
+
+
+def _named(frame: pd.DataFrame, beside: Sequence[str]) -> pd.DataFrame:
+    """Returns the runs with these settings in the names of their methods, but for each setting's commonest value."""
+    names = frame["method"].astype(str)
+    for key in beside:
+        usual = frame[key].value_counts().idxmax()
+        names = names.where(frame[key] == usual, names + ", " + frame[key].map(plain))
+    return frame.assign(method=names)
 
 
 def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:

@@ -30,7 +30,7 @@ RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
 """Folders of `results/` that are no sweep's."""
 FIGURES = ("ranking", "strip", "settings", "pareto", "curves")
 """What `sweep.figures` may name for every task; a task may have more."""
-_NO_AXIS = ("task", "method", "task.dataset", "task/data", "seeds", "plugins")
+_NO_AXIS = ("task", "method", "task.dataset", "task/data", "task.data.name", "seeds", "plugins")
 """Keys that have a column of their own in every table of runs."""
 
 

@@ -277,13 +277,14 @@ class Task(Component):
         """Returns a trained model for use, as `ebmbench.load` gives it."""
         raise NotImplementedError(f"task={self.name} offers no prediction")
 
-    def predict_files(self, setup: Setup, run_dir: Path, files: Sequence[Path], out: Path) -> None:
+    def predict_files(self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float) -> None:
         """Writes the predictions of a trained run for files of inputs (a table, images): `ebmbench predict`.
 
         Args:
-            run_dir: of the finished run, with its checkpoint.
+            models: the trained models by seed, as `ebmbench.load` gives them.
             files: inputs in the task's own form.
             out: the file to write.
+            level: the probability of intervals.
 
         Raises:
             UserError: the task makes no predictions for files, or a file is not in its form.

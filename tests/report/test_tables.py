@@ -115,6 +115,23 @@ def test_draws_of_the_data_are_the_units_of_their_table() -> None:
     assert "does the draw of the data decide?" in build(frame, "d", "", ("draws",), axes)["tables.md"]
 
 
+def test_draws_show_other_settings_and_metrics_beside_the_methods() -> None:
+    axes = ("task.data_seed", "task/network")
+    values = {
+        (method, draw, network): [mean, mean + 0.01]
+        for method, network, mean in (("nce", "mlp", 1.0), ("sm", "mlp", 1.5), ("ml-exact", "mdn", 2.0))
+        for draw in range(3)
+    }
+    options = {"draws": {"beside": ["task/network"], "metrics": ["d_kl", "nll"]}}
+    frame = frame_of(values, axes).assign(nll=1.0)
+    text = build(frame, "d", "", (options,), axes)["tables.md"]
+    assert "D_KL; does the draw of the data decide?" in text and "NLL; does the draw of the data decide?" in text
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| nce", "| sm", "| ml-exact"))]
+    assert [row for row in rows if "[" not in row] == ["| nce", "| sm", "| ml-exact, mdn"] * 2
+    with pytest.raises(UserError, match="beside='task/network'"):
+        build(frame, "d", "", ({"draws": {"beside": "task/network"}},), axes)
+
+
 def test_the_audit_sees_a_ranking_that_the_rule_decides() -> None:
     lucky = [0.1] * 5 + [3.0] * 15  # the best 5 of 20 are better than anything, the rest is bad
     frame = frame_of({("nce",): [0.5] * 20, ("sm",): lucky})

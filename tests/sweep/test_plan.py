@@ -27,12 +27,35 @@ from tests.sweep.made import sweep
         ("data_seeds", 120, ("task.data_seed",)),
         ("shapes", 7, ()),
         ("bccd", 2, ()),
+        ("uci", 6 * 20 * (13 + 3), ("task/network", "task.data.split")),
     ],
 )
 def test_every_sweep_of_the_project_is_valid(name: str, jobs: int, axes: tuple[str, ...]) -> None:
     plan = make_plan(name, [], None)
     assert plan.name == name and len(plan.jobs) == jobs and plan.axes == axes
     assert len({job.run_id for job in plan.jobs}) == jobs
+
+
+def test_further_grids_change_keys_of_the_first_one() -> None:
+    plan = make_plan("uci", ["data.name=yacht", "data.split=0,1"], None)
+    found = [(job.config["method"]["name"], job.config["task"]["network"]["name"]) for job in plan.jobs]
+    assert len(found) == 2 * 16 and found.count(("ml-exact", "mlp")) == 2
+    assert {network for method, network in found if method != "ml-exact"} == {"mlp"}
+    assert {network for method, network in found if method == "ml-exact"} == {"mlp", "gaussian", "mdn", "flow"}
+
+
+def test_what_is_given_on_the_command_line_leaves_no_further_grid_of_it() -> None:
+    plan = make_plan("uci", ["data.name=yacht", "data.split=0,1", "method=nce,nce+"], None)
+    assert {job.config["task"]["network"]["name"] for job in plan.jobs} == {"mlp"} and len(plan.jobs) == 4
+
+
+def test_a_further_grid_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sweeps").mkdir()
+    text = "# @package _global_\nhydra: {sweeper: {params: {method: 'nce,sm'}}}\nsweep: {name: odd, also: [gaussian]}\n"
+    Path("sweeps/odd.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"sweep\.also has 'gaussian': give keys and values"):
+        make_plan("odd", [], None)
 
 
 def test_no_sweep_is_left_untested() -> None:

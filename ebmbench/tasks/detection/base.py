@@ -11,15 +11,17 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
@@ -27,10 +29,8 @@ from torchvision.models.detection.image_list import ImageList
 from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
 from ebmbench.system.locking import Lock
-from ebmbench.tasks.detection import shapes
 from ebmbench.tasks.detection.architectures import build_model
 from ebmbench.tasks.detection.base_training import seeded, train_base
-from ebmbench.tasks.detection.config import ShapesData
 from ebmbench.tasks.detection.data import Dataset, open_split
 from ebmbench.tasks.detection.task import DetectionTask
 
@@ -158,14 +158,7 @@ def base_key(config: DetectionTask) -> str:
 
 
 def _identity(config: DetectionTask) -> dict[str, Any]:
-    data = config.data.plain()
-    for evaluation_only in ("eval_split", "num_test"):
-        data.pop(evaluation_only, None)
-    if isinstance(config.data, ShapesData):
-        data["version"] = shapes.VERSION
-    base = config.base.plain()
-    base.pop("feature_cache_mb")
-    return {"version": VERSION, "data": data, "base": base}
+    return {"version": VERSION, "data": config.data.training_identity(), "base": config.base.identity()}
 
 
 def load_base(config: DetectionTask, results_dir: Path, device: torch.device | str) -> BaseDetector:
@@ -184,7 +177,10 @@ def load_base(config: DetectionTask, results_dir: Path, device: torch.device | s
             model = build_model(config.base.architecture, len(dataset.categories) + 1, data.short_side, data.long_side)
         return BaseDetector(model, list(dataset.categories)).to(device)
     state, source = _checkpoint(weights)
-    predictor = state.get("roi_heads.box_predictor.cls_score.weight")
+    predictor = state.get(PREDICTOR)
+    kind = _other_kind(state)
+    if kind is not None:
+        raise UserError(f"task.base.weights: {source} is {kind}; a fasterrcnn_resnet50_fpn (the first one) is needed.")
     if predictor is None:
         raise UserError(f"task.base.weights: {source} is not a torchvision Faster R-CNN (it has no box predictor).")
     num_classes = len(predictor)
@@ -201,13 +197,24 @@ def load_base(config: DetectionTask, results_dir: Path, device: torch.device | s
 
 
 def _category_ids(num_classes: int, dataset: Dataset, source: str) -> list[int]:
-    """A checkpoint's labels: COCO's category ids if it has COCO's 91 outputs, else the dataset's ids in order."""
+    """Returns the category id of each label of a checkpoint.
+
+    A checkpoint with COCO's 91 outputs knows COCO's classes: they are found by their names. Those that the dataset
+    does not have get negative ids, which no dataset uses. Any other checkpoint must have the dataset's classes, in the
+    order of their ids.
+    """
     if num_classes == 91:
-        ids = list(range(1, 91))
-        unknown = [category for category in dataset.categories if category not in ids]
+        from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+        names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+        id_of = {name: category for category, name in dataset.categories.items()}
+        unknown = [name for name in id_of if name not in names]
         if unknown:
-            raise UserError(f"{source} does not know category {unknown[0]} of the dataset; it knows COCO's, 1 to 90.")
-        return ids
+            raise UserError(
+                f"{source} knows COCO's 80 classes, and the dataset's class {unknown[0]!r} is not one of them; "
+                "task.base.weights=train trains a detector on this dataset"
+            )
+        return [id_of.get(name, -label) for label, name in enumerate(names) if label]
     if num_classes != len(dataset.categories) + 1:
         raise UserError(
             f"{source} knows {num_classes - 1} categories and the dataset has {len(dataset.categories)}: they must be "
@@ -228,17 +235,38 @@ def _checkpoint(weights: str) -> tuple[dict[str, Tensor], str]:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"task.base.weights is {weights!r}, not train, coco, none or the path of a checkpoint.")
+    state: Any
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        safe = path.suffix == ".safetensors"
+        state = load_file(path) if safe else torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises several kinds for a file that is no checkpoint
         raise UserError(
             f"task.base.weights: {path} is not a checkpoint that can be loaded safely: {error!s:.160}"
         ) from None
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]  # as torchvision's reference training scripts save it
+    for key in ("model", "state_dict"):  # as torchvision's reference scripts, and Lightning, save it
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"task.base.weights: {path} holds no model's state (a dictionary of tensors).")
-    return state, str(path)
+    return _plain_names(state), str(path)
+
+
+PREDICTOR = "roi_heads.box_predictor.cls_score.weight"
+
+
+def _plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns a state without what a wrapper put before all names: `module.` (DDP), `model.` (Lightning)."""
+    prefix = next((name.removesuffix(PREDICTOR) for name in state if name.endswith(PREDICTOR)), "")
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _other_kind(state: dict[str, Tensor]) -> str | None:
+    """Returns what a checkpoint is, where it is a detector of torchvision that this task does not build on."""
+    if "roi_heads.box_head.0.0.weight" in state:
+        return "torchvision's fasterrcnn_resnet50_fpn_v2"
+    if any(name.startswith("head.classification_head.") for name in state):
+        return "a one-stage detector (RetinaNet or FCOS)"
+    return None
 
 
 def _trained(config: DetectionTask, results_dir: Path, device: torch.device | str) -> BaseDetector:
@@ -249,11 +277,41 @@ def _trained(config: DetectionTask, results_dir: Path, device: torch.device | st
         with _locked(folder.with_suffix(".lock")):  # a second process waits here, then finds it done
             if not (folder / "base.json").exists():
                 _train_and_store(config, folder, device)
+    return _stored(config, folder)
+
+
+def _stored(config: DetectionTask, folder: Path) -> BaseDetector:
+    """Reads a detector that was trained here."""
     facts = json.loads((folder / "base.json").read_text())
     data = config.data
     model = build_model(config.base.architecture, len(facts["category_ids"]) + 1, data.short_side, data.long_side)
     model.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
     return BaseDetector(model, facts["category_ids"])
+
+
+def record_of(config: DetectionTask, base: BaseDetector, names: Mapping[int, str]) -> dict[str, Any]:
+    """Returns plain data from which `reopen` finds a detector again, without the data that it was trained on."""
+    return {"key": base_key(config), "category_ids": list(base.category_ids), "names": dict(names)}
+
+
+def reopen(config: DetectionTask, record: Mapping[str, Any], results_dir: Path) -> BaseDetector:
+    """Returns the detector that a finished run stood on; nothing is trained.
+
+    Raises:
+        UserError: it is not there any more.
+    """
+    weights, data = config.base.weights, config.data
+    if weights == "train":
+        folder = results_dir / "base" / str(record["key"])
+        if not (folder / "base.json").exists():
+            raise UserError(f"{folder}, the base detector that the run stands on, is not there")
+        return _stored(config, folder)
+    count = len(record["category_ids"]) + 1
+    with seeded(config.base.seed):
+        model = build_model(config.base.architecture, count, data.short_side, data.long_side)
+    if weights != "none":
+        model.load_state_dict(_checkpoint(weights)[0])
+    return BaseDetector(model, record["category_ids"])
 
 
 def _train_and_store(config: DetectionTask, folder: Path, device: torch.device | str) -> None:
@@ -280,7 +338,11 @@ def _train_and_store(config: DetectionTask, folder: Path, device: torch.device |
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     lock = Lock(path)
+    said = False
     while not lock.take():
+        if not said:
+            print("ebmbench: another process trains the base detector; waiting for it", file=sys.stderr, flush=True)
+            said = True
         time.sleep(1)
     try:
         yield

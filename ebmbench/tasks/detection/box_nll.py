@@ -59,10 +59,8 @@ def box_nll(
         stds: of the proposal's normal components.
         uniform: the proposal's share of the uniform density; the normals share the rest equally.
     """
-    y = _sample(draws, count, num_samples, stds, uniform)
-    log_q = proposal_log_prob(y, stds, uniform)
+    y, log_weights = weighted_draws(f, count, draws, num_samples, stds, uniform)
     target = f(torch.zeros_like(y[:, :1], dtype=torch.float32))[:, 0].double()
-    log_weights = f(y.float()).double() - log_q
     log_sum = torch.logsumexp(log_weights, dim=1)
     ess = torch.exp(2 * log_sum - torch.logsumexp(2 * log_weights, dim=1))
     return BoxNLL(
@@ -70,6 +68,15 @@ def box_nll(
         ess=ess,
         error=(1 / ess - 1 / num_samples).clamp(min=0).sqrt(),
     )
+
+
+@torch.no_grad()
+def weighted_draws(
+    f: Energy, count: int, draws: Draws, num_samples: int, stds: Sequence[float] = STDS, uniform: float = 0.2
+) -> tuple[Tensor, Tensor]:
+    """Returns draws of q for each true box, `[N, M, 4]`, and the logarithms of their weights `exp f / q`, `[N, M]`."""
+    y = _sample(draws, count, num_samples, stds, uniform)
+    return y, f(y.float()).double() - proposal_log_prob(y, stds, uniform)
 
 
 def proposal_log_prob(y: Tensor, stds: Sequence[float], uniform: float) -> Tensor:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from typing_extensions import override
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Component, Section
+from ebmbench.system.files import fingerprint_of_file
+
+SPLITS = ("train", "val", "test")
 
 
 class ImageData(Component):
@@ -25,6 +30,10 @@ class ImageData(Component):
     short_side: int = Field(800, ge=32, le=4096, description="images are resized to this short side, in pixels")
     long_side: int = Field(1333, ge=32, le=4096, description="the longest that a long side may be, in pixels")
     eval_split: Literal["val", "test"] = Field("val", description="the split that is scored")
+
+    def training_identity(self) -> dict[str, Any]:
+        """Returns what a detector that is trained on the training split depends on."""
+        return {key: value for key, value in self.identity().items() if key not in ("eval_split", "eval_content")}
 
 
 @register
@@ -45,6 +54,16 @@ class ShapesData(ImageData):
     long_side: int = Field(128, ge=32, le=4096, description="the longest that a long side may be, in pixels")
     eval_split: Literal["val", "test"] = Field("test", description="the split that is scored; val is for choices")
 
+    @override
+    def identity(self) -> dict[str, Any]:
+        from ebmbench.tasks.detection import shapes
+
+        return {**super().identity(), "version": shapes.VERSION}
+
+    @override
+    def training_identity(self) -> dict[str, Any]:
+        return {key: value for key, value in super().training_identity().items() if key not in ("num_val", "num_test")}
+
 
 @register
 class CocoData(ImageData):
@@ -63,6 +82,22 @@ class CocoData(ImageData):
     test_images: str | None = None
     test_annotations: str | None = None
     skip_bad_images: bool = Field(False, description="count images that are missing or damaged, and leave them out")
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings, with hashes of the files in the place of their names: edited data are other data."""
+        files = ("root", "skip_bad_images", *(f"{s}_{kind}" for s in SPLITS for kind in ("images", "annotations")))
+        found = {key: value for key, value in super().identity().items() if key not in files}
+        return {**found, "train_content": self.content("train"), "eval_content": self.content(self.eval_split)}
+
+    def content(self, split: str) -> str | None:
+        """Returns a hash of a split's annotations and of its images' sizes, None where they cannot be read."""
+        from ebmbench.tasks.detection.data import content_of
+
+        try:
+            return content_of(*self.files(split))
+        except UserError:
+            return None
 
     def files(self, split: str) -> tuple[Path, Path]:
         """Returns the annotation file and the image folder of a split.
@@ -104,6 +139,24 @@ class BaseConfig(Section):
         0, ge=0, le=1_000_000, description="memory for the frozen features of training images; 0: none is kept"
     )
 
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings, without what changes no result, and with a hash of a file of weights."""
+        found = {key: value for key, value in super().identity().items() if key != "feature_cache_mb"}
+        path = Path(self.weights).expanduser()
+        if self.weights not in WEIGHTS and path.is_file():
+            about = path.stat()
+            found["weights"] = _fingerprint(path, about.st_size, about.st_mtime_ns)
+        return found
+
+
+WEIGHTS = ("train", "coco", "none")
+"""What `task.base.weights` may be beside a path."""
+
+
+@lru_cache(maxsize=16)
+def _fingerprint(path: Path, *changed: int) -> str:
+    return fingerprint_of_file(path)
+
 
 class HeadConfig(Section):
     """The network f(x, y): the pooled features of a box through two hidden layers to one value per class."""
@@ -120,6 +173,11 @@ class HeadConfig(Section):
 class InferenceConfig(Section):
     """From candidates to detections: NMS in the order of f, then gradient ascent on f."""
 
+    nms_order: Literal["f", "score"] = Field("f", description="what NMS goes by: f, or the base's class score")
+    accept: bool = Field(
+        True, description="report the base's boxes where the gain on the validation split may be nothing or a loss"
+    )
+
     score_threshold: float = Field(0.05, ge=0, lt=1)
     nms_threshold: float = Field(0.5, gt=0, le=1)
     max_detections: int = Field(100, ge=1, le=10_000)
@@ -129,6 +187,12 @@ class InferenceConfig(Section):
     bootstrap: int = Field(1000, ge=0, le=1_000_000, description="resamples of the images, for the gain's interval")
     nll_boxes: int = Field(200, ge=0, le=10_000_000, description="true boxes whose NLL is taken: the split's first")
     nll_samples: int = Field(1024, ge=1, le=1_048_576, description="importance samples for the log Z of each")
+
+    @model_validator(mode="after")
+    def _can_decide(self) -> InferenceConfig:
+        if self.accept and not self.bootstrap:
+            raise ValueError("task.inference.accept=true needs an interval: task.inference.bootstrap=1000")
+        return self
 
 
 class DetectionTrainer(Section):

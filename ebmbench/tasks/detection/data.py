@@ -7,13 +7,15 @@ holds is unpickled or evaluated, and no image outside the image folder is opened
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import math
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -23,7 +25,7 @@ from PIL import Image, ImageOps
 from pycocotools.coco import COCO
 from torch import Tensor
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, shown
 from ebmbench.system import distributed
 from ebmbench.tasks.detection import shapes
 from ebmbench.tasks.detection.config import CocoData, ImageData, ShapesData
@@ -53,6 +55,7 @@ class Dataset(Protocol):
     categories: dict[int, str]  # category id -> name, by rising id
     image_ids: list[int]  # of the images in order; of a training split only those with a box to learn from
     notes: list[str]  # what was left out, a sentence each
+    content: str  # a hash of all that its images and boxes depend on
 
     def load(self, index: int) -> Example | None:
         """The example at a place in `image_ids`; None for a bad image that the user allows to be skipped."""
@@ -98,6 +101,8 @@ class ShapesDataset:
         count = {"train": config.num_train, "val": config.num_val, "test": config.num_test}[split]
         self.image_ids = list(range(1, count + 1))
         self.notes: list[str] = []
+        noise = config.annotation_noise if split == "train" else 0
+        self.content = _hash([shapes.VERSION, config.data_seed, split, noise])
         self._images: dict[int, shapes.ShapesImage] = {}
 
     def _make(self, index: int) -> shapes.ShapesImage:
@@ -168,12 +173,14 @@ class CocoDataset:
     image_ids: list[int] = field(init=False)
     notes: list[str] = field(init=False, default_factory=list)
     bad_images: set[int] = field(init=False, default_factory=set)
+    content: str = field(init=False)
 
     def __post_init__(self) -> None:
         annotations, images = self.config.files(self.split)
         self.folder = images
         self.annotation_file = annotations
         content = read_annotations(annotations)
+        self.content = content_of(annotations, images) or ""
         self._images = {image["id"]: image for image in content["images"]}
         self._annotations = content["annotations"]
         self.categories = {c["id"]: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])}
@@ -204,6 +211,7 @@ class CocoDataset:
             if count:
                 self.notes.append(f"{annotations.name}: {count} {what}.")
         self._check_files()
+        self._check_images()
 
     def _path(self, image: dict[str, Any]) -> Path:
         name = image["file_name"]
@@ -222,13 +230,60 @@ class CocoDataset:
         for image_id in self.image_ids:
             image = self._images[image_id]
             path = self._path(image)
-            if path.name in present if path.parent == self.folder else path.exists():
+            if path.name in present if path.parent == self.folder else os.path.exists(path):
                 continue
             if not self.config.skip_bad_images:
                 raise UserError(
-                    f"{self.annotation_file}: image {image_id} ({image['file_name']!r}) is not in {self.folder}; "
+                    f"{self.annotation_file}: image {image_id} ({shown(image['file_name'])}) is not in {self.folder}; "
                     "task.data.skip_bad_images=true leaves out such images."
                 )
+
+    def _check_images(self) -> None:
+        """Reads every image once, so that a damaged one is found before anything is trained.
+
+        Of a dataset with very many images this would take longer than it is worth: there they are found when it is
+        their turn.
+        """
+        if len(self.image_ids) > CHECKED_IMAGES:
+            return
+        with ThreadPoolExecutor() as pool:
+            faults = pool.map(self._fault, self.image_ids)
+            found = [(image_id, fault) for image_id, fault in zip(self.image_ids, faults, strict=True) if fault]
+        for image_id, fault in found:
+            self._leave_out(image_id, fault)
+        if found:
+            self.image_ids = [image_id for image_id in self.image_ids if image_id not in self.bad_images]
+        if not any(self._boxes[image_id] for image_id in self.image_ids):
+            raise UserError(f"{self.annotation_file}: no image with a box can be used; the first fault: {found[0][1]}")
+
+    def _fault(self, image_id: int) -> str | None:
+        """What is wrong with an image, None if nothing is."""
+        record = self._images[image_id]
+        path = self._path(record)
+        try:
+            about = path.stat()
+            return _fault(path, record["width"], record["height"], self._least_side(record), about.st_mtime_ns)
+        except OSError as error:
+            return error.strerror or str(error)
+
+    def _least_side(self, record: dict[str, Any]) -> float:
+        """The short side that an image has after resizing, in pixels."""
+        short, long = sorted((record["width"], record["height"]))
+        scale = min(self.config.short_side / max(short, 1), self.config.long_side / max(long, 1))
+        return float(short * scale)
+
+    def _leave_out(self, image_id: int, fault: str) -> None:
+        """Leaves an image out where the user allows it.
+
+        Raises:
+            UserError: the user does not.
+        """
+        path = self._path(self._images[image_id])
+        text = f"{path}, image {image_id} of {self.annotation_file.name}, cannot be used: {fault}"
+        if not self.config.skip_bad_images:
+            raise UserError(f"{text}; task.data.skip_bad_images=true leaves out such images.")
+        self.bad_images.add(image_id)
+        self.notes.append(f"{text}; it is left out.")
 
     def load(self, index: int) -> Example | None:
         """Returns an image with its boxes."""
@@ -238,14 +293,10 @@ class CocoDataset:
         record = self._images[image_id]
         path = self._path(record)
         try:
-            image = _read_image(path, record["width"], record["height"])
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            reason = str(error) or type(error).__name__
-            text = f"{path}, image {image_id} of {self.annotation_file.name}, cannot be used: {reason}"
-            if not self.config.skip_bad_images:
-                raise UserError(f"{text}; task.data.skip_bad_images=true leaves out such images.") from error
-            self.bad_images.add(image_id)
-            print(f"ebmbench: {text}; skipped ({len(self.bad_images)} so far).", file=sys.stderr)
+            image = read_image(path, (record["width"], record["height"]))
+        except BAD_IMAGE as error:
+            self._leave_out(image_id, str(error) or type(error).__name__)
+            _say_once(self.annotation_file, self.notes[-1])
             return None
         boxes = self._boxes[image_id]
         return Example(
@@ -266,18 +317,76 @@ class CocoDataset:
         return as_coco(images, annotations, self.categories)
 
 
-def _read_image(path: Path, width: int, height: int) -> Image.Image:
+BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for a file that is no image, or a damaged one."""
+CHECKED_IMAGES = 5000
+"""A split with no more images is read once before anything is trained."""
+
+
+@lru_cache(maxsize=20_000)
+def _fault(path: Path, width: int, height: int, least_side: float, changed: int) -> str | None:
+    """What is wrong with an image file as it was when it `changed`; remembered, for a run opens its splits often."""
+    try:
+        read_image(path, (width, height))
+    except BAD_IMAGE as error:
+        return str(error) or type(error).__name__
+    return None if least_side >= 1 else f"{width}x{height} pixels: its short side would be resized to less than one"
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
+    """Reads an image as RGB.
+
+    Grey values of 16 bits and of floating point are scaled to 8 bits: by 1/256; by 255 where none is above 1.
+
+    Args:
+        size: width and height that it should have, as stored or turned by its EXIF tag. Without it, it is turned.
+
+    Raises:
+        OSError, ValueError, SyntaxError, Image.DecompressionBombError: it cannot be read, or has another size.
+    """
     with Image.open(path) as opened:
         opened.load()
         image: Image.Image = opened
-        if image.size != (width, height):
+        if image.size != size:
             turned = ImageOps.exif_transpose(image)
-            if turned.size != (width, height):
-                raise ValueError(f"it is {image.width}x{image.height} pixels and its annotations say {width}x{height}")
+            if size is not None and turned.size != size:
+                raise ValueError(
+                    f"it is {image.width}x{image.height} pixels and its annotations say {size[0]}x{size[1]}"
+                )
             image = turned
-        if image.mode.startswith("I"):  # 16 bits: the conversion to RGB would cut, not scale
-            image = Image.fromarray((np.asarray(image).clip(0, 65535) // 256).astype(np.uint8))
+        if image.mode.startswith(("I", "F")):  # the conversion to RGB would cut, not scale
+            values = np.asarray(image, dtype=np.float64)
+            scale = 1 / 256 if image.mode.startswith("I") or values.max() > 255 else 255 if values.max() <= 1 else 1
+            image = Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
         return image.convert("RGB")
+
+
+def content_of(annotations: Path, images: Path) -> str | None:
+    """Returns a hash of an annotation file and of the sizes of its image files, None where they cannot be read."""
+    try:
+        about = annotations.stat()
+        digest, names = _annotations(annotations, about.st_size, about.st_mtime_ns)
+    except (OSError, UserError):
+        return None
+    return _hash([digest, [_size(images / name) for name in names]])
+
+
+@lru_cache(maxsize=16)
+def _annotations(path: Path, *changed: int) -> tuple[str, list[str]]:
+    """Returns a hash of an annotation file, and the names of its images."""
+    names = [str(image["file_name"]) for image in read_annotations(path)["images"]]
+    return hashlib.sha256(path.read_bytes()).hexdigest(), names
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:  # missing, or a name that no file can have
+        return None
+
+
+def _hash(data: Any) -> str:
+    return hashlib.blake2s(json.dumps(data).encode()).hexdigest()[:16]
 
 
 def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
@@ -322,11 +431,12 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
         box = entry.get("bbox")
         if not (isinstance(box, list) and len(box) == 4 and all(_is_number(v) for v in box)):
             raise refuse("annotations", place, f"has bbox {box!r}, not four finite numbers")
-        if entry.get("image_id") not in seen["images"]:
-            raise refuse("annotations", place, f"names image {entry.get('image_id')!r}, which is not among its images")
-        if entry.get("category_id") not in seen["categories"]:
-            raise refuse("annotations", place, f"names category {entry.get('category_id')!r}, which is not listed")
-        entry.setdefault("iscrowd", 0)
+        for key, ids in (("image_id", seen["images"]), ("category_id", seen["categories"])):
+            if not isinstance(entry.get(key), int) or entry[key] not in ids:
+                table = "images" if key == "image_id" else "categories"
+                raise refuse("annotations", place, f"has {key} {entry.get(key)!r}, which is not among its {table}")
+        if entry.setdefault("iscrowd", 0) not in (0, 1):
+            raise refuse("annotations", place, f"has iscrowd {entry['iscrowd']!r}, not 0 or 1")
         if not _is_number(entry.setdefault("area", max(box[2], 0) * max(box[3], 0))):
             raise refuse("annotations", place, f"has area {entry['area']!r}, not a number")
     if not content["images"] or not content["annotations"]:

@@ -48,12 +48,13 @@ class FeatureStore:
     """The features of a split's images, by place in the split and whether flipped.
 
     Args:
-        folder: where features are kept, shared by all runs with the same base detector and data.
-        limit_mb: no more than this is kept there; 0 keeps none.
+        folder: where features are kept, shared by all runs with the same base detector; those of each content of a
+            split are in a folder of their own.
+        limit_mb: no more than this is kept of a split; 0 keeps none.
     """
 
     def __init__(self, base: BaseDetector, dataset: Dataset, folder: Path, limit_mb: int) -> None:
-        self.base, self.dataset, self.folder = base, dataset, folder
+        self.base, self.dataset, self.folder = base, dataset, folder / dataset.content
         self.device = next(base.model.parameters()).device
         self.enabled = limit_mb > 0
         self._left = limit_mb * 2**20
@@ -62,7 +63,7 @@ class FeatureStore:
 
     def load(self, index: int, flipped: bool = False) -> ImageFeatures | None:
         """None for a bad image that the user allows to be skipped."""
-        path = self.folder / f"{self.dataset.split}-{index}{'-flipped' if flipped else ''}.npz"
+        path = self.folder / f"{self.dataset.image_ids[index]}{'-flipped' if flipped else ''}.npz"
         if self.enabled and path.exists():
             try:
                 with np.load(path, allow_pickle=False) as arrays:
@@ -90,20 +91,11 @@ class FeatureStore:
 
     def num_boxes(self) -> list[int]:
         """How many boxes there are to learn from in each image; known without its features."""
-        path = self.folder / f"{self.dataset.split}-boxes.npz"
-        if self.enabled and path.exists():
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    return arrays["counts"].tolist()
-            except _DAMAGED:
-                path.unlink(missing_ok=True)
-        counts = [self.dataset.num_boxes(index) for index in range(len(self.dataset.image_ids))]
-        self._keep(path, {"counts": np.array(counts)})
-        return counts
+        return [self.dataset.num_boxes(index) for index in range(len(self.dataset.image_ids))]
 
     def candidates(self, index: int, score_threshold: float) -> Candidates | None:
         """The base detector's candidates in the image as it is; None for a bad image."""
-        path = self.folder / f"{self.dataset.split}-{index}-candidates-{score_threshold}.npz"
+        path = self.folder / f"{self.dataset.image_ids[index]}-candidates-{score_threshold}.npz"
         if self.enabled and path.exists():
             try:
                 with np.load(path, allow_pickle=False) as arrays:

@@ -47,6 +47,7 @@ def detect(
     decay: float = 0.5,
     keep_level: bool = True,
     max_boxes: int = 16384,
+    by_score: bool = False,
 ) -> list[Detections]:
     """Detections in each image of a pyramid.
 
@@ -58,12 +59,15 @@ def detect(
         steps: gradient-ascent steps; no NMS follows them.
         step_centre, step_size: length of a step in (cx/w, cy/h) and in (log w, log h), per unit of gradient.
         decay: a step that lowers f is undone, and that box's steps shrink by this factor.
+        by_score: NMS in the order of the class score instead of f.
     """
     boxes, scores, labels = (torch.cat(parts) for parts in zip(*candidates, strict=True))
     images = torch.cat([torch.full((len(c[0]),), i, device=boxes.device) for i, c in enumerate(candidates)])  # [all]
-    energy = BoxEnergy(head, pyramid, boxes, images, labels, keep_level, max_boxes)
-    with torch.no_grad():
-        values = energy(boxes.new_zeros(len(boxes), 1, 4))[:, 0] if len(boxes) else boxes.new_zeros(0)
+    values = scores
+    if not by_score and len(boxes):
+        energy = BoxEnergy(head, pyramid, boxes, images, labels, keep_level, max_boxes)
+        with torch.no_grad():
+            values = energy(boxes.new_zeros(len(boxes), 1, 4))[:, 0]
     kept, kept_scores = [], []
     for image in range(len(candidates)):
         members = torch.nonzero(images == image)[:, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +19,14 @@ from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step, no_counts
 from ebmbench.methods.base import own_networks
 from ebmbench.system import distributed
+from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Learner, Setup, count_examples
 from ebmbench.tasks.detection import scoring
+from ebmbench.tasks.detection.base import record_of
 from ebmbench.tasks.detection.config import DetectionTrainer
 from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
+from ebmbench.tasks.detection.model import RECORD
 from ebmbench.tasks.own_networks import OwnNetworks
 
 if TYPE_CHECKING:
@@ -83,6 +87,7 @@ class Frozen:
 
     train: FeatureStore
     scored: FeatureStore
+    val: FeatureStore | None = None  # on which a head is accepted or not
 
 
 class DetectionLearner(Learner):
@@ -228,7 +233,10 @@ class DetectionLearner(Learner):
 
     @override
     def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
-        return [scoring.score(self.task, self.frozen.scored, self.head.eval(), self.seeds[0], run_dir)]
+        base, dataset = self.frozen.scored.base, self.frozen.scored.dataset
+        record = record_of(self.task, base, dataset.categories)
+        write_atomically(run_dir / RECORD, (json.dumps(record, indent=1) + "\n").encode())
+        return [scoring.score(self.task, self.frozen.scored, self.frozen.val, self.head.eval(), self.seeds[0], run_dir)]
 
 
 def _of_one_seed(output: Callable[[], Tensor]) -> Tensor:

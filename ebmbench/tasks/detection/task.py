@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
+from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.errors import UserError
@@ -30,6 +31,7 @@ from ebmbench.tasks.detection.config import (
 
 if TYPE_CHECKING:
     from ebmbench.tasks.detection.learner import Frozen
+    from ebmbench.tasks.detection.model import DetectionModel
 
 
 @register
@@ -60,6 +62,11 @@ class DetectionTask(Task):
         Metric("ap75_gain", "gain in AP75", "higher", tex=r"gain in AP$_{75}$"),
         Metric("ap75_gain_low", "gain in AP75, low", tex=r"gain in AP$_{75}$, low"),
         Metric("ap75_gain_high", "gain in AP75, high", tex=r"gain in AP$_{75}$, high"),
+        Metric("accepted", "accepted", "higher", "whether the head gains on the validation split"),
+        Metric("val_gain", "gain in AP, validation"),
+        Metric("val_gain_low", "gain in AP, validation, low"),
+        Metric("val_gain_high", "gain in AP, validation, high"),
+        Metric("head_ap", "AP of the head", "higher", "AP of the head's boxes, accepted or not, %"),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
         SweepFigure("detection_stages", sweep_figures.stages),
@@ -75,9 +82,7 @@ class DetectionTask(Task):
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings, without what changes no result."""
-        identity = super().identity()
-        identity["base"].pop("feature_cache_mb", None)
-        return identity
+        return {**super().identity(), "data": self.data.identity(), "base": self.base.identity()}
 
     @property
     @override
@@ -123,6 +128,19 @@ class DetectionTask(Task):
 
         return figures(self, setup, run_dir)
 
+    @override
+    def predictor(self, setup: Setup, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> DetectionModel:
+        from ebmbench.tasks.detection.model import DetectionModel
+
+        return DetectionModel.read(self, parameters, seed, run_dir)
+
+    @override
+    def predict_files(self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float) -> None:
+        """Writes the objects in images as JSON, with pictures beside it; `files` are images, or folders of them."""
+        from ebmbench.tasks.detection.model import predict_files
+
+        predict_files(models, files, out, level)
+
     @classmethod
     @override
     def sweep_tables(cls, title: str, frame: pd.DataFrame) -> list[Table]:
@@ -137,13 +155,22 @@ def _frozen(task: DetectionTask, results_dir: Path, device: torch.device) -> Fro
     from ebmbench.tasks.detection.features import FeatureStore
     from ebmbench.tasks.detection.learner import Frozen
 
+    names = list(dict.fromkeys(("train", task.data.eval_split, *(("val",) if task.inference.accept else ()))))
+    datasets = [open_split(task.data, name) for name in names]
+    first = datasets[0].categories
+    for name, dataset in zip(names, datasets, strict=True):
+        for number, called in dataset.categories.items():
+            if first.get(number, called) != called:
+                raise UserError(
+                    f"category {number} is {first[number]!r} in the training split and {called!r} in the {name} split "
+                    f"of task.data.name={task.data.name}; give a class the same id in all splits"
+                )
     base = load_base(task, results_dir, device)
     folder = results_dir / "cache" / base_key(task)
-    stores = []
-    for name in ("train", task.data.eval_split):
-        dataset = open_split(task.data, name)
+    stores = {}
+    for name, dataset in zip(names, datasets, strict=True):
         unknown = [category for category in dataset.categories if category not in base.category_ids]
         if unknown:
             base.labels(torch.tensor(unknown))  # says which one
-        stores.append(FeatureStore(base, dataset, folder, task.base.feature_cache_mb))
-    return Frozen(*stores)
+        stores[name] = FeatureStore(base, dataset, folder, task.base.feature_cache_mb)
+    return Frozen(stores["train"], stores[task.data.eval_split], stores["val"] if task.inference.accept else None)

@@ -48,6 +48,14 @@ class GridDensity:
             made = GridDensity(nodes, torch.cat((made.log_values, values), -1).gather(-1, order))
         return made
 
+    def mixed(self, count: int) -> GridDensity:
+        """Returns the equal mixtures of number k, k + N / count, ... for each k: `[N / count, count·G]`."""
+        nodes = self.y.unflatten(0, (count, -1)).movedim(0, 1).flatten(1).sort(-1).values
+        cell, t = self._cell(nodes.repeat(count, 1))
+        left, right = self.density.gather(-1, cell), self.density.gather(-1, cell + 1)
+        density = (left + t * (right - left)).unflatten(0, (count, -1))
+        return GridDensity(nodes, density.mean(0).log())
+
     @cached_property
     def spacing(self) -> Tensor:
         """The distances of neighbouring nodes, `[N, G - 1]`."""

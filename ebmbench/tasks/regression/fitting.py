@@ -36,7 +36,7 @@ VALIDATION_ROWS, VALIDATION_SAMPLES = 128, 256
 
 
 class FitLearner(RegressionLearner):
-    """S models of one network on the training rows of a dataset.
+    """S models of one network on the training rows of a dataset: of the task's, if no split is given.
 
     What is evaluated, and kept, is the average of a model's weights, at the epoch with the lowest validation NLL. A
     model whose patience is over keeps its weights of then, whatever the models beside it do: alone it ends the same.
@@ -47,8 +47,10 @@ class FitLearner(RegressionLearner):
         epoch: how many are over. ended: whose patience is over, `[S]`.
     """
 
-    def __init__(self, task: Regression, setup: Setup, seeds: Sequence[int], device: torch.device) -> None:
-        self.task, self.split, trainer = task, load(task), setup.trainer
+    def __init__(
+        self, task: Regression, setup: Setup, seeds: Sequence[int], device: torch.device, split: Split | None = None
+    ) -> None:
+        self.task, self.split, trainer = task, split or load(task), setup.trainer
         self.scaling = Scaling.of(self.split.train.x, self.split.train.y)
         x, y = self.standardised(self.split.train.x, self.split.train.y, device)
         stack = task.network.stack(tuple(x.shape[1:]), y.shape[1], seeds, device, torch.float32, setup.backend)

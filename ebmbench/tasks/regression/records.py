@@ -36,7 +36,13 @@ PICTURE_POINTS = 601
 
 
 def write_model(learner: FitLearner, run_dir: Path) -> None:
-    """Writes `model.json`: what a trained model needs for use, beside its weights."""
+    """Writes `model.json`."""
+    text = json.dumps(model_plain(learner), indent=1)
+    write_atomically(run_dir / "model.json", (text + "\n").encode())
+
+
+def model_plain(learner: FitLearner) -> dict[str, Any]:
+    """Returns what a trained model needs for use, beside its weights, as plain data."""
     split = learner.split
     plain: dict[str, Any] = {
         "x_shape": list(split.train.x.shape[1:]),
@@ -51,7 +57,7 @@ def write_model(learner: FitLearner, run_dir: Path) -> None:
         plain["nodes"] = {name: getattr(learner.nodes, name).tolist() for name in ("centres", "widths")}
     elif learner.conditionals.cloud is not None:
         plain["cloud"] = learner.conditionals.cloud.plain()
-    write_atomically(run_dir / "model.json", (json.dumps(plain, indent=1) + "\n").encode())
+    return plain
 
 
 def write_part(learner: FitLearner, scores: RowScores, log_base: Tensor, good: Sequence[bool], run_dir: Path) -> None:
@@ -119,7 +125,7 @@ def _curves(learner: FitLearner, scores: RowScores, chosen: Tensor) -> dict[str,
     return arrays
 
 
-def join(run_dir: Path, groups: Sequence[Sequence[int]], targets: Sequence[str] | None = None) -> dict[str, float]:
+def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> dict[str, float]:
     """Puts together what the groups of seeds wrote; returns the scores of the mixture of all seeds.
 
     It can be done again after a kill at any moment.
@@ -130,6 +136,7 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]], targets: Sequence[str] 
         arrays = [dict(np.load(path, allow_pickle=False)) for path in parts]
         by_seed = ("log_prob", "pit", "mean", "median", "spread", "points", "seeds", "good")
         joined = {**arrays[0], **{name: np.concatenate([a[name] for a in arrays]) for name in by_seed}}
+        targets = json.loads((run_dir / "model.json").read_text())["targets"]
         _write_table(run_dir, _examples(joined, targets))
         write_atomically(run_dir / "calibration.csv", _calibration(joined).to_csv(index=False).encode())
         scores = pd.DataFrame([{"seeds": int(joined["good"].sum()), **_mixture_scores(joined)}])
@@ -143,24 +150,27 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]], targets: Sequence[str] 
     return {f"ensemble_{name}": float(value) for name, value in row.items()}
 
 
-def _examples(arrays: dict[str, Any], targets: Sequence[str] | None) -> pd.DataFrame:
+def _examples(arrays: dict[str, Any], targets: Sequence[str]) -> pd.DataFrame:
     """Returns a row for each test row and seed."""
     seeds, count = arrays["log_prob"].shape
-    dim = arrays["y"].shape[1]
     columns: dict[str, Any] = {
         "row": np.tile(arrays["rows"], seeds),
         "seed": np.repeat(arrays["seeds"], count),
         "log_prob": arrays["log_prob"].ravel(),
         "pit": arrays["pit"].ravel(),
     }
-    endings = [""] if dim == 1 else [f"_{name}" for name in (targets or map(str, range(dim)))]
-    for k, ending in enumerate(endings):
+    for k, ending in enumerate(endings(targets)):
         columns[f"y{ending}"] = np.tile(arrays["y"][:, k], seeds)
         columns[f"mean{ending}"] = arrays["mean"][:, :, k].ravel()
         columns[f"std{ending}"] = arrays["spread"][:, :, k].ravel()
     frame = pd.DataFrame(columns)
     frame.loc[np.repeat(~arrays["good"], count), list(columns)[2:4]] = math.nan
     return frame
+
+
+def endings(targets: Sequence[str]) -> list[str]:
+    """Returns what the columns of each target end in: nothing for one target, `_NAME` for several."""
+    return [""] if len(targets) == 1 else [f"_{name}" for name in targets]
 
 
 def _write_table(run_dir: Path, frame: pd.DataFrame) -> None:

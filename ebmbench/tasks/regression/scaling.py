@@ -34,7 +34,7 @@ class Scaling:
         square = sum((part.double() - mean.view(kept)).square().sum(axes) for part in x.split(4096))
         std = (torch.as_tensor(square) / max(1, x.numel() // max(1, mean.numel()))).sqrt()
         y_mean, y_std = y.double().mean(0), y.double().std(0, unbiased=False)
-        return Scaling(mean.view(kept).float(), _usable(std, mean).view(kept).float(), y_mean, _usable(y_std, y_mean))
+        return Scaling(mean.view(kept).float(), _usable(std, 1e-7 * mean.abs()).view(kept).float(), y_mean, y_std)
 
     def x(self, raw: Tensor) -> Tensor:
         """Returns standardised inputs, float32: `[N, ...]`."""
@@ -65,6 +65,6 @@ class Scaling:
         return Scaling(*x, *y)
 
 
-def _usable(std: Tensor, mean: Tensor) -> Tensor:
+def _usable(std: Tensor, rounding: Tensor) -> Tensor:
     """Returns the standard deviation, 1 where there is none but rounding."""
-    return torch.where(std > 1e-7 * mean.abs() + 1e-30, std, 1.0)
+    return torch.where(std > rounding + 1e-30, std, 1.0)

@@ -83,6 +83,7 @@ class Regression(Task):
         Metric("best_epoch", "best epoch"),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (SweepFigure("calibration", one_d_sweep_figures.calibration),)
+    draw_setting = "task.data.split"
     images = ("predictions", "calibration")
 
     data: Annotated[Data, Choice("diabetes")]
@@ -138,4 +139,10 @@ class Regression(Task):
     def predictor(self, setup: Setup, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> Any:
         from ebmbench.tasks.regression.model import RegressionModel
 
-        return RegressionModel.read(self, setup, parameters["flat"], seed, run_dir)
+        return RegressionModel.read(self.network, self.base, parameters["flat"], seed, run_dir, setup.backend)
+
+    @override
+    def predict_files(self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float) -> None:
+        from ebmbench.tasks.regression.prediction import predict_tables
+
+        predict_tables(models, files, out, level)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torchvision.ops import batched_nms
 
 from ebmbench.core.errors import UserError
@@ -121,7 +122,9 @@ def test_a_stopped_training_ends_with_the_same_weights(
 
 def test_the_key_follows_what_makes_the_detector_and_nothing_else() -> None:
     key = base.base_key(task_config())
-    assert key == base.base_key(task_config({"eval_split": "val", "num_test": 9}, {"feature_cache_mb": 5}))
+    assert key == base.base_key(
+        task_config({"eval_split": "val", "num_test": 9, "num_val": 7}, {"feature_cache_mb": 5})
+    )
     assert key != base.base_key(task_config(base_settings={"iterations": 3}))
     assert key != base.base_key(task_config({"annotation_noise": 0.1}))
 
@@ -173,6 +176,40 @@ def test_a_saved_checkpoint_loads_and_others_are_refused(tmp_path: Path) -> None
     torch.save(fewer, tmp_path / "fewer.pt")
     with pytest.raises(UserError, match="knows 3 categories and the dataset has 5"):
         load("fewer.pt")
+
+
+def test_what_wraps_a_checkpoint_is_taken_off(tmp_path: Path) -> None:
+    """Lightning, DDP and safetensors; torchvision's other detectors are named."""
+    state = architectures.build_model("small", 6, 128, 128).state_dict()
+    torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, tmp_path / "lightning.ckpt")
+    torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "ddp.pt")
+    save_file(state, tmp_path / "plain.safetensors")
+
+    def load(name: str, architecture: str = "small") -> base.BaseDetector:
+        settings = {"weights": str(tmp_path / name), "architecture": architecture}
+        return base.load_base(task_config(base_settings=settings), tmp_path, "cpu")
+
+    for name in ("lightning.ckpt", "ddp.pt", "plain.safetensors"):
+        loaded = load(name).model.state_dict()
+        assert all(torch.equal(loaded[key], value) for key, value in state.items()), name
+    torch.save({"roi_heads.box_head.0.0.weight": torch.zeros(1)}, tmp_path / "v2.pt")
+    torch.save({"head.classification_head.conv.0.0.weight": torch.zeros(1)}, tmp_path / "retina.pt")
+    for name, words in (("v2.pt", "resnet50_fpn_v2"), ("retina.pt", "one-stage")):
+        with pytest.raises(UserError, match=words):
+            load(name, "resnet50")
+
+
+class _Names:
+    def __init__(self, **names: int) -> None:
+        self.categories = {number: name.replace("_", " ") for name, number in names.items()}
+
+
+def test_coco_s_classes_are_found_by_their_names() -> None:
+    ids = base._category_ids(91, _Names(dog=1, person=2, traffic_light=7), "COCO's")  # type: ignore[arg-type]
+    assert [ids[label - 1] for label in (1, 10, 18)] == [2, 7, 1]  # COCO's person, traffic light and dog
+    assert len(ids) == 90 and len(set(ids)) == 90 and sum(number > 0 for number in ids) == 3
+    with pytest.raises(UserError, match="class 'blood cell' is not one of them"):
+        base._category_ids(91, _Names(person=1, blood_cell=2), "COCO's")  # type: ignore[arg-type]
 
 
 class _Trap:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from PIL import Image
 
 from ebmbench.core.errors import UserError
 from ebmbench.tasks.detection.config import CocoData, ShapesData
-from ebmbench.tasks.detection.data import open_split, read_annotations
+from ebmbench.tasks.detection.data import open_split, read_annotations, read_image
 
 SHARED = Path(os.environ.get("EBMBENCH_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
@@ -129,8 +130,8 @@ def test_exif_rotation_follows_the_annotations(tmp_path: Path) -> None:
             lambda c: c["images"][0].update(file_name="none.png"),
             ["'none.png'", "image 10", "skip_bad_images"],
         ),
-        (lambda c: c["annotations"][1].update(category_id=4), ["annotations[1]", "category 4"]),
-        (lambda c: c["annotations"][1].update(image_id=11), ["annotations[1]", "image 11"]),
+        (lambda c: c["annotations"][1].update(category_id=4), ["annotations[1]", "category_id 4"]),
+        (lambda c: c["annotations"][1].update(image_id=11), ["annotations[1]", "image_id 11"]),
         (lambda c: c["annotations"][2].update(bbox=[1, 2, 3]), ["annotations[2]", "[1, 2, 3]"]),
         (lambda c: c["annotations"][2].update(bbox=[1, 2, 3, float("nan")]), ["annotations[2]"]),
         (lambda c: c["annotations"][2].update(bbox="__import__('os')"), ["annotations[2]"]),
@@ -138,6 +139,9 @@ def test_exif_rotation_follows_the_annotations(tmp_path: Path) -> None:
         (lambda c: c["images"][1].pop("width"), ["images[1]", "width"]),
         (lambda c: c["annotations"].clear(), ["0 boxes"]),
         (lambda c: c.pop("categories"), ["COCO's format"]),
+        (lambda c: c["annotations"][0].update(image_id=[1]), ["annotations[0]", "image_id [1]"]),
+        (lambda c: c["annotations"][1].update(category_id={}), ["annotations[1]", "category_id {}"]),
+        (lambda c: c["annotations"][2].update(iscrowd="0"), ["annotations[2]", "iscrowd '0'"]),
     ],
 )
 def test_a_bad_annotation_file_is_named_with_its_entry(tmp_path: Path, change: Any, words: list[str]) -> None:
@@ -172,14 +176,61 @@ def test_a_corrupt_image_is_refused_or_counted(tmp_path: Path, capsys: pytest.Ca
     for bad in (good[: len(good) // 2], b"not an image"):
         (tmp_path / "images" / "b.png").write_bytes(bad)
         with pytest.raises(UserError, match=r"b\.png, image 20 of train\.json"):
-            open_split(coco_config(tmp_path), "train").load(1)
+            open_split(coco_config(tmp_path), "train")
     allowed = open_split(coco_config(tmp_path, skip_bad_images=True), "train")
-    assert allowed.load(1) is None and allowed.load(1) is None and allowed.load(0) is not None
-    assert capsys.readouterr().err.count("skipped (1 so far)") == 1
+    assert allowed.image_ids == [10] and allowed.load(0) is not None
+    assert capsys.readouterr().err.count("it is left out") == 1
     assert 20 not in allowed.ground_truth().imgs
+    (tmp_path / "images" / "a.png").write_bytes(b"not an image either")
+    with pytest.raises(UserError, match=r"no image with a box can be used; the first fault: "):
+        open_split(coco_config(tmp_path, skip_bad_images=True), "train")
+
+
+def test_images_of_a_shape_that_cannot_be_used(tmp_path: Path) -> None:
+    content = make_dataset(tmp_path)
     Image.new("RGB", (31, 20)).save(tmp_path / "images" / "b.png")
+    write(tmp_path, content)
     with pytest.raises(UserError, match="31x20 pixels and its annotations say 30x20"):
-        open_split(coco_config(tmp_path), "train").load(1)
+        open_split(coco_config(tmp_path), "train")
+    content["images"][1] |= {"width": 4000, "height": 2}
+    content["annotations"][-1]["bbox"] = [0, 0, 100, 2]
+    Image.new("RGB", (4000, 2)).save(tmp_path / "images" / "b.png")
+    write(tmp_path, content)
+    with pytest.raises(UserError, match="4000x2 pixels: its short side would be resized to less than one"):
+        open_split(coco_config(tmp_path), "train")
+    content["images"][1] |= {"width": 30, "height": 20, "file_name": "x" * 5000}
+    write(tmp_path, content)
+    with pytest.raises(UserError, match=r"image 20 .* is not in"):
+        open_split(coco_config(tmp_path), "train")
+    split = open_split(coco_config(tmp_path, skip_bad_images=True), "train")
+    assert split.image_ids == [10] and "too long" in split.notes[-1]
+
+
+@pytest.mark.parametrize(("top", "kind"), [(1.0, np.float32), (200.0, np.float32), (60_000, np.uint16)])
+def test_grey_values_of_many_bits_are_scaled_and_not_cut(tmp_path: Path, top: float, kind: Any) -> None:
+    values = np.linspace(0, top, 20 * 30).reshape(20, 30).astype(kind)
+    Image.fromarray(values).save(tmp_path / "grey.tif")
+    pixels = np.asarray(read_image(tmp_path / "grey.tif", (30, 20)))
+    expected = values.astype(float) * {1.0: 255, 200.0: 1, 60_000: 1 / 256}[top]
+    assert pixels.shape == (20, 30, 3) and np.abs(pixels[..., 0] - expected).max() <= 1
+
+
+def test_the_content_of_a_split_follows_its_annotations_and_its_images(tmp_path: Path) -> None:
+    content = make_dataset(tmp_path)
+    write(tmp_path, content)
+    first = open_split(coco_config(tmp_path), "train").content
+    assert first == open_split(coco_config(tmp_path), "train").content
+    identity = coco_config(tmp_path).identity()
+    assert identity["train_content"] == first and "root" not in identity
+    moved = tmp_path / "moved"
+    shutil.copytree(tmp_path / "images", moved / "images")
+    write(moved, content)
+    assert coco_config(moved).identity() == identity  # where the data are does not matter
+    (moved / "images" / "a.png").write_bytes(b"edited")
+    assert coco_config(moved).identity() != identity
+    content["annotations"][0]["bbox"] = [3, 3, 10, 8]
+    write(tmp_path, content)
+    assert open_split(coco_config(tmp_path), "train").content != first
 
 
 def test_shapes_split_and_annotation_noise() -> None:

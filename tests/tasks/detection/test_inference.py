@@ -168,6 +168,19 @@ def test_detections_of_a_network() -> None:
         torch.testing.assert_close(one.boxes, other.boxes, rtol=0, atol=1e-3)
 
 
+def test_nms_by_the_class_score_keeps_what_the_base_keeps() -> None:
+    head, maps = _network(1)
+    boxes, _, scores, labels = random_boxes(40)
+    options = {"nms_threshold": 0.5, "max_detections": 100, "steps": 3, "step_centre": 1e-3}
+    (by_score,) = detect(head, maps, [(boxes, scores, labels)], step_size=1e-3, by_score=True, **options)
+    kept, taken = suppress(boxes, scores, scores, labels, 0.5, 100)
+    torch.testing.assert_close(by_score.boxes[0], boxes[kept], atol=1e-3, rtol=0)
+    assert torch.equal(by_score.scores, taken) and torch.equal(by_score.labels, labels[kept])
+    assert torch.all(by_score.energies.diff(dim=0) >= 0)
+    (by_f,) = detect(head, maps, [(boxes, scores, labels)], step_size=1e-3, **options)
+    assert len(by_f.boxes[0]) and not torch.equal(by_f.boxes[0], by_score.boxes[0])
+
+
 def test_images_without_candidates() -> None:
     head, pyramid = _network()
     boxes, _, scores, labels = random_boxes(10)

@@ -26,6 +26,7 @@ from ebmbench.engine.runs import read_state
 from ebmbench.engine.train import Training, train
 from ebmbench.system import distributed
 from ebmbench.tasks.detection import learner as learner_module
+from ebmbench.tasks.detection import task as task_module
 from ebmbench.tasks.detection.learner import DetectionLearner
 from tests.processes import TINY, tiny
 
@@ -149,7 +150,7 @@ def test_the_gradient_is_clipped(results: Path) -> None:
 def test_the_feature_cache_changes_no_loss(results: Path, tmp_path: Path) -> None:
     cached = build(tiny_run(results), (0,), torch.device("cpu"))
     gradient(cached, 0)
-    assert list((results / "cache").rglob("train-*.npz"))
+    assert list((results / "cache").rglob("*/[0-9]*.npz"))
     plain = build(tiny_run(tmp_path, "nce", "task.base.feature_cache_mb=0"), (0,), torch.device("cpu"))
     assert gradient(plain, 0)[0] == pytest.approx(gradient(cached, 0)[0], abs=0)
     assert not (tmp_path / "cache").exists()
@@ -341,6 +342,33 @@ def test_a_corrupt_image_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
         execute(coco_run(tmp_path / "data", tmp_path / "results"), quiet=True)
     allowed = coco_run(tmp_path / "data", tmp_path / "results", "task.data.skip_bad_images=true")
     assert execute(allowed, quiet=True).state == "done"
+
+
+def test_edited_images_are_new_data_with_features_of_their_own(tmp_path: Path) -> None:
+    """The cache of features held those of other images once, in silence."""
+    write_dataset(tmp_path / "data")
+    config = coco_run(tmp_path / "data", tmp_path / "results")
+    first = config.run_hash
+    before = build(config, (0,), torch.device("cpu"))
+    kept = before.frozen.train.load(0)
+    for path in (tmp_path / "data" / "train2017").glob("*.png"):
+        Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
+    edited = coco_run(tmp_path / "data", tmp_path / "results")
+    assert edited.run_hash != first
+    task_module._frozen.cache_clear()
+    after = build(edited, (0,), torch.device("cpu"))
+    found = after.frozen.train.load(0)
+    assert kept is not None and found is not None and not torch.equal(kept.maps[0], found.maps[0])
+
+
+def test_a_class_has_one_name_in_all_splits(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    path = tmp_path / "data" / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"][1]["name"] = "other"
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"category 20 is 'b' in the training split and 'other' in the val split"):
+        build(coco_run(tmp_path / "data", tmp_path / "results"), (0,), torch.device("cpu"))
 
 
 @pytest.mark.slow

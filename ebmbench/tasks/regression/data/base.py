@@ -39,11 +39,24 @@ class Law(Protocol):
 class Transform(Protocol):
     """Turns raw inputs into x. It was made from the training rows alone."""
 
+    @property
+    def used(self) -> Sequence[str]:
+        """The columns that it reads, of a table; none where it takes arrays alone."""
+        ...
+
     def encode(self, frame: Frame) -> Tensor:
         """Returns x of new raw inputs, float32 `[N, ...]`.
 
         Raises:
             UserError: they are not of the form that the training data had.
+        """
+        ...
+
+    def read(self, table: pd.DataFrame) -> tuple[Tensor, list[str]]:
+        """Returns x of a table from a file, treated as the training table was; and what was done, a sentence each.
+
+        Raises:
+            UserError: a column is not there, or holds what cannot be used.
         """
         ...
 
@@ -58,7 +71,7 @@ class Arrays:
 
     Attributes:
         x: float32 `[N, ...]`.
-        y: float32 `[N, D]`, in the target's own units.
+        y: `[N, D]`, in the target's own units; float64 where it was read from a table, else float32.
         latent: what the truth depends on, if that is not x: `[N, ...]`.
         rows: the place of each row in the source, if it has one: int64 `[N]`.
     """
@@ -152,6 +165,10 @@ MIN_ROWS = 10
 """With fewer there is nothing to train, choose and test with."""
 
 
+LEAST_SPREAD = 1e-12
+"""The least standard deviation of a target, relative to its largest value: less is rounding."""
+
+
 def check_targets(split: Split) -> None:
     """Refuses targets that no density can be fitted to.
 
@@ -167,11 +184,16 @@ def check_targets(split: Split) -> None:
             raise UserError("the inputs hold values that are not finite numbers")
     spread = split.train.y.double().std(0) if len(split.train) > 1 else torch.zeros(split.train.y.shape[1])
     scale = split.train.y.double().abs().amax(0).clamp(min=1e-30)
-    for name, value, size in zip(split.target_names, spread.tolist(), scale.tolist(), strict=True):
-        if value <= 1e-7 * size:
+    ends = zip(split.train.y.amin(0).tolist(), split.train.y.amax(0).tolist(), strict=True)
+    for name, value, size, (low, high) in zip(split.target_names, spread.tolist(), scale.tolist(), ends, strict=True):
+        if low == high:
             raise UserError(
-                f"the target {name!r} is {split.train.y[0, split.target_names.index(name)].item():g} in all training "
-                "rows; a density of a constant cannot be learned"
+                f"the target {name!r} is {low:g} in all training rows; a density of a constant cannot be learned"
+            )
+        if value <= max(LEAST_SPREAD * size, 1e-30):
+            raise UserError(
+                f"the target {name!r} varies too little for its size, from {low!r} to {high!r} in the training rows; "
+                "subtract a constant, or give it in another unit"
             )
 
 

@@ -26,11 +26,15 @@ class NumberColumn:
     Attributes:
         fill: what stands for a missing number: the median of the training rows.
         indicator: whether a second input says that the number is missing.
+        date: whether it holds dates, which become days since 1970.
+        shift: what is subtracted, where single precision would not tell the numbers apart.
     """
 
     name: str
     fill: float
     indicator: bool
+    date: bool = False
+    shift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -68,17 +72,46 @@ class TableColumns:
                 words = words_of(values)
                 parts += [(words == level).to_numpy(np.float32) for level in column.levels]
                 continue
-            numbers, bad = numbers_of(values)
+            numbers, bad = numbers_of(values, column.date)
             if bad is not None:
                 raise UserError(
                     f"the column {column.name!r} holds text in row {bad + 1} ({shown(values.iloc[bad])}), where the "
                     "model takes numbers; leave a cell empty if its number is missing"
                 )
             missing = ~np.isfinite(numbers)
-            parts.append(np.where(missing, column.fill, numbers).astype(np.float32))
+            parts.append((np.where(missing, column.fill, numbers) - column.shift).astype(np.float32))
             if column.indicator:
                 parts.append(missing.astype(np.float32))
         return torch.from_numpy(np.stack(parts, axis=1))
+
+    @property
+    def used(self) -> Sequence[str]:
+        """The columns that it reads."""
+        return [column.name for column in self.columns]
+
+    def read(self, table: pd.DataFrame) -> tuple[Tensor, list[str]]:
+        """Returns x of a table from a file, treated as the training table was; and what was done, a sentence each."""
+        table, notes = self._table(table), []
+        for column in self.columns:
+            values = table[column.name]
+            if isinstance(column, WordColumn):
+                words = words_of(values)
+                new = np.flatnonzero(~words.isin(column.levels) & (words != ""))
+                if len(new):
+                    notes.append(
+                        f"the column {column.name!r} holds a word that is none of training's in {_rows(len(new))} "
+                        f"(such as {shown(words.iloc[new[0]])} in row {new[0] + 1}), which counts as no word"
+                    )
+                continue
+            numbers, said = clean_numbers(values, column.date)
+            notes += said
+            missing = int(np.isnan(numbers).sum())
+            if missing:
+                notes.append(
+                    f"the column {column.name!r} lacks a number in {_rows(missing)}: {column.fill:g} stands there"
+                )
+            table = table.assign(**{column.name: numbers})
+        return self.encode(table), notes
 
     def _table(self, frame: Frame) -> pd.DataFrame:
         names = [column.name for column in self.columns]
@@ -103,6 +136,8 @@ class TableColumns:
                 columns.append({"name": column.name, "levels": list(column.levels)})
             else:
                 columns.append({"name": column.name, "fill": column.fill, "indicator": column.indicator})
+                columns[-1] |= {"date": True} if column.date else {}
+                columns[-1] |= {"shift": column.shift} if column.shift else {}
         return {"kind": "table", "columns": columns}
 
     @staticmethod
@@ -119,13 +154,60 @@ class TableColumns:
 register_transform("table", TableColumns.restore)
 
 
-def numbers_of(values: pd.Series) -> tuple[np.ndarray, int | None]:
-    """Returns a column as numbers, nan where there is none, and the first row that holds text instead."""
+LARGEST = 1e38
+"""Single precision, in which networks compute, holds no number beyond 3.4e38."""
+
+
+def numbers_of(values: pd.Series, date: bool = False) -> tuple[np.ndarray, int | None]:
+    """Returns a column as numbers, nan where there is none, and the first row that holds text instead.
+
+    Args:
+        date: dates become days since 1970; numbers are such days already.
+
+    Raises:
+        UserError: a number is too large.
+    """
     if pd.api.types.is_bool_dtype(values.dtype):
         return values.to_numpy(np.float64), None
-    numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    if date and not pd.api.types.is_numeric_dtype(values.dtype):
+        numbers = _days(values)
+    else:
+        numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    large = np.flatnonzero((np.abs(numbers) > LARGEST) & np.isfinite(numbers))
+    if len(large):
+        raise UserError(
+            f"the column {values.name!r} holds {numbers[large[0]]:g} in row {large[0] + 1}, beyond {LARGEST:g}; "
+            "give it in another unit, or leave the cell empty"
+        )
     bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
     return numbers, int(bad[0]) if len(bad) else None
+
+
+def _days(values: pd.Series) -> np.ndarray:
+    """Returns dates (ISO 8601, or a column of dates) as days since 1970, nan where there is none."""
+    found = pd.to_datetime(values, errors="coerce", format="ISO8601", utc=True)
+    return ((found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(np.float64)
+
+
+def clean_numbers(column: pd.Series, date: bool = False) -> tuple[np.ndarray, list[str]]:
+    """Returns a column as numbers, text and infinity in it as missing; and what is to be said of it."""
+    values, bad = numbers_of(column, date)
+    notes = []
+    if bad is not None:
+        count = int((np.isnan(values) & column.notna().to_numpy()).sum())
+        notes.append(
+            f"the column {column.name!r} holds numbers, and text in {_rows(count)} (such as {shown(column.iloc[bad])} "
+            f"in row {bad + 1}), which counts as missing"
+        )
+    infinite = np.isinf(values)
+    if infinite.any():
+        count = int(infinite.sum())
+        notes.append(f"the column {column.name!r} holds infinity in {_rows(count)}, which counts as missing")
+    return np.where(infinite, np.nan, values), notes
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count != 1)}"
 
 
 def words_of(values: pd.Series) -> pd.Series:
@@ -141,6 +223,7 @@ class Rows:
 
     Attributes:
         numbers: the columns of the frame that hold numbers; the others hold words.
+        dates: those of the numbers that are days since 1970.
     """
 
     frame: pd.DataFrame
@@ -148,6 +231,7 @@ class Rows:
     targets: list[str]
     y: np.ndarray
     numbers: set[str]
+    dates: set[str]
     notes: list[str] = field(default_factory=list)
 
 
@@ -184,6 +268,8 @@ def read_columns(
     notes = []
     if not targets:
         left = [name for name in names if name not in ignore]
+        if not left:
+            raise UserError(f"{source} has no column that could be the target")
         targets = left[-1:]
         notes.append(f"the target is the last column, {targets[0]!r} (task.data.targets names another)")
     both = [name for name in targets if name in features]
@@ -194,28 +280,24 @@ def read_columns(
     known = np.isfinite(y).all(1)
     if not known.all():
         count = int((~known).sum())
-        notes.append(f"{count} row{'s' * (count != 1)} without a target {'is' if count == 1 else 'are'} left out")
+        notes.append(f"{_rows(count)} without a target {'is' if count == 1 else 'are'} left out")
         frame, y = frame[known], y[known]
-    numbers = set()
+    numbers, dates = set(), set()
     for name in features:
         column = frame[name]
         if name in categorical:
             continue
-        if _holds_words(column):
+        if _holds_dates(column):
+            dates.add(name)
+        elif _holds_words(column):
             continue
-        values, bad = numbers_of(column)
-        if bad is not None:
-            count = int((np.isnan(values) & column.notna().to_numpy()).sum())
-            notes.append(
-                f"the column {name!r} holds numbers, and text in {count} row{'s' * (count != 1)} (such as "
-                f"{shown(column.iloc[bad])} in row {bad + 1}), which counts as missing"
-            )
-        infinite = np.isinf(values)
-        if infinite.any():
-            notes.append(f"the column {name!r} holds infinity in {int(infinite.sum())} rows, which counts as missing")
-        frame = frame.assign(**{name: np.where(infinite, np.nan, values)})
+        values, said = clean_numbers(column, name in dates)
+        notes += said
+        frame = frame.assign(**{name: values})
         numbers.add(name)
-    return Rows(frame, features, list(targets), y.astype(np.float32), numbers, notes)
+    if dates:
+        notes.append(f"dates become days: {', '.join(name for name in features if name in dates)}")
+    return Rows(frame, features, list(targets), y, numbers, dates, notes)
 
 
 def _target(column: pd.Series, source: str) -> np.ndarray:
@@ -224,6 +306,17 @@ def _target(column: pd.Series, source: str) -> np.ndarray:
         text = shown(column.iloc[bad])
         raise UserError(f"the target {column.name!r} of {source} holds text in row {bad + 1} ({text}); give numbers")
     return values
+
+
+def _holds_dates(column: pd.Series) -> bool:
+    """Whether at least half of the values that are there are dates, in ISO 8601 if they are words."""
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        return True
+    if pd.api.types.is_numeric_dtype(column.dtype) or not _holds_words(column):
+        return False
+    there = column.dropna().astype("string")
+    dated = there[there.str.match(r"\s*\d{4}-\d\d")]
+    return len(dated) >= 0.5 * len(there) and bool(np.isfinite(_days(dated)).mean() >= 0.5)
 
 
 def _holds_words(column: pd.Series) -> bool:
@@ -244,9 +337,11 @@ def split_table(rows: Rows, train: np.ndarray, val: np.ndarray, test: np.ndarray
         UserError: no column can be used as an input.
     """
     notes = list(rows.notes)
-    columns = _columns(rows, rows.frame.iloc[train], notes)
+    columns = _columns(rows, rows.frame.iloc[train], rows.y[train], notes)
     if not columns:
-        raise UserError("no column is left as an input: each is constant, empty, or a different word in every row")
+        raise UserError(
+            "no column is left as an input: each is constant, empty, the target, or a different word in most rows"
+        )
     transform = TableColumns(tuple(columns))
     x = transform.encode(rows.frame)
     places = rows.frame.index.to_numpy()
@@ -256,8 +351,8 @@ def split_table(rows: Rows, train: np.ndarray, val: np.ndarray, test: np.ndarray
     return Split(fit, check, score, rows.targets, transform.names, transform, notes)
 
 
-def _columns(rows: Rows, train: pd.DataFrame, notes: list[str]) -> list[NumberColumn | WordColumn]:
-    """Decides on each column by its training rows."""
+def _columns(rows: Rows, train: pd.DataFrame, y: np.ndarray, notes: list[str]) -> list[NumberColumn | WordColumn]:
+    """Decides on each column by the training rows and their targets."""
     kept: list[NumberColumn | WordColumn] = []
     seen: dict[bytes, str] = {}
     dropped: dict[str, list[str]] = {}
@@ -269,7 +364,13 @@ def _columns(rows: Rows, train: pd.DataFrame, notes: list[str]) -> list[NumberCo
             content = (
                 values.to_numpy(np.float64).tobytes() if name in rows.numbers else "\0".join(words_of(values)).encode()
             )
-            if content in seen:
+            copied = [
+                target for k, target in enumerate(rows.targets)
+                if name in rows.numbers and np.array_equal(values.to_numpy(np.float64), y[:, k])
+            ]  # fmt: skip
+            if copied:
+                reason = f"a copy of the target {copied[0]!r}"
+            elif content in seen:
                 reason = f"a copy of {seen[content]!r}"
             else:
                 seen[content] = name
@@ -277,7 +378,9 @@ def _columns(rows: Rows, train: pd.DataFrame, notes: list[str]) -> list[NumberCo
             dropped.setdefault(reason, []).append(name)
         elif name in rows.numbers:
             missing = bool(values.isna().any())
-            kept.append(NumberColumn(name, float(values.median()), missing))
+            middle = float(values.median())
+            coarse = float(values.abs().max()) * 2**-24 > 1e-4 * float(values.std())
+            kept.append(NumberColumn(name, middle, missing, name in rows.dates, middle if coarse else 0.0))
             filled += [name] if missing else []
         else:
             kept.append(_words(values, notes))
@@ -301,7 +404,7 @@ def _useless(values: pd.Series, number: bool) -> str | None:
         return "empty"
     if there.nunique() == 1 and len(there) == len(values):
         return "constant"
-    if not number and len(values) >= 10 and there.nunique() > max(MOST_LEVELS, 0.5 * len(there)):
+    if not number and len(values) >= 10 and there.nunique() > 0.5 * len(there):
         return "a different word in most rows"
     return None
 

@@ -45,9 +45,9 @@ def arrays_split(
     parts = split_rows(len(x), test_fraction, val_fraction, seed)
     fit, check, score = (Arrays(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]), rows=rows) for rows in parts)
     shape = tuple(x.shape[1:])
-    features = [f"x{k + 1}" for k in range(shape[0])] if len(shape) == 1 else ["x"]
+    columns = tuple(f"x{k + 1}" for k in range(shape[0])) if len(shape) == 1 else ()
     targets = list(names) or [f"y{k + 1}" for k in range(y.shape[1])]
-    return Split(fit, check, score, targets, features, ArrayInput(shape), list(notes))
+    return Split(fit, check, score, targets, list(columns) or ["x"], ArrayInput(shape, columns), list(notes))
 
 
 @register

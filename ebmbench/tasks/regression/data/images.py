@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -60,6 +61,15 @@ class ImageFiles:
         for place, name in enumerate(names):
             x[place] = torch.from_numpy(self._read(name))
         return x
+
+    @property
+    def used(self) -> Sequence[str]:
+        """The column that it reads, of a table."""
+        return [self.column]
+
+    def read(self, table: pd.DataFrame) -> tuple[Tensor, list[str]]:
+        """Returns the images that a table from a file names, and what was done to it: nothing."""
+        return self.encode(table), []
 
     def _read(self, name: str) -> np.ndarray:
         path = Path(self.root) / name  # an absolute name replaces the root
@@ -126,7 +136,7 @@ class Images(Data):
             raise UserError(
                 f"task.data.labels={self.labels}: {path} is not a file; give a CSV of file names and targets"
             )
-        frame = read_table(path, None)
+        frame, _ = read_table(path, None)
         frame.columns = pd.Index([str(name).strip() for name in frame.columns])
         column = self.column or str(frame.columns[0])
         if column not in frame:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,9 +20,11 @@ from typing_extensions import override
 
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.data.base import MIN_ROWS, NAME, NAME_TEXT, Data, Split, split_off, split_rows
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split, split_off, split_rows
 from ebmbench.tasks.regression.data.frames import read_columns, row_counter, split_table
 
+PARQUET = (".parquet", ".pq")
+"""How the names of Parquet files end; all others are CSV."""
 CHUNK_ROWS = 100_000
 COPIES = 3
 """Of the numbers in memory at a time: the table, x, and x standardised."""
@@ -72,8 +77,7 @@ class Table(Data):
         if self.path is None:
             raise UserError("task.data.path is not given: a CSV or Parquet file, such as data.path=houses.csv")
         path = Path(self.path).expanduser()
-        frame = read_table(path, self.memory_mb)
-        notes = []
+        frame, notes = read_table(path, self.memory_mb)
         ignore = list(self.ignore)
         counters = [
             name for name in map(str, frame.columns[:1])
@@ -129,7 +133,7 @@ class UCI(Data):
                 f"task.data.name={self.name}: {folder} holds no data.csv; "
                 + (f"there are {', '.join(there)}" if there else f"{root} holds no set at all")
             )
-        frame = read_table(folder / "data.csv", None)
+        frame, _ = read_table(folder / "data.csv", None)
         rows = read_columns(frame, ["y"], source=f"{self.name}/data.csv")
         places = rows.frame.index.to_numpy()
         test = np.flatnonzero(np.isin(places, read_splits(folder / "splits.json", self.split, len(frame))))
@@ -175,8 +179,8 @@ def read_splits(path: Path, split: int, rows: int) -> np.ndarray:
     return test
 
 
-def read_table(path: Path, memory_mb: int | None) -> pd.DataFrame:
-    """Reads a CSV or Parquet file.
+def read_table(path: Path, memory_mb: int | None) -> tuple[pd.DataFrame, list[str]]:
+    """Reads a CSV or Parquet file; returns the table, and how it was read where that is no matter of course.
 
     Args:
         memory_mb: what it may take; None: what is free.
@@ -185,42 +189,89 @@ def read_table(path: Path, memory_mb: int | None) -> pd.DataFrame:
         UserError: it is not there, is no table, or does not fit into memory.
     """
     if not path.is_file():
-        raise UserError(f"task.data.path={path} is not a file; give a CSV or Parquet file")
-    if path.suffix.lower() in (".parquet", ".pq"):
-        return _parquet(path, memory_mb)
+        raise UserError(f"{str(path)!r} is not a file; give a CSV or Parquet file")
+    if path.suffix.lower() in PARQUET:
+        return _parquet(path, memory_mb), []
     try:
-        separator, names = _header(path)
+        form, names = _form(path)
         duplicates = [name for name in dict.fromkeys(names) if names.count(name) > 1 and name]
+        if names and all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", name, re.IGNORECASE) for name in names):
+            raise UserError(f"{path} begins with a row of numbers; give it a first line with the names of the columns")
         if duplicates:
             raise UserError(f"{path.name} has {names.count(duplicates[0])} columns named {duplicates[0]!r}; rename one")
-        first = pd.read_csv(path, sep=separator, nrows=1000)
+        first = pd.read_csv(path, **form.options, nrows=1000)
         _check_memory(path, first, memory_mb)
-        frame = pd.concat(_chunks(path, separator), ignore_index=True)
+        frame = pd.concat(_chunks(path, form), ignore_index=True)
     except OSError as error:
-        raise UserError(f"task.data.path={path} cannot be read ({error.strerror})") from None
-    except (ValueError, UnicodeDecodeError, csv.Error) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(f"{str(path)!r} cannot be read ({error.strerror})") from None
+    except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{path} is no CSV file that can be read ({first_line(error)})") from None
     if not len(frame):
-        raise UserError(f"{path} holds no rows; at least {MIN_ROWS} are needed")
-    return frame
+        raise UserError(f"{path} holds no rows")
+    return frame, form.notes
 
 
-def _chunks(path: Path, separator: str) -> Iterator[pd.DataFrame]:
+@dataclass(frozen=True)
+class Form:
+    """How a CSV file is written."""
+
+    separator: str
+    encoding: str
+    decimal: str
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What pandas is to be told."""
+        return {"sep": self.separator, "encoding": self.encoding, "decimal": self.decimal}
+
+    @property
+    def notes(self) -> list[str]:
+        """What is unusual, a sentence each."""
+        encoding = {"latin-1": ["it is not UTF-8, and was read as Latin-1"], "utf-16": ["it was read as UTF-16"]}
+        decimal = ["the comma is taken as the decimal point"] if self.decimal == "," else []
+        return encoding.get(self.encoding, []) + decimal
+
+
+def _chunks(path: Path, form: Form) -> Iterator[pd.DataFrame]:
     """Reads in pieces. The numbers of a large file are kept in single precision."""
     large = path.stat().st_size > 2**27
-    with pd.read_csv(path, sep=separator, chunksize=CHUNK_ROWS) as reader:
+    with pd.read_csv(path, **form.options, chunksize=CHUNK_ROWS) as reader:
         for chunk in reader:
             yield chunk.astype({name: np.float32 for name in chunk.select_dtypes("number")}) if large else chunk
 
 
-def _header(path: Path) -> tuple[str, list[str]]:
-    """Returns the separator of a CSV file, and the names of its columns."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        line = file.readline(2**20)
-    if "\0" in line:
+def _form(path: Path) -> tuple[Form, list[str]]:
+    """Returns how a CSV file is written, and the names of its columns.
+
+    Raises:
+        ValueError: it is no text.
+    """
+    encoding = _encoding(path)
+    with open(path, newline="", encoding=encoding) as file:
+        text = file.read(2**16)
+    if re.search(r"[\x00-\x08\x0e-\x1f]", text):
         raise ValueError("it holds bytes that are no text")
+    line = next((line for line in text.splitlines() if line.strip()), "")
     separator = max((",", ";", "\t"), key=line.count)
-    return separator, [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    decimal = "," if separator != "," and re.search(r"\d,\d", text) and not re.search(r"\d\.\d", text) else "."
+    names = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    return Form(separator, encoding, decimal), names
+
+
+def _encoding(path: Path) -> str:
+    """Returns `utf-8-sig` (with a byte order mark or without), `utf-16`, or `latin-1` for all other bytes."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with open(path, "rb") as file:
+        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+            return "utf-16"
+        file.seek(0)
+        try:
+            while block := file.read(2**20):
+                decoder.decode(block)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return "latin-1"
+    return "utf-8-sig"
 
 
 def _check_memory(path: Path, first: pd.DataFrame, memory_mb: int | None) -> None:
@@ -256,8 +307,18 @@ def free_memory() -> int | None:
 def _parquet(path: Path, memory_mb: int | None) -> pd.DataFrame:
     _refuse_beyond(path, float(3 * path.stat().st_size), memory_mb)  # Parquet is compressed
     try:
-        return pd.read_parquet(path)
+        frame = pd.read_parquet(path)
     except ImportError:
         raise UserError(f"{path} needs pyarrow to be read (pip install pyarrow); or give a CSV file") from None
     except Exception as error:
         raise UserError(f"{path} is no Parquet file that can be read ({first_line(error)})") from None
+    if frame.index.names != [None]:
+        frame = frame.reset_index()
+    for name, column in frame.items():
+        if any(isinstance(value, list | dict | np.ndarray | bytes) for value in column.dropna().iloc[:1]):
+            raise UserError(
+                f"the column {str(name)!r} of {path} holds lists or bytes; give a table of numbers and words"
+            )
+    if not len(frame):
+        raise UserError(f"{path} holds no rows")
+    return frame

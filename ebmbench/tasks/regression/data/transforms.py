@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +61,15 @@ class ArrayInput:
         if not x.isfinite().all():
             raise UserError("the inputs hold values that are not finite numbers")
         return x
+
+    @property
+    def used(self) -> Sequence[str]:
+        """The columns that it reads, of a table."""
+        return self.columns
+
+    def read(self, table: pd.DataFrame) -> tuple[Tensor, list[str]]:
+        """Returns x of a table from a file, and what was done to it: nothing."""
+        return self.encode(table), []
 
     def plain(self) -> dict[str, Any]:
         """Returns it as plain data, for JSON."""

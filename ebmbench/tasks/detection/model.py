@@ -1,0 +1,264 @@
+"""A trained head with its base detector, for use: `ebmbench.load(run_directory)[seed].predict(image)`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from ebmbench.core.errors import UserError
+from ebmbench.core.rng import Streams
+from ebmbench.system.files import write_atomically
+from ebmbench.tasks.detection.base import BaseDetector, reopen
+from ebmbench.tasks.detection.box_nll import weighted_draws
+from ebmbench.tasks.detection.data import BAD_IMAGE, read_image
+from ebmbench.tasks.detection.features import ImageFeatures, pyramid
+from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
+from ebmbench.tasks.detection.inference import detect, suppress
+
+if TYPE_CHECKING:
+    from ebmbench.tasks.detection.task import DetectionTask
+
+RECORD = "detector.json"
+"""The file of a run directory that says which base detector its heads stand on."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+SAMPLES = 512
+"""Importance samples for the density and the intervals of a box."""
+DRAWN_SCORE = 0.5
+"""Class score from which a box is drawn into a picture."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The objects in one image, the highest class score first.
+
+    Attributes:
+        boxes: x1 y1 x2 y2 in pixels of the image, `[N, 4]`.
+        labels: names of the classes, N of them.
+        scores: class scores of the base detector, `[N]`.
+        energies: f at the boxes, `[N]`.
+        log_density: `log p(y|x)` at the boxes, in coordinates relative to them (docs/detection.md), `[N]` float64.
+        low, high: ends of the central interval of each of x1 y1 x2 y2 that the density gives, `[N, 4]`.
+    """
+
+    boxes: Tensor
+    labels: list[str]
+    scores: Tensor
+    energies: Tensor
+    log_density: Tensor
+    low: Tensor
+    high: Tensor
+
+
+class DetectionModel:
+    """The head of one trained seed on its base detector.
+
+    Attributes:
+        seed: the seed that it was trained with.
+        accepted: whether the head gained on the validation split. Where it did not, `predict` gives the base's boxes.
+        diverged_step: the step at which its training diverged, None if it did not.
+    """
+
+    diverged_step: int | None = None
+
+    def __init__(
+        self,
+        task: DetectionTask,
+        base: BaseDetector,
+        names: Mapping[int, str],
+        head: EnergyHead,
+        seed: int,
+        accepted: bool,
+    ) -> None:
+        self.task, self.base, self.head = task, base, head.eval().requires_grad_(False)
+        self.names, self.seed, self.accepted = dict(names), seed, accepted
+
+    @staticmethod
+    def read(task: DetectionTask, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> DetectionModel:
+        """Returns the model of a run directory.
+
+        Raises:
+            UserError: the run does not say what its base detector is, or that is not there.
+        """
+        try:
+            record = json.loads((run_dir / RECORD).read_text())
+            names = {int(number): str(name) for number, name in record["names"].items()}
+        except (OSError, ValueError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{run_dir / RECORD} is missing or damaged ({type(error).__name__}); run it again with force=true"
+            ) from None
+        base = reopen(task, record, run_dir.parent.parent)
+        draws = Streams([seed], stacked=False).at(0)
+        head = EnergyHead.start(
+            base.hidden_layers, len(base.category_ids), task.head.activation, task.head.from_base, draws
+        )
+        head.load_state_dict({name: parameters[name] for name in head.state_dict()})
+        return DetectionModel(task, base, names, head, seed, _is_accepted(run_dir, seed))
+
+    @torch.no_grad()
+    def predict(self, image: Any, level: float = 0.9) -> Prediction:
+        """Returns the objects in an image.
+
+        Args:
+            image: a path, a PIL image, or a uint8 array or tensor `[H, W, 3]`.
+            level: the probability of the intervals.
+
+        Raises:
+            UserError: it is no image.
+        """
+        pixels = as_pixels(image)
+        options = self.task.inference
+        features, (found,) = self.base.candidates([pixels], options.score_threshold)
+        size, original = features.sizes[0], (int(pixels.shape[1]), int(pixels.shape[2]))
+        none = found.boxes.new_zeros(0)
+        # Half precision, as in training.
+        one = ImageFeatures([m[0].half() for m in features.maps], size, original, none.view(0, 4), none.long())
+        maps = pyramid([one], self.base.strides)
+        if self.accepted:
+            (result,) = detect(
+                self.head, maps, [(found.boxes, found.scores, found.labels)],
+                nms_threshold=options.nms_threshold, max_detections=options.max_detections, steps=options.steps,
+                step_centre=options.step_centre, step_size=options.step_size, keep_level=self.task.head.keep_level,
+                by_score=options.nms_order == "score",
+            )  # fmt: skip
+            boxes, scores, labels = result.boxes[-1], result.scores, result.labels
+        else:
+            kept, scores = suppress(
+                found.boxes, found.scores, found.scores, found.labels, options.nms_threshold, options.max_detections
+            )
+            boxes, labels = found.boxes[kept], found.labels[kept]
+        images = torch.zeros(len(boxes), dtype=torch.int64)
+        energy = BoxEnergy(self.head, maps, boxes, images, labels, self.task.head.keep_level)
+        scale = boxes.new_tensor([original[1] / size[1], original[0] / size[0]]).repeat(2)
+        limit = boxes.new_tensor([original[1], original[0]]).repeat(2)
+        values, log_density, low, high = _uncertainty(energy, self.seed, level)
+        return Prediction(
+            boxes=torch.minimum((boxes * scale).clamp(min=0), limit),
+            labels=[self.names.get(self.base.category_ids[label - 1], "?") for label in labels.tolist()],
+            scores=scores,
+            energies=values,
+            log_density=log_density,
+            low=low * scale,
+            high=high * scale,
+        )
+
+
+def _is_accepted(run_dir: Path, seed: int) -> bool:
+    """Whether a run reports the head's boxes: it does where it was not asked to judge them."""
+    table = pd.read_csv(run_dir / "metrics.csv").set_index("seed")
+    return "accepted" not in table or bool(table.loc[seed, "accepted"] == 1)
+
+
+def as_pixels(image: Any) -> Tensor:
+    """Returns an image as `[3, H, W]` uint8.
+
+    Raises:
+        UserError: it cannot be read, or is not of this form.
+    """
+    if isinstance(image, str | Path):
+        try:
+            image = read_image(Path(image))
+        except BAD_IMAGE as error:
+            raise UserError(f"{str(image)!r} is no image that can be read ({error})") from None
+    if isinstance(image, Image.Image):
+        image = np.array(image.convert("RGB"))
+    pixels = torch.as_tensor(image)
+    if pixels.dim() != 3 or pixels.shape[2] != 3 or pixels.dtype != torch.uint8 or not pixels.numel():
+        raise UserError(f"an image is a uint8 array [H, W, 3], and this is {pixels.dtype} {tuple(pixels.shape)}")
+    return pixels.permute(2, 0, 1).contiguous()
+
+
+def _uncertainty(energy: BoxEnergy, seed: int, level: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Returns f and log p at the boxes of an energy, `[N]`, and the ends of their corners' intervals, `[N, 4]`."""
+    boxes = len(energy)
+    if not boxes:
+        none = torch.zeros(0)
+        return none, none.double(), none.view(0, 4), none.view(0, 4)
+    y, log_weights = weighted_draws(energy, boxes, Streams([seed], stacked=False).at(0), SAMPLES)
+    values = energy(torch.zeros(boxes, 1, 4))[:, 0]
+    log_z = torch.logsumexp(log_weights, 1) - math.log(SAMPLES)
+    corners, order = energy.boxes(y).sort(1)  # [N, M, 4]
+    weights = torch.softmax(log_weights, 1).unsqueeze(-1).expand(-1, -1, 4).gather(1, order)
+    cdf = weights.cumsum(1)
+    ends = []
+    for probability in ((1 - level) / 2, (1 + level) / 2):
+        place = (cdf < probability).sum(1, keepdim=True).clamp(max=SAMPLES - 1)
+        ends.append(corners.gather(1, place).squeeze(1))
+    return values, values.double() - log_z, ends[0], ends[1]
+
+
+# -------------------------------------------------------------------------------------------------------- files
+
+
+def predict_files(models: Mapping[int, DetectionModel], files: Sequence[Path], out: Path, level: float) -> None:
+    """Writes the objects in images as JSON, and pictures with their boxes into the folder `<out>-pictures`.
+
+    Args:
+        models: by seed; the first one that did not diverge is used.
+        files: images, or folders of images.
+
+    Raises:
+        UserError: there is no image, or one cannot be read.
+    """
+    model = next((model for model in models.values() if model.diverged_step is None), None)
+    if model is None:
+        raise UserError("every seed of the run diverged: there is nothing to predict with")
+    images = [image for path in files for image in (_images_in(path) if path.is_dir() else [path])]
+    if not images:
+        raise UserError(f"there is no image in {files[0]}; known are {', '.join(SUFFIXES)}")
+    folder = out.with_name(f"{out.stem}-pictures")
+    folder.mkdir(exist_ok=True)
+    found = []
+    for number, path in enumerate(images):
+        pixels = as_pixels(path)
+        made = model.predict(pixels.permute(1, 2, 0), level)
+        found.append({"file": str(path), "width": pixels.shape[2], "height": pixels.shape[1], "objects": _plain(made)})
+        _draw(pixels, made).save(folder / f"{number:04d}-{path.stem[:80]}.png")
+    record = {"seed": model.seed, "accepted": model.accepted, "level": level, "images": found}
+    write_atomically(out, (json.dumps(record, indent=1) + "\n").encode())
+
+
+def _images_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+
+
+def _plain(made: Prediction) -> list[dict[str, Any]]:
+    intervals = torch.stack((made.low, made.high), -1)
+    rows = zip(made.labels, made.scores, made.boxes, made.energies, made.log_density, intervals, strict=True)
+    return [
+        {
+            "label": label,
+            "score": round(float(score), 5),
+            "box": [round(value, 2) for value in box.tolist()],
+            "f": round(float(f), 5),
+            "log_density": round(float(log_p), 5),
+            "intervals": [[round(end, 2) for end in ends] for ends in interval.tolist()],
+        }
+        for label, score, box, f, log_p, interval in rows
+    ]
+
+
+def _draw(pixels: Tensor, made: Prediction) -> Image.Image:
+    """Returns the image with the boxes that have a high class score, and their names."""
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    scale = max(1, round(640 / max(picture.size)))  # small images are enlarged, so that a name can be read
+    picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(picture)
+    for box, label, score in zip(made.boxes, made.labels, made.scores.tolist(), strict=True):
+        if score >= DRAWN_SCORE:
+            x1, y1, x2, y2 = (scale * box).tolist()
+            pen.rectangle((x1, y1, x2, y2), outline="#D55E00", width=2)
+            text = f"{label} {score:.2f}"
+            left, top, right, bottom = pen.textbbox((x1, max(0, y1 - 12)), text)
+            pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill="#D55E00")
+            pen.text((x1, max(0, y1 - 12)), text, fill="white")
+    return picture

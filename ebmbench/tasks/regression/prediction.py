@@ -1,0 +1,86 @@
+"""Predictions of a trained run for tables in files: `ebmbench predict`."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ebmbench.core.errors import UserError
+from ebmbench.system.files import write_atomically
+from ebmbench.tasks.regression.data.frames import clean_numbers
+from ebmbench.tasks.regression.data.table import PARQUET, read_table
+from ebmbench.tasks.regression.model import RegressionModel
+from ebmbench.tasks.regression.records import endings
+
+
+def predict_tables(models: Mapping[int, RegressionModel], files: Sequence[Path], out: Path, level: float) -> None:
+    """Writes a row for each row of some tables: `predict_table`, by the equal mixture of the seeds.
+
+    Args:
+        files, out: CSV or Parquet, by their names. With several files, the column `file` says which.
+        level: the probability of the interval.
+
+    Raises:
+        UserError: a table does not fit the models, a file cannot be read or written, or every seed diverged.
+    """
+    if out.suffix.lower() not in (".csv", *PARQUET):
+        raise UserError(f"--out: {out.name!r} is not allowed: give a name that ends in .csv or .parquet")
+    if out.suffix.lower() in PARQUET and importlib.util.find_spec("pyarrow") is None:
+        raise UserError(f"--out: {out.name!r} needs pyarrow to be written (pip install pyarrow); or give a .csv file")
+    good = [model for model in models.values() if model.diverged_step is None]
+    if not good:
+        raise UserError("every seed of the run diverged: there is nothing to predict with")
+    model = RegressionModel.mixture(good) if len(good) > 1 else good[0]
+    parts = []
+    for file in files:
+        table, read = read_table(file, None)
+        made, notes = predict_table(model, table, level)
+        for note in read + notes:
+            print(f"ebmbench: {file.name}: {note}", file=sys.stderr)
+        if len(files) > 1:
+            made.insert(0, "file", file.name)
+        parts.append(made)
+    try:
+        write_atomically(out, _encoded(pd.concat(parts, ignore_index=True), out))
+    except OSError as error:
+        raise UserError(f"--out: {str(out)!r} cannot be written ({error.strerror})") from None
+
+
+def predict_table(model: RegressionModel, table: pd.DataFrame, level: float) -> tuple[pd.DataFrame, list[str]]:
+    """Returns a row for each row of a table, and what is to be said of the table, a sentence each.
+
+    The columns are `row` (its number, from 0), and for each target `mean`, `mode`, `std`, and the ends `low` and `high`
+    of the central interval; of several targets their names end in `_TARGET`. Where the table holds the targets too,
+    `log_prob` is their log-density; it is empty in rows that lack a target.
+    """
+    table = table.rename(columns=lambda name: str(name).strip())
+    used = [*model.transform.used, *model.targets]
+    extra = [name for name in table.columns if name not in used]
+    notes = [f"not used: {', '.join(extra)}"] if extra else []
+    x, said = model.transform.read(table)
+    y = None
+    if all(name in table for name in model.targets):
+        columns = [clean_numbers(table[name]) for name in model.targets]
+        y = np.stack([values for values, _ in columns], axis=1)
+        said += [note for _, notes_of_target in columns for note in notes_of_target]
+    made = model.summary_of(x, level, y)
+    result: dict[str, np.ndarray] = {"row": np.arange(len(table))}
+    for k, ending in enumerate(endings(model.targets)):
+        result |= {f"{name}{ending}": made[name][:, k].numpy() for name in ("mean", "mode", "std", "low", "high")}
+    if "log_prob" in made:
+        result["log_prob"] = made["log_prob"].numpy()
+    return pd.DataFrame(result), notes + said
+
+
+def _encoded(table: pd.DataFrame, out: Path) -> bytes:
+    if out.suffix.lower() in PARQUET:
+        buffer = io.BytesIO()
+        table.to_parquet(buffer, index=False)
+        return buffer.getvalue()
+    return table.to_csv(index=False, float_format="%.8g").encode()

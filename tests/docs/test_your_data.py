@@ -1,0 +1,27 @@
+"""docs/your-data.md works as it is written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.docs_runner import ROOT, run_document
+
+
+@pytest.mark.slow
+def test_every_block_of_the_document(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn")
+    _, predicted, gaussian, python, search = run_document(ROOT / "docs" / "your-data.md", tmp_path)
+    assert "missing numbers become the training rows' median, with an input that says so: year" in predicted
+    table = pd.read_csv(tmp_path / "predicted.csv")
+    assert list(table) == ["row", "mean", "mode", "std", "low", "high", "log_prob"] and len(table) == 100
+    price = pd.read_csv(tmp_path / "new.csv")["price"]
+    assert 0.75 < ((price >= table["low"]) & (price <= table["high"])).mean() <= 1
+    assert (table["mean"] - price).abs().mean() < 0.4 * (price - price.mean()).abs().mean()
+    assert "ml-exact on regression-houses, 3 seeds" in gaussian
+    score, inside = map(float, re.search(r"R² ([\d.]+) inside ([\d.]+)", python).groups())
+    assert score > 0.8 and inside > 0.75 and "draws (100, 5)" in python
+    assert re.search(r"\{'method': '(nce\+?|ml-is)'\}", search)

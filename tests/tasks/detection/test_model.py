@@ -1,0 +1,151 @@
+"""Acceptance of a head, and a finished run in use."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import ebmbench
+from ebmbench.cli.main import main
+from ebmbench.config.compose import compose
+from ebmbench.core.errors import UserError
+from ebmbench.engine.execute import execute
+from ebmbench.tasks.detection import scoring
+from ebmbench.tasks.detection.evaluation import Evaluation, Interval
+from ebmbench.tasks.detection.model import as_pixels
+from ebmbench.tasks.detection.shapes import make_image
+from tests.processes import tiny
+
+NAMES = ("ap", "ap50", "ap75")
+
+
+def rows(run_dir: Path) -> list[dict[str, str]]:
+    with open(run_dir / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two seeds whose heads are judged."""
+    folder = tmp_path_factory.mktemp("results")
+    words = tiny("nce", f"results_dir={folder}", "seeds=2", "task.inference.accept=true", "task.inference.bootstrap=50")
+    return execute(compose(words), quiet=True).run_dir
+
+
+def test_a_head_that_gains_nothing_is_reported_as_such(run: Path) -> None:
+    """Two training steps teach nothing."""
+    for row in rows(run):
+        if row["accepted"] == "0.0":
+            assert row["ap"] == row["base_ap"] and float(row["ap_gain"]) == 0
+            assert float(row["val_gain_low"]) <= 0
+        else:
+            assert row["ap"] == row["head_ap"] and float(row["val_gain_low"]) > 0
+
+
+@pytest.mark.parametrize(("low", "accepted"), [(0.4, True), (0.0, False), (-1.0, False), (float("nan"), False)])
+def test_a_head_is_accepted_where_its_gain_is_above_nothing(
+    low: float, accepted: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stages = {
+        "base": Evaluation(dict.fromkeys(NAMES, 30.0), ()),
+        "refined": Evaluation(dict.fromkeys(NAMES, 33.0), ()),
+    }
+    row = scoring._verdict(Interval(2.0, low, 5.0), stages, 35, seed=4)
+    assert row["accepted"] == float(accepted) and row["head_ap"] == 33 and row["val_gain"] == 2
+    said = capsys.readouterr().err
+    if accepted:
+        assert "ap" not in row and not said
+    else:
+        assert row["ap"] == 30 and row["ap_gain"] == row["ap75_gain_high"] == 0
+        assert "seed 4: the head is not accepted: on the 35 images" in said and "[" in said
+
+
+def test_the_validation_split_decides_and_not_the_scored_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose(tiny("nce", f"results_dir={run.parent.parent}", "task.inference.accept=true", "seeds=[7]"))
+    learner = config.task.learner(config.setup, (7,), torch.device("cpu"))
+    frozen = learner.frozen  # type: ignore[attr-defined]
+    assert frozen.val is not frozen.scored and frozen.val.dataset.split == "val"
+    off = compose(tiny("nce", f"results_dir={run.parent.parent}", "seeds=[7]"))
+    assert off.task.learner(off.setup, (7,), torch.device("cpu")).frozen.val is None  # type: ignore[attr-defined]
+
+
+def test_it_predicts_what_the_run_scored(run: Path) -> None:
+    """Its boxes in an image of the scored split are those that the run wrote for its seed."""
+    models = ebmbench.load(run)
+    assert list(models) == [0, 1]
+    for seed, model in models.items():
+        image = make_image(0, "test", 0).image
+        found = model.predict(image)
+        stage = "refined" if model.accepted else "base"
+        written = json.loads((run / "detections" / f"{stage}.{seed}.json").read_text())
+        of_image = [d for d in written if d["image_id"] == 1]
+        boxes = torch.tensor([[x, y, x + w, y + h] for x, y, w, h in (d["bbox"] for d in of_image)]).reshape(-1, 4)
+        torch.testing.assert_close(found.boxes, boxes, atol=2e-3, rtol=0)
+        torch.testing.assert_close(found.scores, torch.tensor([d["score"] for d in of_image]), atol=1e-5, rtol=0)
+        assert set(found.labels) <= {"ellipse", "rectangle", "triangle", "star", "cross", *model.names.values()}
+        count = len(found.boxes)
+        assert found.low.shape == found.high.shape == (count, 4) and found.log_density.shape == (count,)
+        assert torch.all(found.low <= found.high) and found.log_density.isfinite().all()
+
+
+def test_intervals_hold_the_box_and_grow_with_the_level(run: Path) -> None:
+    model = ebmbench.load(run)[0]
+    image = make_image(0, "test", 1).image
+    narrow, wide = model.predict(image, 0.5), model.predict(image, 0.95)
+    assert len(narrow.boxes)
+    assert torch.all(wide.high - wide.low >= narrow.high - narrow.low)
+    inside = (wide.low <= wide.boxes + 1) & (wide.high >= wide.boxes - 1)
+    assert inside.double().mean() > 0.9  # f is nearly flat: the box is in the middle of what is possible
+
+
+def test_files_and_folders_become_json_and_pictures(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        Image.fromarray(make_image(0, "test", number).image).save(tmp_path / "in" / f"{number}.png")
+    (tmp_path / "in" / "notes.txt").write_text("no image")
+    Image.new("L", (90, 60), 128).save(tmp_path / "grey.jpg")
+    out = tmp_path / "out.json"
+    assert main(["predict", str(run), str(tmp_path / "in"), str(tmp_path / "grey.jpg"), "--out", str(out)]) == 0
+    said = json.loads(out.read_text())
+    assert [Path(entry["file"]).name for entry in said["images"]] == ["0.png", "1.png", "grey.jpg"]
+    assert (said["images"][2]["width"], said["images"][2]["height"]) == (90, 60)
+    thing = said["images"][0]["objects"][0]
+    assert len(thing["box"]) == 4 and len(thing["intervals"]) == 4 and 0 < thing["score"] <= 1
+    pictures = sorted((tmp_path / "out-pictures").iterdir())
+    assert len(pictures) == 3 and np.asarray(Image.open(pictures[0])).std() > 5
+
+
+@pytest.mark.parametrize("what", ["text.png", "empty", "missing.png"])
+def test_what_is_no_image_is_one_sentence(
+    run: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    assert main(["predict", str(run), str(tmp_path / what), "--out", str(tmp_path / "o.json")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert what in line and not (tmp_path / "o.json").exists()
+
+
+def test_a_moved_results_folder_still_predicts_and_a_missing_base_is_said(run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run.parent.parent, tmp_path / "moved")
+    folder = tmp_path / "moved" / "runs" / run.name
+    image = make_image(0, "test", 0).image
+    here, there = (ebmbench.load(place)[0].predict(image).boxes for place in (run, folder))
+    assert torch.equal(here, there)
+    task = compose(tiny("nce", "task.base.weights=train")).task
+    with pytest.raises(UserError, match=r"the base detector that the run stands on, is not there"):
+        task.predictor(None, {}, 0, folder)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bad", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
+def test_arrays_that_are_no_images_are_refused(bad: Any) -> None:
+    with pytest.raises(UserError, match="uint8 array"):
+        as_pixels(bad)

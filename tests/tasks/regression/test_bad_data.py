@@ -1,0 +1,206 @@
+"""Tables with mistakes: each ends in one sentence, or in a treatment that is stated."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ebmbench.cli.main import main
+from ebmbench.core.errors import UserError
+from ebmbench.tasks.regression.data import transforms
+from ebmbench.tasks.regression.data.base import Split, check_targets
+from ebmbench.tasks.regression.data.table import Table, read_table
+from ebmbench.tasks.regression.scaling import Scaling
+
+
+def good(count: int = 60) -> pd.DataFrame:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"a": random.normal(size=count).round(3), "b": random.integers(0, 9, count)})
+    return frame.assign(y=(2 * frame["a"] + random.normal(size=count)).round(3))
+
+
+PLAIN = good().to_csv(index=False)
+
+
+def lines(row: str, count: int = 40, header: str = "a,b,y") -> str:
+    """A file whose rows are made from their number i."""
+    return header + "\n" + "\n".join(eval(f"f{row!r}", {"i": i}) for i in range(count))
+
+
+def load(path: Path, **settings: object) -> Split:
+    split = Table.model_validate({"path": str(path), **settings}).load()
+    check_targets(split)
+    scaling = Scaling.of(split.train.x, split.train.y)
+    for part in (split.train, split.val, split.test):
+        assert scaling.x(part.x).isfinite().all() and scaling.y(part.y).float().isfinite().all()
+    spread = scaling.y(split.train.y).float().std(0, unbiased=False)
+    torch.testing.assert_close(spread, torch.ones_like(spread), rtol=1e-3, atol=0)
+    return split
+
+
+def changed(row: int, column: str, value: object) -> str:
+    frame = good().astype(object)
+    frame.loc[row, column] = value
+    return frame.to_csv(index=False)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (changed(3, "y", "n.a."), "the target 'y' of table.csv holds text in row 4 ('n.a.'); give numbers"),
+        (changed(3, "y", 1e308), "the column 'y' holds 1e+308 in row 4, beyond 1e+38"),
+        (changed(3, "a", 1e308), "the column 'a' holds 1e+308 in row 4, beyond 1e+38"),
+        (good().assign(y=3.0).to_csv(index=False), "the target 'y' is 3 in all training rows"),
+        (good().assign(y=good()["y"] * 1e-40).to_csv(index=False), "varies too little for its size"),
+        (good(1).to_csv(index=False), "the data have 1 row with a target; at least 10 are needed"),
+        (good(2).to_csv(index=False), "the data have 2 rows with a target; at least 10 are needed"),
+        (good().assign(y=np.nan).to_csv(index=False), "the data have 0 rows with a target"),
+        ("a,b,y\n", "holds no rows"),
+        ("", "is no CSV file that can be read"),
+        ("\n\n\n", "is no CSV file that can be read"),
+        ("a,a,y\n1,2,3\n", "has 2 columns named 'a'; rename one"),
+        (lines("{i},{i % 7},{i * 1.5}", header="0,0,0.0"), "begins with a row of numbers"),
+        (lines("{i}", header="y"), "no column that could be the target"),
+        (lines("5,,{i}"), "no column is left as an input"),
+        (lines("id{i},x,{i}"), "no column is left as an input"),
+        ("a,b,y\n" + "1,2,3\n" * 20 + "1,2,3,4,5\n", "is no CSV file that can be read"),
+        ('a,b,y\n"1,2,3\n' + "1,2,3\n" * 20, "is no CSV file that can be read"),
+        (PLAIN.replace("0.", "\0.", 1), "it holds bytes that are no text"),
+        (gzip.compress(PLAIN.encode()), "it holds bytes that are no text"),
+        (bytes(range(256)) * 20, "it holds bytes that are no text"),
+    ],
+)
+def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | bytes, sentence: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError) as error:
+        load(path)
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "features", "note"),
+    [
+        (changed(3, "a", np.nan), ["a", "b"], None),
+        (changed(3, "a", "oops"), ["a", "b"], "text in 1 row (such as 'oops' in row 4)"),
+        (changed(3, "a", np.inf), ["a", "b"], "infinity in 1 row, which counts as missing"),
+        (changed(3, "y", -np.inf), ["a", "b"], "1 row without a target is left out"),
+        (changed(3, "y", np.nan), ["a", "b"], "1 row without a target is left out"),
+        (good().assign(c=good()["a"])[["c", "a", "y"]].to_csv(index=False), ["c"], "left out, as a copy of 'c': a"),
+        (good().assign(c=good()["y"]).to_csv(index=False), ["a", "b"], "left out, as a copy of the target 'c': y"),
+        (PLAIN.replace(",", ";"), ["a", "b"], None),
+        (PLAIN.replace(",", ";").replace(".", ","), ["a", "b"], "the comma is taken as the decimal point"),
+        (PLAIN.replace(",", "\t"), ["a", "b"], None),
+        (PLAIN.replace("\n", "\r\n"), ["a", "b"], None),
+        (PLAIN.replace("\n", "\r"), ["a", "b"], None),
+        ("\n\n" + PLAIN, ["a", "b"], None),
+        (codecs.BOM_UTF8 + PLAIN.encode(), ["a", "b"], None),
+        (PLAIN.encode("utf-16"), ["a", "b"], "it was read as UTF-16"),
+        (PLAIN.replace("a,", "größe,").encode("latin-1"), ["größe", "b"], "was read as Latin-1"),
+        (lines('"x, {i % 2}",{i % 7},{i}'), ["a=x, 0", "a=x, 1", "b"], "one input for each word: a (2)"),
+        (lines('"{i % 9}"," {i % 7} ","{i}"'), ["a", "b"], None),
+        (lines(" {i % 9} , {i % 7} , {i} ", header=" a , b , y "), ["a", "b"], None),
+        (lines("{i % 2 == 0},{i % 7},{i}"), ["a", "b"], None),
+        (lines("2024-01-{i % 28 + 1:02d},{i % 7},{i}"), ["a", "b"], "dates become days: a"),
+        (lines("2024-01-{i % 28 + 1:02d} 12:00:00,{i % 7},{i}"), ["a", "b"], "dates become days: a"),
+        (lines("{i},{i % 7},{i}").replace("\n", "\n\n"), ["b"], "left out, for it only counts the rows: a"),
+        (good().assign(z=1.0, w=None)[["a", "z", "w", "y"]].to_csv(index=False), ["a"], "left out, as constant: z"),
+        (good().assign(b=[f"n{i}" for i in range(60)]).to_csv(index=False), ["a"], "a different word in most rows: b"),
+    ],
+)  # fmt: skip
+def test_what_can_be_used_is_and_it_is_said_how(
+    tmp_path: Path, content: str | bytes, features: list[str], note: str | None
+) -> None:
+    path = tmp_path / "table.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    split = load(path)
+    assert [name for name in split.feature_names if "is missing" not in name] == features
+    assert note is None or any(note in said for said in split.notes), split.notes
+
+
+def test_a_gap_becomes_the_median_with_an_input_that_says_so(tmp_path: Path) -> None:
+    frame = good()
+    frame.loc[::3, "a"] = np.nan
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    split = load(tmp_path / "table.csv")
+    assert split.feature_names == ["a", "a is missing", "b"]
+    train = frame.iloc[split.train.rows]
+    gap = torch.tensor(train["a"].isna().to_numpy())
+    assert torch.equal(split.train.x[:, 1] == 1, gap)
+    torch.testing.assert_close(split.train.x[gap, 0], torch.full((int(gap.sum()),), float(train["a"].median())))
+
+
+def test_numbers_far_from_zero_keep_their_differences(tmp_path: Path) -> None:
+    """Seconds since 1970 have steps of 128 in single precision."""
+    frame = good().assign(a=1.7e9 + np.arange(60) % 7, y=1e9 + good()["y"])
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    split = load(tmp_path / "table.csv")
+    assert len(split.train.x[:, 0].unique()) == 7
+    again = transforms.restore(split.transform.plain())
+    torch.testing.assert_close(again.encode(frame.iloc[split.train.rows]), split.train.x)
+
+
+def test_dates_are_days_in_new_tables_too(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(lines("2024-01-{i % 28 + 1:02d},{i % 7},{i}"))
+    transform = load(tmp_path / "table.csv").transform
+    x = transform.encode(pd.DataFrame({"a": ["2024-01-31", "2024-02-01", None], "b": [1, 1, 1]}))
+    assert x[1, 0] - x[0, 0] == 1
+    with pytest.raises(UserError, match=r"the column 'a' holds text in row 1 \('soon'\)"):
+        transform.encode(pd.DataFrame({"a": ["soon"], "b": [1]}))
+
+
+def test_a_target_outside_the_training_range_is_said_and_has_a_density(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frame = good()
+    frame.loc[0, "y"] = 1000.0
+    frame.to_csv(tmp_path / "table.csv", index=False)
+    (tmp_path / "splits.json").write_text('{"test": [[0, 1, 2, 3]]}')
+    words = ["task=regression", "data=table", f"data.path={tmp_path}/table.csv", "method=nce", "+experiment=smoke"]
+    words += [f"data.split_file={tmp_path}/splits.json", f"results_dir={tmp_path}", "data.name=outside"]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "1 of 4 test rows have a target 'y' outside the range of the training rows" in said.err
+    nll = float(next(line.split()[1] for line in said.out.splitlines() if line.strip().startswith("nll ")))
+    assert np.isfinite(nll) and nll > 100
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"), [("missing.csv", "is not a file"), ("folder.csv", "is not a file"), ("x.parquet", "Parquet")]
+)
+def test_what_is_no_file_of_the_kind_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, sentence: str
+) -> None:
+    (tmp_path / "folder.csv").mkdir()
+    (tmp_path / "x.parquet").write_text(PLAIN)
+    words = ["task=regression", "data=table", f"data.path={tmp_path / name}", "method=nce", f"results_dir={tmp_path}"]
+    assert main(words) != 0
+    error = capsys.readouterr().err
+    assert sentence in error and "Traceback" not in error
+
+
+def test_a_table_that_does_not_fit_into_memory_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "large.csv"
+    path.write_text("a,b,c,y\n" + "0.123456,1.5,2.25,3.75\n" * 200_000)
+    with pytest.raises(UserError, match=r"takes about \d+ MB of memory where 5 MB may be used"):
+        read_table(path, 5)
+    frame, _ = read_table(path, 500)
+    assert len(frame) == 200_000
+
+
+def test_parquet_keeps_types_and_a_named_index(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    frame = good().assign(day=pd.date_range("2024", periods=60), kind=pd.Categorical(["x", "z"] * 30), flag=True)
+    frame["flag"] = frame["b"] > 4
+    frame[["a", "day", "kind", "flag", "y"]].set_index("a").to_parquet(tmp_path / "t.parquet")
+    split = load(tmp_path / "t.parquet")
+    assert split.feature_names == ["a", "day", "kind=x", "kind=z", "flag"]
+    good().assign(b=[[1, 2]] * 60).to_parquet(tmp_path / "nested.parquet")
+    with pytest.raises(UserError, match=r"the column 'b' of .* holds lists"):
+        load(tmp_path / "nested.parquet")

@@ -1,0 +1,206 @@
+"""`ebmbench.EnergyRegressor`: scikit-learn's contract, and the mathematics of what it says of y."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import integrate, stats
+
+from ebmbench import EnergyRegressor
+
+pytest.importorskip("sklearn")
+from sklearn.base import clone
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+QUICK: dict[str, Any] = {
+    "device": "cpu",
+    "epochs": 40,
+    "settings": {"task.base.nodes": 64, "method.num_samples": 16},
+}
+
+
+@pytest.mark.slow
+@parametrize_with_checks([EnergyRegressor(**QUICK)])
+def test_scikit_learn_s_own_checks_pass(estimator: EnergyRegressor, check: Any) -> None:
+    check(estimator)
+
+
+def test_the_package_itself_loads_neither_pytorch_nor_scikit_learn() -> None:
+    code = "import ebmbench, sys; assert not {'torch', 'sklearn', 'pandas'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def law(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of a Gaussian whose mean is `2 sin x` and whose standard deviation is `0.2 + 0.1 x²`; a useless column."""
+    random = np.random.default_rng(seed)
+    x = random.uniform(-2, 2, (count, 2))
+    return x, truth(x).rvs(random_state=random)
+
+
+def truth(x: np.ndarray) -> Any:
+    return stats.norm(2 * np.sin(x[:, 0]), 0.2 + 0.1 * x[:, 0] ** 2)
+
+
+@pytest.fixture(scope="module", params=[("nce+", "mlp"), ("ml-exact", "gaussian")], ids=["nce+", "gaussian"])
+def fitted(request: pytest.FixtureRequest) -> EnergyRegressor:
+    method, network = request.param
+    return EnergyRegressor(method, network, seeds=2, epochs=50, batch_size=128, device="cpu").fit(*law(1500))
+
+
+def test_the_log_density_is_near_the_truth(fitted: EnergyRegressor) -> None:
+    x, y = law(1000, seed=1)
+    gap = truth(x).logpdf(y) - fitted.log_prob(x, y)
+    assert abs(gap.mean()) < 0.08  # an estimate of D_KL
+    assert fitted.score(x, y) > 0.85
+    np.testing.assert_allclose(fitted.predict(x), truth(x).mean(), atol=0.3)
+    assert np.abs(fitted.mode(x) - truth(x).mean()).mean() < 0.15
+    assert np.abs(fitted.std(x) / truth(x).std() - 1).mean() < 0.2
+
+
+def test_the_density_integrates_to_one_and_to_the_cdf(fitted: EnergyRegressor) -> None:
+    y = np.linspace(-6, 8, 1401)
+    x = np.tile([[0.5, 0.0]], (len(y), 1))
+    density = np.exp(fitted.log_prob(x, y))
+    below = integrate.cumulative_trapezoid(density, y, initial=0)
+    assert below[-1] == pytest.approx(1, abs=2e-3)
+    np.testing.assert_allclose(fitted.cdf(x, y), below, atol=3e-3)
+
+
+def test_interval_quantile_and_cdf_agree_and_cover(fitted: EnergyRegressor) -> None:
+    x, y = law(1000, seed=2)
+    low, high = fitted.interval(x, 0.8)
+    np.testing.assert_allclose(fitted.cdf(x, low), 0.1, atol=1e-3)
+    np.testing.assert_allclose(fitted.cdf(x, high), 0.9, atol=1e-3)
+    np.testing.assert_allclose(fitted.quantile(x, [0.1, 0.9]), np.stack([low, high], axis=1))
+    assert ((y >= low) & (y <= high)).mean() == pytest.approx(0.8, abs=0.06)
+    with pytest.raises(ValueError, match="level=2 is not allowed"):
+        fitted.interval(x, 2)
+
+
+def test_samples_have_the_moments_of_the_density(fitted: EnergyRegressor) -> None:
+    x, _ = law(5, seed=3)
+    drawn = fitted.sample(x, 40_000, random_state=0)
+    assert drawn.shape == (5, 40_000)
+    assert all(
+        stats.kstest(fitted.cdf(np.tile(row, (500, 1)), some[:500]), "uniform").pvalue > 1e-3
+        for row, some in zip(x, drawn, strict=True)
+    )
+    mean, std = fitted.predict(x), fitted.std(x)
+    assert (np.abs(drawn.mean(1) - mean) < 5 * std / 200).all()
+    np.testing.assert_allclose(drawn.std(1), std, rtol=0.05)
+    np.testing.assert_array_equal(drawn, fitted.sample(x, 40_000, random_state=0))
+    assert not np.array_equal(fitted.sample(x, 3), fitted.sample(x, 3))
+
+
+def test_a_pickle_and_a_clone(fitted: EnergyRegressor) -> None:
+    x, y = law(20, seed=4)
+    again = pickle.loads(pickle.dumps(fitted))
+    np.testing.assert_array_equal(again.log_prob(x, y), fitted.log_prob(x, y))
+    fresh = clone(fitted)
+    assert fresh.get_params() == fitted.get_params() and not hasattr(fresh, "model_")
+
+
+def test_a_pipeline_is_the_same_model_for_it_standardises_anyway() -> None:
+    x, y = law(200)
+    model = EnergyRegressor("ml-exact", "gaussian", epochs=40, device="cpu")
+    alone = clone(model).fit(x, y)
+    piped = make_pipeline(StandardScaler(), model).fit(x, y)
+    np.testing.assert_allclose(piped.predict(x), alone.predict(x), atol=1e-3)
+    assert len(cross_val_score(piped, x, y, cv=2)) == 2
+
+
+def test_a_search_over_methods_by_their_log_density() -> None:
+    x, y = law(200)
+    search = GridSearchCV(
+        EnergyRegressor(**{**QUICK, "epochs": 15}),
+        {"method": ["nce+", "ml-is"], "settings": [{"trainer.patience": 5}]},
+        scoring=lambda model, x, y: model.log_prob(x, y).mean(),
+        cv=2,
+        error_score="raise",
+    ).fit(x, y)
+    assert search.best_params_["method"] in ("nce+", "ml-is")
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+def test_a_table_with_words_gaps_and_two_targets() -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"size": random.normal(size=80), "city": random.choice(["Ulm", "Bonn"], 80)})
+    frame.loc[::9, "size"] = np.nan
+    targets = pd.DataFrame({"a": (frame["city"] == "Ulm") + 0.1 * random.normal(size=80), "b": random.normal(size=80)})
+    model = EnergyRegressor(**{**QUICK, "epochs": 20}).fit(frame, targets)
+    assert model.model_.targets == ["a", "b"] and any("city (2)" in note for note in model.notes_)
+    assert model.predict(frame).shape == (80, 2) and model.sample(frame, 7).shape == (80, 7, 2)
+    assert model.log_prob(frame, targets).shape == (80,)
+    with pytest.raises(ValueError, match=r"feature names|columns"):
+        model.predict(frame.drop(columns="city"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"method": "nec+"}, "did you mean nce"),
+        ({"network": "gausian", "method": "ml-exact"}, "did you mean gaussian"),
+        ({"seeds": 0}, "seeds=0 is not allowed"),
+        ({"epochs": -1}, "trainer.epochs=-1 is not allowed"),
+        ({"validation_fraction": 1.0}, "validation_fraction=1.0 is not allowed"),
+        ({"settings": {"method.bta": 1}}, "method.bta is not a setting"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(settings: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence.replace("+", r"\+")):
+        EnergyRegressor(**{"device": "cpu", **settings}).fit(*law(40))
+
+
+@pytest.mark.parametrize(
+    ("y", "sentence"),
+    [
+        (np.full(40, 3.0), "the target 'y' is 3 in all training rows"),
+        (np.full(40, np.nan), "Input y contains NaN"),
+        (np.zeros(39), "inconsistent numbers of samples"),
+    ],
+)
+def test_targets_that_cannot_be_used_are_one_sentence(y: np.ndarray, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        EnergyRegressor(**QUICK).fit(law(40)[0], y)
+
+
+NEVER = """
+from ebmbench import Method, register
+
+
+@register
+class Never(Method):
+    name = "{name}"
+    color, marker = "#000000", "x"
+
+    def loss(self, f, y, step):
+        return f(y.unsqueeze(-2)).squeeze(-1) * {factor}
+"""
+
+
+def test_training_that_diverges_is_said(tmp_path: Path) -> None:
+    plugin = tmp_path / "never.py"
+    plugin.write_text(NEVER.format(name="never", factor="float('nan')"))
+    with pytest.raises(ValueError, match="diverged with every seed"):
+        EnergyRegressor("never", epochs=2, device="cpu", plugins=[str(plugin)]).fit(*law(40))
+
+
+def test_a_seed_that_diverges_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    plugin = tmp_path / "first.py"
+    factor = "y.new_tensor([float('nan')] + [0.0] * (len(y) - 1)).view(-1, 1)"
+    plugin.write_text(NEVER.format(name="first-never", factor=factor))
+    model = EnergyRegressor("first-never", seeds=3, epochs=2, device="cpu", plugins=[str(plugin)], random_state=4)
+    with pytest.warns(ConvergenceWarning, match="1 of 3 seeds diverged"):
+        model.fit(*law(40))
+    assert model.seeds_ == [5, 6]
