@@ -215,6 +215,7 @@ def test_offline_runs_hold_every_metric(tmp_path: Path) -> None:
         "history.csv",
         "figures/density.png",
     }
+    assert not {e.path for e in artifact.manifest.contents} & {"lock", "lock.alive", "status.json"}
     assert not second["artifacts"]
 
 

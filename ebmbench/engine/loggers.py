@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ebmbench.core.errors import UserError
+from ebmbench.engine.runs import output_files
 from ebmbench.system.files import write_atomically
 
 if TYPE_CHECKING:
@@ -237,9 +238,8 @@ class WandbLogger:
             # In the summary, not the history: a step of its own for them would be there twice after a resume.
             first.summary.update({f"figures/{path.stem}": self._wandb.Image(str(path)) for path in images})
         artifact = self._wandb.Artifact(artifact_name(run_dir), type="run")
-        for path in sorted(run_dir.rglob("*")):
-            if path.is_file() and path.suffix != ".tmp" and ".ckpt" not in path.name and path.name != "lock":
-                artifact.add_file(str(path), name=path.relative_to(run_dir).as_posix())
+        for path in output_files(run_dir):
+            artifact.add_file(str(path), name=path.relative_to(run_dir).as_posix())
         first.log_artifact(artifact)
 
     def close(self, state: str) -> None:
