@@ -32,7 +32,7 @@ def predict_tables(models: Mapping[int, RegressionModel], files: Sequence[Path],
     if out.suffix.lower() not in (".csv", *PARQUET):
         raise UserError(f"--out: {out.name!r} is not allowed: give a name that ends in .csv or .parquet")
     if out.suffix.lower() in PARQUET and importlib.util.find_spec("pyarrow") is None:
-        raise UserError(f"--out: {out.name!r} needs pyarrow to be written (pip install 'ebmbench[parquet]'); or give a .csv file")
+        raise UserError(f"--out: {out.name!r} needs pyarrow (pip install 'ebmbench[parquet]'); or give a .csv file")
     good = [model for model in models.values() if model.diverged_step is None]
     if not good:
         raise UserError("every seed of the run diverged: there is nothing to predict with")

@@ -26,7 +26,7 @@ def good(count: int = 60) -> pd.DataFrame:
     return frame.assign(y=(2 * frame["a"] + random.normal(size=count)).round(3))
 
 
-NO_PARQUET = "is no Parquet file" if importlib.util.find_spec("pyarrow") else "needs pyarrow to be read"
+NO_PARQUET = "is no Parquet file" if importlib.util.find_spec("pyarrow") else "needs pyarrow"
 PLAIN = good().to_csv(index=False)
 
 

@@ -309,7 +309,7 @@ def _parquet(path: Path, memory_mb: int | None) -> pd.DataFrame:
     try:
         frame = pd.read_parquet(path)
     except ImportError:
-        raise UserError(f"{path} needs pyarrow to be read (pip install 'ebmbench[parquet]'); or give a CSV file") from None
+        raise UserError(f"{path} needs pyarrow (pip install 'ebmbench[parquet]'); or give a CSV file") from None
     except Exception as error:
         raise UserError(f"{path} is no Parquet file that can be read ({first_line(error)})") from None
     if frame.index.names != [None]:
