@@ -147,11 +147,14 @@ def _check_same(study: Any, search: Search) -> None:
 
 
 def space(config: RunConfig) -> dict[str, Any]:
-    """Returns the search space that the classes of a run declare: by dotted key `(low, high)` or a list of choices."""
+    """Returns the search space that the classes of a run declare: by dotted key `(low, high)` or a list of choices.
+
+    What the task says goes before what the others say: it knows its targets' scale.
+    """
     found: dict[str, Any] = {}
-    for part in (*config.components, config.trainer):
+    for part in (*config.components[1:], config.trainer, config.task):
         found |= part.tuning
-    return found
+    return {key: values for key, values in found.items() if config.proposal or not key.startswith("proposal.")}
 
 
 def _without(found: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:

@@ -154,3 +154,14 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     words = [*SMOKE, "method=nce,dsm", f"results_dir={tmp_path}", "--trials", "1", "--jobs", "2"]
     assert cli.dispatch(["tune", *words]) == 0
     assert "nce: 1 done of 1 trials" in capsys.readouterr().out
+
+
+def test_a_task_says_what_its_targets_need() -> None:
+    """The proposals of `task=regression` reach as far as its base density; who draws from none has none to search."""
+    with_proposal, without = (
+        tune.space(compose(["task=regression", f"method={name}"])) for name in ("nce", "ml-exact")
+    )
+    assert all(max(stds) == 3.0 for stds in with_proposal["proposal.stds"])
+    assert "task.network.activation" in with_proposal and "trainer.learning_rate" in with_proposal
+    assert not any(key.startswith("proposal.") for key in without)
+    assert tune.space(compose(["task=1d", "method=nce"]))["proposal.stds"] != with_proposal["proposal.stds"]

@@ -29,6 +29,8 @@ QUADRATURE_LIMIT, SAMPLING_LIMIT = 0.01, 0.3
 class Trainer(Section):
     """How it is trained: AdamW, an average of the weights, early stopping by the NLL of validation rows."""
 
+    tuning = {"trainer.learning_rate": (5e-4, 1e-2), "trainer.weight_decay": (1e-4, 1.0)}  # noqa: RUF012
+
     epochs: int = Field(400, ge=1, le=1_000_000, description="passes over the training rows, at most")
     batch_size: int = Field(64, ge=1, le=1_000_000, description="rows of a mini-batch")
     learning_rate: float = Field(2e-3, gt=0, le=10, description="of AdamW")
@@ -85,6 +87,11 @@ class Regression(Task):
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (SweepFigure("calibration", one_d_sweep_figures.calibration),)
     draw_setting = "task.data.split"
     images = ("predictions", "calibration")
+    selection = "val_nll"
+    # The widest component is as wide as the base density: where no sample comes, nothing holds f down.
+    tuning = {  # noqa: RUF012
+        "proposal.stds": [[0.01, 0.1, 0.8, 3.0], [0.05, 0.2, 0.8, 3.0], [0.1, 0.5, 3.0]]
+    }
 
     data: Annotated[Data, Choice("diabetes")]
     network: Annotated[Network, Choice("mlp")]

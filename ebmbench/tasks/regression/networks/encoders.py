@@ -208,6 +208,11 @@ class Encoded(Network):
 class WithMLP(Encoded):
     """A network whose encoder is an MLP on all numbers of x."""
 
+    tuning = {  # noqa: RUF012
+        "task.network.activation": ["silu", "tanh", "relu"],
+        "task.network.dropout": [0.0, 0.05, 0.1],
+    }
+
     depth: int = Field(2, ge=0, le=64, description="layers of the encoder")
     width: int = Field(50, ge=1, le=65_536, description="units of a layer of the encoder")
     activation: Activation = Field("silu", description="of the encoder")
