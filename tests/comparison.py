@@ -26,7 +26,14 @@ WHOLE = {*_ANY, "calibration.csv", "densities.npz", EXAMPLES}
 
 def whole_detection(seeds: Sequence[int]) -> set[str]:
     """What a finished detection run directory holds, and nothing else."""
-    return {*_ANY, "detections", "refinement.csv", "stages.csv", *(f"energies.{seed}.npz" for seed in seeds)}
+    return {
+        *_ANY,
+        "detections",
+        "detector.json",
+        "refinement.csv",
+        "stages.csv",
+        *(f"energies.{seed}.npz" for seed in seeds),
+    }
 
 
 def differences(run_dir: Path, other: Path) -> list[str]:

@@ -115,7 +115,7 @@ class OneD(Task):
         tables = [run_dir / f"calibration.{group[0]}.csv" for group in groups]
         examples = [run_dir / f"examples.{group[0]}.npz" for group in groups]
         arrays = [run_dir / f"densities.{group[0]}.npz" for group in groups]
-        if tables[0].exists():  # else put together before, by an attempt that was then interrupted
+        if all(path.exists() for path in (*tables, *arrays, *examples)):  # else an earlier attempt put them together
             curves = pd.concat([pd.read_csv(path) for path in tables])
             write_atomically(run_dir / "calibration.csv", curves.to_csv(index=False).encode())
             parts = [dict(np.load(path, allow_pickle=False)) for path in arrays]

@@ -132,7 +132,7 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> dict[str, float]:
     """
     parts = [_part(run_dir, group[0]) for group in groups]
     pictures = [run_dir / f"pictures.{group[0]}.npz" for group in groups]
-    if parts[0].exists():
+    if all(path.exists() for path in parts):  # else an earlier attempt put them together
         arrays = [dict(np.load(path, allow_pickle=False)) for path in parts]
         by_seed = ("log_prob", "pit", "mean", "median", "spread", "points", "seeds", "good")
         joined = {**arrays[0], **{name: np.concatenate([a[name] for a in arrays]) for name in by_seed}}
