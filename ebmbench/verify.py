@@ -18,6 +18,7 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.display.table import Cell, Table, code_cell, markdown
 from ebmbench.engine import runs
+from ebmbench.engine.api import read_config
 from ebmbench.engine.execute import execute
 from ebmbench.methods.base import own_networks
 from ebmbench.report import frame
@@ -77,7 +78,7 @@ def _again(folder: Path, choice: random.Random, tolerance: float) -> Row:
     """Trains a random seed of a run again, in a folder that is then deleted."""
     result = runs.read_result(folder)
     seed = choice.choice(result.status.seeds)
-    config = RunConfig.from_yaml(runs.read_output(folder, "config.yaml").decode())
+    config = read_config(folder)
     if config.run_hash != result.status.run_hash:
         return Row(folder.name, seed, "settings", 0, f"they make another run today ({config.run_id})")
     before = json.loads(runs.read_output(folder, "environment.json"))

@@ -101,14 +101,19 @@ class RunConfig:
         return {"algorithms": ALGORITHMS, **parts, **({"plugins": sources} if sources else {})}
 
     @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """`identity`, asked for once: a dataset may have to look at all its files for it."""
+        return self.identity()
+
+    @cached_property
     def config_hash(self) -> str:
         """Identity without the seeds: runs with equal ones are put together."""
-        return _hash(self.identity())
+        return _hash(self._identity)
 
     @cached_property
     def run_hash(self) -> str:
         """Identity of the run."""
-        return _hash({**self.identity(), "seeds": self.seeds})
+        return _hash({**self._identity, "seeds": self.seeds})
 
     @property
     def label(self) -> str:

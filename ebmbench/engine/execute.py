@@ -267,7 +267,7 @@ def _train_part(
         "seconds": progress.seconds,
         "target_dim": learner.target_dim,
         "partition_nodes": learner.partition_nodes,
-        "code path": learner.code_path,
+        "code_path": learner.code_path,
         "parameters": {
             seed: {name: (p[index] if stacked else p).detach().cpu().clone() for name, p in learner.parameters.items()}
             for index, seed in enumerate(part.seeds)
@@ -388,7 +388,7 @@ def environment(
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({os.cpu_count()} cores)",
         "threads": torch.get_num_threads(),
-        "code_path": result.get("code path", ""),  # an older version's part lacks it
+        "code_path": result["code_path"],
         "vectors": torch.backends.cpu.get_cpu_capability(),
         "train_seconds": round(train_seconds, 3),
         "total_seconds": round(total_seconds, 3),

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ebmbench.tasks.detection.data import Dataset, Part
 
 SPLITS = ("train", "val", "test")
+NAME = r"^[a-z0-9][a-z0-9_.-]{0,40}$"
+NAME_TEXT = "at most 41 lower-case letters, digits, _ . and -"
 
 
 class ImageData(Component):
@@ -28,9 +30,7 @@ class ImageData(Component):
     chosen_by: ClassVar[str] = "source"
     source: ClassVar[str]
 
-    name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$", description="at most 41 lower-case letters, digits, _ . and -"
-    )
+    name: str = Field(pattern=NAME, description=NAME_TEXT)
     short_side: int = Field(800, ge=32, le=4096, description="images are resized to this short side, in pixels")
     long_side: int = Field(1333, ge=32, le=4096, description="the longest that a long side may be, in pixels")
     eval_split: Literal["val", "test"] = Field("val", description="the split that is scored")
@@ -91,7 +91,7 @@ class ShapesData(ImageData):
 class FileData(ImageData):
     """Images in files, with annotations as COCO has them. A subclass says where they are."""
 
-    root: str | None = None
+    root: str | None = Field(None, description="the folder that holds the images and their annotations")
     skip_bad_images: bool = Field(False, description="leave out images that are missing or damaged")
 
     @abstractmethod
@@ -129,10 +129,7 @@ class CocoData(FileData):
 
     source = "coco"
 
-    name: str = Field(
-        "coco", pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$", description="at most 41 lower-case letters, digits, _ . and -"
-    )
-    root: str | None = Field(None, description="the folder that the names below are in")
+    name: str = Field("coco", pattern=NAME, description=NAME_TEXT)
     train_images: str = "train2017"
     train_annotations: str = "annotations/instances_train2017.json"
     val_images: str = "val2017"

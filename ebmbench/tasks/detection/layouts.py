@@ -25,7 +25,7 @@ from typing_extensions import override
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
-from ebmbench.tasks.detection.config import SPLITS, FileData
+from ebmbench.tasks.detection.config import NAME, NAME_TEXT, SPLITS, FileData
 from ebmbench.tasks.detection.data import Dataset, Part, hash_of, read_annotations
 
 SPLIT_WORDS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
@@ -44,10 +44,7 @@ class MineData(FileData):
 
     source = "mine"
 
-    name: str = Field(
-        "mine", pattern=r"^[a-z0-9][a-z0-9_.-]{0,40}$", description="at most 41 lower-case letters, digits, _ . and -"
-    )
-    root: str | None = Field(None, description="the folder that holds the images and their annotations")
+    name: str = Field("mine", pattern=NAME, description=NAME_TEXT)
     val_fraction: float = Field(0.15, gt=0, lt=1, description="of the training images, where no validation split is")
     test_fraction: float = Field(0.15, gt=0, lt=1, description="of the training images, where no test split is")
     split_seed: int = Field(0, ge=0, lt=2**31, description="of the random split")
