@@ -260,13 +260,20 @@ class Scale:
     log: bool = False
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Scale | None:
-        """Returns a range with all these values and some room; None without any. Logarithmic from a factor of 12 on."""
+    def of(cls, values: Iterable[float], ends: Iterable[float] = ()) -> Scale | None:
+        """Returns a range with all these values and some room, logarithmic from a factor of 12 on; None without any.
+
+        Args:
+            ends: of intervals, to be shown too; as far down as a tenth of the lowest value, if it is logarithmic.
+        """
         finite = [float(value) for value in values if math.isfinite(value)]
         if not finite:
             return None
         low, high = min(finite), max(finite)
-        if low > 0 and high / low > 12:
+        log = low > 0 and high / low > 12
+        shown = [float(end) for end in ends if math.isfinite(end) and (end > low / 10 or not log)]
+        low, high = min([low, *shown]), max([high, *shown])
+        if log:
             room = (high / low) ** 0.05
             return cls(low / room, high * room, True)
         room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05

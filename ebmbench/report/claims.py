@@ -70,7 +70,7 @@ def _of_group(group: Group, results: Results) -> Iterator[Finding]:
         sign = symbol(axis, group.task.name, method)
         if len(group.methods) == 1:
             equal = scores.at_equal_seeds(group.frame, axis, ["method"])
-            yield _compared(group, axis, equal, [f"{sign} = {value:g}" for value in sorted(set(equal[axis]))])
+            yield _compared(group, axis, equal, [f"{sign} = {plain(value)}" for value in sorted(set(equal[axis]))])
         else:
             yield _at_each_value(group, axis, sign)
 
@@ -82,21 +82,22 @@ def _compared(group: Group, over: str, rows: pd.DataFrame, names: Sequence[str])
 
 def _at_each_value(group: Group, axis: str, sign: str) -> Finding:
     """Returns the best mean at each value of a setting that several methods share."""
-    equal = scores.at_equal_seeds(group.frame, axis, ["method"])
+    having = group.frame[group.frame[axis].notna()]  # a method may not have the setting
+    equal = scores.at_equal_seeds(having, axis, ["method"])
     table = scores.summarise(equal, ["task", "dataset", axis], "method", [group.headline])
     best: list[str] = []
     decided: list[str] = []
     for value, own in table.groupby(axis, sort=True):
         first = own[own["verdict"] == "best"]
         if len(first):
-            best.append(f"{plain(value)} `{first['method'].iloc[0]}`")
+            best.append(f"`{first['method'].iloc[0]}` at {plain(value)}")
             if set(own["verdict"]) == {"best", "worse"}:
                 decided.append(plain(value))
     if not best:
         return Finding(group.title, f"There is no ranking by mean {group.headline.label} at any {sign}.")
     where = f"At {sign} = {_and(decided)} it is" if decided else f"At no {sign} is it"
     text = (
-        f"The best mean {group.headline.label} at each {sign}: {', '.join(best)}. {where} decided against all others "
+        f"The best mean {group.headline.label} by {sign}: {', '.join(best)}. {where} decided against all others "
         f"(p < {scores.SIGNIFICANCE}, paired by seed, Holm)."
     )
     return Finding(group.title, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -47,8 +47,20 @@ def _unit(results: Results, metric: Metric, label: str) -> tuple[str, ...]:
     return (task.name, metric.name) if task.one_unit else (task.name, metric.name, label)
 
 
-def _scales(values: Mapping[tuple[str, ...], list[pd.Series]]) -> dict[tuple[str, ...], Scale | None]:
-    return {unit: Scale.of(pd.concat(parts).to_numpy(float)) for unit, parts in values.items()}
+class _Scales:
+    """One scale for all panels with something in common."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, ...], list[float]] = {}
+        self._ends: dict[tuple[str, ...], list[float]] = {}
+
+    def add(self, unit: tuple[str, ...], table: pd.DataFrame, values: Sequence[str], ends: Sequence[str] = ()) -> None:
+        """Takes columns of a table: what is shown, and the ends of intervals."""
+        for kept, columns in ((self._values, values), (self._ends, ends)):
+            kept.setdefault(unit, []).extend(table[list(columns)].to_numpy(float).ravel())
+
+    def __getitem__(self, unit: tuple[str, ...]) -> Scale | None:
+        return Scale.of(self._values[unit], self._ends[unit])
 
 
 # -------------------------------------------------------------------------------------------------- method figures
@@ -70,11 +82,9 @@ def ranking(results: Results) -> Iterator[Figure]:
         for metric, label in results.shown_by("ranking")
         if len(part := summary_table(_labelled(results, label), metric))
     ]
-    values: dict[tuple[str, ...], list[pd.Series]] = {}
+    scales = _Scales()
     for metric, label, part in shown:
-        ends = [part[name] for name in ("low", "high", "best", "mean")]
-        values.setdefault(_unit(results, metric, label), []).extend(ends)
-    scales = _scales(values)
+        scales.add(_unit(results, metric, label), part, ["mean", "best"], ["low", "high"])
     for is_first, name, title in ((True, "ranking", "Ranking"), (False, "ranking-others", "Ranking by other metrics")):
         panels, tables = [], []
         for metric, label, part in shown:
@@ -133,10 +143,9 @@ def strip(results: Results) -> Figure | None:
     """Every seed as a point; and once more, enlarged, where the better methods lie close together."""
     shown = results.shown_by("strip")
     shown = sorted(shown, key=lambda pair: [metric for metric, _ in shown].index(pair[0]))
-    values: dict[tuple[str, ...], list[pd.Series]] = {}
+    scales = _Scales()
     for metric, label in shown:
-        values.setdefault(_unit(results, metric, label), []).append(_labelled(results, label)[metric.name])
-    scales = _scales(values)
+        scales.add(_unit(results, metric, label), _labelled(results, label), [metric.name])
     rows = []
     for metric, label in shown:
         part = _labelled(results, label)
@@ -192,13 +201,9 @@ def _strip_panel(part: pd.DataFrame, metric: Metric, scale: Scale) -> Callable[[
             if finite.any():
                 axes.plot([np.median(values[finite])] * 2, [place - 0.38, place + 0.38], color=INK, lw=1.4)
             names.append(_name_with_failures(method, int((~finite).sum())))
-            for beyond, x, text, side in (
-                (values < scale.low, 0.01, "‹ {}", "left"),
-                (values > scale.high, 0.99, "{} ›", "right"),
-            ):
-                if beyond.any():
-                    at = axes.get_yaxis_transform()
-                    axes.text(x, place, text.format(beyond.sum()), transform=at, ha=side, va="center", color=MUTED)
+            below, above = int((values < scale.low).sum()), int((values > scale.high).sum())
+            beyond = f"‹ {below}  " * bool(below) + f"{above} ›" * bool(above)
+            axes.text(1.01, place, beyond, transform=axes.get_yaxis_transform(), va="center", color=MUTED, fontsize=6.5)
         axes.set_yticks(range(len(methods)), names)
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.grid(axis="y", visible=False)
@@ -231,11 +236,10 @@ def pareto(results: Results) -> Figure | None:
             about.append((metric, label, cost))
     if not tables:
         return None
-    values: dict[tuple[str, ...], list[pd.Series]] = {}
+    scales = _Scales()
     for table, (metric, label, cost) in zip(tables, about, strict=True):
-        values.setdefault(_unit(results, metric, label), []).extend(table[name] for name in ("low", "high", "mean"))
-        values.setdefault((cost.name,), []).append(table["cost"])
-    scales = _scales(values)
+        scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
+        scales.add((cost.name,), table, ["cost"])
     panels = [
         Panel(
             f"{label}: {_short_title(metric)}",
@@ -281,8 +285,7 @@ def settings(results: Results) -> Iterator[Figure]:
     varied = {key for keys in results.varied.values() for key in keys}
     for key in (key for key in results.axes if key in varied):
         numeric = results.done.assign(**{key: pd.to_numeric(results.done[key], errors="coerce")})
-        tables, about = [], []
-        values: dict[tuple[str, ...], list[pd.Series]] = {}
+        tables, about, scales = [], [], _Scales()
         for metric, label in results.shown_by("settings"):
             task = results.tasks[label]
             if key == task.draw_setting or metric.only_with not in ("", key):
@@ -295,9 +298,8 @@ def settings(results: Results) -> Iterator[Figure]:
             table = table[table["n"] > 0]
             tables.append(table)
             about.append((metric, label))
-            values.setdefault(_unit(results, metric, label), []).extend(table[end] for end in ("low", "high", "mean"))
+            scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
             name = reported.title(key, task.name, methods_of(table))
-        scales = _scales(values)
         panels = [
             Panel(
                 f"{label}: {_short_title(metric)}",

@@ -66,7 +66,7 @@ def test_settings_and_draws_of_the_data_are_said_as_what_they_are() -> None:
     assert found(frame_of(values, ("method.beta",)), ("method.beta",)).startswith("β = 0.01 has the best mean D_KL")
     grid = {(m, k): noisy(1 / k + (m == "nce") * (k - 8), 20, k) for m in ("nce", "ml-is") for k in (4, 16)}
     text = found(frame_of(grid, ("method.num_samples",)), ("method.num_samples",))
-    assert "at each M: 4 `nce`, 16 `ml-is`. At M = 4 and 16 it is decided against all others" in text
+    assert "by M: `nce` at 4, `ml-is` at 16. At M = 4 and 16 it is decided against all others" in text
     rng = np.random.default_rng(0)
     drawn = {(m, d): (v + rng.normal(0, 0.01, 4)).tolist() for m, v in (("nce", 1), ("sm", 2)) for d in range(8)}
     text = found(frame_of(drawn, ("task.data_seed",)), ("task.data_seed",))
