@@ -20,6 +20,7 @@ from ebmbench.display.rendering import (
     Figure,
     Panel,
     Scale,
+    log_axis,
     methods_of,
     plain_number,
     read_csv,
@@ -343,10 +344,11 @@ def _settings_panel(
         values = table[key].to_list()
         across = Scale.of(values)
         if across and across.log:
-            doubling = all(math.log2(value).is_integer() for value in values)  # numbers of samples, most often
-            axes.set_xscale("log", base=2 if doubling else 10)
-            if doubling:
+            if all(math.log2(value).is_integer() for value in values):  # numbers of samples, most often
+                axes.set_xscale("log", base=2)
                 axes.xaxis.set_major_formatter(FuncFormatter(plain_number))
+            else:
+                log_axis(axes)
         if scale:
             scale.apply(axes, "y")
 
