@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from typing_extensions import override
 
 from ebmbench.tasks.regression.networks.encoders import Encoded
+from ebmbench.tasks.regression.networks.fused_head import HeadStack, can_fuse
+from ebmbench.tasks.regression.stack import Stack
 
 
 class EnergyHead(nn.Module):
@@ -44,3 +48,17 @@ class WithEnergyHead(Encoded):
     @override
     def head(self, features: int, dim: int) -> nn.Module:
         return EnergyHead(features, dim, self.head_width, self.slope)
+
+    @override
+    def stack(
+        self,
+        x_shape: tuple[int, ...],
+        dim: int,
+        seeds: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: str,
+    ) -> Stack:
+        if not can_fuse(self.head_width, dim, backend, device, dtype):
+            return super().stack(x_shape, dim, seeds, device, dtype, backend)
+        return HeadStack(lambda: self.build(x_shape, dim), seeds, device, dtype)
