@@ -7,9 +7,9 @@ h = tanh(Linear 20→10); twice h ← tanh(Linear 10→10 of h) + h; f = Linear 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from torch import Tensor, nn
 from typing_extensions import override
 
 from ebmbench.core.energy import AutogradEnergy, Energy
@@ -18,8 +18,10 @@ from ebmbench.core.registry import register
 from ebmbench.core.rng import Streams
 from ebmbench.native.build import unavailable
 from ebmbench.tasks.regression.networks.base import Network
-from ebmbench.tasks.regression.networks.fused import fused_or_plain
 from ebmbench.tasks.regression.stack import Stack, split_flat
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 HIDDEN = 10
 LAYERS: dict[str, tuple[int, int]] = {
@@ -33,7 +35,7 @@ LAYERS: dict[str, tuple[int, int]] = {
 }
 """Inputs and outputs of each Linear layer."""
 
-Parameters = dict[str, Tensor]
+Parameters: TypeAlias = "dict[str, Tensor]"
 """`<layer>.weight` of `[S, out, in]` and `<layer>.bias` of `[S, out]`."""
 
 
@@ -91,6 +93,8 @@ def plain_energy(parameters: Parameters, x: Tensor) -> Energy:
 
 def fused_energy(parameters: Parameters, x: Tensor) -> Energy:
     """`f(x, ·)` by compiled kernels where they can be had, else the plain one."""
+    from ebmbench.tasks.regression.networks.fused import fused_or_plain
+
     return fused_or_plain(parameters, x, lambda: plain_energy(parameters, x))
 
 
