@@ -73,3 +73,29 @@ assert again is torch and type(torch) is type(sys) and Tensor is torch.Tensor an
 assert torch.__path__ and torch.__version__
 """
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+
+
+def test_the_optimisers_are_pytorch_s_and_load_no_compiler(tmp_path: Path) -> None:
+    code = """
+import sys, torch
+from ebmbench.core.optimizers import eager
+torch.manual_seed(0)
+start, grads = torch.randn(3, 5), torch.randn(4, 3, 5)
+for kind in (torch.optim.Adam, torch.optim.AdamW):
+    ends = []
+    for maker in (eager(kind), kind):
+        parameter = start.clone().requires_grad_()
+        optimizer = maker([parameter], lr=0.1)
+        for index, grad in enumerate(grads):
+            if index == 2:
+                state, optimizer = optimizer.state_dict(), maker([parameter], lr=0.1)
+                optimizer.load_state_dict(state)
+            optimizer.zero_grad(set_to_none=False)
+            parameter.grad = grad.clone()
+            optimizer.step()
+        if kind is torch.optim.Adam and maker is not kind:
+            assert "torch._dynamo" not in sys.modules
+        ends.append(parameter)
+    assert torch.equal(*ends) and not torch.equal(ends[0], start)
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)

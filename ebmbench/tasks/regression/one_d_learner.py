@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.optimizers import eager
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Setup
@@ -48,7 +49,7 @@ class OneDLearner(RegressionLearner):
         x, y = train.x.to(dtype), train.y.to(dtype).unsqueeze(-1)
         super().__init__(stack, x, y, setup.method, setup.proposal, seeds, trainer.epochs, trainer.batch_size)
         parameters = list(self.parameters.values())
-        self.optimizer = torch.optim.Adam(parameters, lr=trainer.learning_rate, capturable=device.type == "cuda")
+        self.optimizer = eager(torch.optim.Adam)(parameters, lr=trainer.learning_rate, capturable=device.type == "cuda")
 
     def log_partition(self, draws: Draws, rows: int) -> Callable[[Energy], Tensor]:
         """Returns what gives `log Z` over [-3, 3], by the midpoint rule."""
