@@ -126,8 +126,8 @@ def write(times: Mapping[Wait, Sequence[Took]], out: Path, measured_at: str | No
         "",
         f"    python -m ebmbench.bench waits --repeats {repeats}",
         "",
-        f"{machine('cpu')}; commit {measured_at}; {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; load average "
-        f"{os.getloadavg()[0]:.1f}.",
+        f"{machine('cpu')}; commit {measured_at}; {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; "
+        f"load average {os.getloadavg()[0]:.1f}.",
         "",
         "Each command is a process of its own, from its start to its end. Seconds are by the clock, the median of "
         f"{repeats} and the range; above as many processes as cores (the load average) they say what else the machine",

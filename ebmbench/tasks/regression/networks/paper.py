@@ -91,11 +91,16 @@ def plain_energy(parameters: Parameters, x: Tensor) -> Energy:
     return AutogradEnergy(f)
 
 
-def fused_energy(parameters: Parameters, x: Tensor) -> Energy:
-    """`f(x, ·)` by compiled kernels where they can be had, else the plain one."""
+def unfused_energy(flat: Tensor, x: Tensor) -> Energy:
+    """`f(x, ·)` in PyTorch operations, of models `[S, P]`."""
+    return plain_energy(layers(flat), x)
+
+
+def fused_energy(flat: Tensor, x: Tensor) -> Energy:
+    """`f(x, ·)` of models `[S, P]` by compiled kernels where they can be had, else the plain one."""
     from ebmbench.tasks.regression.networks.fused import fused_or_plain
 
-    return fused_or_plain(parameters, x, lambda: plain_energy(parameters, x))
+    return fused_or_plain(flat, x, lambda: unfused_energy(flat, x))
 
 
 def _linear(parameters: Parameters, layer: str, h: Tensor) -> Tensor:
@@ -115,16 +120,14 @@ class PaperStack(Stack):
 
     def __init__(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype, backend: str) -> None:
         super().__init__(initial_parameters(seeds, dtype, device))
-        self.make_energy = plain_energy if backend == "plain" else fused_energy
+        self.make_energy = unfused_energy if backend == "plain" else fused_energy
         fused = fused_available(backend, device) and dtype == torch.float32
         self.code_path = "fused" if fused else "plain"
 
     @override
     def bind(self, x: Tensor, index: int | None = None) -> tuple[Energy, Callable[[], Tensor]]:
-        layers = self.views()
-        if index is not None:
-            layers = {name: p[index : index + 1].detach().contiguous() for name, p in layers.items()}
-        return self.make_energy(layers, x), lambda: features(layers, x).transpose(1, 2)
+        flat = self.flat if index is None else self.flat[index : index + 1].detach()
+        return self.make_energy(flat, x), lambda: features(layers(flat), x).transpose(1, 2)
 
 
 @register
