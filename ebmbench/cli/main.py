@@ -22,6 +22,7 @@ from ebmbench.cli.help import main_help, version
 from ebmbench.cli.parser import Arguments, parse
 from ebmbench.cli.warn import quiet_libraries
 from ebmbench.core.errors import UserError, shown
+from ebmbench.core.lazy import import_when_used
 from ebmbench.system.interrupt import stopping_signals
 
 
@@ -102,6 +103,7 @@ def dispatch(words: list[str]) -> int:
 
         for folder in arguments.options["config_dir"]:
             use_config_dir(Path(folder).expanduser())
+    import_when_used()
     quiet_libraries()
     module, _, function = arguments.command.handler.partition(":")
     handler = cast(Callable[[Arguments], int], getattr(importlib.import_module(module), function))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ebmbench.config import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.engine import runs
 from ebmbench.engine.execute import execute
 from ebmbench.system import checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def run(*overrides: str, **settings: Any) -> Path:

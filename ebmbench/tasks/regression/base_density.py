@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.settings import Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TAIL = 1e-9
 """The mass of b beyond either end of the interval that quadratures span."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.optimizers import eager
 from ebmbench.core.rng import Draws
 from ebmbench.tasks.base import Setup
 from ebmbench.tasks.regression import conditional, scoring
@@ -63,7 +64,7 @@ class FitLearner(RegressionLearner):
         self.partition_nodes = 0 if stack.normalised or self.nodes is None else task.base.nodes
         cloud = Cloud.of_targets(y).to(device) if self.nodes is None else None
         self.conditionals = Conditionals(stack, task.base, self.nodes, cloud, len(self.seeds))
-        self.optimizer = torch.optim.AdamW(
+        self.optimizer = eager(torch.optim.AdamW)(
             list(self.parameters.values()),
             lr=trainer.learning_rate,
             weight_decay=trainer.weight_decay,

@@ -22,8 +22,6 @@ CENTRES = 64
 """Training targets around which the first proposal samples."""
 FITTED = 32
 """Kernels of a fitted proposal."""
-TRUSTED_K = 0.7
-"""Pareto's k above which an estimate is not to be trusted (Vehtari et al., 2024)."""
 
 
 class Proposal(Protocol):

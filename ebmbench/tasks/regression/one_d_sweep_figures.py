@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 
 from ebmbench.display import palette
 from ebmbench.display.palette import DENSITY_CMAP, TRUTH_COLOR
 from ebmbench.display.rendering import TRUTH, Figure, Panel, methods_of, read_arrays, read_csv
 from ebmbench.tasks.base import SweepResults
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SMALL, DENSITY_SIZE = (2.2, 1.8), (1.9, 1.6)
 

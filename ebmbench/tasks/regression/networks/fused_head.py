@@ -1,6 +1,6 @@
 """The energy head fused for the CPU: an Energy whose value, gradient and derivatives are one C call each.
 
-What is computed is what `energy_head.EnergyHead` computes, in float32, with tanh as a rational function of error below
+What is computed is what `heads.EnergyHead` computes, in float32, with tanh as a rational function of error below
 5e-7. The features of x come from PyTorch, so any encoder will do. Measured against PyTorch operations by
 `python -m ebmbench.bench head`.
 """
@@ -19,7 +19,7 @@ from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.native.build import kernels, say_unavailable, unavailable
-from ebmbench.tasks.regression.stack import ModuleStack
+from ebmbench.tasks.regression.module_stack import ModuleStack
 
 LARGEST_WIDTH, LARGEST_DIM = 64, 16
 """Units and targets for which head.c has room."""
