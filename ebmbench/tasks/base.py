@@ -283,7 +283,7 @@ class Task(Component):
         """Writes the predictions of a trained run for files of inputs (a table, images): `ebmbench predict`.
 
         Args:
-            models: the trained models by seed, as `ebmbench.load` gives them.
+            models: the trained models by seed, as `ebmbench.load` gives them, without those that diverged.
             files: inputs in the task's own form.
             out: the file to write.
             level: the probability of intervals.
