@@ -105,7 +105,8 @@ def test_runs_of_which_every_seed_diverged_have_a_page_beside_those_of_another_t
     assert "D_KL ↓" in heads["1D, dataset 1"] and "AP ↑" not in heads["1D, dataset 1"]
     assert "AP ↑" in heads["Detection, shapes"] and "D_KL ↓" not in heads["Detection, shapes"]
     rows = [[cell.text for cell in row] for row in tables["1D, dataset 1"].rows]
-    assert [row[1:] for row in rows] == [["– †", "∞", "0", "2"]] * 2
+    assert tables["1D, dataset 1"].rows[0][1].beside == "†"
+    assert [row[1:] for row in rows] == [["–", "∞", "0", "2"]] * 2
     assert "1D, dataset 1: every pair" in html.render(found, "")
 
 
