@@ -63,13 +63,8 @@ class OneD(Task):
                figures=("settings",), only_with="task.target_noise"),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
-<<<<<<< HEAD
-        SweepFigure("densities", later("ebmbench.tasks.regression.one_d_sweep_figures:densities")),
-        SweepFigure("calibration", later("ebmbench.tasks.regression.one_d_sweep_figures:calibration")),
-=======
-        SweepFigure("densities", one_d_sweep_figures.densities, from_runs=True),
-        SweepFigure("calibration", one_d_sweep_figures.calibration, from_runs=True),
->>>>>>> looks
+        SweepFigure("densities", later("ebmbench.tasks.regression.one_d_sweep_figures:densities"), from_runs=True),
+        SweepFigure("calibration", later("ebmbench.tasks.regression.one_d_sweep_figures:calibration"), from_runs=True),
     )
     title = "1D, dataset {dataset}"
     draw_setting = "task.data_seed"
