@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from torch import Tensor
@@ -29,13 +27,6 @@ METHODS: dict[str, Method] = {
     "dsm": DSM(num_samples=9, sigma=0.2),
     "sm": SM(),
 }
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def stacks(width: int, dim: int, seeds: int) -> tuple[Stack, Stack]:

@@ -36,13 +36,7 @@ def large():
 """
 SMALL = ("trainer.epochs=6", "network.width=16", "task.base.nodes=64", "device=cpu", "threads=1")
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
