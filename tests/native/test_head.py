@@ -14,6 +14,7 @@ from ebmbench.methods.likelihood import MLMCMC
 from ebmbench.methods.score import DSM, SM
 from ebmbench.native import build
 from ebmbench.proposals.mixture import GaussianMixture
+from ebmbench.tasks.regression.base_density import BaseDensity, WithBase
 from ebmbench.tasks.regression.networks.fused_head import SERIAL, HeadStack
 from ebmbench.tasks.regression.networks.mlp import MLP
 from ebmbench.tasks.regression.stack import Stack
@@ -127,3 +128,15 @@ def test_a_seed_whose_weights_are_not_finite_says_so_and_leaves_the_others_alone
 def test_what_the_kernel_has_no_room_for_takes_the_plain_path() -> None:
     for network, dim, backend in ((MLP(head_width=65), 1, "auto"), (MLP(), 17, "auto"), (MLP(), 1, "plain")):
         assert not isinstance(network.stack((3,), dim, (0,), CPU, torch.float32, backend), HeadStack)
+
+
+def test_score_methods_of_a_model_with_a_base_density_use_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    fused, _ = stacks(32, 2, 2)
+    x, y, _, slopes = points(2, 5, 9, 2)
+    base = BaseDensity()
+    f, _ = fused.bind(x)
+    monkeypatch.setattr(f, "plain", None)
+    slope = WithBase(f, base).grad(y, create_graph=True)
+    torch.testing.assert_close(slope, f.grad(y) + base.score(y))
+    assert (torch.autograd.grad((slope * slopes).sum(), fused.flat)[0] != 0).any()
+    assert not WithBase(f, base).grad(y.requires_grad_()).requires_grad
