@@ -158,7 +158,7 @@ def test_a_run_whose_seeds_diverge_says_so(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No setting makes this bounded network overflow, so the weights of one seed start infinite."""
-    from ebmbench.tasks.regression.one_d import OneDLearner
+    from ebmbench.tasks.regression.one_d_learner import OneDLearner
 
     original = OneDLearner.__init__
 

@@ -9,7 +9,7 @@ from ebmbench.engine import train
 from ebmbench.engine.cuda import CapturedSteps
 from ebmbench.methods.likelihood import KLDIS
 from ebmbench.proposals.mixture import GaussianMixture
-from ebmbench.tasks.regression.one_d import OneDLearner
+from ebmbench.tasks.regression.one_d_learner import OneDLearner
 from tests.tasks.regression.one_d_problem import losses, problem
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

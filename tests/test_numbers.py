@@ -25,7 +25,8 @@ from ebmbench.engine.train import Callbacks, Training, train
 from ebmbench.methods.base import Method
 from ebmbench.methods.likelihood import MLMCMC
 from ebmbench.proposals.mixture import GaussianMixture, gaussian_log_prob
-from ebmbench.tasks.regression.one_d import OneD, OneDLearner
+from ebmbench.tasks.regression.one_d import OneD
+from ebmbench.tasks.regression.one_d_learner import OneDLearner
 from tests.processes import PAPER, small
 
 

@@ -19,18 +19,12 @@ from ebmbench.engine.train import Callbacks, CheckpointPlan, Progress, train
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import Interrupted, StopFlag
 from ebmbench.tasks.detection import learner as detection
-from ebmbench.tasks.regression.one_d import OneD, OneDLearner
+from ebmbench.tasks.regression.one_d import OneD
+from ebmbench.tasks.regression.one_d_learner import OneDLearner
 from tests.comparison import WHOLE, differences, whole_detection
 from tests.processes import PAPER, Command, small, tiny
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 

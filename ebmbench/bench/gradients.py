@@ -41,7 +41,7 @@ from ebmbench.methods.base import exact_nll
 from ebmbench.tasks.regression import metrics
 from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW
 from ebmbench.tasks.regression.learner import RegressionLearner
-from ebmbench.tasks.regression.one_d import OneDLearner
+from ebmbench.tasks.regression.one_d_learner import OneDLearner
 
 COMMAND = "python -m ebmbench bench gradients"
 SAMPLES = (1, 4, 16, 64, 256, 1024)

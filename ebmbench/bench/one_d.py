@@ -17,7 +17,6 @@ import datetime
 import math
 import multiprocessing
 import os
-import platform
 import resource
 import shlex
 import statistics
@@ -33,6 +32,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from ebmbench.bench.machine import machine
 from ebmbench.bench.textbook import Textbook
 from ebmbench.config.compose import compose
 from ebmbench.core import registry
@@ -486,19 +486,6 @@ def paper_table(rows: list[Row]) -> str:
         f"{ours / 60:.1f} minutes, and {baseline / 3600:.1f} hours the textbook way, "
         f"{baseline / ours:.1f} times as long."
     )
-
-
-def machine(device: str) -> str:
-    """The kind of machine, in words."""
-    if device != "cpu":
-        return torch.cuda.get_device_name(device)
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-    cores = sum(line.startswith("processor") for line in lines)
-    return f"{model}, {cores} cores, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def plot(rows: list[Row], path: Path) -> None:

@@ -22,12 +22,21 @@ from ebmbench.cli.help import main_help, version
 from ebmbench.cli.parser import Arguments, parse
 from ebmbench.cli.warn import quiet_libraries
 from ebmbench.core.errors import UserError, shown
+from ebmbench.core.lazy import import_when_used
 from ebmbench.system.interrupt import stopping_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    code = _main(list(sys.argv[1:] if argv is None else argv))
+    if "torch.distributed" in sys.modules:
+        from ebmbench.system.distributed import end_process
+
+        end_process(code)
+    return code
+
+
+def _main(words: list[str]) -> int:
     if sys.platform == "win32":
         print("ebmbench: Windows has no flock and no signals to save at; use it in WSL", file=sys.stderr)
         return 2
@@ -94,6 +103,7 @@ def dispatch(words: list[str]) -> int:
 
         for folder in arguments.options["config_dir"]:
             use_config_dir(Path(folder).expanduser())
+    import_when_used()
     quiet_libraries()
     module, _, function = arguments.command.handler.partition(":")
     handler = cast(Callable[[Arguments], int], getattr(importlib.import_module(module), function))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.rng import Draws
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 RUNAWAY = 1e3
 """Targets are of the order of one in the coordinates of either task; a chain that ends so far away samples nothing."""

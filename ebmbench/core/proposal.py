@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor, nn
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.settings import Component
 from ebmbench.core.step import Step
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Proposal(Component):

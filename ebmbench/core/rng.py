@@ -17,11 +17,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from ebmbench.native import build, random
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _MASK = 0xFFFFFFFF
 
@@ -101,13 +104,13 @@ class Draws:
         words = philox((block, step, stream, torch.zeros_like(stream)), streams.keys)
         return torch.stack(words, dim=-1).reshape(len(streams.seeds), -1)[:, :size].reshape(shape)
 
-    def uniform(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Uniform numbers in (0, 1) (in float32 the largest rounds to 1), of `shape`."""
-        return _to_unit(self.words(name, shape), dtype)
+    def uniform(self, name: str, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """Uniform numbers in (0, 1) (in float32, the default, the largest rounds to 1), of `shape`."""
+        return _to_unit(self.words(name, shape), dtype or torch.float32)
 
-    def normal(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-        """Standard normal numbers of `shape`."""
-        streams = self.streams
+    def normal(self, name: str, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+        """Standard normal numbers of `shape`, in float32 by default."""
+        streams, dtype = self.streams, dtype or torch.float32
         shape, size = self._block(shape)
         lead = shape[:1] if streams.stacked else ()
         if dtype == torch.float32 and self._compiled and isinstance(self.step, int):

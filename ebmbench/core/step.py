@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.rng import Draws
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ebmbench.core.proposal import Proposal
 
 

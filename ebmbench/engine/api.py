@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from ebmbench.config import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.engine import runs
 from ebmbench.engine.execute import execute
 from ebmbench.system import checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def run(*overrides: str, **settings: Any) -> Path:
@@ -36,9 +37,13 @@ def load(run_dir: str | Path) -> Mapping[int, Any]:
     of a model that diverged are those it had before, and no result.
 
     Raises:
+        runs.Damaged: a file of the run is missing, or not what the run wrote.
         UserError: the directory holds no finished run, or the task offers no prediction.
     """
     folder = Path(run_dir)
+    damage = runs.inspect(folder).damage
+    if damage:
+        raise runs.Damaged(f"{folder}: {damage[0]}; start the run again to compute it")
     config = read_config(folder)
     status = runs.read_status(folder)
     diverged = status.diverged if status else {}

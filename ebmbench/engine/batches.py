@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from ebmbench.core.rng import Streams
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Batches:

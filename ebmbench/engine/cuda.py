@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from ebmbench.engine.batches import Batches
 from ebmbench.tasks.base import Learner
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EAGER_STEPS = 3
 """Steps of each length that run eagerly before capture, so that every library and cached tensor is there."""

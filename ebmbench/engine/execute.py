@@ -15,10 +15,9 @@ import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from ebmbench.config.run import RunConfig
 from ebmbench.core.energy import AutogradEnergy
@@ -32,6 +31,9 @@ from ebmbench.system.allocator import keep_freed_memory
 from ebmbench.system.files import write_atomically
 from ebmbench.system.interrupt import Interrupted, StopFlag
 from ebmbench.tasks.base import Learner, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGES = ("ebmbench", "torch", "torchvision", "numpy", "hydra-core", "omegaconf", "pandas", "pycocotools")
 
@@ -53,12 +55,12 @@ def execute(config: RunConfig, quiet: bool = False) -> Outcome:
         Interrupted: a signal came; the run goes on when it is executed again.
         Exception: whatever made it fail; the run directory is marked as failed.
     """
-    device = resolve_device(config.launch.device)
     run_dir = config.run_dir
     state = runs.check_state(config)
     if not config.launch.force and state in runs.FINISHED and not runs.is_promotion_pending(run_dir):
         _remove_checkpoints(run_dir)
         return Outcome(run_dir, state, existed=True)
+    device = resolve_device(config.launch.device)
     need_memory(config, device)
     if config.launch.threads:
         torch.set_num_threads(config.launch.threads)

@@ -8,10 +8,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.step import no_counts
@@ -20,6 +19,9 @@ from ebmbench.engine.cuda import CapturedSteps
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import StopFlag
 from ebmbench.tasks.base import Learner
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass

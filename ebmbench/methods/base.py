@@ -10,16 +10,18 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor, nn
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Streams
 from ebmbench.core.settings import Component
 from ebmbench.core.step import Step
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 class Method(Component):

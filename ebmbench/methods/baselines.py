@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING
+
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
@@ -10,6 +11,9 @@ from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method, exact_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
@@ -13,6 +14,9 @@ from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method, exact_nll, normal_mean
 from ebmbench.proposals.mixture import GaussianMixture
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"
 

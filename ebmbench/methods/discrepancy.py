@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method, energies, normal_nodes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register

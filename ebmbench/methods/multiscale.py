@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method, normal_nodes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
@@ -12,6 +13,9 @@ from ebmbench.core.langevin import langevin, ran_away
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method, energies
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register

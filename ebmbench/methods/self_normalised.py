@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
@@ -14,13 +14,16 @@ from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method, energies, log_partition
 
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
 LINEAR_FROM = 20.0
 """The exponential of snl goes on as a straight line from here: float32 overflows at 88, a gradient's square at 44."""
 
 
 def log_normaliser(features: int) -> nn.Module:
     """Returns b(x), a network of two layers: `[..., features] -> [..., 1]`."""
-    return nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, 1))
+    return torch.nn.Sequential(torch.nn.Linear(features, features), torch.nn.ReLU(), torch.nn.Linear(features, 1))
 
 
 def _bound(f: Energy, y: Tensor, step: Step) -> Tensor:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register

@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-SOURCES = ("energy.c", "random.c")
+SOURCES = ("energy.c", "head.c", "random.c")
 HEADERS = ("simd.h",)
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared")
 OPTIONAL_FLAGS = ("-fopenmp",)
@@ -24,9 +24,12 @@ OPTIONAL_FLAGS = ("-fopenmp",)
 
 POINTER, LONG, INT, WORD = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_uint32
 SIGNATURES: dict[str, list[Any]] = {
-    "ebm_forward": [POINTER] * 6 + [LONG] * 3 + [INT],
-    "ebm_backward": [POINTER] * 5 + [INT] + [POINTER] * 3 + [LONG] * 3 + [INT],
+    "ebm_forward": [POINTER] * 5 + [LONG] * 3 + [INT],
+    "ebm_backward": [POINTER] * 4 + [INT] + [POINTER] * 3 + [LONG] * 3 + [INT],
     "ebm_partials": [LONG] * 3,
+    "ebm_head_forward": [POINTER] * 6 + [LONG] * 3 + [INT] * 3,
+    "ebm_head_backward": [POINTER] * 5 + [INT] + [POINTER] * 4 + [LONG] * 3 + [INT] * 3,
+    "ebm_head_partials": [LONG] * 3 + [INT] * 2,
     "ebm_words": [POINTER, POINTER, LONG, WORD, WORD, LONG, INT],
     "ebm_normal": [POINTER, POINTER, LONG, WORD, WORD, LONG, INT],
 }
@@ -44,7 +47,7 @@ def library() -> ctypes.CDLL | Unavailable:
         for name, arguments in SIGNATURES.items():
             getattr(loaded, name).argtypes = arguments
             getattr(loaded, name).restype = None
-        loaded.ebm_partials.restype = LONG
+        loaded.ebm_partials.restype = loaded.ebm_head_partials.restype = LONG
         return loaded
     except (OSError, AttributeError, Unavailable) as error:  # AttributeError: a compiler that left the kernels out
         return Unavailable(str(error))

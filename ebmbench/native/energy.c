@@ -1,4 +1,4 @@
-/* The 1D network and its derivatives, fused: see __init__.py for what is computed and the Python side.
+/* The 1D network and its derivatives, fused: see networks/fused.py for what is computed and the Python side.
  *
  * Samples are walked in blocks of a few vectors, so all activations of a block stay in the first-level cache; within
  * a layer the samples are the innermost, vectorised axis and tiles of 5 units by 2 vectors stay in registers. The
@@ -18,24 +18,12 @@
 #define NV (BLOCK / VL)
 #define TASK 4096 /* samples in a task, at least, where there are as many */
 
-/* All parameters of one model in the order of their names in __init__.py; also the layout of a gradient. */
+/* All parameters of one model, in the order of paper.py's LAYERS; also the layout of a gradient. */
 typedef struct {
     float x1w[H], x1b[H], x2w[H * H], x2b[H], yw[H], yb[H], jw[H * 2 * H], jb[H];
     float r1w[H * H], r1b[H], r2w[H * H], r2b[H], ow[H], ob[1];
 } Net;
-#define PARAMETERS 14
-static const int sizes[PARAMETERS] = {H, H, H * H, H, H, H, 2 * H * H, H, H * H, H, H * H, H, H, 1};
 #define TOTAL ((int)(sizeof(Net) / sizeof(float)))
-
-/* One seed's parameters; each may have its own stride from seed to seed. */
-static void load_net(Net *net, const float *const *parameters, const long *strides, long seed)
-{
-    float *to = (float *)net;
-    for (int p = 0; p < PARAMETERS; p++) {
-        memcpy(to, parameters[p] + seed * strides[p], sizes[p] * sizeof(float));
-        to += sizes[p];
-    }
-}
 
 typedef vf Rows[H][NV]; /* a value of each unit for each sample of a block */
 
@@ -521,9 +509,9 @@ static XPart *x_parts(const Net *net, const float *x, long count)
     return parts;
 }
 
-/* f [S, B, M] and its y-derivative [S, B, M], where asked for, at x [S, B], y [S, B, M]. */
-void ebm_forward(const float *const *parameters, const long *strides, const float *x, const float *y, float *value,
-                 float *slope, long seeds, long batch, long m, int threads)
+/* f [S, B, M] and its y-derivative [S, B, M], where asked for, at x [S, B], y [S, B, M]; parameters [S, TOTAL]. */
+void ebm_forward(const float *parameters, const float *x, const float *y, float *value, float *slope, long seeds,
+                 long batch, long m, int threads)
 {
     const long per = task_examples(m), tasks = (batch + per - 1) / per;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
@@ -532,7 +520,7 @@ void ebm_forward(const float *const *parameters, const long *strides, const floa
         const long count = batch - first < per ? batch - first : per, at = (seed * batch + first) * m;
         Net net;
         Block b = {.filled = -1};
-        load_net(&net, parameters, strides, seed);
+        memcpy(&net, parameters + seed * TOTAL, sizeof net);
         XPart *xs = x_parts(&net, x + seed * batch + first, count);
         for (long k = 0; k < count * m; k += BLOCK) {
             vf f[NV], s[NV];
@@ -552,9 +540,8 @@ void ebm_forward(const float *const *parameters, const long *strides, const floa
 
 /* The derivative of Σ g·f (of Σ g·∂f/∂y if of_slope) with respect to the parameters, [S, all parameters], and to y
  * [S, B, M] where asked for. `partials` holds ebm_partials floats. */
-void ebm_backward(const float *const *parameters, const long *strides, const float *x, const float *y, const float *g,
-                  int of_slope, float *gradient, float *dy, float *partials, long seeds, long batch, long m,
-                  int threads)
+void ebm_backward(const float *parameters, const float *x, const float *y, const float *g, int of_slope,
+                  float *gradient, float *dy, float *partials, long seeds, long batch, long m, int threads)
 {
     const long per = task_examples(m), tasks = (batch + per - 1) / per;
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
@@ -565,7 +552,7 @@ void ebm_backward(const float *const *parameters, const long *strides, const flo
         Block b = {.filled = -1};
         Sums sums;
         Wait wait = {.example = -1};
-        load_net(&net, parameters, strides, seed);
+        memcpy(&net, parameters + seed * TOTAL, sizeof net);
         XPart *xs = x_parts(&net, x + seed * batch + first, count);
         float(*joint)[H] = calloc(count, sizeof *joint);
         memset(&sums, 0, sizeof sums);

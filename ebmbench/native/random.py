@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from torch import Tensor
 
 from ebmbench.native.build import kernels
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def words(seeds: Tensor, step: int, stream: int, size: int) -> Tensor:

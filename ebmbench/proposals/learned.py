@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
@@ -16,20 +15,8 @@ from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 
-
-class MixtureHead(nn.Module):
-    """Means, log variances and logits of K Gaussians, each Linear-ReLU-Linear: `[..., F] -> [..., K (2 D + 1)]`."""
-
-    def __init__(self, features: int, dim: int, components: int) -> None:
-        super().__init__()
-        self.parts = nn.ModuleList(
-            nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, outputs))
-            for outputs in (components * dim, components * dim, components)
-        )
-
-    @override
-    def forward(self, h: Tensor) -> Tensor:
-        return torch.cat([part(h) for part in self.parts], dim=-1)
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -75,7 +62,10 @@ class Learned(Proposal):
 
     @override
     def networks(self, features: int, dim: int) -> dict[str, nn.Module]:
-        return {"proposal": MixtureHead(features, dim, self.components)}
+        from ebmbench.core.own_networks import Beside
+
+        outputs = (self.components * dim, self.components * dim, self.components)  # means, log variances, logits
+        return {"proposal": Beside(features, outputs)}
 
     def mixture(self, y: Tensor, step: Step) -> Mixture:
         """Returns the mixtures of the mini-batch with targets y `[..., D]`."""

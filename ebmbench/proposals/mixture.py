@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def gaussian_log_prob(offset: Tensor, std: float) -> Tensor:

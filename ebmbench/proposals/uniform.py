@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, model_validator
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @register

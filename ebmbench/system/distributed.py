@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import torch
-import torch.distributed as dist
-from torch import Tensor
 
 from ebmbench.system.interrupt import Interrupted
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _STOP = -1
 
@@ -37,11 +40,25 @@ def device_of_rank(device: torch.device) -> torch.device:
 
 def join(device: torch.device) -> None:
     """Waits for the other processes that torchrun started; does nothing where they are joined already."""
-    if not dist.is_initialized():
+    if not torch.distributed.is_initialized():
         # The others wait while rank 0 evaluates.
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
+        torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
         # Left to the interpreter's end, the group's threads may still run when their handles go, and that aborts.
-        atexit.register(dist.destroy_process_group)
+        atexit.register(torch.distributed.destroy_process_group)
+
+
+def end_process(code: int) -> None:
+    """Ends this process with an exit code, if it joined others; else does nothing.
+
+    The interpreter's own end takes down what gloo's threads may still use, and that aborts now and then, whether the
+    group was left before or not (1 of some 100 with two processes). All are through here, so nothing is to be left.
+    """
+    if torch.distributed.is_initialized():
+        atexit.unregister(torch.distributed.destroy_process_group)
+        atexit._run_exitfuncs()  # of the others, such as W&B's
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
 
 
 @contextmanager
@@ -72,13 +89,13 @@ def _wait_for_all(device: torch.device) -> None:
 
 def send_step(seed: int, step: int, device: torch.device) -> None:
     """Rank 0: what the others are to compute next."""
-    dist.broadcast(torch.tensor([seed, step], device=device), src=0)
+    torch.distributed.broadcast(torch.tensor([seed, step], device=device), src=0)
 
 
 def receive_step(device: torch.device) -> tuple[int, int] | None:
     """The other ranks: seed and step, or None when rank 0 lets them go."""
     numbers = torch.zeros(2, dtype=torch.int64, device=device)
-    dist.broadcast(numbers, src=0)
+    torch.distributed.broadcast(numbers, src=0)
     seed, step = numbers.tolist()
     if step == _STOP:
         _wait_for_all(device)
@@ -89,7 +106,7 @@ def receive_step(device: torch.device) -> tuple[int, int] | None:
 def share_parameters(parameters: Sequence[Tensor]) -> None:
     """All ranks take over the parameters of rank 0."""
     flat = torch.cat([p.detach().flatten() for p in parameters])
-    dist.broadcast(flat, src=0)
+    torch.distributed.broadcast(flat, src=0)
     with torch.no_grad():
         for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
             parameter.copy_(part.view_as(parameter))
@@ -97,5 +114,5 @@ def share_parameters(parameters: Sequence[Tensor]) -> None:
 
 def sum_on_leader(tensor: Tensor) -> Tensor:
     """The sum over all ranks; it is whole on rank 0 alone."""
-    dist.reduce(tensor, dst=0)
+    torch.distributed.reduce(tensor, dst=0)
     return tensor

@@ -11,20 +11,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
-
-import pandas as pd
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Streams
 from ebmbench.core.settings import Component, Section
 from ebmbench.core.step import Step
-from ebmbench.display.rendering import Figure
-from ebmbench.display.table import Table
 from ebmbench.methods.base import Method
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import torch
+    from torch import Tensor
+
+    from ebmbench.display.rendering import Figure
+    from ebmbench.display.table import Table
 
 
 @dataclass(frozen=True)
@@ -292,7 +294,7 @@ class Task(Component):
         """Writes the predictions of a trained run for files of inputs (a table, images): `ebmbench predict`.
 
         Args:
-            models: the trained models by seed, as `ebmbench.load` gives them.
+            models: the trained models by seed, as `ebmbench.load` gives them, without those that diverged.
             files: inputs in the task's own form.
             out: the file to write.
             level: the probability of intervals.

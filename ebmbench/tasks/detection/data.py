@@ -17,18 +17,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from pycocotools.coco import COCO
-from torch import Tensor
 
 from ebmbench.core.errors import UserError, shown
 from ebmbench.system import distributed
 from ebmbench.tasks.detection import shapes
 from ebmbench.tasks.detection.config import FileData, ImageData, ShapesData, fingerprint_of
+
+if TYPE_CHECKING:
+    from pycocotools.coco import COCO
+    from torch import Tensor
 
 Split = str
 """train, val or test."""
@@ -146,6 +148,8 @@ class ShapesDataset:
 
 def as_coco(images: list[dict[str, Any]], annotations: list[dict[str, Any]], categories: dict[int, str]) -> COCO:
     """A pycocotools object without a file. Annotations are numbered from 1: COCOeval takes a match with 0 for none."""
+    from pycocotools.coco import COCO
+
     coco = COCO()
     coco.dataset = {
         "images": images,

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd import Function
 from typing_extensions import override
 
+from ebmbench.core.own_networks import OwnNetworks
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step, no_counts
 from ebmbench.methods.base import own_networks
@@ -27,7 +28,6 @@ from ebmbench.tasks.detection.config import DetectionTrainer
 from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
 from ebmbench.tasks.detection.model import RECORD
-from ebmbench.tasks.own_networks import OwnNetworks
 
 if TYPE_CHECKING:
     from ebmbench.tasks.detection.task import DetectionTask
@@ -56,11 +56,11 @@ class BoxDraws(Draws):
         return numbers if self.shared else numbers[self.rows]
 
     @override
-    def uniform(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    def uniform(self, name: str, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
         return self._own(super().uniform(name, self._whole(shape), dtype))
 
     @override
-    def normal(self, name: str, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    def normal(self, name: str, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
         return self._own(super().normal(name, self._whole(shape), dtype))
 
     @override

@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import pandas as pd
 import torch
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.errors import UserError
+from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice
-from ebmbench.display.table import Table
 from ebmbench.system import distributed
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Learner, Metric, Setup, SweepFigure, Task
-from ebmbench.tasks.detection import sweep_figures
 from ebmbench.tasks.detection.config import (
     BaseConfig,
     DetectionTrainer,
@@ -30,6 +28,9 @@ from ebmbench.tasks.detection.config import (
 )
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ebmbench.display.table import Table
     from ebmbench.tasks.detection.learner import Frozen
     from ebmbench.tasks.detection.model import DetectionModel
 
@@ -69,8 +70,8 @@ class DetectionTask(Task):
         Metric("head_ap", "AP of the head", "higher", "AP of the head's boxes, accepted or not, %"),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
-        SweepFigure("detection_stages", sweep_figures.stages),
-        SweepFigure("detection_sizes", sweep_figures.sizes),
+        SweepFigure("detection_stages", later("ebmbench.tasks.detection.sweep_figures:stages")),
+        SweepFigure("detection_sizes", later("ebmbench.tasks.detection.sweep_figures:sizes")),
     )
     images = ("boxes", "refinement", "energy")
     processes = True
@@ -144,6 +145,8 @@ class DetectionTask(Task):
     @classmethod
     @override
     def sweep_tables(cls, title: str, frame: pd.DataFrame) -> list[Table]:
+        from ebmbench.tasks.detection import sweep_figures
+
         return [sweep_figures.stages_table(title, frame)]
 
 

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.settings import Section
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TAIL = 1e-9
 """The mass of b beyond either end of the interval that quadratures span."""
@@ -84,10 +86,8 @@ class WithBase:
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
         """Returns `∂f/∂y`, `[..., M, D]`; with `create_graph` it can be differentiated again."""
-        with torch.enable_grad():
-            y = y if y.requires_grad else y.detach().requires_grad_()
-            gradient = self.inner.grad(y, create_graph) + self.base.score(y)
-        return gradient if create_graph else gradient.detach()
+        with torch.set_grad_enabled(create_graph):
+            return self.inner.grad(y, create_graph) + self.base.score(y)
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
 from ebmbench.core.rng import Streams
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ebmbench.tasks.regression.one_d import OneD
 
 Y_LOW, Y_HIGH = -3.0, 3.0

@@ -11,12 +11,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.own_networks import OwnNetworks
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step, no_counts
 from ebmbench.methods.base import Method, own_networks
 from ebmbench.tasks.base import Learner, count_examples
-from ebmbench.tasks.own_networks import OwnNetworks
 from ebmbench.tasks.regression.stack import Stack
 
 SEED_BYTES = {"fused": 128, "plain": 1024, "second": 4096}

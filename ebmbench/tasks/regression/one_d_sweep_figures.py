@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from ebmbench.display import palette
 from ebmbench.display.palette import DENSITY_CMAP, TRUTH_COLOR
 from ebmbench.display.rendering import TRUTH, Figure, Panel, Scale, methods_of, read_arrays, read_csv
 from ebmbench.tasks.base import SweepResults
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SMALL, DENSITY_SIZE = (2.2, 1.8), (1.9, 1.6)
 GRID = ["x", "y", TRUTH]
@@ -107,15 +109,15 @@ def _density_panel(
         )
         axes.grid(visible=False)
         axes.set_ylim(*shown)
-        axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.locator_params(axis="x", nbins=4, integer=True)
+        axes.locator_params(axis="y", nbins=4)
         axes.set_xlabel("x", labelpad=1)
         axes.set_ylabel("y", labelpad=1)
         if with_bar:
             bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.04, 0, 0.05, 1)), extend="max")
             bar.outline.set_visible(False)
             bar.ax.grid(visible=False)
-            bar.locator = MaxNLocator(4)
+            bar.ax.locator_params(axis="y", nbins=4)
 
     return draw
 
@@ -147,7 +149,7 @@ def _slice_panel(table: pd.DataFrame, methods: Sequence[str]) -> Callable[[Axes]
         seen = (y >= low - room) & (y <= high + room)
         axes.set_xlim(y[seen][0], y[seen][-1])
         axes.set_ylim(0, 1.06 * float(table.loc[seen, [TRUTH, *methods]].max().max()))
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.locator_params(axis="x", nbins=4)
         axes.set_xlabel("y")
         axes.set_ylabel("p(y|x)")
 

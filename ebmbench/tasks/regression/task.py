@@ -5,25 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
+from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
 from ebmbench.tasks.base import LEAST_GAIN, Learner, Metric, Setup, SweepFigure, Task
-from ebmbench.tasks.regression import one_d_sweep_figures, records
 from ebmbench.tasks.regression.base_density import BaseDensity
 from ebmbench.tasks.regression.data.base import Data
-from ebmbench.tasks.regression.importance import TRUSTED_K
-from ebmbench.tasks.regression.learner import seed_bytes
 from ebmbench.tasks.regression.networks.base import Network
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 QUADRATURE_LIMIT, SAMPLING_LIMIT = 0.01, 0.3
 """The mean error of log Z beyond which scores are not to be trusted: by quadrature, by importance sampling."""
+TRUSTED_K = 0.7
+"""Pareto's k above which an estimate is not to be trusted (Vehtari et al., 2024)."""
 
 
 class Trainer(Section):
@@ -86,7 +88,7 @@ class Regression(Task):
         Metric("best_epoch", "best epoch"),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
-        SweepFigure("calibration", one_d_sweep_figures.calibration, from_runs=True),
+        SweepFigure("calibration", later("ebmbench.tasks.regression.one_d_sweep_figures:calibration"), from_runs=True),
     )
     one_unit = False
     draw_setting = "task.data.split"
@@ -118,6 +120,8 @@ class Regression(Task):
 
     @override
     def seed_bytes(self, setup: Setup, device: torch.device) -> int | None:
+        from ebmbench.tasks.regression.learner import seed_bytes
+
         return seed_bytes(setup.method, setup.trainer.batch_size, self.base.nodes, fused=False)
 
     @override
@@ -138,6 +142,8 @@ class Regression(Task):
 
     @override
     def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> Mapping[str, float]:
+        from ebmbench.tasks.regression import records
+
         return records.join(run_dir, groups)
 
     @override

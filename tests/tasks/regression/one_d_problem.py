@@ -15,7 +15,8 @@ from ebmbench.methods.likelihood import KLDIS, MLIS, MLMCMC
 from ebmbench.methods.score import DSM, SM
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.tasks.base import Setup
-from ebmbench.tasks.regression.one_d import OneD, OneDLearner, OneDTrainer
+from ebmbench.tasks.regression.one_d import OneD, OneDTrainer
+from ebmbench.tasks.regression.one_d_learner import OneDLearner
 
 WIDE, NARROW = GaussianMixture(stds=(0.2, 1.6), shared=True), GaussianMixture(stds=(0.1, 0.8), shared=True)
 

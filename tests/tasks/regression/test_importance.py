@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ebmbench.tasks.regression import importance
 from ebmbench.tasks.regression.base_density import BaseDensity
-from ebmbench.tasks.regression.importance import TRUSTED_K, Cloud, Weighted, Wide
+from ebmbench.tasks.regression.importance import Cloud, Weighted, Wide
+from ebmbench.tasks.regression.task import TRUSTED_K
 
 LEAD = (2, 3)  # seeds, rows
 

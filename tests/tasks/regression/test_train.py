@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebmbench.engine.train import Callbacks, train
 from ebmbench.tasks.regression import metrics
-from ebmbench.tasks.regression.one_d import OneDLearner
+from ebmbench.tasks.regression.one_d_learner import OneDLearner
 
 from .one_d_problem import NAMES, losses, problem
 

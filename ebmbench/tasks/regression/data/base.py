@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import Field
-from torch import Tensor
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.rng import Draws
 from ebmbench.core.settings import Component
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
 
 NAME = r"^[\w.-]{1,60}$"
 NAME_TEXT = "its name in runs and tables: at most 60 letters, digits, _ . and -"

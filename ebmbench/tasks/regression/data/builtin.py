@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, split_rows
 from ebmbench.tasks.regression.data.transforms import ArrayInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Builtin(Data):

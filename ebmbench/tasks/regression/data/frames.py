@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from ebmbench.core.errors import UserError, did_you_mean, shown
 from ebmbench.tasks.regression.data.base import Arrays, Frame, Split
 from ebmbench.tasks.regression.data.transforms import register_transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MOST_LEVELS = 30
 """Of a column of words that become inputs; the rarer ones are put together."""

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 import torch
 from PIL import Image, UnidentifiedImageError
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.errors import UserError
@@ -21,6 +20,9 @@ from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, F
 from ebmbench.tasks.regression.data.frames import read_columns
 from ebmbench.tasks.regression.data.table import Names, digest, free_memory, read_splits, read_table
 from ebmbench.tasks.regression.data.transforms import register_transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Law, Split
 from ebmbench.tasks.regression.data.transforms import ArrayInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INPUTS = 2
 """Features of x, uniform on [-1, 1]."""

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Law, Split
 from ebmbench.tasks.regression.data.transforms import ArrayInput
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 ANSWERS = {"square": 4, "ellipse": 2, "marked": 1}
 """How many angles of a turn show the same picture."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
 
 from ebmbench.core.errors import UserError
 from ebmbench.tasks.regression.data.base import Frame, Transform
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _kinds: dict[str, Callable[[dict[str, Any]], Transform]] = {}
 

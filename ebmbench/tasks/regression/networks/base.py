@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, ClassVar
 
 from ebmbench.core.settings import Component
-from ebmbench.tasks.regression.stack import ModuleStack, Stack
+from ebmbench.tasks.regression.stack import Stack
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 
 class Network(Component):
@@ -44,4 +45,6 @@ class Network(Component):
         backend: str,
     ) -> Stack:
         """Returns S models side by side. A network with a faster way to run them defines this too."""
+        from ebmbench.tasks.regression.module_stack import ModuleStack
+
         return ModuleStack(lambda: self.build(x_shape, dim), seeds, device, dtype)

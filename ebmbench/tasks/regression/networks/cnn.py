@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 from typing_extensions import override
 
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.networks.encoders import CHANNELS, Activation, Channels, CNNEncoder, Encoded, Encoder
+from ebmbench.tasks.regression.networks.encoded import CHANNELS, Activation, Channels, Encoded
 from ebmbench.tasks.regression.networks.energy_head import WithEnergyHead
+
+if TYPE_CHECKING:
+    from ebmbench.tasks.regression.networks.encoders import Encoder
 
 
 class WithCNN(Encoded):
@@ -20,6 +25,8 @@ class WithCNN(Encoded):
 
     @override
     def encoder_of(self, x_shape: tuple[int, ...]) -> Encoder:
+        from ebmbench.tasks.regression.networks.encoders import CNNEncoder
+
         self.images_only("cnn", x_shape)
         return CNNEncoder(x_shape, self.channels, self.width, self.activation, self.dropout)
 

@@ -2,37 +2,19 @@
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from pydantic import Field
-from torch import Tensor, nn
 from typing_extensions import override
 
-from ebmbench.tasks.regression.networks.encoders import Encoded
+from ebmbench.tasks.regression.networks.encoded import Encoded
 
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
-class EnergyHead(nn.Module):
-    """`z = tanh(A y + b + W h)`, `z ← z + tanh(V z + v)`, `f = w · z`: smooth in y, and bounded.
-
-    The units start as steps in y: their slopes A are uniform up to `slope`, and b puts the places of the steps where
-    standardised targets are.
-    """
-
-    def __init__(self, features: int, dim: int, width: int, slope: float) -> None:
-        super().__init__()
-        slopes = slope * (2 * torch.rand(width, dim) - 1)
-        self.from_y = nn.Parameter(slopes)
-        self.from_x = nn.Linear(features, width)
-        with torch.no_grad():
-            self.from_x.bias.copy_(-(slopes * 1.5 * torch.randn(width, dim)).sum(-1))
-        self.mix = nn.Linear(width, width)
-        self.out = nn.Linear(width, 1)
-
-    @override
-    def forward(self, h: Tensor, y: Tensor) -> Tensor:
-        z = torch.tanh(y @ self.from_y.T + self.from_x(h).unsqueeze(-2))
-        z = z + torch.tanh(self.mix(z))
-        out: Tensor = self.out(z)
-        return out.squeeze(-1)
+    from ebmbench.tasks.regression.stack import Stack
 
 
 class WithEnergyHead(Encoded):
@@ -43,4 +25,22 @@ class WithEnergyHead(Encoded):
 
     @override
     def head(self, features: int, dim: int) -> nn.Module:
+        from ebmbench.tasks.regression.networks.heads import EnergyHead
+
         return EnergyHead(features, dim, self.head_width, self.slope)
+
+    @override
+    def stack(
+        self,
+        x_shape: tuple[int, ...],
+        dim: int,
+        seeds: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: str,
+    ) -> Stack:
+        from ebmbench.tasks.regression.networks.fused_head import HeadStack, can_fuse
+
+        if not can_fuse(self.head_width, dim, backend, device, dtype):
+            return super().stack(x_shape, dim, seeds, device, dtype, backend)
+        return HeadStack(lambda: self.build(x_shape, dim), seeds, device, dtype)

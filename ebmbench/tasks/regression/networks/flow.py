@@ -2,37 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 from pydantic import Field
-from torch import Tensor, nn
 from typing_extensions import override
 
-from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.networks.encoders import WithAnyEncoder
+from ebmbench.tasks.regression.networks.encoded import WithAnyEncoder
 
-
-class FlowHead(nn.Module):
-    """`log p(y|x)` of a neural spline flow whose splines are functions of the features of x."""
-
-    normalised = True
-
-    def __init__(self, features: int, dim: int, transforms: int, bins: int, width: int) -> None:
-        super().__init__()
-        self.flow = _zuko().flows.NSF(dim, features, bins=bins, transforms=transforms, hidden_features=(width, width))
-
-    @override
-    def forward(self, h: Tensor, y: Tensor) -> Tensor:
-        return cast(Tensor, self.flow(h.unsqueeze(-2)).log_prob(y))
-
-
-def _zuko() -> Any:
-    try:
-        import zuko
-    except ImportError:
-        raise UserError("network=flow needs the package zuko: pip install 'ebmbench[baselines]'") from None
-    return zuko
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @register
@@ -48,4 +27,6 @@ class Flow(WithAnyEncoder):
 
     @override
     def head(self, features: int, dim: int) -> nn.Module:
+        from ebmbench.tasks.regression.networks.heads import FlowHead
+
         return FlowHead(features, dim, self.transforms, self.bins, self.head_width)

@@ -10,8 +10,7 @@ derivatives that `sm` needs are left to autograd: it evaluates one point per exa
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,25 +20,8 @@ from torch.autograd.function import once_differentiable
 from ebmbench.core.energy import Energy
 from ebmbench.native.build import kernels, say_unavailable, unavailable
 
-PARAMETERS: dict[str, tuple[int, ...]] = {
-    "x1.weight": (10, 1),
-    "x1.bias": (10,),
-    "x2.weight": (10, 10),
-    "x2.bias": (10,),
-    "y1.weight": (10, 1),
-    "y1.bias": (10,),
-    "joint.weight": (10, 20),
-    "joint.bias": (10,),
-    "res1.weight": (10, 10),
-    "res1.bias": (10,),
-    "res2.weight": (10, 10),
-    "res2.bias": (10,),
-    "out.weight": (1, 10),
-    "out.bias": (1,),
-}
-"""The network that the kernels are written for; `struct Net` in energy.c has this order."""
-SIZES = [torch.Size(shape).numel() for shape in PARAMETERS.values()]
-
+PARAMETERS = 591
+"""Of the network that the kernels are written for; `struct Net` in energy.c has them in the order of `paper.LAYERS`."""
 SERIAL = 8192
 """Evaluations of f below which to wake a second thread costs more than it gains."""
 
@@ -48,53 +30,49 @@ class FusedEnergy:
     """`f(x, ·)` of the 1D network for a mini-batch x `[S, B]`; candidates are `[S, B, M, 1]`.
 
     Args:
-        parameters: the layers' weights and biases; may be views with any stride between seeds.
+        flat: the models' parameters, `[S, 591]`.
         x: the inputs.
         plain: makes the same energy in PyTorch operations, for what the kernels do not compute.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], x: Tensor, plain: Callable[[], Energy]) -> None:
-        self.x, self.plain = x.detach().contiguous(), plain
-        self.parameters = [parameters[name] for name in PARAMETERS]
+    def __init__(self, flat: Tensor, x: Tensor, plain: Callable[[], Energy]) -> None:
+        self.flat, self.x, self.plain = flat.contiguous(), x.detach().contiguous(), plain
 
     @staticmethod
-    def fits(parameters: dict[str, Tensor]) -> bool:
+    def fits(flat: Tensor) -> bool:
         """Whether the kernels are written for this network, in this precision and on this device."""
-        return list(parameters) == list(PARAMETERS) and all(
-            p.shape[1:] == shape and p.dtype == torch.float32 and p.device.type == "cpu"
-            for p, shape in zip(parameters.values(), PARAMETERS.values(), strict=True)
-        )
+        return flat.shape[1] == PARAMETERS and flat.dtype == torch.float32 and flat.device.type == "cpu"
 
     def __call__(self, y: Tensor) -> Tensor:
         """Returns `f(x, y)`: y `[..., M, D]` -> `[..., M]`."""
-        return _Value.apply(_samples(y), self.x, *self.parameters)
+        return _Value.apply(_samples(y), self.x, self.flat)
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
         """Returns `∂f/∂y`, `[..., M, D]`; with `create_graph` it can be differentiated again."""
         if y.requires_grad and create_graph:  # third derivatives are wanted
             return self.plain().grad(y, create_graph=True)
         with torch.set_grad_enabled(create_graph):
-            return _Slope.apply(_samples(y.detach()), self.x, *self.parameters).unsqueeze(-1)
+            return _Slope.apply(_samples(y.detach()), self.x, self.flat).unsqueeze(-1)
 
 
-def fused_or_plain(parameters: dict[str, Tensor], x: Tensor, plain: Callable[[], Energy]) -> Energy:
+def fused_or_plain(flat: Tensor, x: Tensor, plain: Callable[[], Energy]) -> Energy:
     """The fused energy where it can be had, else the plain one, and one line that says why."""
-    if not FusedEnergy.fits(parameters):
+    if not FusedEnergy.fits(flat):
         return plain()
     if (reason := unavailable()) is not None:
         say_unavailable(reason)
         return plain()
-    return FusedEnergy(parameters, x, plain)
+    return FusedEnergy(flat, x, plain)
 
 
 class _Value(torch.autograd.Function):
     """`f` at y `[S, B, M]`; differentiable once, in y and the parameters."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(y, x, *parameters)
+    def forward(ctx: Any, y: Tensor, x: Tensor, flat: Tensor) -> Tensor:
+        ctx.save_for_backward(y, x, flat)
         value = torch.empty_like(y)
-        _forward(parameters, x, y, value, None)
+        _forward(flat, x, y, value, None)
         return value
 
     @staticmethod
@@ -107,10 +85,10 @@ class _Slope(torch.autograd.Function):
     """`∂f/∂y` at y `[S, B, M]`; differentiable once, in y and the parameters."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, *parameters: Tensor) -> Tensor:
-        ctx.save_for_backward(y, x, *parameters)
+    def forward(ctx: Any, y: Tensor, x: Tensor, flat: Tensor) -> Tensor:
+        ctx.save_for_backward(y, x, flat)
         slope = torch.empty_like(y)
-        _forward(parameters, x, y, None, slope)
+        _forward(flat, x, y, None, slope)
         return slope
 
     @staticmethod
@@ -127,22 +105,13 @@ def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _layout(parameters: Sequence[Tensor]) -> tuple[Any, Any]:
-    """Addresses of the parameters and their strides from seed to seed."""
-    for p in parameters:
-        assert p[0].is_contiguous()
-    addresses = (ctypes.c_void_p * len(parameters))(*[p.data_ptr() for p in parameters])
-    strides = (ctypes.c_long * len(parameters))(*[p.stride(0) for p in parameters])
-    return addresses, strides
-
-
 def _threads(evaluations: int) -> int:
     return torch.get_num_threads() if evaluations >= SERIAL else 1
 
 
-def _forward(parameters: Sequence[Tensor], x: Tensor, y: Tensor, value: Tensor | None, slope: Tensor | None) -> None:
+def _forward(flat: Tensor, x: Tensor, y: Tensor, value: Tensor | None, slope: Tensor | None) -> None:
     kernels().ebm_forward(
-        *_layout(parameters),
+        flat.data_ptr(),
         x.data_ptr(),
         y.data_ptr(),
         _address(value),
@@ -154,14 +123,13 @@ def _forward(parameters: Sequence[Tensor], x: Tensor, y: Tensor, value: Tensor |
 
 def _backward(ctx: Any, grad: Tensor, of_slope: bool) -> tuple[Tensor | None, ...]:
     compiled = kernels()
-    y, x, *parameters = ctx.saved_tensors
-    seeds = y.shape[0]
-    gradient = torch.empty(seeds, sum(SIZES))
+    y, x, flat = ctx.saved_tensors
+    gradient = torch.empty_like(flat)
     to_y = torch.empty_like(y) if ctx.needs_input_grad[0] else None
     partials = torch.empty(compiled.ebm_partials(*y.shape))
     grad = grad.contiguous()
     compiled.ebm_backward(
-        *_layout(parameters),
+        flat.data_ptr(),
         x.data_ptr(),
         y.data_ptr(),
         grad.data_ptr(),
@@ -172,5 +140,4 @@ def _backward(ctx: Any, grad: Tensor, of_slope: bool) -> tuple[Tensor | None, ..
         *y.shape,
         _threads(y.numel()),
     )
-    parts = gradient.split(SIZES, dim=1)
-    return to_y, None, *(g.view(p.shape) for g, p in zip(parts, parameters, strict=True))
+    return to_y, None, gradient

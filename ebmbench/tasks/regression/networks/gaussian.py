@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import math
+from typing import TYPE_CHECKING
 
-from torch import Tensor, nn
 from typing_extensions import override
 
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.networks.encoders import WithAnyEncoder
+from ebmbench.tasks.regression.networks.encoded import WithAnyEncoder
 
-LOWEST_LOG_VARIANCE = -20.0
-"""Keeps float32 finite where targets are known exactly; a standard deviation of 4.5e-5 of the target's own."""
-
-
-class GaussianHead(nn.Module):
-    """`log N(y; μ(x), diag σ²(x))`, from a linear layer that gives μ and log σ² in each dimension."""
-
-    normalised = True
-
-    def __init__(self, features: int, dim: int) -> None:
-        super().__init__()
-        self.out = nn.Linear(features, 2 * dim)
-
-    @override
-    def forward(self, h: Tensor, y: Tensor) -> Tensor:
-        mean, log_variance = self.out(h).unsqueeze(-2).chunk(2, dim=-1)
-        log_variance = log_variance.clamp(min=LOWEST_LOG_VARIANCE)
-        squares = (y - mean).square() * (-log_variance).exp()
-        return -0.5 * (squares + log_variance + math.log(2 * math.pi)).sum(-1)
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @register
@@ -43,4 +25,6 @@ class Gaussian(WithAnyEncoder):
 
     @override
     def head(self, features: int, dim: int) -> nn.Module:
+        from ebmbench.tasks.regression.networks.heads import GaussianHead
+
         return GaussianHead(features, dim)

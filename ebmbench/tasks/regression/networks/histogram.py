@@ -2,41 +2,16 @@
 
 from __future__ import annotations
 
-import math
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
 from typing_extensions import override
 
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.networks.encoders import WithAnyEncoder
+from ebmbench.tasks.regression.networks.encoded import WithAnyEncoder
 
-
-class HistogramHead(nn.Module):
-    """A density that is constant in each of `bins` equal bins of [low, high], with an exponential tail on both sides.
-
-    A softmax gives the masses of the bins and the two tails. A tail falls with the length `tail`, so that the density
-    is one on all of R. Several targets are independent given x.
-    """
-
-    normalised = True
-
-    def __init__(self, features: int, dim: int, bins: int, low: float, high: float, tail: float) -> None:
-        super().__init__()
-        self.dim, self.bins, self.low, self.high, self.tail = dim, bins, low, high, tail
-        self.logits = nn.Linear(features, dim * (bins + 2))
-
-    @override
-    def forward(self, h: Tensor, y: Tensor) -> Tensor:
-        log_masses = torch.log_softmax(self.logits(h).unflatten(-1, (self.dim, self.bins + 2)), dim=-1)  # [B, D, bins]
-        width = (self.high - self.low) / self.bins
-        place = ((y - self.low) / width).floor().clamp(-1, self.bins).long() + 1  # 0 and bins + 1 are the tails
-        masses = log_masses.transpose(-1, -2).gather(-2, place)  # [B, M, D]
-        beyond = torch.relu(self.low - y) + torch.relu(y - self.high)
-        inside = (place > 0) & (place <= self.bins)
-        log_density = masses - torch.where(inside, math.log(width), math.log(self.tail) + beyond / self.tail)
-        return log_density.sum(-1)
+if TYPE_CHECKING:
+    from torch import nn
 
 
 @register
@@ -64,4 +39,6 @@ class Histogram(WithAnyEncoder):
 
     @override
     def head(self, features: int, dim: int) -> nn.Module:
+        from ebmbench.tasks.regression.networks.heads import HistogramHead
+
         return HistogramHead(features, dim, self.bins, self.low, self.high, self.tail)

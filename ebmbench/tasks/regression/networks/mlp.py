@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.networks.encoders import WithMLP
+from ebmbench.tasks.regression.networks.encoded import WithMLP
 from ebmbench.tasks.regression.networks.energy_head import WithEnergyHead
 
 

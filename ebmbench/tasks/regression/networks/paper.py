@@ -7,9 +7,9 @@ h = tanh(Linear 20→10); twice h ← tanh(Linear 10→10 of h) + h; f = Linear 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
-from torch import Tensor, nn
 from typing_extensions import override
 
 from ebmbench.core.energy import AutogradEnergy, Energy
@@ -18,8 +18,10 @@ from ebmbench.core.registry import register
 from ebmbench.core.rng import Streams
 from ebmbench.native.build import unavailable
 from ebmbench.tasks.regression.networks.base import Network
-from ebmbench.tasks.regression.networks.fused import fused_or_plain
 from ebmbench.tasks.regression.stack import Stack, split_flat
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 HIDDEN = 10
 LAYERS: dict[str, tuple[int, int]] = {
@@ -33,7 +35,7 @@ LAYERS: dict[str, tuple[int, int]] = {
 }
 """Inputs and outputs of each Linear layer."""
 
-Parameters = dict[str, Tensor]
+Parameters: TypeAlias = "dict[str, Tensor]"
 """`<layer>.weight` of `[S, out, in]` and `<layer>.bias` of `[S, out]`."""
 
 
@@ -89,9 +91,16 @@ def plain_energy(parameters: Parameters, x: Tensor) -> Energy:
     return AutogradEnergy(f)
 
 
-def fused_energy(parameters: Parameters, x: Tensor) -> Energy:
-    """`f(x, ·)` by compiled kernels where they can be had, else the plain one."""
-    return fused_or_plain(parameters, x, lambda: plain_energy(parameters, x))
+def unfused_energy(flat: Tensor, x: Tensor) -> Energy:
+    """`f(x, ·)` in PyTorch operations, of models `[S, P]`."""
+    return plain_energy(layers(flat), x)
+
+
+def fused_energy(flat: Tensor, x: Tensor) -> Energy:
+    """`f(x, ·)` of models `[S, P]` by compiled kernels where they can be had, else the plain one."""
+    from ebmbench.tasks.regression.networks.fused import fused_or_plain
+
+    return fused_or_plain(flat, x, lambda: unfused_energy(flat, x))
 
 
 def _linear(parameters: Parameters, layer: str, h: Tensor) -> Tensor:
@@ -111,16 +120,14 @@ class PaperStack(Stack):
 
     def __init__(self, seeds: Sequence[int], device: torch.device, dtype: torch.dtype, backend: str) -> None:
         super().__init__(initial_parameters(seeds, dtype, device))
-        self.make_energy = plain_energy if backend == "plain" else fused_energy
+        self.make_energy = unfused_energy if backend == "plain" else fused_energy
         fused = fused_available(backend, device) and dtype == torch.float32
         self.code_path = "fused" if fused else "plain"
 
     @override
     def bind(self, x: Tensor, index: int | None = None) -> tuple[Energy, Callable[[], Tensor]]:
-        layers = self.views()
-        if index is not None:
-            layers = {name: p[index : index + 1].detach().contiguous() for name, p in layers.items()}
-        return self.make_energy(layers, x), lambda: features(layers, x).transpose(1, 2)
+        flat = self.flat if index is None else self.flat[index : index + 1].detach()
+        return self.make_energy(flat, x), lambda: features(layers(flat), x).transpose(1, 2)
 
 
 @register

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 from typing_extensions import override
 
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.networks.encoders import Encoded, Encoder, ResNet18Encoder
+from ebmbench.tasks.regression.networks.encoded import Encoded
 from ebmbench.tasks.regression.networks.energy_head import WithEnergyHead
+
+if TYPE_CHECKING:
+    from ebmbench.tasks.regression.networks.encoders import Encoder
 
 
 class WithResNet18(Encoded):
@@ -19,6 +23,8 @@ class WithResNet18(Encoded):
 
     @override
     def encoder_of(self, x_shape: tuple[int, ...]) -> Encoder:
+        from ebmbench.tasks.regression.networks.encoders import ResNet18Encoder
+
         self.images_only("resnet18", x_shape)
         return ResNet18Encoder(x_shape, Path(self.weights) if self.weights else None)
 

@@ -18,6 +18,20 @@ def seeded_module(build: Callable[[], nn.Module], seed: int) -> nn.Module:
         return build()
 
 
+class Beside(nn.Module):
+    """Networks Linear-ReLU-Linear of the same features, their outputs side by side: `[..., F] -> [..., Σ outputs]`."""
+
+    def __init__(self, features: int, outputs: Sequence[int]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(
+            nn.Sequential(nn.Linear(features, features), nn.ReLU(), nn.Linear(features, count)) for count in outputs
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Returns the outputs of all."""
+        return torch.cat([part(h) for part in self.parts], dim=-1)
+
+
 class OwnNetworks:
     """The networks of a method and its proposal, one copy for each seed: maps of the features of x.
 

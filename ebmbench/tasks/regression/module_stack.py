@@ -1,0 +1,109 @@
+"""Any `nn.Module` as a stack of models, by `torch.func`."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
+from typing_extensions import override
+
+from ebmbench.core.energy import AutogradEnergy, Energy
+from ebmbench.core.errors import UserError
+from ebmbench.core.own_networks import seeded_module
+from ebmbench.tasks.regression.stack import Stack
+
+
+class ModuleStack(Stack):
+    """S copies of any `nn.Module`, run side by side by `torch.func`.
+
+    The module has `forward(x, y) -> f`, with x `[B, ...]`, y `[B, M, D]` and f `[B, M]`. If it has `encode(x) -> h`
+    `[B, F]` and `energy(h, y) -> f` instead, the features of x are computed once for a mini-batch, and methods and
+    proposals with networks of their own can build on them.
+
+    Args:
+        build: makes the module of one seed; its random initial weights are the seed's own.
+    """
+
+    def __init__(self, build: Callable[[], nn.Module], seeds: Sequence[int], device: torch.device, dtype: torch.dtype):
+        modules = [seeded_module(build, seed).to(device, dtype) for seed in seeds]
+        parameters, buffers = stack_module_state(modules)
+        super().__init__({name: p.detach() for name, p in parameters.items()})
+        self.buffers: dict[str, Tensor] = buffers
+        self.module = copy.deepcopy(modules[0]).to("meta")
+        self._call = _Dispatch(self.module)
+        self.splits = hasattr(self.module, "encode") and hasattr(self.module, "energy")
+        self.num_features = int(getattr(self.module, "num_features", 0)) if self.splits else 0
+        self.normalised = bool(getattr(self.module, "normalised", False))
+        self.step_seeds = [name for name in buffers if name.rpartition(".")[2] == "step"]
+
+    @override
+    def bind(self, x: Tensor, index: int | None = None) -> tuple[Energy, Callable[[], Tensor]]:
+        part = slice(None) if index is None else slice(index, index + 1)
+        parameters = {f"module.{name}": p[part] for name, p in self.views().items()}
+        buffers = {f"module.{name}": b[part] for name, b in self.buffers.items()}
+
+        def call(what: str, *arguments: Tensor) -> Tensor:
+            def one(p: dict[str, Tensor], b: dict[str, Tensor], *inputs: Tensor) -> Tensor:
+                result: Tensor = functional_call(self._call, (p, b), (what, *inputs))
+                return result
+
+            result: Tensor = vmap(one, randomness="different")(parameters, buffers, *arguments)
+            return result
+
+        if not self.splits:
+            return AutogradEnergy(lambda y: call("forward", x, _whole(y, x))), _no_features
+        h = call("encode", x)
+        plain = AutogradEnergy(lambda y: call("energy", h, _whole(y, x)))
+        return self.energy_of({name.removeprefix("module."): p for name, p in parameters.items()}, h, plain), lambda: h
+
+    def energy_of(self, parameters: Mapping[str, Tensor], h: Tensor, plain: Energy) -> Energy:
+        """Returns the energy of a mini-batch with the features h `[S, B, F]`: `plain`, or a faster one that equals it.
+
+        Args:
+            parameters: by name in the module, `[S, ...]`.
+            plain: `energy(h, y)` in PyTorch operations.
+        """
+        return plain
+
+    @contextmanager
+    @override
+    def evaluating(self) -> Iterator[None]:
+        training = self.module.training
+        self.module.eval()
+        try:
+            yield
+        finally:
+            self.module.train(training)
+
+    @override
+    def start_step(self, step: int | Tensor) -> None:
+        for name in self.step_seeds:
+            self.buffers[name].copy_(torch.as_tensor(step).expand_as(self.buffers[name]))
+
+
+class _Dispatch(nn.Module):
+    """Calls any function of a module by name: `functional_call` knows `forward` alone."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, what: str, *inputs: Tensor) -> Any:
+        return getattr(self.module, what)(*inputs)
+
+
+def _whole(y: Tensor, x: Tensor) -> Tensor:
+    """Candidates for each example, where one set of them serves the whole mini-batch."""
+    return y.expand(*x.shape[:2], *y.shape[2:])
+
+
+def _no_features() -> Tensor:
+    raise UserError(
+        "the network has no features of x of its own, which the method or its proposal needs: define encode(x), "
+        "energy(h, y) and num_features instead of forward(x, y)"
+    )
