@@ -103,6 +103,7 @@ class Learner(ABC):
         code_path: which implementation computes, for the record; results agree within rounding.
         capturable: whether `losses` takes a step's number on the device and never reads from it.
         method: the training method.
+        on_stage: what it calls as its evaluation goes on: a stage, how many items of it are done, and of how many.
     """
 
     seeds: tuple[int, ...]
@@ -123,6 +124,7 @@ class Learner(ABC):
     method: Method
 
     def __init__(self) -> None:
+        self.on_stage: Callable[[str, int, int], None] = lambda name, done, total: None
         self.state: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
 

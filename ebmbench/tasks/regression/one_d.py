@@ -21,7 +21,8 @@ from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.settings import Section
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import LEAST_GAIN, Metric, Setup, SweepFigure, Task
-from ebmbench.tasks.regression import metrics, one_d_cost, one_d_figures, one_d_sweep_figures, records
+from ebmbench.tasks.examples import write_examples
+from ebmbench.tasks.regression import metrics, one_d_cost, one_d_figures, one_d_sweep_figures
 from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW, Dataset
 from ebmbench.tasks.regression.learner import RegressionLearner, seed_bytes
 from ebmbench.tasks.regression.networks.paper import PaperStack, fused_available
@@ -122,7 +123,7 @@ class OneD(Task):
             joined = {key: np.concatenate([part[key] for part in parts]) for key in ("model", "slice_model", "seeds")}
             _write_arrays(run_dir / "densities.npz", {**parts[0], **joined})
             scored = [dict(np.load(path, allow_pickle=False)) for path in examples]
-            records.write_examples(run_dir, pd.concat([_example_rows(part) for part in scored], ignore_index=True))
+            write_examples(run_dir, pd.concat([_example_rows(part) for part in scored], ignore_index=True))
         for path in (*tables, *arrays, *examples):
             path.unlink(missing_ok=True)
 

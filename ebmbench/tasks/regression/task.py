@@ -12,13 +12,13 @@ from pydantic import Field
 from torch import Tensor
 from typing_extensions import override
 
+from ebmbench.core.importance import TRUSTED_K
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
 from ebmbench.tasks.base import LEAST_GAIN, Learner, Metric, Setup, SweepFigure, Task
 from ebmbench.tasks.regression import one_d_sweep_figures, records
 from ebmbench.tasks.regression.base_density import BaseDensity
 from ebmbench.tasks.regression.data.base import Data
-from ebmbench.tasks.regression.importance import TRUSTED_K
 from ebmbench.tasks.regression.learner import seed_bytes
 from ebmbench.tasks.regression.networks.base import Network
 

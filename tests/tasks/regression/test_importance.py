@@ -10,9 +10,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ebmbench.tasks.regression import importance
-from ebmbench.tasks.regression.base_density import BaseDensity
-from ebmbench.tasks.regression.importance import TRUSTED_K, Cloud, Weighted, Wide
+from ebmbench.core import importance
+from ebmbench.core.importance import TRUSTED_K, Cloud, Weighted
+from ebmbench.tasks.regression.base_density import BaseDensity, Wide
 
 LEAD = (2, 3)  # seeds, rows
 
