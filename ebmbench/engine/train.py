@@ -171,7 +171,7 @@ class Training:
         return [
             {
                 "step": progress.step,
-                "epoch": (progress.step - 1) // learner.steps_per_row + 1,
+                "epoch": (progress.step - 1) // self.batches.steps_per_epoch + 1,
                 "seed": seed,
                 **{name: values[index] for name, values in columns.items()},
             }

@@ -65,6 +65,8 @@ COST = (
 """What a run costs: the engine's columns of metrics.csv, the same for every task."""
 
 
+TRUSTED_K = 0.7
+"""Pareto's k above which an estimate by importance sampling is not to be trusted (Vehtari et al., 2024)."""
 LEAST_GAIN = 0.01
 """Nats that a model must gain on a density that knows nothing of x."""
 
@@ -108,6 +110,7 @@ class Learner(ABC):
         code_path: which implementation computes, for the record; results agree within rounding.
         capturable: whether `losses` takes a step's number on the device and never reads from it.
         method: the training method.
+        on_stage: what it calls as its evaluation goes on: a stage, how many items of it are done, and of how many.
     """
 
     seeds: tuple[int, ...]
@@ -128,6 +131,7 @@ class Learner(ABC):
     method: Method
 
     def __init__(self) -> None:
+        self.on_stage: Callable[[str, int, int], None] = lambda name, done, total: None
         self.state: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
 

@@ -43,6 +43,10 @@ class ImageData(Component):
             UserError: it is not there, or cannot be used.
         """
 
+    def has(self, split: str) -> bool:
+        """Returns whether there is such a split."""
+        return True
+
     @property
     def sides(self) -> tuple[int, int]:
         """The short side that images are resized to, and the longest that the long one may be."""
@@ -50,7 +54,11 @@ class ImageData(Component):
 
     def training_identity(self) -> dict[str, Any]:
         """Returns what a detector that is trained on the training split depends on."""
-        return {key: value for key, value in self.identity().items() if key not in ("eval_split", "eval_content")}
+        return {
+            key: value
+            for key, value in self.identity().items()
+            if key not in ("eval_split", "eval_content", "val_content")
+        }
 
 
 @register
@@ -113,7 +121,12 @@ class FileData(ImageData):
         """Returns the settings, with hashes of the files in the place of their names: edited data are other data."""
         files = ("root", "skip_bad_images", *(f"{s}_{kind}" for s in SPLITS for kind in ("images", "annotations")))
         found = {key: value for key, value in super().identity().items() if key not in files}
-        return {**found, "train_content": self.content("train"), "eval_content": self.content(self.eval_split)}
+        splits = {"train": "train", "val": "val", "eval": self.eval_split}
+        return {**found, **{f"{name}_content": self.content(split) for name, split in splits.items()}}
+
+    @override
+    def has(self, split: str) -> bool:
+        return self.content(split) is not None
 
     def content(self, split: str) -> str | None:
         """Returns a hash of a split's annotations and of its images' sizes, None where they cannot be read."""
@@ -227,7 +240,9 @@ class InferenceConfig(Section):
     step_size: float = Field(1.6e-3, gt=0, le=10, description="first step length of log width and height")
     bootstrap: int = Field(1000, ge=0, le=1_000_000, description="resamples of the images, for the gain's interval")
     nll_boxes: int = Field(200, ge=0, le=10_000_000, description="true boxes whose NLL is taken: the split's first")
-    nll_samples: int = Field(1024, ge=1, le=1_048_576, description="importance samples for the log Z of each")
+    nll_samples: int = Field(
+        512, ge=1, le=1_048_576, description="importance samples for the log Z of each; more where that is too few"
+    )
 
     @model_validator(mode="after")
     def _can_decide(self) -> InferenceConfig:
@@ -241,6 +256,8 @@ class DetectionTrainer(Section):
 
     Biases learn at twice the rate, without decay; linear warm-up from a third; the rate is divided by 10 at `decay_at`.
     """
+
+    tuning = {"trainer.learning_rate": (2e-4, 1e-2)}  # noqa: RUF012
 
     iterations: int = Field(60_000, ge=1, le=100_000_000)
     batch_size: int = Field(16, ge=1, le=100_000, description="images")

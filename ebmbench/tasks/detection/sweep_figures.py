@@ -127,6 +127,7 @@ def _sizes_panel(table: pd.DataFrame, sizes: Mapping[str, str], scale: Scale | N
 def stages_table(title: str, group: pd.DataFrame) -> Table:
     """Detection: what NMS by f and what refinement gain, apart, with the interval over images."""
     rows = []
+    joint = "mean_" if "mean_ap_gain_low" in group else ""
     for method in methods_of(group):
         mine = group[group["method"] == method]
 
@@ -136,11 +137,14 @@ def stages_table(title: str, group: pd.DataFrame) -> Table:
             return f"{good.mean():.2f}" if len(good) else "–"
 
         gains = [
-            Cell(f"{mean(name)} [{mean(f'{name}_low')}, {mean(f'{name}_high')}]") for name in ("ap_gain", "ap75_gain")
+            Cell(f"{mean(name)} [{mean(f'{joint}{name}_low')}, {mean(f'{joint}{name}_high')}]")
+            for name in ("ap_gain", "ap75_gain")
         ]
         stages = [Cell(mean(name)) for name in ("base_ap", "nms_ap", "ap", "base_ap75", "nms_ap75", "ap75")]
         rows.append([Cell(str(method)), *stages, *gains])
     header = [Cell("method"), Cell("AP: base"), Cell("NMS by f"), Cell("refined"), Cell("AP75: base"), Cell("NMS by f")]
     header += [Cell("refined"), Cell("gain in AP"), Cell("gain in AP75")]
-    notes = ["Means over seeds. In brackets: means over seeds of the ends of the 95 % bootstrap interval over images."]
+    interval = "95 % bootstrap interval over images"
+    of = f"the {interval} and seeds together" if joint else f"means over seeds of the ends of the {interval}"
+    notes = [f"Means over seeds. In brackets: {of}."]
     return Table(f"{title}: what each stage gains", header, rows, notes)
