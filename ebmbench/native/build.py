@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-SOURCES = ("energy.c", "random.c")
+SOURCES = ("energy.c", "random.c", "peak.c")
 HEADERS = ("simd.h",)
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared")
 OPTIONAL_FLAGS = ("-fopenmp",)
@@ -27,6 +27,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "ebm_forward": [POINTER] * 5 + [LONG] * 3 + [INT],
     "ebm_backward": [POINTER] * 4 + [INT] + [POINTER] * 3 + [LONG] * 3 + [INT],
     "ebm_partials": [LONG] * 3,
+    "ebm_peak": [LONG, INT],
     "ebm_words": [POINTER, POINTER, LONG, WORD, WORD, LONG, INT],
     "ebm_normal": [POINTER, POINTER, LONG, WORD, WORD, LONG, INT],
 }
@@ -45,6 +46,7 @@ def library() -> ctypes.CDLL | Unavailable:
             getattr(loaded, name).argtypes = arguments
             getattr(loaded, name).restype = None
         loaded.ebm_partials.restype = LONG
+        loaded.ebm_peak.restype = ctypes.c_double
         return loaded
     except (OSError, AttributeError, Unavailable) as error:  # AttributeError: a compiler that left the kernels out
         return Unavailable(str(error))
