@@ -520,9 +520,9 @@ def markdown(
         "*Faster* is its time over this one, by the clock and per second of processor time. *Of peak* is the least",
         "time for the operations of a step (a tanh counted as 18) at the best rate of multiply-adds met in the same",
         "minute, over the time taken; *of bandwidth* the same for the bytes that must be moved. Memory is what",
-        "training takes at most beyond what the process holds before. *All cores* is how many times faster the same steps are",
-        "with all threads than with one, in turn; *a process each* how many times as many are made by a process for",
-        "each core, one thread each, as a sweep runs them.",
+        "training takes at most beyond what the process holds before. *All cores* is how many times faster the same",
+        "steps are with all threads than with one, in turn; *a process each* how many times as many are made by a",
+        "process for each core, one thread each, as a sweep runs them.",
         "",
         "| | method | S | threads | baseline ms | ms | models·steps/s | faster | faster per cpu second "
         "| baseline MB | MB | of peak | of bandwidth | all cores | a process each |",
