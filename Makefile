@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install run test test-all soak lint bench clean
+.PHONY: install run test test-all soak lint bench gpu clean
 
 install: $(INSTALLED)
 
@@ -31,6 +31,10 @@ lint: install
 
 bench: install
 	$(PYTHON) -m ebmbench.bench
+
+# Everything that needs a GPU, in under nine minutes; without one it says what it would do.
+gpu: install
+	$(PYTHON) -m ebmbench.bench gpu
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache
