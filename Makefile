@@ -3,13 +3,13 @@ VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install run test test-all soak lint bench gpu clean
+.PHONY: install run test test-all lint docs bench gpu clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[all,dev]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[all,dev,docs]'
 	touch $(INSTALLED)
 
 # The main job: nce+ on 1D dataset 1, one seed.
@@ -28,6 +28,10 @@ lint: install
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
+
+# The documents as a site, in build/site.
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 bench: install
 	$(PYTHON) -m ebmbench.bench

@@ -157,10 +157,17 @@ def test_no_flipped_bit_of_a_checkpoint_is_loaded(config: RunConfig) -> None:
     whole = path.read_bytes()
     for place in random.Random(0).sample(range(len(whole)), 150):
         flip(path, place)
-        with pytest.raises(runs.Damaged, match=r"checkpoint\.pt is damaged"):
+        with pytest.raises(runs.Damaged, match=r"checkpoint\.pt is not what the run wrote"):
             ebmbench.load(config.run_dir)
         path.write_bytes(whole)
     assert set(ebmbench.load(config.run_dir)) == {0, 1}
+
+
+def test_a_run_with_any_damaged_file_is_not_loaded(config: RunConfig) -> None:
+    """What a model reads beside its weights is checked too."""
+    flip(config.run_dir / "metrics.csv", 30)
+    with pytest.raises(runs.Damaged, match=r"metrics\.csv is not what the run wrote"):
+        ebmbench.load(config.run_dir)
 
 
 def test_a_checkpoint_of_another_run_is_refused_even_with_the_right_checksum(config: RunConfig) -> None:

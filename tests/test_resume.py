@@ -24,14 +24,7 @@ from ebmbench.tasks.regression.one_d_learner import OneDLearner
 from tests.comparison import WHOLE, differences, whole_detection
 from tests.processes import PAPER, Command, small, tiny
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CPU = torch.device("cpu")
 

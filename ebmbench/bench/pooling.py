@@ -110,8 +110,8 @@ def measure(case: Case, repeats: int, device: torch.device) -> dict[str, float |
     gradient_error = ((gradient[1].double() - gradient[0]).norm() / gradient[0].norm()).item()
     del exact, gradient
 
-    forward, their_forward = _alternate(lambda: ours(features, boxes), lambda: theirs(features), repeats, device)
-    backward, their_backward = _alternate(ours_gradient, theirs_gradient, repeats, device)
+    forward, their_forward = alternate(lambda: ours(features, boxes), lambda: theirs(features), repeats, device)
+    backward, their_backward = alternate(ours_gradient, theirs_gradient, repeats, device)
     return {
         "case": case.name,
         "boxes": len(boxes),
@@ -127,8 +127,8 @@ def measure(case: Case, repeats: int, device: torch.device) -> dict[str, float |
     }
 
 
-def _alternate(
-    ours: Callable[[], Tensor], theirs: Callable[[], Tensor], repeats: int, device: torch.device
+def alternate(
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int, device: torch.device
 ) -> tuple[float, float]:
     """Seconds of each, the best of its runs; one more run of each comes before."""
     alone = device.type == "cpu" and torch.get_num_threads() == 1

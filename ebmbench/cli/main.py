@@ -28,7 +28,15 @@ from ebmbench.system.interrupt import stopping_signals
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code."""
-    words = list(sys.argv[1:] if argv is None else argv)
+    code = _main(list(sys.argv[1:] if argv is None else argv))
+    if "torch.distributed" in sys.modules:
+        from ebmbench.system.distributed import end_process
+
+        end_process(code)
+    return code
+
+
+def _main(words: list[str]) -> int:
     if sys.platform == "win32":
         print("ebmbench: Windows has no flock and no signals to save at; use it in WSL", file=sys.stderr)
         return 2

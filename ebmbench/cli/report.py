@@ -66,12 +66,11 @@ def wandb(arguments: Arguments) -> int:
 
 
 def claims(arguments: Arguments) -> int:
-    """Writes what the collected sweeps say into README.md and docs/speed.md; returns the exit code."""
+    """Writes what the collected sweeps say into the documents; returns the exit code."""
     from ebmbench.report import claims as sentences
 
     results_dir = _results_dir(arguments)
-    documents = {"README.md": ("results", sentences.results_text), "docs/speed.md": ("speed", sentences.speed_text)}
-    for name, (mark, text) in documents.items():
+    for name, (mark, text) in sentences.DOCUMENTS.items():
         path = Path(name)
         if not path.is_file():
             raise UserError(f"{name} is not here: call this at the top of the repository")

@@ -54,7 +54,10 @@ def predict(arguments: Arguments) -> int:
 
     if runs.read_state(folder) not in runs.FINISHED:
         raise UserError(f"{str(folder)!r} holds no finished run; give a directory of <results_dir>/runs/")
-    api.read_config(folder).task.predict_files(api.load(folder), files, out, level)
+    models = {seed: model for seed, model in api.load(folder).items() if model.diverged_step is None}
+    if not models:
+        raise UserError("every seed of the run diverged: there is nothing to predict with")
+    api.read_config(folder).task.predict_files(models, files, out, level)
     print(out)
     return 0
 

@@ -10,7 +10,7 @@ import io
 import math
 import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as MplFigure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
@@ -36,12 +36,11 @@ _CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: a title, what draws it, its width and height and the room for its y labels in inches."""
+    """One pair of axes: a title, what draws it, its width and height in inches."""
 
     title: str
     draw: Callable[[Axes], None]
     size: tuple[float, float] = (3.7, 2.5)
-    left: float = 0.52
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,8 @@ class Figure:
     data: pd.DataFrame
     legend: tuple[str, ...] = ()
     columns: int = 2
+    paired: bool = False
+    """Whether each two panels belong together, side by side."""
     short: str = ""
     """Its name in a list of links, if the title is too long for it."""
 
@@ -63,8 +64,8 @@ TRUTH = "true"
 """What a legend calls the truth, beside the methods."""
 SMALL = (2.2, 1.8)
 """Width and height of a panel among many, in inches."""
-NAMES = 0.78
-"""Inches that the names of the methods take, left of a panel."""
+MARGIN = 0.04
+"""Inches between what is drawn and the edge of the picture."""
 
 
 def methods_of(frame: pd.DataFrame) -> list[str]:
@@ -157,14 +158,11 @@ def to_svg(panel: Panel, prefix: str) -> str:
     Text stays text, its ids begin with `prefix`, and its ink follows the page's theme.
     """
     with _style(), matplotlib.rc_context({"svg.hashsalt": prefix}):
-        # Margins of a fixed width: matplotlib's own layout would draw everything twice.
-        width, height = panel.size
-        left, right, bottom, top = panel.left, 0.09, 0.38, 0.06
         figure = MplFigure(figsize=panel.size)
         FigureCanvasAgg(figure)
-        inner = (left / width, bottom / height, 1 - (left + right) / width, 1 - (bottom + top) / height)
-        axes = figure.add_axes(inner)
+        axes = figure.add_axes((0.2, 0.2, 0.75, 0.75))
         panel.draw(axes)
+        _fit(axes, panel.size)
         figure.patch.set_alpha(0)
         axes.patch.set_alpha(0)
         buffer = io.StringIO()
@@ -186,6 +184,19 @@ def to_svg(panel: Panel, prefix: str) -> str:
         text,
         count=1,
     )
+
+
+def _fit(axes: Axes, size: tuple[float, float]) -> None:
+    """Sizes the axes so that their labels just fit into the picture: faster than a layout, which draws all twice."""
+    for _ in range(2):  # with another size come other ticks
+        drawn = axes.get_tightbbox()
+        assert drawn is not None
+        box = drawn.transformed(axes.figure.transSubfigure.inverted())
+        inner = axes.get_position()
+        x, y = (MARGIN / inches for inches in size)
+        left, bottom = x + inner.x0 - box.x0, y + inner.y0 - box.y0
+        right, top = 1 - x - (box.x1 - inner.x1), 1 - y - (box.y1 - inner.y1)
+        axes.set_position((left, bottom, right - left, top - bottom))
 
 
 def save_figure(figure: Figure, folder: Path) -> list[Path]:
@@ -240,6 +251,51 @@ def legend_handle(name: str) -> Line2D:
     return Line2D([], [], color=palette.color(name), marker=palette.marker(name), label=name)
 
 
+@dataclass(frozen=True)
+class Scale:
+    """The range of an axis, linear or logarithmic, such as panels share."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    @classmethod
+    def of(cls, values: Iterable[float], ends: Iterable[float] = ()) -> Scale | None:
+        """Returns a range with all these values and some room, logarithmic from a factor of 12 on; None without any.
+
+        Args:
+            ends: of intervals, to be shown too; as far down as a tenth of the lowest value, if it is logarithmic.
+        """
+        finite = [float(value) for value in values if math.isfinite(value)]
+        if not finite:
+            return None
+        low, high = min(finite), max(finite)
+        log = low > 0 and high / low > 12
+        shown = [float(end) for end in ends if math.isfinite(end) and (end > low / 10 or not log)]
+        low, high = min([low, *shown]), max([high, *shown])
+        if log:
+            room = (high / low) ** 0.05
+            return cls(low / room, high * room, True)
+        room = 0.05 * (high - low) or 0.05 * abs(high) or 0.05
+        return cls(low - room, high + room)
+
+    def share(self, other: Scale) -> float:
+        """Returns how much of this range another one takes, on this one's scale."""
+        turn = math.log if self.log else float
+        low, high = max(self.low, other.low), min(self.high, other.high)
+        return max(0.0, turn(high) - turn(low)) / (turn(self.high) - turn(self.low)) if high > low else 0.0
+
+    def apply(self, axes: Axes, which: str = "x") -> None:
+        """Sets the range and the ticks of an axis."""
+        (axes.set_xlim if which == "x" else axes.set_ylim)(self.low, self.high)
+        if self.log:
+            log_axis(axes, which)
+        else:
+            axis = axes.xaxis if which == "x" else axes.yaxis
+            axis.set_major_locator(MaxNLocator(5))
+            axis.set_major_formatter(FuncFormatter(plain_number))
+
+
 def log_axis(axes: Axes, which: str = "x") -> None:
     """A logarithmic axis with plain numbers, labelled often enough within a decade or two."""
     axis = axes.xaxis if which == "x" else axes.yaxis
@@ -254,7 +310,7 @@ def log_axis(axes: Axes, which: str = "x") -> None:
 def plain_number(value: float, position: int | None = None) -> str:
     """0.01, 300, 2·10⁷: without mathtext, which would set a font of its own."""
     if 1e-4 < abs(value) < 1e5 or value == 0:
-        return f"{value:g}"
+        return f"{value:g}".replace("-", "−")
     digits, exponent = f"{value:e}".split("e")
     power = "10" + str(int(exponent)).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
     return power if float(digits) == 1 else f"{float(digits):g}·{power}"

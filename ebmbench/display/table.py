@@ -20,19 +20,26 @@ class Cell:
     """A text, and how it is shown.
 
     Attributes:
+        beside: what belongs to it and is not marked, such as an interval; the page shows it below, in small print.
         mark: `best`, or nothing.
         tex: LaTeX, where it is not the escaped text.
-        tail: LaTeX after it, which is not marked.
+        tail: LaTeX for what stands beside it.
         sort: what the page sorts by, if it is not the text.
         kind: `method` (the page shows its colour), `code`, or nothing.
     """
 
     text: str
+    beside: str = ""
     mark: str = ""
     tex: str | None = None
     tail: str = ""
     sort: float | str | None = None
     kind: str = ""
+
+    @property
+    def whole(self) -> str:
+        """The text, with what stands beside it."""
+        return f"{self.text} {self.beside}" if self.beside else self.text
 
 
 @dataclass(frozen=True)
@@ -52,11 +59,17 @@ class Table:
     file: str = ""
 
     @property
+    def aligned(self) -> list[bool]:
+        """Whether each column holds numbers, which stand on the right."""
+        columns = zip(*self.rows, strict=True) if self.rows else [()] * len(self.header)
+        return [any(isinstance(cell.sort, int | float) for cell in column) for column in columns]
+
+    @property
     def numbers(self) -> pd.DataFrame:
         """What is offered as CSV."""
         if self.data is not None:
             return self.data
-        return pd.DataFrame([[cell.text for cell in row] for row in self.rows], columns=[c.text for c in self.header])
+        return pd.DataFrame([[cell.whole for cell in row] for row in self.rows], columns=[c.text for c in self.header])
 
 
 def method_cell(name: object) -> Cell:
@@ -83,7 +96,7 @@ def number(value: float, decimals: int | None = None) -> str:
     if decimals is None:
         text = f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
     else:
-        text = f"{value:.{decimals}f}" if decimals < 6 else f"{value:.2g}"
+        text = f"{value:,.0f}" if decimals == 0 else f"{value:.{decimals}f}" if decimals < 6 else f"{value:.2g}"
     return text.replace("-", "−", 1) if text.startswith("-") else text
 
 
@@ -119,11 +132,14 @@ def _defused(value: Any) -> Any:
 
 def markdown(table: Table, level: int = 2) -> str:
     """Returns a table as GitHub's Markdown, with its title and its notes."""
-    lines = ["#" * level + " " + markdown_text(table.title), ""]
-    lines.append("| " + " | ".join(_markdown_cell(cell) for cell in table.header) + " |")
-    lines.append("|" + "---|" + "---:|" * (len(table.header) - 1))
-    lines += ["| " + " | ".join(_markdown_cell(cell) for cell in row) + " |" for row in table.rows]
-    return "\n".join([*lines, "", *(f"{markdown_text(note)}  " for note in table.notes), ""])
+    lines = ["#" * level + " " + markdown_text(table.title), "", *markdown_rows(table), ""]
+    return "\n".join([*lines, *(f"{markdown_text(note)}  " for note in table.notes), ""])
+
+
+def markdown_rows(table: Table) -> list[str]:
+    """Returns the lines of a table as GitHub's Markdown, without title and notes."""
+    lines = ["| " + " | ".join(_markdown_cell(cell) for cell in row) + " |" for row in [table.header, *table.rows]]
+    return [lines[0], "|" + "---|" + "---:|" * (len(table.header) - 1), *lines[1:]]
 
 
 def markdown_text(text: str) -> str:
@@ -134,7 +150,8 @@ def markdown_text(text: str) -> str:
 
 def _markdown_cell(cell: Cell) -> str:
     text = markdown_text(cell.text)
-    return f"**{text}**" if cell.mark == "best" else text
+    beside = f" {markdown_text(cell.beside)}" if cell.beside else ""
+    return (f"**{text}**" if cell.mark == "best" else text) + beside
 
 
 # ---------------------------------------------------------------------------------------------------------- LaTeX
@@ -170,7 +187,8 @@ def latex(table: Table, label: str, symbols: Mapping[str, str], notes: Sequence[
 
 def _latex_cell(cell: Cell) -> str:
     text = latex_text(cell.text) if cell.tex is None else cell.tex
-    return (rf"\textbf{{{text}}}" if cell.mark == "best" else text) + cell.tail
+    tail = cell.tail or (f" {latex_text(cell.beside)}" if cell.beside else "")
+    return (rf"\textbf{{{text}}}" if cell.mark == "best" else text) + tail
 
 
 _TEX = {

@@ -37,9 +37,13 @@ def load(run_dir: str | Path) -> Mapping[int, Any]:
     of a model that diverged are those it had before, and no result.
 
     Raises:
+        runs.Damaged: a file of the run is missing, or not what the run wrote.
         UserError: the directory holds no finished run, or the task offers no prediction.
     """
     folder = Path(run_dir)
+    damage = runs.inspect(folder).damage
+    if damage:
+        raise runs.Damaged(f"{folder}: {damage[0]}; start the run again to compute it")
     config = read_config(folder)
     status = runs.read_status(folder)
     diverged = status.diverged if status else {}

@@ -1,6 +1,6 @@
-"""What the committed results say, in sentences: written into the README from the tables, never by hand.
+"""What results say, in sentences: the page opens with them, and documents hold those of the committed results.
 
-`python -m ebmbench report claims` writes what stands between the marks `<!-- results -->` and
+`python -m ebmbench report claims` writes what stands between marks such as `<!-- results -->` and
 `<!-- end of results -->`.
 Each sentence follows from a test that could have said otherwise; what no test decides is called not decided.
 """
@@ -9,19 +9,176 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ebmbench.display.table import number
+from ebmbench.display.table import Cell, Table, markdown_rows, method_cell, number
 from ebmbench.report import frame, scores
-from ebmbench.report.frame import Results
-from ebmbench.report.settings import symbol
-from ebmbench.report.tables import Group, groups
+from ebmbench.report.frame import Results, task_of
+from ebmbench.report.settings import plain, symbol
+from ebmbench.report.tables import Group, draw_tables, groups, mean_cell, parse_entry, places_of
 from ebmbench.system.files import write_atomically
+from ebmbench.tasks.base import Metric
 
 BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
+UNDECIDED = "°"
+"""Marks a mean whose difference from the best one is not decided."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the statistics say of one dataset: two sentences, in which names stand between backticks.
+
+    Attributes:
+        values: the means that were compared, in words.
+    """
+
+    title: str
+    text: str
+    values: str = ""
+
+
+# ------------------------------------------------------------------------------------------------------- findings
+
+
+def findings(results: Results) -> list[Finding]:
+    """Returns what the runs say, a finding for each dataset; none where no run is done."""
+    if results.done.empty:
+        return []
+    found: list[Finding] = []
+    for task, part in results.done.groupby("task", sort=True):
+        draw = task_of(str(task)).draw_setting
+        if draw in results.axes:
+            found += _of_draws(part, results)
+        else:
+            found += [finding for group in groups(part, ()) for finding in _of_group(group, results)]
+    return found
+
+
+def _of_group(group: Group, results: Results) -> Iterator[Finding]:
+    """Yields what is said of methods, of the values of one method's setting, or of methods at each value."""
+    varied = [axis for axis in results.axes if group.frame[axis].nunique(dropna=False) > 1]
+    if not varied:
+        yield _compared(group, "method", group.frame, [f"`{name}`" for name in group.methods])
+    elif len(varied) == 1:
+        axis, method = varied[0], str(group.methods[0])
+        sign = symbol(axis, group.task.name, method)
+        if len(group.methods) == 1:
+            equal = scores.at_equal_seeds(group.frame, axis, ["method"])
+            yield _compared(group, axis, equal, [f"{sign} = {plain(value)}" for value in sorted(set(equal[axis]))])
+        else:
+            yield _at_each_value(group, axis, sign)
+
+
+def _compared(group: Group, over: str, rows: pd.DataFrame, names: Sequence[str]) -> Finding:
+    table = scores.summarise(rows, ["task", "dataset"], over, [group.headline])
+    return _said(group.title, group.headline, _records(table), names, "seed", "seeds")
+
+
+def _at_each_value(group: Group, axis: str, sign: str) -> Finding:
+    """Returns the best mean at each value of a setting that several methods share."""
+    having = group.frame[group.frame[axis].notna()]  # a method may not have the setting
+    equal = scores.at_equal_seeds(having, axis, ["method"])
+    table = scores.summarise(equal, ["task", "dataset", axis], "method", [group.headline])
+    best: list[str] = []
+    decided: list[str] = []
+    for value, own in table.groupby(axis, sort=True):
+        first = own[own["verdict"] == "best"]
+        if len(first):
+            best.append(f"`{first['method'].iloc[0]}` at {plain(value)}")
+            if set(own["verdict"]) == {"best", "worse"}:
+                decided.append(plain(value))
+    if not best:
+        return Finding(group.title, f"There is no ranking by mean {group.headline.label} at any {sign}.")
+    where = f"At {sign} = {_and(decided)} it is" if decided else f"At no {sign} is it"
+    text = (
+        f"The best mean {group.headline.label} by {sign}: {', '.join(best)}. {where} decided against all others "
+        f"(p < {scores.SIGNIFICANCE}, paired by seed, Holm)."
+    )
+    return Finding(group.title, text)
+
+
+def _of_draws(part: pd.DataFrame, results: Results) -> Iterator[Finding]:
+    """Yields what is said where the training data were drawn several times."""
+    asked = [options for kind, options in map(parse_entry, results.tables) if kind == "draws"]
+    metric = task_of(str(part["task"].iloc[0])).metrics[0]
+    options = {**(asked[0] if asked else {}), "metrics": [metric.name]}
+    for table in draw_tables(part, results.axes, options):
+        assert table.data is not None
+        rows = _records(table.data)
+        names = [f"`{row['method']}`" for row in rows]
+        title = table.title.partition(f": {metric.label}")[0]
+        finding = _said(
+            title, metric, rows, names, "draw", f"draws of the training data, {rows[0]['seeds']} seeds each"
+        )
+        tau = rows[0]["tau"]
+        agree = f" The rankings by two draws agree with a mean Kendall's tau of {tau:.2f}." if tau == tau else ""
+        yield Finding(title, finding.text + agree, finding.values)
+
+
+def _records(table: pd.DataFrame) -> list[Row]:
+    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
+
+
+def _said(title: str, metric: Metric, rows: Sequence[Row], names: Sequence[str], unit: str, over: str) -> Finding:
+    """Returns what the tests say of means; `over` says in words over what they are."""
+    by_name = dict(zip(names, rows, strict=True))
+    values = ", ".join(f"{name} {_value(row)}" for name, row in by_name.items())
+    found: dict[str, list[str]] = {}
+    for name, row in by_name.items():
+        found.setdefault(str(row["verdict"]), []).append(name)
+    counts = sorted({int(row["n"]) for row in rows})
+    count = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    over = over.removesuffix("s") if count == "1" and over == "seeds" else over
+    about = f"mean {metric.label} over {count} {over}"
+    places = places_of(*rows)
+    if len(rows) == 1:
+        alone = f"{names[0]} has a {about} of {_interval(rows[0], places)}. Nothing is compared with it."
+        return Finding(title, alone, values)
+    if "best" not in found:
+        why = next((row["note"].partition(". ")[0].rstrip(".") for row in rows if row["note"]), "")
+        return Finding(title, f"There is no ranking by {about}. {why}.".replace(" .", ""), values)
+    best = found["best"][0]
+    said = [f"{best} has the best {about}, {_interval(by_name[best], places)}"]
+    if "worse" in found:
+        comparisons = max(row["comparisons"] for row in rows)
+        how = f"p < {scores.SIGNIFICANCE}, paired by {unit}, Holm over {comparisons} comparisons"
+        verb = "is" if len(found["worse"]) == 1 else "are"
+        said[0] += f"; {_and(found['worse'])} {verb} worse ({how})"
+    said[0] += "."
+    if "equivalent" in found:
+        said.append(f"Equivalent to it: {_and(found['equivalent'])}.")
+    if "not decided" in found:
+        tested = any(row["p_holm"] == row["p_holm"] for row in rows)
+        few = "" if tested else f", for so few {unit}s support no test"
+        said.append(f"Not decided against it{few}: {_and(found['not decided'])}.")
+    if found.get(""):
+        said.append(f"Not ranked, for a {unit} has no value: {_and(found[''])}.")
+    if len(said) == 1:
+        said.append("Every difference from it is decided.")
+    return Finding(title, " ".join(said), values)
+
+
+def _value(row: Row) -> str:
+    doubtful = row.get("n_untrusted") and abs(row["mean"] - row["mean_trusted"]) > 0.05 * abs(row["mean"])
+    without = f" ({number(row['mean_trusted'], 2)} without {row['n_untrusted']} doubtful seeds)" if doubtful else ""
+    return number(row["mean"]) + without if abs(row["mean"]) >= 100 else f"{row['mean']:.3g}" + without
+
+
+def _interval(row: Row, places: int | None) -> str:
+    return mean_cell({**row, "seeds": row["n"], "diverged": 0}, places).whole
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+# ------------------------------------------------------------------------------------------------------ documents
 
 
 def update(document: Path, mark: str, text: str) -> None:
@@ -42,74 +199,63 @@ def replaced(document: str, mark: str, text: str) -> str:
     return pattern.sub(lambda found: f"{begin}\n{text}{end}", document)
 
 
-def results_text(results_dir: Path) -> str:
+def _collected(results_dir: Path) -> list[Results]:
+    return [frame.load(path.parent) for path in sorted(results_dir.glob("*/sweep.json"))]
+
+
+def findings_text(results_dir: Path) -> str:
     """Returns what all collected sweeps say, as Markdown: a paragraph for each question."""
     lines: list[str] = []
-    for folder in sorted(path.parent for path in results_dir.glob("*/sweep.json")):
-        lines += _sweep(frame.load(folder), folder)
+    for results in _collected(results_dir):
+        said = findings(results)
+        lines += [f"**{results.description.rstrip('.')}** ([tables]({results.name}/tables.md))", ""] if said else []
+        for finding in said:
+            values = f" Means: {finding.values}." if finding.values else ""
+            lines.append(f"- {finding.title}: {finding.text}{values}")
+        lines += [""] if said else []
     return "\n".join(lines) + "\n"
 
 
-def _sweep(results: Results, folder: Path) -> list[str]:
-    place = f"results/{folder.name}/tables.md"
-    said = [sentence for group in groups(results.done, ()) for sentence in _ranking(group, results)]
-    if not said:
-        return []
-    command = f"`python -m ebmbench sweep submit {results.sweep}`"
-    return [f"**{results.description.rstrip('.')}** ([tables]({place}); {command}).", "", *said, ""]
+def results_text(results_dir: Path) -> str:
+    """Returns the comparison of methods in one table, as Markdown, with what the tests say of each column.
+
+    A column is the headline metric of one dataset of the sweeps that compare the paper's methods, or more of them, and
+    vary nothing else.
+    """
+    columns = [
+        (group, scores.summarise(group.frame, ["task", "dataset"], "method", [group.headline]))
+        for results in _collected(results_dir)
+        if not results.axes
+        for group in groups(results.done, ())
+    ]
+    widest = max((len(group.methods) for group, _ in columns), default=0)
+    columns = [(group, table) for group, table in columns if len(group.methods) == widest]
+    methods = list(dict.fromkeys(method for group, _ in columns for method in group.methods))
+    rows = [[method_cell(method), *(_marked_cell(table, method) for _, table in columns)] for method in methods]
+    header = [Cell("method"), *(Cell(_column_head(group, table)) for group, table in columns)]
+    said = [_compared(group, "method", group.frame, [f"`{name}`" for name in group.methods]) for group, _ in columns]
+    lines = [*markdown_rows(Table("", header, rows)), ""]
+    lines.append(
+        "Mean over seeds and its 95 % interval. Bold: the best mean. "
+        f"{UNDECIDED}: the difference from it is not decided; every other one is."
+    )
+    lines += ["", *(f"- {finding.title}: {finding.text}" for finding in said)]
+    return "\n".join(lines) + "\n"
 
 
-def _ranking(group: Group, results: Results) -> Iterator[str]:
-    """Yields a line for a dataset where methods are compared, or the values of one method's setting."""
-    metric = group.headline
-    if not results.axes:
-        over = "method"
-        table = scores.summarise(group.frame, ["task", "dataset"], over, [metric])
-        names = [f"`{name}`" for name in table[over]]
-    elif len(group.methods) == 1 and len(results.axes) == 1:
-        over = results.axes[0]
-        compared = scores.at_equal_seeds(group.frame, over, ["method"])
-        table = scores.summarise(compared, ["task", "dataset"], over, [metric])
-        sign = symbol(over, str(group.frame["task"].iloc[0]), str(group.methods[0]))
-        names = [f"{sign} = {value:g}" for value in table[over]]
-    else:
-        return
-    rows: list[dict[str, Any]] = [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-    by_name = dict(zip(names, rows, strict=True))
-    listed = ", ".join(f"{name} {_value(row)}" for name, row in by_name.items())
-    yield f"- {group.title}, mean {metric.label} over {_seeds(rows)}: {listed}. {_verdicts(by_name)}"
+def _column_head(group: Group, table: pd.DataFrame) -> str:
+    arrow = {"lower": "↓", "higher": "↑"}.get(str(group.headline.better), "")
+    return f"{group.title}: {group.headline.label} {arrow} ({table['n'].max()} seeds)"
 
 
-def _value(row: dict[str, Any]) -> str:
-    doubtful = row["n_untrusted"] and abs(row["mean"] - row["mean_trusted"]) > 0.05 * abs(row["mean"])
-    without = f" ({number(row['mean_trusted'], 2)} without {row['n_untrusted']} doubtful seeds)" if doubtful else ""
-    return number(row["mean"]) + without if abs(row["mean"]) >= 100 else f"{row['mean']:.3g}" + without
-
-
-def _seeds(rows: Sequence[dict[str, Any]]) -> str:
-    counts = sorted({int(row["n"]) for row in rows})
-    return f"{counts[0]} seeds" if len(counts) == 1 else f"{counts[0]} to {counts[-1]} seeds"
-
-
-def _verdicts(by_name: dict[str, dict[str, Any]]) -> str:
-    """Returns what the tests decide."""
-    found: dict[str, list[str]] = {}
-    for name, row in by_name.items():
-        found.setdefault(str(row["verdict"]), []).append(name)
-    if "best" not in found:
-        return "There is no ranking."
-    said = [f"{_and(found['best'])} has the best mean."]
-    if "worse" in found:
-        said.append(f"Worse than it: {_and(found['worse'])} (p < {scores.SIGNIFICANCE}, Holm).")
-    if "equivalent" in found:
-        said.append(f"Equivalent to it: {_and(found['equivalent'])}.")
-    if "not decided" in found:
-        said.append(f"Not decided: {_and(found['not decided'])}.")
-    return " ".join(said)
-
-
-def _and(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _marked_cell(table: pd.DataFrame, method: object) -> Cell:
+    own = _records(table[table["method"] == method])
+    if not own:
+        return Cell("–")
+    places = places_of(*_records(table))
+    cell = mean_cell(own[0], places)
+    beside = f"{cell.beside} {UNDECIDED}".strip() if own[0]["verdict"] == "not decided" else cell.beside
+    return Cell(cell.text, beside, cell.mark, sort=cell.sort)
 
 
 def speed_text(results_dir: Path) -> str:
@@ -125,3 +271,11 @@ def speed_text(results_dir: Path) -> str:
     lines.append("")
     lines.append("([results/bench/one_d.md](../results/bench/one_d.md); `python -m ebmbench.bench`)")
     return "\n".join(lines) + "\n"
+
+
+DOCUMENTS = {
+    "README.md": ("results", results_text),
+    "results/README.md": ("findings", findings_text),
+    "docs/speed.md": ("speed", speed_text),
+}
+"""Document to its mark, and to what writes the text between: of a folder of results."""

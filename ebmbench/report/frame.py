@@ -275,6 +275,13 @@ class Results:
         """Whether settings beside the method and the dataset vary."""
         return any(self.varied.values())
 
+    def collected(self, figure: str) -> pd.DataFrame | None:
+        """Returns the numbers of a figure that was collected with the tables; None if it was not."""
+        try:
+            return pd.read_csv(self.pictures / f"{figure}.csv") if self.pictures else None
+        except (OSError, ValueError):
+            return None
+
     def shown_by(self, figure: str) -> list[tuple[Metric, str]]:
         """Returns the metrics that a figure shows, each with a label that has values of it."""
         found = []

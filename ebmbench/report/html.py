@@ -11,8 +11,9 @@ import hashlib
 import io
 import json
 import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,9 +27,9 @@ from PIL import Image
 from ebmbench.core.errors import first_line
 from ebmbench.display import palette, rendering
 from ebmbench.display.palette import TRUTH_COLOR
-from ebmbench.display.table import Cell, Table, code_cell, csv_text, method_cell, number, number_cell
+from ebmbench.display.table import Cell, Table, code_cell, csv_text, method_cell, number
 from ebmbench.engine.runs import FINISHED
-from ebmbench.report import plots, tables
+from ebmbench.report import claims, plots, tables
 from ebmbench.report import settings as reported
 from ebmbench.report.frame import Results, Run, task_of
 from ebmbench.system.files import write_atomically
@@ -76,6 +77,7 @@ def render(results: Results, how: str) -> str:
         loader=jinja2.PackageLoader("ebmbench.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["csv_uri"] = csv_uri
+    environment.filters["marked"] = marked
     environment.globals["swatch"] = swatch
     troubles: list[str] = []
     drawn = [(figure, _draw(figure, troubles)) for figure in plots.all_figures(results, troubles)]
@@ -87,11 +89,13 @@ def render(results: Results, how: str) -> str:
         results=results,
         number_of_jobs=len(results.runs) or len(jobs),
         facts=facts(results),
+        findings=claims.findings(results),
         states=sorted(states.items(), key=lambda item: (item[0] not in ("done",), item[0])),
         warnings=[*warnings(results), *troubles],
         score_tables=score_tables(results),
         comparisons=comparison_tables(results),
-        figures=drawn,
+        leading=drawn[:1],
+        figures=drawn[1:],
         images=images,
         failures=failures(results),
         jobs=job_table(results),
@@ -114,6 +118,13 @@ def _draw(figure: rendering.Figure, troubles: list[str]) -> list[tuple[rendering
             what = f"{type(error).__name__}: {first_line(error)}"
             troubles.append(f"{figure.title}, {panel.title} cannot be drawn ({what}).")
     return found
+
+
+def marked(text: str) -> Markup:
+    """Returns a sentence, with the methods that stand between backticks in bold and their marker before them."""
+    parts: list[str] = re.split(r"`([^`]+)`", text)
+    parts[1::2] = [Markup("<b>{}{}</b>").format(swatch(name), name) for name in parts[1::2]]
+    return Markup("").join(parts)  # escapes what is no markup
 
 
 def csv_uri(frame: pd.DataFrame) -> str:
@@ -232,52 +243,63 @@ def warnings(results: Results) -> list[str]:
 
 
 def failures(results: Results) -> list[Table]:
-    """Returns the jobs without a result, and the seeds that diverged or are not to be trusted."""
+    """Returns the jobs without a result, and the seeds that diverged or are not to be trusted; alike ones together."""
+    lost = [run for run in results.runs if run.state not in FINISHED]
+    kinds: dict[tuple[str, ...], list[Run]] = {}
+    for run in lost:
+        progress = run.detail if run.state == "failed" else ""
+        kinds.setdefault((run.label, run.method, run.state, progress), []).append(run)
     made = []
-    rows = [
-        [
-            code_cell(run.job.run_id),
-            method_cell(run.method),
-            Cell(run.label),
-            Cell(run.state),
-            Cell(run.detail),
-            Cell(_steps(run), sort=run.status.step if run.status else 0),
+    if kinds:
+        rows = [
+            [
+                Cell(label),
+                method_cell(method),
+                Cell(state),
+                Cell(why or "; ".join(dict.fromkeys(run.detail for run in runs if run.detail))),
+                Cell(str(len(runs)), sort=len(runs)),
+                code_cell(_some([run.job.run_id for run in runs])),
+            ]
+            for (label, method, state, why), runs in kinds.items()
         ]
-        for run in results.runs
-        if run.state not in FINISHED
-    ]
-    if rows:
-        header = _heads("run", "method", "dataset", "state", "last line of the error", "steps")
+        header = _heads("dataset", "method", "state", "last line of the error, or how far", "jobs", "runs")
         made.append(Table("Jobs without a result", header, rows, ["Running the sweep again repeats only these."]))
     done = results.done
     bad = done[(done["diverged"] == 1) | (done["trusted"] == 0)]
     rows = []
-    for row in bad.to_dict("records"):
-        task = results.tasks[row["label"]]
-        step = row.get("diverged_step", math.nan)
-        why = "diverged" + (f" at step {step:.0f}" if isinstance(step, float) and step == step else "")
+    for (label, method, variant, diverged), part in bad.groupby(["label", "method", "variant", "diverged"], sort=False):
+        task = results.tasks[label]
+        of = done[(done["label"] == label) & (done["method"] == method) & (done["variant"] == variant)]
         rows.append(
             [
-                code_cell(row["run_id"]),
-                method_cell(row["method"]),
-                Cell(row["label"]),
-                Cell(str(row["seed"]), sort=row["seed"]),
-                Cell(why if row["diverged"] == 1 else f"not to be trusted: {task.doubt}"),
-                number_cell(float(row.get(task.metrics[0].name, math.nan))),
+                Cell(label),
+                method_cell(method),
+                *([Cell(variant or "–")] if results.varies else []),
+                Cell("diverged" if diverged == 1 else f"not to be trusted: {task.doubt}"),
+                Cell(f"{len(part)} of {len(of)}", sort=len(part)),
+                Cell(", ".join(_seed_at(row) for row in part.to_dict("records"))),
             ]
         )
     if rows:
-        header = _heads("run", "method", "dataset", "seed", "what", "headline metric")
+        varied = ["varied"] if results.varies else []
+        header = _heads("dataset", "method", *varied, "what", "models", "seeds")
         made.append(Table("Models that diverged or are not to be trusted", header, rows))
     return made
 
 
+def _some(names: Sequence[str]) -> str:
+    """The first of the names, and how many more there are."""
+    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
+
+
+def _seed_at(row: Mapping[Any, Any]) -> str:
+    """A seed, with the step at which it diverged."""
+    step = row.get("diverged_step", math.nan)
+    return f"{row['seed']} (step {step:.0f})" if row["diverged"] == 1 and step == step else str(row["seed"])
+
+
 def _heads(*names: str) -> list[Cell]:
     return [Cell(name) for name in names]
-
-
-def _steps(run: Run) -> str:
-    return f"{run.status.step:,} of {run.status.num_steps:,}" if run.status else ""
 
 
 def job_table(results: Results) -> Table:

@@ -16,10 +16,10 @@ from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.rendering import (
     INK,
     MUTED,
-    NAMES,
     SMALL,
     Figure,
     Panel,
+    Scale,
     log_axis,
     methods_of,
     plain_number,
@@ -33,11 +33,6 @@ from ebmbench.tasks.base import Metric
 # ----------------------------------------------------------------------------------------------------- small tools
 
 
-def _spread_asks_for_log(values: Sequence[float]) -> bool:
-    finite = [v for v in values if math.isfinite(v)]
-    return bool(finite) and min(finite) > 0 and max(finite) / min(finite) > 12
-
-
 def _name_with_failures(method: str, without_value: int) -> str:
     return f"{method} ({without_value}✕)" if without_value else method
 
@@ -45,6 +40,28 @@ def _name_with_failures(method: str, without_value: int) -> str:
 def _jitter(count: int, width: float = 0.5) -> np.ndarray:
     """Even, fixed offsets that look random: the golden ratio's multiples."""
     return ((np.arange(count) * 0.618034) % 1 - 0.5) * width
+
+
+def _unit(results: Results, metric: Metric, label: str) -> tuple[str, ...]:
+    """Returns what panels have in common that show a metric on one scale."""
+    task = results.tasks[label]
+    return (task.name, metric.name) if task.one_unit else (task.name, metric.name, label)
+
+
+class _Scales:
+    """One scale for all panels with something in common."""
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, ...], list[float]] = {}
+        self._ends: dict[tuple[str, ...], list[float]] = {}
+
+    def add(self, unit: tuple[str, ...], table: pd.DataFrame, values: Sequence[str], ends: Sequence[str] = ()) -> None:
+        """Takes columns of a table: what is shown, and the ends of intervals."""
+        for kept, columns in ((self._values, values), (self._ends, ends)):
+            kept.setdefault(unit, []).extend(table[list(columns)].to_numpy(float).ravel())
+
+    def __getitem__(self, unit: tuple[str, ...]) -> Scale | None:
+        return Scale.of(self._values[unit], self._ends[unit])
 
 
 # -------------------------------------------------------------------------------------------------- method figures
@@ -59,29 +76,37 @@ def summary_table(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     return table[usable].assign(without_value=table["seeds"] - table["n"])
 
 
-def ranking(results: Results) -> Figure | None:
-    """Mean over seeds with its interval, best method on top."""
-    panels, tables = [], []
-    for metric, label in results.shown_by("ranking"):
-        part = summary_table(_labelled(results, label), metric)
-        if part.empty:
-            continue
-        # The last row is drawn highest: the best on top.
-        badness = scores.badness(metric, part["mean"].to_numpy(dtype=np.float64))
-        part = part.assign(badness=badness).sort_values("badness", ascending=False, na_position="first")
-        tables.append(part.drop(columns="badness"))
-        panels.append(Panel(f"{label}: {_short_title(metric)}", _ranking_panel(part, metric), left=NAMES))
-    if not panels:
-        return None
-    return Figure(
-        "ranking",
-        "Ranking",
-        "Mean over all seeds that have a value (filled) with its 95 % interval, best on top. Hollow "
-        "diamonds: the mean of the best quarter (the paper's best 5 of 20), which hides failures. "
-        "✕ counts the seeds without a value (diverged).",
-        tuple(panels),
-        pd.concat(tables),
-    )
+def ranking(results: Results) -> Iterator[Figure]:
+    """Mean over seeds with its interval, best method on top: of the headline metric, then of the others."""
+    shown = [
+        (metric, label, part)
+        for metric, label in results.shown_by("ranking")
+        if len(part := summary_table(_labelled(results, label), metric))
+    ]
+    scales = _Scales()
+    for metric, label, part in shown:
+        scales.add(_unit(results, metric, label), part, ["mean", "best"], ["low", "high"])
+    for is_first, name, title in ((True, "ranking", "Ranking"), (False, "ranking-others", "Ranking by other metrics")):
+        panels, tables = [], []
+        for metric, label, part in shown:
+            if (metric is results.tasks[label].metrics[0]) != is_first:
+                continue
+            # The last row is drawn highest: the best on top.
+            badness = scores.badness(metric, part["mean"].to_numpy(dtype=np.float64))
+            part = part.assign(badness=badness).sort_values("badness", ascending=False, na_position="first")
+            tables.append(part.drop(columns="badness"))
+            draw = _ranking_panel(part, metric, scales[_unit(results, metric, label)])
+            panels.append(Panel(f"{label}: {_short_title(metric)}", draw))
+        if panels:
+            yield Figure(
+                name,
+                title,
+                "Mean over all seeds that have a value (filled) with its 95 % interval, best on top. Hollow "
+                "diamonds: the mean of the best quarter (the paper's best 5 of 20), which hides failures. "
+                "✕ counts the seeds without a value (diverged).",
+                tuple(panels),
+                pd.concat(tables),
+            )
 
 
 def _labelled(results: Results, label: str) -> pd.DataFrame:
@@ -97,10 +122,9 @@ def _short_title(metric: Metric) -> str:
     return _title(metric).split(",")[0]
 
 
-def _ranking_panel(part: pd.DataFrame, metric: Metric) -> Callable[[Axes], None]:
+def _ranking_panel(part: pd.DataFrame, metric: Metric, scale: Scale | None) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         rows = part.to_dict("records")
-        spread = [row[key] for row in rows for key in ("low", "high", "best")]
         for place, row in enumerate(rows):
             color = palette.color(row["method"])
             axes.plot([row["low"], row["high"]], [place, place], color=color, lw=2, solid_capstyle="butt")
@@ -110,32 +134,56 @@ def _ranking_panel(part: pd.DataFrame, metric: Metric) -> Callable[[Axes], None]
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(_title(metric))
-        if _spread_asks_for_log([float(v) for v in spread]):
-            log_axis(axes)
+        if scale:
+            scale.apply(axes)
 
     return draw
 
 
 def strip(results: Results) -> Figure | None:
-    """Every seed as a point."""
+    """Every seed as a point; and once more, enlarged, where the better methods lie close together."""
     shown = results.shown_by("strip")
-    panels = [
-        Panel(f"{label}: {_short_title(metric)}", _strip_panel(_labelled(results, label), metric), left=NAMES)
-        for metric, label in sorted(shown, key=lambda pair: [metric for metric, _ in shown].index(pair[0]))
-    ]
+    shown = sorted(shown, key=lambda pair: [metric for metric, _ in shown].index(pair[0]))
+    scales = _Scales()
+    for metric, label in shown:
+        scales.add(_unit(results, metric, label), _labelled(results, label), [metric.name])
+    rows = []
+    for metric, label in shown:
+        part = _labelled(results, label)
+        whole, near = scales[_unit(results, metric, label)], _window(part, metric)
+        if whole and near:
+            rows.append((metric, label, part, whole, near))
+    enlarged = any(whole.share(near) < 0.5 for *_, whole, near in rows)
+    panels = []
+    for metric, label, part, whole, near in rows:
+        title = f"{label}: {_short_title(metric)}"
+        panels.append(Panel(title, _strip_panel(part, metric, whole)))
+        if enlarged:
+            panels.append(Panel(f"{title}, enlarged", _strip_panel(part, metric, near)))
     if not panels:
         return None
     columns = ["label", "method", "run_id", "seed", "diverged", *dict.fromkeys(metric.name for metric, _ in shown)]
+    right = " On the right the better half of the methods, enlarged; the numbers count the seeds beyond an edge."
     return Figure(
         "strip",
         "Every seed",
-        "One point per seed; the line is the median. ✕ counts the seeds without a value (diverged).",
+        "One point per seed; the line is the median. ✕ counts the seeds without a value (diverged)." + right * enlarged,
         tuple(panels),
         results.comparison[columns],
+        paired=enlarged,
     )
 
 
-def _strip_panel(part: pd.DataFrame, metric: Metric) -> Callable[[Axes], None]:
+def _window(part: pd.DataFrame, metric: Metric) -> Scale | None:
+    """Returns the range of the better half of the methods, by the median, without their outermost seeds."""
+    seeds = {method: own[np.isfinite(own)] for method, own in part.groupby("method")[metric.name]}
+    methods = [method for method, own in seeds.items() if len(own)]
+    order = np.argsort(scores.badness(metric, np.array([seeds[method].median() for method in methods])))
+    better = [methods[place] for place in order[: math.ceil(len(methods) / 2)]]
+    return Scale.of([end for method in better for end in seeds[method].quantile([0.05, 0.95])])
+
+
+def _strip_panel(part: pd.DataFrame, metric: Metric, scale: Scale) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         methods = methods_of(part)[::-1]
         names = []
@@ -154,22 +202,23 @@ def _strip_panel(part: pd.DataFrame, metric: Metric) -> Callable[[Axes], None]:
             if finite.any():
                 axes.plot([np.median(values[finite])] * 2, [place - 0.38, place + 0.38], color=INK, lw=1.4)
             names.append(_name_with_failures(method, int((~finite).sum())))
+            below, above = int((values < scale.low).sum()), int((values > scale.high).sum())
+            beyond = f"‹ {below}  " * bool(below) + f"{above} ›" * bool(above)
+            axes.text(1.01, place, beyond, transform=axes.get_yaxis_transform(), va="center", color=MUTED, fontsize=6.5)
         axes.set_yticks(range(len(methods)), names)
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(_title(metric))
-        axes.xaxis.set_major_locator(MaxNLocator(6))
         if isinstance(metric.better, float):
             axes.axvline(metric.better, color=TRUTH_COLOR, lw=1, ls="--")
-        elif _spread_asks_for_log(part[metric.name].to_list()):
-            log_axis(axes)
+        scale.apply(axes)
 
     return draw
 
 
 def pareto(results: Results) -> Figure | None:
     """Cost against quality."""
-    panels, tables = [], []
+    tables, about = [], []
     for metric, label in results.shown_by("pareto"):
         part = _labelled(results, label)
         for cost in (cost for cost in costs_of(part) if cost.title):
@@ -184,41 +233,50 @@ def pareto(results: Results) -> Figure | None:
                 not ((quality["cost"] <= c) & (badness <= b) & ((quality["cost"] < c) | (badness < b))).any()
                 for c, b in zip(quality["cost"], badness, strict=True)
             ]
-            table = quality.reset_index()
-            tables.append(table)
-            panel = _pareto_panel(table, metric.label, cost.title)
-            panels.append(Panel(f"{label}: {_short_title(metric)}", panel, left=0.66))
-    if not panels:
+            tables.append(quality.reset_index())
+            about.append((metric, label, cost))
+    if not tables:
         return None
+    scales = _Scales()
+    for table, (metric, label, cost) in zip(tables, about, strict=True):
+        scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
+        scales.add((cost.name,), table, ["cost"])
+    panels = [
+        Panel(
+            f"{label}: {_short_title(metric)}",
+            _pareto_panel(table, metric.label, cost.title, scales[cost.name,], scales[_unit(results, metric, label)]),
+        )
+        for table, (metric, label, cost) in zip(tables, about, strict=True)
+    ]
     return Figure(
         "pareto",
         "Cost against quality",
-        "Mean over seeds with its 95 % interval. The line joins the methods that no other one beats in both cost and "
-        "quality. Training time depends on the machine; the number of energy evaluations does not.",
+        "Mean over seeds with its 95 % interval. The steps join the methods that no other one beats in both cost and "
+        "quality: the best to be had at that cost. Training time depends on the machine; the number of energy "
+        "evaluations does not.",
         tuple(panels),
         pd.concat(tables),
         legend=tuple(methods_of(pd.concat(tables))),
     )
 
 
-def _pareto_panel(table: pd.DataFrame, quality: str, cost: str) -> Callable[[Axes], None]:
+def _pareto_panel(
+    table: pd.DataFrame, quality: str, cost: str, across: Scale | None, up: Scale | None
+) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
+        if across:
+            across.apply(axes)
+        if up:
+            up.apply(axes, "y")
         front = table[table["on_front"]].sort_values("cost")
-        axes.plot(front["cost"], front["mean"], color=MUTED, lw=1, ls="--", zorder=1)
+        x, y = front["cost"].tolist(), front["mean"].tolist()
+        axes.step([*x, axes.get_xlim()[1]], [*y, y[-1]], where="post", color=MUTED, lw=1, ls="--", zorder=1)
         for row in table.to_dict("records"):
             color = palette.color(row["method"])
             axes.plot([row["cost"]] * 2, [row["low"], row["high"]], color=color, lw=1.5)
             axes.plot(row["cost"], row["mean"], marker=palette.marker(row["method"]), color=color, ms=6.5)
-        axes.margins(x=0.12, y=0.12)
         axes.set_xlabel(cost)
         axes.set_ylabel(quality)
-        if _spread_asks_for_log(table["cost"].to_list()):
-            log_axis(axes)
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(5))
-            axes.xaxis.set_major_formatter(FuncFormatter(plain_number))
-        if _spread_asks_for_log([*table["low"], *table["high"]]):
-            log_axis(axes, "y")
 
     return draw
 
@@ -228,7 +286,7 @@ def settings(results: Results) -> Iterator[Figure]:
     varied = {key for keys in results.varied.values() for key in keys}
     for key in (key for key in results.axes if key in varied):
         numeric = results.done.assign(**{key: pd.to_numeric(results.done[key], errors="coerce")})
-        panels, tables = [], []
+        tables, about, scales = [], [], _Scales()
         for metric, label in results.shown_by("settings"):
             task = results.tasks[label]
             if key == task.draw_setting or metric.only_with not in ("", key):
@@ -240,9 +298,16 @@ def settings(results: Results) -> Iterator[Figure]:
             table = pd.concat(scores.summarise(own, ["label", "method"], key, [metric]) for own in kept)
             table = table[table["n"] > 0]
             tables.append(table)
+            about.append((metric, label))
+            scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
             name = reported.title(key, task.name, methods_of(table))
-            panel = _settings_panel(table, key, name, metric.label)
-            panels.append(Panel(f"{label}: {_short_title(metric)}", panel, left=0.66))
+        panels = [
+            Panel(
+                f"{label}: {_short_title(metric)}",
+                _settings_panel(table, key, name, metric.label, scales[_unit(results, metric, label)]),
+            )
+            for table, (metric, label) in zip(tables, about, strict=True)
+        ]
         if panels:
             whole = pd.concat(tables)
             yield Figure(
@@ -265,7 +330,9 @@ def _widest(part: pd.DataFrame, key: str, others: list[str]) -> Iterator[pd.Data
             yield scores.at_equal_seeds(widest, key, ["method"])
 
 
-def _settings_panel(table: pd.DataFrame, key: str, name: str, quality: str) -> Callable[[Axes], None]:
+def _settings_panel(
+    table: pd.DataFrame, key: str, name: str, quality: str, scale: Scale | None
+) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         for method in methods_of(table):
             part = table[table["method"] == method].sort_values(key)
@@ -275,13 +342,15 @@ def _settings_panel(table: pd.DataFrame, key: str, name: str, quality: str) -> C
         axes.set_xlabel(name)
         axes.set_ylabel(quality)
         values = table[key].to_list()
-        if _spread_asks_for_log(values):
-            doubling = all(math.log2(value).is_integer() for value in values)  # numbers of samples, most often
-            axes.set_xscale("log", base=2 if doubling else 10)
-            if doubling:
+        across = Scale.of(values)
+        if across and across.log:
+            if all(math.log2(value).is_integer() for value in values):  # numbers of samples, most often
+                axes.set_xscale("log", base=2)
                 axes.xaxis.set_major_formatter(FuncFormatter(plain_number))
-        if _spread_asks_for_log([*table["low"], *table["high"]]):
-            log_axis(axes, "y")
+            else:
+                log_axis(axes)
+        if scale:
+            scale.apply(axes, "y")
 
     return draw
 
@@ -305,7 +374,7 @@ def curves(results: Results) -> Iterator[Figure]:
             if len(steps) > 150:  # long runs: an even choice of points
                 table = table[table["step"].isin(steps[:: math.ceil(len(steps) / 150)])]
             tables.append(table.assign(label=label, method=method))
-            panels.append(Panel(method, _curves_panel(table, method), SMALL, 0.42))
+            panels.append(Panel(method, _curves_panel(table, method), SMALL))
         if panels:
             yield Figure(
                 f"curves-{label}",
@@ -367,13 +436,19 @@ def all_figures(results: Results, failures: list[str] | None = None) -> list[Fig
     """
     if results.done.empty:
         return []
-    special = [figure.name for task in dict.fromkeys(results.tasks.values()) for figure in task.sweep_figures]
-    found = []
-    for name in ("settings", "ranking", "strip", *special, "pareto", "curves"):
+    special = [figure for task in dict.fromkeys(results.tasks.values()) for figure in task.sweep_figures]
+    needs_runs = ["curves", *(figure.name for figure in special if figure.from_runs)]
+    found, absent = [], []
+    for name in ("settings", "ranking", "strip", *(figure.name for figure in special), "pareto", "curves"):
         try:
-            found += named(results, name)
+            made = named(results, name)
         except Exception as error:
             if failures is None:
                 raise
             failures.append(f"The figure {name} cannot be drawn ({type(error).__name__}: {first_line(error)}).")
+            continue
+        found += made
+        absent += [name] if name in needs_runs and not made else []
+    if failures is not None and absent and not results.runs:
+        failures.append(f"The run directories are not here: figures that need them are left out ({', '.join(absent)}).")
     return found

@@ -145,7 +145,7 @@ def _summarise_group(part: pd.DataFrame, over: str, metric: Metric, margin: floa
                 "diverged": diverged,
                 "no_value": len(values) - n - diverged,
                 "n_untrusted": n - len(trusted),
-                **_mean(table[i][usable_]),
+                **_mean(table[i][usable_], metric.bounds),
                 "mean_trusted": float(trusted.mean()) if len(trusted) else np.nan,
                 **_median_and_interval(metric, values),
                 "best": _best_mean(metric, values),
@@ -157,9 +157,9 @@ def _summarise_group(part: pd.DataFrame, over: str, metric: Metric, margin: floa
     return [row | ranked for row, ranked in zip(rows, ranking, strict=True)]
 
 
-def _mean(values: Values) -> dict[str, float]:
-    low, high = stats.mean_interval(values)
-    return {"mean": float(values.mean()) if len(values) else np.nan, "low": low, "high": high}
+def _mean(values: Values, bounds: tuple[float, float] = (-np.inf, np.inf)) -> dict[str, float]:
+    low, high = np.clip(stats.mean_interval(values), *bounds)
+    return {"mean": float(values.mean()) if len(values) else np.nan, "low": float(low), "high": float(high)}
 
 
 def _best_mean(metric: Metric, values: Values) -> float:

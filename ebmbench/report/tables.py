@@ -79,7 +79,7 @@ def build(results: Results) -> dict[str, str]:
     """
     made: list[Table] = []
     for entry in results.tables:
-        kind, options = _parse(entry)
+        kind, options = parse_entry(entry)
         made += KINDS[kind](results.done, results.axes, options) if len(results.done) else []
     numbers: dict[str, list[pd.DataFrame]] = {}
     for table in made:
@@ -90,8 +90,8 @@ def build(results: Results) -> dict[str, str]:
     return {"tables.md": _markdown(made, results, origin), "tables.tex": _latex(made, results, origin), **files}
 
 
-def _parse(entry: Any) -> tuple[str, dict[str, Any]]:
-    """Reads `scores` or `{grid: {by: …}}`."""
+def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
+    """Returns the kind and the options of an entry of `sweep.tables`: `scores`, or `{grid: {by: …}}`."""
     if isinstance(entry, str):
         kind, options = entry, None
     elif isinstance(entry, dict) and len(entry) == 1:
@@ -115,7 +115,7 @@ def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[T
     """Raises UserError for a table that could not be made, before a sweep is run for it; `axes` are what it varies."""
     classes = dict.fromkeys(type(task) for task in tasks)
     for entry in entries:
-        kind, options = _parse(entry)
+        kind, options = parse_entry(entry)
         if kind == "grid" and not isinstance(options.get("by"), str):
             raise UserError("sweep.tables has a grid without `by`: the swept key of its rows, such as method.beta")
         for task in classes:
@@ -156,16 +156,19 @@ def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
         main = main or [group.headline]  # alone where no seed has a value, for all diverged: the table then says so
         cells = scores.summarise(group.frame, group.keys, "method", [*main, *(m for m in there if m not in main)])
         by = {(row["method"], row["metric"]): row for row in cells.to_dict("records")}
+        places = _places(cells, "metric")
         shown = cells[cells["metric"].isin([metric.name for metric in main])]
         doubtful = bool((shown["n_untrusted"] > 0).any())
         rows = []
         for method in group.methods:
             found = [by[method, metric.name] for metric in main]
-            means = [cell for row, metric in zip(found, main, strict=True) for cell in _with_median(row, metric, group)]
+            means = [mean_cell(row, places[row["metric"]]) for row in found]
+            if main[0] is group.headline:
+                means.insert(1, number_cell(found[0]["median"], places[main[0].name]))
             rows.append([method_cell(method), *means, *_counts(found[0], doubtful)])
         header = [Cell("method")]
         for metric in main:
-            header += [_head(metric, arrow=True), *([Cell("median")] if metric is group.headline else [])]
+            header += [_head(metric, arrow=True), *([Cell("median")] if metric is main[0] is group.headline else [])]
         notes = [
             MARKS,
             *_undecided(shown, "method", "metric", group.task),
@@ -181,26 +184,21 @@ def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
     return tables
 
 
-def _with_median(row: dict[str, Any], metric: Metric, group: Group) -> list[Cell]:
-    median = [number_cell(row["median"], _decimals(row))] if metric is group.headline else []
-    return [_mean_cell(row), *median]
-
-
 def _headline_table(group: Group, rows: list[dict[str, Any]]) -> Table:
     doubtful = any(row["n_untrusted"] for row in rows)
+    places = places_of(*rows)
     lines = []
     for row in rows:
-        places = _decimals(row)
         interval = [number(row[end], places) for end in ("median_low", "median_high")]
         known = not math.isnan(row["median_low"])
-        median = number(row["median"], places) + (f" [{', '.join(interval)}]" if known else "")
+        best = f"({row['best_of']} of {row['seeds']})"
         lines.append(
             [
                 method_cell(row["method"]),
-                _mean_cell(row),
+                mean_cell(row, places),
                 *([number_cell(row["mean_trusted"], places)] if doubtful else []),
-                Cell(median, sort=row["median"]),
-                Cell(f"{number(row['best'], places)} ({row['best_of']} of {row['seeds']})", sort=row["best"]),
+                Cell(number(row["median"], places), f"[{', '.join(interval)}]" if known else "", sort=row["median"]),
+                Cell(number(row["best"], places), best, sort=row["best"]),
                 _share_cell(row["beats_best"]),
                 _p_cell(row["p_holm"]),
                 Cell(str(row["verdict"]) or "–"),
@@ -231,9 +229,10 @@ def cost_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
             continue
         cells = scores.summarise(group.frame, group.keys, "method", costs)
         by = {(row["method"], row["metric"]): row for row in cells.to_dict("records")}
+        places = {metric: _decimals_of(own["mean"], digits=3) for metric, own in cells.groupby("metric")}
         rows = []
         for method in group.methods:
-            means = [number_cell(by[method, metric.name]["mean"]) for metric in costs]
+            means = [number_cell(by[method, metric.name]["mean"], places[metric.name]) for metric in costs]
             rows.append([method_cell(method), *means, *_counts(by[method, costs[0].name])])
         header = [Cell("method"), *(_head(metric) for metric in costs), *_count_heads()]
         notes = ["Means over seeds. Seeds that trained together share their time; memory is that of their process."]
@@ -276,11 +275,12 @@ def pair_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
         pairs = scores.compare(group.frame, group.keys, "method", group.headline)
         if pairs.empty:
             continue
+        places = places_of(*pairs.assign(mean=pairs["difference"]).to_dict("records"))
         rows = [
             [
                 method_cell(row["first"]),
                 method_cell(row["second"]),
-                _mean_cell({**row, "mean": row["difference"], "n": 1, "seeds": 1, "diverged": 0, "mark": ""}),
+                mean_cell({**row, "mean": row["difference"], "n": 1, "seeds": 1, "diverged": 0, "mark": ""}, places),
                 _p_cell(row["p_holm"]),
                 Cell(row["verdict"]),
                 _share_cell(row["beats"]),
@@ -313,10 +313,11 @@ def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
         names = _RULE_NAMES | ({"best_by_val": _RULE_NAMES["best_by_val"] + selection.label} if selection else {})
         rules = [rule for rule in scores.RULES if rule in set(data["rule"])]
         by = {(row["method"], row["rule"]): row for row in data.to_dict("records")}
+        places = _decimals_of(data["value"], digits=3)
         rows = []
         for method in group.methods:
             found = [by[method, rule] for rule in rules]
-            cells = [Cell(f"{number(row['value'])} ({row['rank']})", sort=row["rank"]) for row in found]
+            cells = [Cell(number(row["value"], places), f"({row['rank']})", sort=row["rank"]) for row in found]
             rows.append([method_cell(method), *cells])
         header = [Cell("method"), *(Cell(names[rule]) for rule in rules)]
         taus = [f"{names[rule]} {by[group.methods[0], rule]['tau']:.2f}" for rule in rules[1:]]
@@ -348,10 +349,12 @@ def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
         for group, metric in ((g, _metric(g.task, name)) for g in task_groups for name in names if name in g.frame):
             data = scores.draws(group.frame, group.keys, metric, draw)
             records = data.to_dict("records")
+            places, parts = places_of(*records), ("std_draws", "std_seeds", "std_residual")
+            std_places = _decimals_of(pd.concat(data[name] for name in parts), digits=2)
             rows = []
             for row in records:
-                cells = [_mean_cell({**row, "seeds": row["draws"]})]
-                cells += [number_cell(row[name]) for name in ("std_draws", "std_seeds", "std_residual")]
+                cells = [mean_cell({**row, "seeds": row["draws"]}, places)]
+                cells += [number_cell(row[name], std_places) for name in parts]
                 cells += [Cell(row["ranks"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
                 rows.append([method_cell(row["method"]), *cells, Cell(str(row["diverged"]), sort=row["diverged"])])
             header = [Cell("method"), _head(metric, arrow=True), Cell("std between draws")]
@@ -399,10 +402,11 @@ def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
             cells = scores.summarise(equal, within, over, [metric])
             some = {(row[by], row[across]): row for row in cells.to_dict("records")}
             columns = in_order([column for _, column in some])
+            places = _places(cells, across)
             rows = []
             for value in sorted({value for value, _ in some}):
                 found = [some.get((value, column)) for column in columns]
-                values = [_mean_cell(row) if row else Cell("") for row in found]
+                values = [mean_cell(row, places[row[across]]) if row else Cell("") for row in found]
                 rows.append([Cell(plain(value), sort=value), *values])
             heads = [str(c) if across == "method" else f"{across.rpartition('.')[2]} = {plain(c)}" for c in columns]
             seeds = sorted({row["n"] for row in some.values()})
@@ -442,13 +446,14 @@ def variant_tables(results: Results) -> list[Table]:
         cells = group.frame.assign(cell=group.frame["method"] + " | " + group.frame["variant"])
         data = scores.summarise(cells, group.keys, "cell", metrics)
         by = {(row["cell"], row["metric"]): row | {"mark": ""} for row in data.to_dict("records")}
+        places = _places(data, "metric")
         values = [axis for axis in results.axes if group.frame[axis].nunique() > 1]
         first = cells.drop_duplicates("cell").sort_values(values, kind="stable")
         rows: list[list[Cell]] = []
         for method in group.methods:
             for name, variant in first.loc[first["method"] == method, ["cell", "variant"]].itertuples(index=False):
                 row = by[name, metrics[0].name]
-                means = [_mean_cell(by[name, metric.name]) for metric in metrics]
+                means = [mean_cell(by[name, metric.name], places[metric.name]) for metric in metrics]
                 counts = Cell(f"{row['n']} of {row['seeds']}", sort=row["n"])
                 rows.append([method_cell(method), Cell(variant or "–", sort=len(rows)), counts, *means])
         header = [Cell("method"), Cell("varied"), Cell("seeds with a value"), *(_head(m, arrow=True) for m in metrics)]
@@ -470,18 +475,18 @@ def _head(metric: Metric, arrow: bool = False) -> Cell:
     return Cell(f"{metric.label} {sign}".strip(), tex=metric.tex + tex if metric.tex else None)
 
 
-def _mean_cell(row: dict[str, Any]) -> Cell:
-    places = _decimals(row)
+def mean_cell(row: dict[str, Any], places: int | None) -> Cell:
+    """Returns the cell of a mean, its interval beside it, to so many decimals; `row` is one of `scores.summarise`."""
     mean = number(row["mean"], places)
-    text, tail = mean, ""
+    beside, tail = [], ""
     if math.isfinite(row["low"]):
         low, high = number(row["low"], places), number(row["high"], places)
-        text += f" [{low}, {high}]"
+        beside.append(f"[{low}, {high}]")
         tail = rf"\,$_{{{low}}}^{{{high}}}$".replace("−", "-")  # narrower: these tables have many columns
     if row["n"] < row["seeds"] or row["diverged"]:
-        text += " †"
+        beside.append("†")
         tail += r"\,$\dagger$"
-    return Cell(text, row["mark"], latex_text(mean), tail, row["mean"])
+    return Cell(mean, " ".join(beside), row["mark"], latex_text(mean), tail, row["mean"])
 
 
 def _count_heads(doubtful: bool = False) -> list[Cell]:
@@ -498,6 +503,23 @@ def _decimals(row: dict[str, Any]) -> int | None:
     half = min(row["high"] - row["mean"], row["mean"] - row["low"])
     half = half if half > 0 else (row["high"] - row["low"]) / 2
     return min(8, max(0, 1 - math.floor(math.log10(half)))) if math.isfinite(half) and half > 0 else None
+
+
+def places_of(*rows: dict[str, Any]) -> int | None:
+    """Returns the decimals of the numbers of these rows: the middle one of what their intervals ask for."""
+    asked = sorted(places for row in rows if (places := _decimals(row)) is not None)
+    return asked[len(asked) // 2] if asked else _decimals_of([row["mean"] for row in rows], digits=4)
+
+
+def _places(cells: pd.DataFrame, by: str) -> dict[Any, int | None]:
+    """Returns the decimals of each column of a table: of the rows of each value of `by`."""
+    return {value: places_of(*own.to_dict("records")) for value, own in cells.groupby(by)}
+
+
+def _decimals_of(values: Iterable[float], digits: int) -> int | None:
+    """Returns as many as give the middle one of these numbers so many significant digits."""
+    sizes = sorted(abs(value) for value in values if math.isfinite(value) and value)
+    return min(8, max(0, digits - 1 - math.floor(math.log10(sizes[len(sizes) // 2])))) if sizes else None
 
 
 def _share_cell(value: float) -> Cell:
@@ -548,9 +570,9 @@ def _without_doubtful(cells: pd.DataFrame, task: type[Task]) -> list[str]:
     """Says what the means are without the seeds that are not trusted, where they differ as printed."""
     means: dict[str, list[str]] = {}
     none: dict[str, None] = {}
+    places = _places(cells, "metric")
     for row in cells[cells["n_untrusted"] > 0].to_dict("records"):
-        places = _decimals(row)
-        mean, trusted = number(row["mean"], places), number(row["mean_trusted"], places)
+        mean, trusted = (number(row[name], places[row["metric"]]) for name in ("mean", "mean_trusted"))
         if math.isnan(row["mean_trusted"]):
             none[str(row["method"])] = None
         elif mean != trusted:

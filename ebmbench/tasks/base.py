@@ -6,6 +6,7 @@ divergence, counting, checkpoints and the rows of metrics.csv are the engine's, 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ class Metric:
         figures: the figures that show it, of `ranking`, `strip`, `settings` and `pareto`.
         of_model: whether it says something of the model; else a seed that diverged has it too.
         only_with: a setting (dotted) without which it says nothing new, such as `task.target_noise`.
+        bounds: the values that it can have; an interval of its mean ends there.
     """
 
     name: str
@@ -52,6 +54,7 @@ class Metric:
     figures: tuple[str, ...] = ()
     of_model: bool = True
     only_with: str = ""
+    bounds: tuple[float, float] = (-math.inf, math.inf)
 
 
 COST = (
@@ -186,6 +189,10 @@ class SweepResults(Protocol):
         """The run directory of each `run_id` that is there; none where a table was read from a file."""
         ...
 
+    def collected(self, figure: str) -> pd.DataFrame | None:
+        """Returns the numbers of a figure that was collected with the tables; None if it was not."""
+        ...
+
 
 @dataclass(frozen=True)
 class SweepFigure:
@@ -194,10 +201,12 @@ class SweepFigure:
     Attributes:
         name: what `sweep.figures` calls it.
         draw: from the results of a sweep to figures.
+        from_runs: whether it is drawn from files of the runs, or from the figure's own numbers where it was collected.
     """
 
     name: str
     draw: Callable[[SweepResults], Iterable[Figure]]
+    from_runs: bool = False
 
 
 class Task(Component):
@@ -208,6 +217,7 @@ class Task(Component):
         Trainer: the settings of training, `trainer.<field>`.
         metrics: the columns of metrics.csv; the first one is the headline, by which methods are ranked.
         sweep_figures: figures of its sweeps that no other task has.
+        one_unit: whether the targets of its datasets have one unit, so that figures show a metric on one scale.
         title: what tables call it and its dataset, such as "Detection, {dataset}"; from its name if not given.
         draw_setting: the setting (dotted) that draws the training data anew, if there is one.
         selection: the metric by which a seed may be chosen without knowledge of the test data, if there is one.
@@ -220,6 +230,7 @@ class Task(Component):
     Trainer: ClassVar[type[Section]]
     metrics: ClassVar[tuple[Metric, ...]]
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = ()
+    one_unit: ClassVar[bool] = True
     title: ClassVar[str] = ""
     draw_setting: ClassVar[str] = ""
     selection: ClassVar[str] = ""
@@ -284,7 +295,7 @@ class Task(Component):
         """Writes the predictions of a trained run for files of inputs (a table, images): `ebmbench predict`.
 
         Args:
-            models: the trained models by seed, as `ebmbench.load` gives them.
+            models: the trained models by seed, as `ebmbench.load` gives them, without those that diverged.
             files: inputs in the task's own form.
             out: the file to write.
             level: the probability of intervals.

@@ -1,42 +1,81 @@
-"""What the README says of results follows from the committed tables."""
+"""What documents and pages say of results follows from their tables."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from ebmbench.report import claims, frame
+from tests.report.test_tables import frame_of, noisy
 
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.mark.parametrize(
-    ("document", "mark", "text"),
-    [("README.md", "results", claims.results_text), ("docs/speed.md", "speed", claims.speed_text)],
-)
-def test_every_sentence_is_the_one_that_the_command_writes(document: str, mark: str, text: object) -> None:
+@pytest.mark.parametrize("document", claims.DOCUMENTS)
+def test_every_sentence_is_the_one_that_the_command_writes(document: str) -> None:
+    mark, text = claims.DOCUMENTS[document]
     written = (ROOT / document).read_text()
-    assert claims.replaced(written, mark, text(ROOT / "results")) == written, (  # type: ignore[operator]
-        "run python -m ebmbench report claims"
-    )
+    assert claims.replaced(written, mark, text(ROOT / "results")) == written, "run python -m ebmbench report claims"
 
 
-def test_another_result_is_another_sentence(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", [claims.results_text, claims.findings_text])
+def test_another_result_is_another_sentence(text: Callable[[Path], str], tmp_path: Path) -> None:
     folder = tmp_path / "paper_1d"
     folder.mkdir()
     source = ROOT / "results" / "paper_1d"
     (folder / "sweep.json").write_text((source / "sweep.json").read_text())
     runs = frame.read_runs_csv((source / "runs.csv").read_text())
-    first = claims.results_text(source.parent)
-    assert "`ml-is` has the best mean" in first
+    first = text(source.parent)
+    assert "`ml-is` has the best mean D_KL over 20 seeds" in first
     runs.loc[runs["method"] == "sm", "d_kl"] = pd.Series(range(len(runs))).mul(1e-5).add(1e-3)
     runs.to_csv(folder / "runs.csv", index=False)
-    changed = claims.results_text(tmp_path)
+    changed = text(tmp_path)
     assert "`sm` has the best mean" in changed and "`ml-is` has the best mean" not in changed
     runs[runs["seed"] < 3].to_csv(folder / "runs.csv", index=False)
-    assert "Worse than it" not in claims.results_text(tmp_path)  # three seeds decide nothing
+    assert "worse (p <" not in text(tmp_path)  # three seeds decide nothing
+    assert "for so few seeds support no test" in text(tmp_path)
+
+
+def found(rows: pd.DataFrame, axes: tuple[str, ...] = ()) -> str:
+    (finding,) = claims.findings(frame.Results("made", rows, axes))
+    return finding.text
+
+
+def test_what_no_test_decides_is_called_not_decided() -> None:
+    text = found(frame_of({("nce",): noisy(0.1, 20), ("sm",): noisy(0.1, 20, 1), ("dsm",): noisy(0.3, 20, 2)}))
+    assert "`dsm` is worse (p < 0.05, paired by seed, Holm over 3 comparisons). Not decided against it: " in text
+    text = found(frame_of({("nce",): noisy(0.1, 20), ("dsm",): noisy(0.3, 20, 2)}))
+    assert text.startswith("`nce` has the best mean D_KL over 20 seeds, 0.09") and text.endswith("is decided.")
+
+
+def test_a_method_that_diverges_is_not_ranked_and_one_alone_is_not_compared() -> None:
+    text = found(frame_of({("nce",): noisy(0.1, 9), ("sm",): noisy(0.2, 9), ("dsm",): [math.nan, *noisy(0.05, 8)]}))
+    assert "`nce` has the best mean" in text and text.endswith("Not ranked, for a seed has no value: `dsm`.")
+    assert "Nothing is compared with it." in found(frame_of({("nce",): noisy(0.1)}))
+    text = found(frame_of({("nce",): [0.1], ("sm",): [0.2]}))
+    assert text.startswith("There is no ranking by mean D_KL over 1 seed.")
+
+
+def test_settings_and_draws_of_the_data_are_said_as_what_they_are() -> None:
+    values = {("nce+", beta): noisy(1 + beta, 20, round(100 * beta)) for beta in (0.01, 0.4)}
+    assert found(frame_of(values, ("method.beta",)), ("method.beta",)).startswith("β = 0.01 has the best mean D_KL")
+    grid = {(m, k): noisy(1 / k + (m == "nce") * (k - 8), 20, k) for m in ("nce", "ml-is") for k in (4, 16)}
+    text = found(frame_of(grid, ("method.num_samples",)), ("method.num_samples",))
+    assert "by M: `nce` at 4, `ml-is` at 16. At M = 4 and 16 it is decided against all others" in text
+    rng = np.random.default_rng(0)
+    drawn = {(m, d): (v + rng.normal(0, 0.01, 4)).tolist() for m, v in (("nce", 1), ("sm", 2)) for d in range(8)}
+    text = found(frame_of(drawn, ("task.data_seed",)), ("task.data_seed",))
+    assert "`nce` has the best mean D_KL over 8 draws of the training data, 4 seeds each" in text
+    assert "paired by draw" in text and text.endswith("Kendall's tau of 1.00.")
+
+
+def test_the_ten_draws_of_the_training_data_are_among_the_findings() -> None:
+    assert "over 10 draws of the training data, 5 seeds each" in claims.findings_text(ROOT / "results")
 
 
 def test_a_document_without_marks_is_refused() -> None:

@@ -46,6 +46,24 @@ def test_what_runs_say_is_escaped(pages: dict[str, Path]) -> None:
     assert "&lt;script&gt;alert(" in text
 
 
+def test_it_opens_with_what_was_found_and_the_figure_that_shows_it(pages: dict[str, Path]) -> None:
+    text = pages["paper_1d"].read_text()
+    found, figure, table = (text.index(part) for part in ('id="found"', 'id="ranking"', 'id="table-1"'))
+    assert found < figure < table
+    said = re.sub(r"<[^>]+>", "", text[found:figure])
+    assert "1D, dataset 1. " in said and "has the best mean D_KL over 4 seeds" in said and "support no test" in said
+
+
+def test_a_clone_makes_the_page_of_committed_results_without_their_runs(tmp_path: Path) -> None:
+    from ebmbench.report import frame, html
+
+    committed = Path(__file__).parent.parent.parent / "results"
+    text = html.render(frame.load(committed / "paper_1d"), "")
+    for name in ("ranking", "strip", "densities-1d-1", "slices-1d-2", "calibration", "pareto"):
+        assert f'id="{name}"' in text, name
+    assert "figures that need them are left out (curves)" in text and "as collected" not in text
+
+
 def test_every_figure_has_its_numbers_beside_it(pages: dict[str, Path]) -> None:
     text = pages["paper_1d"].read_text()
     links = dict(re.findall(r'download="([^"]+)" href="data:text/csv;base64,([^"]+)"', text))
@@ -105,7 +123,13 @@ def test_runs_of_which_every_seed_diverged_have_a_page_beside_those_of_another_t
     assert "D_KL ↓" in heads["1D, dataset 1"] and "AP ↑" not in heads["1D, dataset 1"]
     assert "AP ↑" in heads["Detection, shapes"] and "D_KL ↓" not in heads["Detection, shapes"]
     rows = [[cell.text for cell in row] for row in tables["1D, dataset 1"].rows]
-    assert [row[1:] for row in rows] == [["– †", "∞", "0", "2"]] * 2
+    assert tables["1D, dataset 1"].rows[0][1].beside == "†"
+    assert [row[1:] for row in rows] == [["–", "∞", "0", "2"]] * 2
+    lost = html.failures(found)
+    assert [[cell.text for cell in row[1:]] for row in lost[0].rows] == [
+        ["nce", "diverged", "2 of 2", "0 (step 812), 1 (step 812)"],
+        ["sm", "diverged", "2 of 2", "0 (step 812), 1 (step 812)"],
+    ]
     assert "1D, dataset 1: every pair" in html.render(found, "")
 
 
@@ -144,6 +168,22 @@ def test_in_a_browser(pages: dict[str, Path], browser: Browser, name: str, width
     if name == "shapes":
         images = browser.evaluate("[...document.images].map(i => i.complete && i.naturalWidth > 0)")
         assert len(images) == 3 and all(images)
+    # What the panels draw, their labels too, is inside of them; and so are the words of the navigation.
+    outside = browser.evaluate(
+        "[...document.querySelectorAll('.panel > svg')].flatMap(s => { const r = s.getBoundingClientRect();"
+        " return [...s.querySelectorAll('text')].map(t => [t.textContent.trim(), t.getBoundingClientRect()])"
+        " .filter(([, b]) => b.left < r.left - 2 || b.right > r.right + 2)"
+        " .map(([text]) => text); })"
+    )
+    assert outside == []
+    assert browser.evaluate(
+        "[...document.querySelectorAll('nav a')].every(a => a.getBoundingClientRect().right <= innerWidth)"
+    )
+    if width == 1280:
+        wide = browser.evaluate(
+            "[...document.querySelectorAll('#tables .scroll')].filter(e => e.scrollWidth > e.clientWidth).length"
+        )
+        assert wide == 0
     ink = browser.evaluate("getComputedStyle(document.querySelector('.panel svg text')).fill")
     paper = browser.evaluate("getComputedStyle(document.body).backgroundColor")
     light, shade = (sum(map(int, re.findall(r"\d+", color)[:3])) for color in (ink, paper))
@@ -170,6 +210,17 @@ def test_tables_sort_both_ways_with_empty_values_last(pages: dict[str, Path], br
     )
     assert names == sorted(names) and len(names) == 14
     assert browser.console == []
+
+
+@pytest.mark.browser
+def test_numbers_stand_on_the_right_with_equal_decimals(pages: dict[str, Path], browser: Browser) -> None:
+    browser.open(pages["paper_1d"])
+    cells = browser.evaluate(
+        "[...document.querySelectorAll('#table-1 tbody td:nth-child(2)')].map(c =>"
+        " [getComputedStyle(c).textAlign, c.querySelector('span').textContent])"
+    )
+    assert len(cells) == 7 and {align for align, _ in cells} == {"right"}
+    assert len({len(text.partition(".")[2]) for _, text in cells}) == 1
 
 
 @pytest.mark.browser

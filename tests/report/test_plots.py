@@ -9,6 +9,8 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from ebmbench.core import registry
@@ -28,7 +30,7 @@ def by_name(results: Path, sweep: str) -> dict[str, rendering.Figure]:
 def test_every_figure_of_the_paper_sweep(results: Path) -> None:
     figures = by_name(results, "paper_1d")
     assert set(figures) == {
-        *("ranking", "strip", "calibration", "pareto"),
+        *("ranking", "ranking-others", "strip", "calibration", "pareto"),
         *(f"{kind}-{label}" for kind in ("densities", "slices", "curves") for label in ("1d-1", "1d-2")),
     }
     assert len(figures["densities-1d-1"].panels) == 8  # the truth and seven methods
@@ -52,6 +54,60 @@ def test_detection_has_its_stages_and_sizes(results: Path) -> None:
     assert {"ranking", "stages", "sizes", "pareto", "curves-detection-shapes"} <= set(figures)
     stages = figures["stages"].data
     assert set(stages["stage"]) == {"base_ap", "nms_ap", "ap", "base_ap75", "nms_ap75", "ap75"}
+    metrics = pd.read_csv(next((results / "runs").glob("detection-shapes-sm-*/metrics.csv")))
+    row = stages[(stages["method"] == "sm") & (stages["stage"] == "ap")].iloc[0]
+    assert row[["low", "mean", "high"]].tolist() == pytest.approx(
+        [metrics["ap"].agg(how) for how in ("min", "mean", "max")]
+    )
+
+
+def axes_of(panel: rendering.Panel) -> Axes:
+    axes = Figure(figsize=panel.size).add_subplot()
+    panel.draw(axes)
+    return axes
+
+
+@pytest.mark.parametrize("name", ["ranking", "strip", "pareto"])
+def test_one_metric_has_one_scale_in_a_sweep(results: Path, name: str) -> None:
+    seen: dict[str, set[tuple[float, ...]]] = {}
+    for panel in by_name(results, "paper_1d")[name].panels:
+        axes = axes_of(panel)
+        if "enlarged" not in panel.title:
+            seen.setdefault(axes.get_xlabel(), set()).add(
+                (*axes.get_xlim(), *(axes.get_ylim() if name == "pareto" else ()))
+            )
+    assert seen and all(len(limits) == 1 for limits in seen.values())
+
+
+def test_the_enlarged_strip_tells_the_good_methods_apart_and_counts_the_rest() -> None:
+    figure = plots.strip(frame.load(Path(__file__).parent.parent.parent / "results" / "paper_1d"))
+    assert figure is not None and figure.paired and len(figure.panels) == 16
+    whole, near = (axes_of(panel) for panel in figure.panels[:2])
+    (low, high), (left, right) = near.get_xlim(), whole.get_xlim()
+    values = figure.data[figure.data["label"] == "1d-1"].set_index("method")["d_kl"]
+    assert left < low < high < right and high < values["dsm"].min()
+    counts = dict(zip([t.get_text() for t in near.get_yticklabels()], [t.get_text() for t in near.texts], strict=True))
+    assert counts["sm"] == "20 ›" and counts["ml-is"] == f"{(values['ml-is'] > high).sum()} ›".replace("0 ›", "")
+
+
+def test_slices_are_not_cut_and_densities_have_a_scale() -> None:
+    figures = list(plots.named(frame.load(Path(__file__).parent.parent.parent / "results" / "paper_1d"), "densities"))
+    densities, slices = figures[:2]
+    for panel, (_, own) in zip(slices.panels, slices.data.groupby("x"), strict=True):
+        axes = axes_of(panel)
+        seen = own[own["y"].between(*axes.get_xlim())].drop(columns=["x", "y"])
+        assert axes.get_ylim()[1] > seen.max().max()
+    first = axes_of(densities.panels[0])
+    assert len(first.child_axes) == 1 and first.get_ylim()[0] > -2 and first.get_ylim()[1] < 2
+
+
+def test_a_scale_is_logarithmic_for_wide_ranges_and_holds_the_ends_of_intervals() -> None:
+    scale = rendering.Scale.of([0.1, 5.0], [-0.2, 0.05, 9.0])
+    assert scale is not None and scale.log and 0.03 < scale.low < 0.05 and scale.high > 9
+    linear = rendering.Scale.of([1.0, 2.0, np.nan], [-1.0])
+    assert linear is not None and not linear.log and linear.low < -1
+    assert rendering.Scale.of([np.nan]) is None
+    assert rendering.Scale(1, 100, True).share(rendering.Scale(10, 1000)) == pytest.approx(0.5)
 
 
 def test_the_pareto_front_is_what_nothing_beats(results: Path) -> None:

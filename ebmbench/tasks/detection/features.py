@@ -43,6 +43,16 @@ class ImageFeatures:
     boxes: Tensor
     labels: Tensor
 
+    @property
+    def scale(self) -> Tensor:
+        """The factors of x1 y1 x2 y2 from the resized frame to the image as it was, `[4]`."""
+        return self.boxes.new_tensor([self.original[1] / self.size[1], self.original[0] / self.size[0]]).repeat(2)
+
+    def in_image(self, boxes: Tensor) -> Tensor:
+        """Returns boxes of the resized frame in the image as it was, cut at its edges: `[..., 4]`."""
+        limit = boxes.new_tensor([self.original[1], self.original[0]]).repeat(2)
+        return torch.minimum((boxes * self.scale).clamp(min=0), limit)
+
 
 class FeatureStore:
     """The features of a split's images, by place in the split and whether flipped.

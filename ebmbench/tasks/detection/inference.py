@@ -6,12 +6,15 @@ those after k steps `boxes[k]`; scores and classes are the same at all of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
+from ebmbench.tasks.detection.base import Candidates
+from ebmbench.tasks.detection.config import InferenceConfig
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
 from ebmbench.tasks.detection.pooling import Pyramid
 
@@ -37,48 +40,30 @@ class Detections:
 def detect(
     head: EnergyHead,
     pyramid: Pyramid,
-    candidates: list[tuple[Tensor, Tensor, Tensor]],
-    *,
-    nms_threshold: float,
-    max_detections: int,
-    steps: int,
-    step_centre: float,
-    step_size: float,
-    decay: float = 0.5,
+    candidates: Sequence[Candidates],
+    options: InferenceConfig,
     keep_level: bool = True,
     max_boxes: int = 16384,
-    by_score: bool = False,
 ) -> list[Detections]:
-    """Detections in each image of a pyramid.
-
-    Args:
-        candidates: per image boxes `[N, 4]` of positive size, class scores `[N]` and labels `[N]`, class-specific,
-            before any NMS.
-        nms_threshold: overlap (IoU) above which a box of the same class is suppressed.
-        max_detections: of the highest class scores, per image.
-        steps: gradient-ascent steps; no NMS follows them.
-        step_centre, step_size: length of a step in (cx/w, cy/h) and in (log w, log h), per unit of gradient.
-        decay: a step that lowers f is undone, and that box's steps shrink by this factor.
-        by_score: NMS in the order of the class score instead of f.
-    """
-    boxes, scores, labels = (torch.cat(parts) for parts in zip(*candidates, strict=True))
-    images = torch.cat([torch.full((len(c[0]),), i, device=boxes.device) for i, c in enumerate(candidates)])  # [all]
+    """Returns the detections in each image of a pyramid, of its candidates."""
+    boxes, scores, labels = (
+        torch.cat([getattr(c, part) for c in candidates]) for part in ("boxes", "scores", "labels")
+    )
+    images = torch.cat([torch.full((len(c.boxes),), i, device=boxes.device) for i, c in enumerate(candidates)])  # [all]
     values = scores
-    if not by_score and len(boxes):
+    if options.nms_order == "f" and len(boxes):
         energy = BoxEnergy(head, pyramid, boxes, images, labels, keep_level, max_boxes)
         with torch.no_grad():
             values = energy(boxes.new_zeros(len(boxes), 1, 4))[:, 0]
     kept, kept_scores = [], []
     for image in range(len(candidates)):
         members = torch.nonzero(images == image)[:, 0]
-        best, score = suppress(
-            boxes[members], values[members], scores[members], labels[members], nms_threshold, max_detections
-        )
+        best, score = _suppress(boxes[members], values[members], scores[members], labels[members], options)
         kept.append(members[best])
         kept_scores.append(score)
     rows = torch.cat(kept)
     start = BoxEnergy(head, pyramid, boxes[rows], images[rows], labels[rows], keep_level, max_boxes)
-    path, energies = refine(start, steps, step_centre, step_size, decay)
+    path, energies = refine(start, options.steps, options.step_centre, options.step_size)
     counts = [len(k) for k in kept]
     return [
         Detections(path_, scores_, labels_, energies_)
@@ -90,6 +75,18 @@ def detect(
             strict=True,
         )
     ]
+
+
+def base_detections(found: Candidates, options: InferenceConfig) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns boxes, scores and labels that the base detector itself reports: NMS in the order of the class score."""
+    kept, scores = _suppress(found.boxes, found.scores, found.scores, found.labels, options)
+    return found.boxes[kept], scores, found.labels[kept]
+
+
+def _suppress(
+    boxes: Tensor, order: Tensor, scores: Tensor, labels: Tensor, options: InferenceConfig
+) -> tuple[Tensor, Tensor]:
+    return suppress(boxes, order, scores, labels, options.nms_threshold, options.max_detections)
 
 
 def suppress(

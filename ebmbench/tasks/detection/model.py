@@ -23,7 +23,7 @@ from ebmbench.tasks.detection.box_nll import weighted_draws
 from ebmbench.tasks.detection.data import BAD_IMAGE, read_image
 from ebmbench.tasks.detection.features import ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
-from ebmbench.tasks.detection.inference import detect, suppress
+from ebmbench.tasks.detection.inference import base_detections, detect
 
 if TYPE_CHECKING:
     from ebmbench.tasks.detection.task import DetectionTask
@@ -124,31 +124,21 @@ class DetectionModel:
         one = ImageFeatures([m[0].half() for m in features.maps], size, original, none.view(0, 4), none.long())
         maps = pyramid([one], self.base.strides)
         if self.accepted:
-            (result,) = detect(
-                self.head, maps, [(found.boxes, found.scores, found.labels)],
-                nms_threshold=options.nms_threshold, max_detections=options.max_detections, steps=options.steps,
-                step_centre=options.step_centre, step_size=options.step_size, keep_level=self.task.head.keep_level,
-                by_score=options.nms_order == "score",
-            )  # fmt: skip
+            (result,) = detect(self.head, maps, [found], options, self.task.head.keep_level)
             boxes, scores, labels = result.boxes[-1], result.scores, result.labels
         else:
-            kept, scores = suppress(
-                found.boxes, found.scores, found.scores, found.labels, options.nms_threshold, options.max_detections
-            )
-            boxes, labels = found.boxes[kept], found.labels[kept]
+            boxes, scores, labels = base_detections(found, options)
         images = torch.zeros(len(boxes), dtype=torch.int64)
         energy = BoxEnergy(self.head, maps, boxes, images, labels, self.task.head.keep_level)
-        scale = boxes.new_tensor([original[1] / size[1], original[0] / size[0]]).repeat(2)
-        limit = boxes.new_tensor([original[1], original[0]]).repeat(2)
         values, log_density, low, high = _uncertainty(energy, self.seed, level)
         return Prediction(
-            boxes=torch.minimum((boxes * scale).clamp(min=0), limit),
+            boxes=one.in_image(boxes),
             labels=[self.names.get(self.base.category_ids[label - 1], "?") for label in labels.tolist()],
             scores=scores,
             energies=values,
             log_density=log_density,
-            low=low * scale,
-            high=high * scale,
+            low=low * one.scale,
+            high=high * one.scale,
         )
 
 
@@ -203,15 +193,13 @@ def predict_files(models: Mapping[int, DetectionModel], files: Sequence[Path], o
     """Writes the objects in images as JSON, and pictures with their boxes into the folder `<out>-pictures`.
 
     Args:
-        models: by seed; the first one that did not diverge is used.
+        models: by seed; the first one is used.
         files: images, or folders of images.
 
     Raises:
         UserError: there is no image, or one cannot be read.
     """
-    model = next((model for model in models.values() if model.diverged_step is None), None)
-    if model is None:
-        raise UserError("every seed of the run diverged: there is nothing to predict with")
+    model = next(iter(models.values()))
     images = [image for path in files for image in (_images_in(path) if path.is_dir() else [path])]
     if not images:
         raise UserError(f"there is no image in {files[0]}; known are {', '.join(SUFFIXES)}")

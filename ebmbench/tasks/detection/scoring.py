@@ -23,7 +23,7 @@ from ebmbench.tasks.detection.config import InferenceConfig
 from ebmbench.tasks.detection.evaluation import Detection, Evaluation, Interval, evaluate, paired_bootstrap
 from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
-from ebmbench.tasks.detection.inference import detect, suppress
+from ebmbench.tasks.detection.inference import base_detections, detect
 from ebmbench.tasks.detection.task import DetectionTask
 
 CANDIDATES_AT_A_TIME = 4096
@@ -143,18 +143,13 @@ def detect_all(
         results = detect(
             head,
             pyramid([image.features for image in images], store.base.strides),
-            [(i.candidates.boxes, i.candidates.scores, i.candidates.labels) for i in images],
-            nms_threshold=options.nms_threshold,
-            max_detections=options.max_detections,
-            steps=options.steps,
-            step_centre=options.step_centre,
-            step_size=options.step_size,
-            keep_level=task.head.keep_level,
-            by_score=options.nms_order == "score",
+            [image.candidates for image in images],
+            options,
+            task.head.keep_level,
         )
         for image, result in zip(images, results, strict=True):
             found.image_ids.append(image.image_id)
-            found.base.extend(_base_detections(store, image, options))
+            found.base.extend(_to_coco(store, image, *base_detections(image.candidates, options)))
             for step in steps:
                 found.after[step].extend(_to_coco(store, image, result.boxes[step], result.scores, result.labels))
     return found
@@ -188,21 +183,9 @@ def _groups(store: FeatureStore, score_threshold: float, num_images: int | None)
         yield group
 
 
-def _base_detections(store: FeatureStore, image: _Image, options: InferenceConfig) -> list[Detection]:
-    """What the base detector itself reports: NMS by class score."""
-    found = image.candidates
-    kept, scores = suppress(
-        found.boxes, found.scores, found.scores, found.labels, options.nms_threshold, options.max_detections
-    )
-    return _to_coco(store, image, found.boxes[kept], scores, found.labels[kept])
-
-
 def _to_coco(store: FeatureStore, image: _Image, boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detection]:
     """Detections mapped back to the image as it was, and cut at its edges."""
-    (height, width), original = image.features.size, image.features.original
-    scale = boxes.new_tensor([original[1] / width, original[0] / height]).repeat(2)
-    limit = boxes.new_tensor([original[1], original[0]]).repeat(2)
-    corners = torch.minimum((boxes * scale).clamp(min=0), limit)
+    corners = image.features.in_image(boxes)
     rows = torch.cat((corners[:, :2], corners[:, 2:] - corners[:, :2]), dim=1).tolist()
     return [
         {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
-from ebmbench.display.rendering import NAMES, Figure, Panel, labels_with, methods_of
+from ebmbench.display.rendering import Figure, Panel, Scale, labels_with, methods_of
 from ebmbench.display.table import Cell, Table
 from ebmbench.tasks.base import SweepResults
 
@@ -24,39 +24,56 @@ def stages(results: SweepResults) -> Iterator[Figure]:
     }
     panels, rows = [], []
     for title, columns in stages.items():
-        for label in labels_with(frame, columns[-1]):
-            if not set(columns) <= set(frame.columns):
-                continue
-            part = frame[frame["label"] == label]
-            mean = part.groupby("method")[list(columns)].mean().loc[methods_of(part)]
-            rows.append(mean.reset_index().melt("method", var_name="stage", value_name="mean").assign(label=label))
-            panels.append(Panel(f"{label}: {title}", _stages_panel(mean, title), left=NAMES))
+        found = {
+            label: _over_seeds(frame[frame["label"] == label], columns)
+            for label in labels_with(frame, columns[-1])
+            if set(columns) <= set(frame.columns)
+        }
+        scale = Scale.of(
+            np.concatenate([table[["low", "high"]].to_numpy().ravel() for table in found.values()] or [[]])
+        )
+        for label, table in found.items():
+            rows.append(table.assign(label=label).rename(columns={"metric": "stage"}))
+            panels.append(Panel(f"{label}: {title}", _stages_panel(table, columns, title, scale)))
     if not panels:
         return
     yield Figure(
         "stages",
         "What each stage gains",
         "Grey line: the base detector. Hollow: non-maximum suppression ordered by f alone. Filled: with "
-        "gradient-ascent refinement of the boxes. Mean over seeds.",
+        "gradient-ascent refinement of the boxes. Mean over seeds; bars: the lowest and the highest seed.",
         tuple(panels),
         pd.concat(rows),
     )
 
 
-def _stages_panel(mean: pd.DataFrame, title: str) -> Callable[[Axes], None]:
+def _over_seeds(part: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Returns mean, lowest and highest seed of each metric: `method`, `metric`, `mean`, `low`, `high`."""
+    long = part.melt(["method"], list(columns), "metric")
+    table = long.groupby(["method", "metric"])["value"].agg(mean="mean", low="min", high="max")
+    order = [(method, column) for method in methods_of(part) for column in columns]
+    return table.loc[order].reset_index()
+
+
+def _stages_panel(
+    table: pd.DataFrame, columns: Sequence[str], title: str, scale: Scale | None
+) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
-        base, nms, refined = mean.columns
-        axes.axvline(float(mean[base].mean()), color=TRUTH_COLOR, lw=2, alpha=0.7)
-        methods = list(mean.index)[::-1]
+        base, nms, refined = (table[table["metric"] == column].set_index("method") for column in columns)
+        axes.axvline(float(base["mean"].mean()), color=TRUTH_COLOR, lw=2, alpha=0.7)
+        methods = list(base.index)[::-1]
         for place, method in enumerate(methods):
             color, marker = palette.color(method), palette.marker(method)
-            axes.plot([mean.at[method, nms], mean.at[method, refined]], [place] * 2, color=color, lw=1.2)
-            axes.plot(mean.at[method, nms], place, marker=marker, mfc="none", mec=color, ms=6)
-            axes.plot(mean.at[method, refined], place, marker=marker, color=color, ms=6)
+            for stage, up, face in ((nms, -0.14, "none"), (refined, 0.14, color)):
+                row = stage.loc[method]
+                axes.plot([row["low"], row["high"]], [place + up] * 2, color=color, lw=1.6, solid_capstyle="butt")
+                axes.plot(row["mean"], place + up, marker=marker, mfc=face, mec=color, ms=5.5)
         axes.set_yticks(range(len(methods)), methods)
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(f"{title}, % (line: base; hollow: NMS by f; filled: refined)")
+        axes.set_xlabel(f"{title}, %")
+        if scale:
+            scale.apply(axes)
 
     return draw
 
@@ -67,40 +84,40 @@ def sizes(results: SweepResults) -> Iterator[Figure]:
     sizes = {"ap_small": "small", "ap_medium": "medium", "ap_large": "large"}
     if not set(sizes) <= set(frame.columns):
         return
-    panels, rows = [], []
-    for label in labels_with(frame, "ap_small"):
-        part = frame[frame["label"] == label]
-        mean = part.groupby("method")[list(sizes)].mean().loc[methods_of(part)]
-        rows.append(mean.reset_index().assign(label=label))
-        there = mean.dropna(axis="columns", how="all")  # a dataset may have no objects of a size
-        names = [sizes[column] for column in there.columns]
-        panels.append(Panel(f"{label}: AP by object size", _sizes_panel(there, names)))
-    if not panels:
+    # A dataset may have no objects of a size.
+    found = {
+        label: _over_seeds(frame[frame["label"] == label], list(sizes)).dropna(subset="mean")
+        for label in labels_with(frame, "ap_small")
+    }
+    if not found:
         return
+    scale = Scale.of(end for table in found.values() for name in ("low", "high") for end in table[name])
+    panels = [Panel(f"{label}: AP by object size", _sizes_panel(table, sizes, scale)) for label, table in found.items()]
     yield Figure(
         "sizes",
         "AP by object size",
-        "After refinement, mean over seeds; sizes as COCO defines them.",
+        "After refinement, mean over seeds; bars: the lowest and the highest seed. Sizes as COCO defines them.",
         tuple(panels),
-        pd.concat(rows),
+        pd.concat([table.assign(label=label) for label, table in found.items()]),
         legend=tuple(methods_of(frame[frame["ap_small"].notna()])),
     )
 
 
-def _sizes_panel(mean: pd.DataFrame, names: list[str]) -> Callable[[Axes], None]:
+def _sizes_panel(table: pd.DataFrame, sizes: Mapping[str, str], scale: Scale | None) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
-        for index, method in enumerate(mean.index):
-            offset = (index - (len(mean) - 1) / 2) * 0.09
-            axes.plot(
-                np.arange(len(names)) + offset,
-                mean.loc[method],
-                marker=palette.marker(method),
-                color=palette.color(method),
-                ls="none",
-                ms=6,
-            )
-        axes.set_xticks(range(len(names)), names)
-        axes.set_xlim(-0.5, len(names) - 0.5)
+        there = [column for column in sizes if column in set(table["metric"])]
+        methods = methods_of(table)
+        for index, method in enumerate(methods):
+            own = table[table["method"] == method].set_index("metric")
+            offset = (index - (len(methods) - 1) / 2) * 0.09
+            for place, column in enumerate(there):
+                row, color = own.loc[column], palette.color(method)
+                axes.plot([place + offset] * 2, [row["low"], row["high"]], color=color, lw=1.4, solid_capstyle="butt")
+                axes.plot(place + offset, row["mean"], marker=palette.marker(method), color=color, ms=5.5)
+        axes.set_xticks(range(len(there)), [sizes[column] for column in there])
+        axes.set_xlim(-0.5, len(there) - 0.5)
+        if scale:
+            scale.apply(axes, "y")
         axes.set_ylabel("AP, %")
         axes.grid(axis="x", visible=False)
 

@@ -86,10 +86,8 @@ class WithBase:
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
         """Returns `∂f/∂y`, `[..., M, D]`; with `create_graph` it can be differentiated again."""
-        with torch.enable_grad():
-            y = y if y.requires_grad else y.detach().requires_grad_()
-            gradient = self.inner.grad(y, create_graph) + self.base.score(y)
-        return gradient if create_graph else gradient.detach()
+        with torch.set_grad_enabled(create_graph):
+            return self.inner.grad(y, create_graph) + self.base.score(y)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ebmbench.tasks.regression import importance
 from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity
 from ebmbench.tasks.regression.density import GridDensity
-from ebmbench.tasks.regression.importance import Cloud, Known, Proposal, Weighted, Wide
+from ebmbench.tasks.regression.importance import Cloud, Known, Proposal, Proposed, Weighted, Wide
 from ebmbench.tasks.regression.stack import Stack
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -98,26 +98,38 @@ class Conditionals:
             parts = [(0.75, self.cloud), (0.25, wide)]
         return importance.adapted(self.bind(x), parts, lead, count, generator)
 
-    def log_prob(self, x: Tensor, y: Tensor, count: int, number: int) -> Tensor:
+    def log_prob(self, x: Tensor, y: Tensor, drawn: Proposed | None = None) -> Tensor:
         """Returns `log p(y|x)` with a quick estimate of log Z, `[S, B]` float64; y is `[B, D]`.
 
         Args:
-            count: nodes, or importance samples around y where there are several targets.
-            number: of the random numbers.
+            drawn: what `around` returned, where there are several targets.
         """
         f = self.bind(x)
         at_y = f(y.unsqueeze(1).expand(self.seeds, -1, -1, -1)).squeeze(-1)
         if self.stack.normalised:
             return at_y
-        if self.nodes is not None:
-            middle = (torch.arange(count, dtype=torch.float64, device=x.device) + 0.5) / count
-            return at_y - log_partition(f, self.nodes, middle.expand(self.seeds, -1), len(x)).double()
-        generator = torch.Generator().manual_seed(number)
-        wide = Wide(self.base, y.shape[1], x.device)
+        if drawn is not None:
+            return at_y - drawn.weighted(f, (self.seeds, len(x))).log_z
+        assert self.nodes is not None
+        count = self.base.nodes
+        middle = (torch.arange(count, dtype=torch.float64, device=x.device) + 0.5) / count
+        return at_y - log_partition(f, self.nodes, middle.expand(self.seeds, -1), len(x)).double()
+
+    def around(self, y: Tensor, count: int, number: int) -> Proposed | None:
+        """Returns draws around targets `[B, D]`, where training targets are, and far away: the same for all models.
+
+        They are for an importance sampling of log Z, which one target and a normalised model do not need: None.
+
+        Args:
+            count: draws for each target.
+            number: of the random numbers.
+        """
+        if self.nodes is not None or self.stack.normalised:
+            return None
         assert self.cloud is not None
         near: list[tuple[float, importance.Proposal]] = [(0.3, _around(y, std)) for std in (0.1, 0.4)]
-        parts = [*near, (0.3, self.cloud), (0.1, wide)]
-        return at_y - importance.draw(f, parts, (self.seeds, len(x)), count, generator).log_z
+        parts = [*near, (0.3, self.cloud), (0.1, Wide(self.base, y.shape[1], y.device))]
+        return importance.propose(parts, (1, len(y)), count, torch.Generator().manual_seed(number))
 
 
 def _around(y: Tensor, std: float) -> Cloud:

@@ -23,7 +23,7 @@ from ebmbench.tasks.regression import conditional, scoring
 from ebmbench.tasks.regression.base_density import NodeDensity, WithBase
 from ebmbench.tasks.regression.conditional import Conditionals
 from ebmbench.tasks.regression.data.base import Split, check_targets, outside_notes
-from ebmbench.tasks.regression.importance import Cloud
+from ebmbench.tasks.regression.importance import Cloud, Proposed
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.scaling import Scaling
 
@@ -34,6 +34,8 @@ CHUNK = 2**19
 """Evaluations of f at a time in validation, so that many rows fit into memory."""
 VALIDATION_ROWS, VALIDATION_SAMPLES = 128, 256
 """Rows at a time, and importance samples for each, where there are several targets."""
+KEPT_DRAWS = 64
+"""Chunks of validation rows whose importance samples are kept from epoch to epoch."""
 
 
 class FitLearner(RegressionLearner):
@@ -71,6 +73,8 @@ class FitLearner(RegressionLearner):
         if trainer.gradient_clip is not None:
             stack.flat.register_hook(_clip(trainer.gradient_clip))
         count = len(self.seeds)
+        self.val_rows = max(1, CHUNK // (count * task.base.nodes)) if self.nodes is not None else VALIDATION_ROWS
+        self._kept_draws: dict[int, Proposed | None] = {}
         flat = stack.flat.detach()
         self.state |= {
             "average.flat": flat.clone(),
@@ -155,11 +159,18 @@ class FitLearner(RegressionLearner):
         """
         x, y = self.val
         total = torch.zeros(len(self.seeds), dtype=torch.float64, device=self.device)
-        count = self.task.base.nodes if self.nodes is not None else VALIDATION_SAMPLES
-        rows = max(1, CHUNK // (count * len(self.seeds))) if self.nodes is not None else VALIDATION_ROWS
-        for number, some in enumerate(torch.arange(len(x), device=self.device).split(rows)):
-            total -= self.conditionals.log_prob(x[some], y[some].double(), count, number).sum(-1)
+        for number, some in enumerate(torch.arange(len(x), device=self.device).split(self.val_rows)):
+            total -= self.conditionals.log_prob(x[some], y[some].double(), self._drawn(number, y[some])).sum(-1)
         return total / len(x)
+
+    def _drawn(self, number: int, y: Tensor) -> Proposed | None:
+        """Returns the draws for log Z at some validation targets; those of the first chunks are kept."""
+        if number in self._kept_draws:
+            return self._kept_draws[number]
+        drawn = self.conditionals.around(y.double(), VALIDATION_SAMPLES, number)
+        if number < KEPT_DRAWS:
+            self._kept_draws[number] = drawn
+        return drawn
 
     @override
     def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:

@@ -203,13 +203,27 @@ class Weighted:
         return (self.weights * (self.log_values > log_value.unsqueeze(-1))).sum(-1)
 
 
-def draw(
-    log_density: Callable[[Tensor], Tensor],
-    parts: Sequence[tuple[float, Proposal]],
-    lead: tuple[int, int],
-    count: int,
-    generator: torch.Generator,
-) -> Weighted:
+@dataclass(frozen=True)
+class Proposed:
+    """Draws from a mixture of proposals, not yet weighted.
+
+    Attributes:
+        y: `[S, B, M, D]`; log_q: the mixture's log-density there, `[S, B, M]`. S is 1 where all models share them.
+    """
+
+    y: Tensor
+    log_q: Tensor
+
+    def weighted(self, log_density: Callable[[Tensor], Tensor], lead: tuple[int, int]) -> Weighted:
+        """Returns them with the weights of S models and B rows."""
+        y = self.y.expand(*lead, *self.y.shape[2:])
+        values = log_density(y)
+        return Weighted(y, values - self.log_q, values)
+
+
+def propose(
+    parts: Sequence[tuple[float, Proposal]], lead: tuple[int, int], count: int, generator: torch.Generator
+) -> Proposed:
     """Draws from a mixture of proposals, each its exact share.
 
     Args:
@@ -221,8 +235,18 @@ def draw(
     y = torch.cat([d.expand(*lead, *d.shape[-2:]) for d in drawn], dim=-2)
     total = sum(sizes)
     log_q = torch.stack([p.log_prob(y) + math.log(size / total) for size, (_, p) in zip(sizes, parts, strict=True)])
-    values = log_density(y)
-    return Weighted(y, values - torch.logsumexp(log_q, 0), values)
+    return Proposed(y, torch.logsumexp(log_q, 0))
+
+
+def draw(
+    log_density: Callable[[Tensor], Tensor],
+    parts: Sequence[tuple[float, Proposal]],
+    lead: tuple[int, int],
+    count: int,
+    generator: torch.Generator,
+) -> Weighted:
+    """Draws from a mixture of proposals, each its exact share, and weighs the draws."""
+    return propose(parts, lead, count, generator).weighted(log_density, lead)
 
 
 def adapted(

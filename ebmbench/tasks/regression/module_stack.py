@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,7 +58,17 @@ class ModuleStack(Stack):
         if not self.splits:
             return AutogradEnergy(lambda y: call("forward", x, _whole(y, x))), _no_features
         h = call("encode", x)
-        return AutogradEnergy(lambda y: call("energy", h, _whole(y, x))), lambda: h
+        plain = AutogradEnergy(lambda y: call("energy", h, _whole(y, x)))
+        return self.energy_of({name.removeprefix("module."): p for name, p in parameters.items()}, h, plain), lambda: h
+
+    def energy_of(self, parameters: Mapping[str, Tensor], h: Tensor, plain: Energy) -> Energy:
+        """Returns the energy of a mini-batch with the features h `[S, B, F]`: `plain`, or a faster one that equals it.
+
+        Args:
+            parameters: by name in the module, `[S, ...]`.
+            plain: `energy(h, y)` in PyTorch operations.
+        """
+        return plain
 
     @contextmanager
     @override

@@ -50,10 +50,11 @@ class OneD(Task):
                ("ranking", "strip", "settings", "pareto")),
         Metric("nll", "NLL", "lower", "NLL on held-out points, nats", "", True, ("ranking", "strip", "settings")),
         Metric("crps", "CRPS", "lower", "CRPS, units of y", "", True, ("strip",)),
-        Metric("coverage_50", "coverage of 50 %", 0.5, "coverage of the 50 % interval", r"coverage of 50\,\%", True),
+        Metric("coverage_50", "coverage of 50 %", 0.5, "coverage of the 50 % interval", r"coverage of 50\,\%", True,
+               bounds=(0, 1)),
         Metric("coverage_90", "coverage of 90 %", 0.9, "coverage of the 90 % interval", r"coverage of 90\,\%", True,
-               ("strip",)),
-        Metric("edge_mass", "edge mass", "lower", table=True),
+               ("strip",), bounds=(0, 1)),
+        Metric("edge_mass", "edge mass", "lower", table=True, bounds=(0, 1)),
         Metric("val_nll", "validation NLL", "lower"),
         Metric("nll_error", "quadrature error"),
         Metric("d_kl_noisy", "D_KL to noisy truth", "lower", "D_KL(noisy truth ‖ model), nats",
@@ -62,8 +63,8 @@ class OneD(Task):
                figures=("settings",), only_with="task.target_noise"),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
-        SweepFigure("densities", later("ebmbench.tasks.regression.one_d_sweep_figures:densities")),
-        SweepFigure("calibration", later("ebmbench.tasks.regression.one_d_sweep_figures:calibration")),
+        SweepFigure("densities", later("ebmbench.tasks.regression.one_d_sweep_figures:densities"), from_runs=True),
+        SweepFigure("calibration", later("ebmbench.tasks.regression.one_d_sweep_figures:calibration"), from_runs=True),
     )
     title = "1D, dataset {dataset}"
     draw_setting = "task.data_seed"

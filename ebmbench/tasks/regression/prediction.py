@@ -27,16 +27,14 @@ def predict_tables(models: Mapping[int, RegressionModel], files: Sequence[Path],
         level: the probability of the interval.
 
     Raises:
-        UserError: a table does not fit the models, a file cannot be read or written, or every seed diverged.
+        UserError: a table does not fit the models, or a file cannot be read or written.
     """
     if out.suffix.lower() not in (".csv", *PARQUET):
         raise UserError(f"--out: {out.name!r} is not allowed: give a name that ends in .csv or .parquet")
     if out.suffix.lower() in PARQUET and importlib.util.find_spec("pyarrow") is None:
         raise UserError(f"--out: {out.name!r} needs pyarrow (pip install 'ebmbench[parquet]'); or give a .csv file")
-    good = [model for model in models.values() if model.diverged_step is None]
-    if not good:
-        raise UserError("every seed of the run diverged: there is nothing to predict with")
-    model = RegressionModel.mixture(good) if len(good) > 1 else good[0]
+    first, *others = models.values()
+    model = RegressionModel.mixture([first, *others]) if others else first
     parts = []
     for file in files:
         table, read = read_table(file, None)

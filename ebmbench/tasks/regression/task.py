@@ -62,9 +62,10 @@ class Regression(Task):
                ("ranking", "strip", "settings")),
         Metric("rmse", "RMSE", "lower", "RMSE of the mean, units of y", "", True, ("strip",)),
         Metric("mae", "MAE", "lower", "MAE of the median, units of y", "", True),
-        Metric("coverage_50", "coverage of 50 %", 0.5, "coverage of the 50 % interval", r"coverage of 50\,\%", True),
+        Metric("coverage_50", "coverage of 50 %", 0.5, "coverage of the 50 % interval", r"coverage of 50\,\%", True,
+               bounds=(0, 1)),
         Metric("coverage_90", "coverage of 90 %", 0.9, "coverage of the 90 % interval", r"coverage of 90\,\%", True,
-               ("strip",)),
+               ("strip",), bounds=(0, 1)),
         Metric("calibration_error", "calibration error", "lower", "mean distance of coverage from its level", "", True),
         Metric("ensemble_nll", "ensemble NLL", "lower", "NLL of the mixture of the seeds, nats", "", True,
                of_model=False),
@@ -87,8 +88,9 @@ class Regression(Task):
         Metric("best_epoch", "best epoch"),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
-        SweepFigure("calibration", later("ebmbench.tasks.regression.one_d_sweep_figures:calibration")),
+        SweepFigure("calibration", later("ebmbench.tasks.regression.one_d_sweep_figures:calibration"), from_runs=True),
     )
+    one_unit = False
     draw_setting = "task.data.split"
     images = ("predictions", "calibration")
     selection = "val_nll"

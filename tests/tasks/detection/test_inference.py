@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 
 from ebmbench.core.rng import Streams
+from ebmbench.tasks.detection.base import Candidates
+from ebmbench.tasks.detection.config import InferenceConfig
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead, to_relative
 from ebmbench.tasks.detection.inference import detect, refine, suppress
 from ebmbench.tasks.detection.pooling import Pyramid
@@ -138,7 +140,7 @@ def _network(images: int = 2) -> tuple[EnergyHead, Pyramid]:
     return head, Pyramid.from_maps(maps, (4, 8))
 
 
-OPTIONS = dict(nms_threshold=0.5, max_detections=20, steps=5, step_centre=1e-3, step_size=4e-3)
+OPTIONS = InferenceConfig(max_detections=20, steps=5, step_centre=1e-3, step_size=4e-3)
 
 
 def test_detections_of_a_network() -> None:
@@ -146,9 +148,10 @@ def test_detections_of_a_network() -> None:
     candidates = []
     for seed, count in ((0, 50), (1, 30)):
         boxes, _, scores, labels = random_boxes(count, seed)
-        candidates.append((boxes, scores, labels))
-    together = detect(head, pyramid, candidates, **OPTIONS)
-    for image, (found, (boxes, scores, labels)) in enumerate(zip(together, candidates, strict=True)):
+        candidates.append(Candidates(boxes, scores, labels))
+    together = detect(head, pyramid, candidates, OPTIONS)
+    for image, (found, given) in enumerate(zip(together, candidates, strict=True)):
+        boxes, scores, labels = given.boxes, given.scores, given.labels
         assert len(found.scores) <= 20 and found.boxes.shape == (6, len(found.scores), 4)
         assert (found.scores.diff() <= 0).all()
         assert (found.energies.diff(dim=0) >= 0).all() and found.energies[-1].mean() > found.energies[0].mean()
@@ -163,7 +166,7 @@ def test_detections_of_a_network() -> None:
         last = BoxEnergy(head, pyramid, boxes[kept], torch.full((len(kept),), image), labels[kept])
         y = to_relative(found.boxes[-1], boxes[kept])[:, None]
         torch.testing.assert_close(last(y)[:, 0].detach(), found.energies[-1], rtol=1e-3, atol=1e-3)
-    split = detect(head, pyramid, candidates, max_boxes=7, **OPTIONS)
+    split = detect(head, pyramid, candidates, OPTIONS, max_boxes=7)
     for one, other in zip(together, split, strict=True):
         torch.testing.assert_close(one.boxes, other.boxes, rtol=0, atol=1e-3)
 
@@ -171,21 +174,21 @@ def test_detections_of_a_network() -> None:
 def test_nms_by_the_class_score_keeps_what_the_base_keeps() -> None:
     head, maps = _network(1)
     boxes, _, scores, labels = random_boxes(40)
-    options = {"nms_threshold": 0.5, "max_detections": 100, "steps": 3, "step_centre": 1e-3}
-    (by_score,) = detect(head, maps, [(boxes, scores, labels)], step_size=1e-3, by_score=True, **options)
+    candidates, steps = [Candidates(boxes, scores, labels)], {"steps": 3, "step_centre": 1e-3, "step_size": 1e-3}
+    (by_score,) = detect(head, maps, candidates, InferenceConfig(nms_order="score", **steps))
     kept, taken = suppress(boxes, scores, scores, labels, 0.5, 100)
     torch.testing.assert_close(by_score.boxes[0], boxes[kept], atol=1e-3, rtol=0)
     assert torch.equal(by_score.scores, taken) and torch.equal(by_score.labels, labels[kept])
     assert torch.all(by_score.energies.diff(dim=0) >= 0)
-    (by_f,) = detect(head, maps, [(boxes, scores, labels)], step_size=1e-3, **options)
+    (by_f,) = detect(head, maps, candidates, InferenceConfig(**steps))
     assert len(by_f.boxes[0]) and not torch.equal(by_f.boxes[0], by_score.boxes[0])
 
 
 def test_images_without_candidates() -> None:
     head, pyramid = _network()
     boxes, _, scores, labels = random_boxes(10)
-    none = (boxes[:0], scores[:0], labels[:0])
-    first, second = detect(head, pyramid, [none, (boxes, scores, labels)], **OPTIONS)
+    none = Candidates(boxes[:0], scores[:0], labels[:0])
+    first, second = detect(head, pyramid, [none, Candidates(boxes, scores, labels)], OPTIONS)
     assert first.boxes.shape == (6, 0, 4) and len(second.scores) > 0
-    for found in detect(head, pyramid, [none, none], **OPTIONS):
+    for found in detect(head, pyramid, [none, none], OPTIONS):
         assert found.boxes.shape == (6, 0, 4) and found.energies.shape == (6, 0)

@@ -17,6 +17,7 @@ import ebmbench
 from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
+from ebmbench.engine import api
 from ebmbench.engine.execute import execute
 from ebmbench.tasks.detection import scoring
 from ebmbench.tasks.detection.evaluation import Evaluation, Interval
@@ -132,6 +133,20 @@ def test_what_is_no_image_is_one_sentence(
     assert main(["predict", str(run), str(tmp_path / what), "--out", str(tmp_path / "o.json")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert what in line and not (tmp_path / "o.json").exists()
+
+
+def test_seeds_that_diverged_predict_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "image.png"
+    Image.fromarray(make_image(0, "test", 0).image).save(image)
+    command = ["predict", str(run), str(image), "--out", str(tmp_path / "out.json")]
+    models = ebmbench.load(run)
+    monkeypatch.setattr(api, "load", lambda folder: models)
+    models[0].diverged_step = 1
+    assert main(command) == 0 and json.loads((tmp_path / "out.json").read_text())["seed"] == 1
+    models[1].diverged_step = 1
+    assert main(command) == 2 and "every seed of the run diverged" in capsys.readouterr().err
 
 
 def test_a_moved_results_folder_still_predicts_and_a_missing_base_is_said(run: Path, tmp_path: Path) -> None:

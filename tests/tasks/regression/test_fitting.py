@@ -17,7 +17,7 @@ import ebmbench
 from ebmbench.config.compose import compose
 from ebmbench.engine.train import Callbacks, CheckpointPlan, train
 from ebmbench.system.interrupt import Interrupted, StopFlag
-from ebmbench.tasks.regression import scoring
+from ebmbench.tasks.regression import fitting, scoring
 from ebmbench.tasks.regression.fitting import FitLearner
 from ebmbench.tasks.regression.records import read_examples
 
@@ -36,13 +36,7 @@ def large():
 """
 SMALL = ("trainer.epochs=6", "network.width=16", "task.base.nodes=64", "device=cpu", "threads=1")
 
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -105,6 +99,25 @@ def test_a_model_ends_the_same_alone_and_among_others(line: str, tmp_path: Path)
 def test_the_kept_weights_are_those_with_the_lowest_validation_nll(line: str, tmp_path: Path) -> None:
     made = fit(learner("data=function", line, "trainer.learning_rate=0.05", "trainer.patience=3"), tmp_path)
     torch.testing.assert_close(made.validation_nll(), made.state["best.nll"])
+
+
+def test_the_validation_nll_of_several_targets_is_right_and_the_same_with_draws_that_are_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ("data=laws", "data.dim=2", "data.num_val=150", "data.num_test=6")
+    made, fresh = learner(*words), learner(*words)
+    first = made.validation_nll()
+    monkeypatch.setattr(fitting, "KEPT_DRAWS", 0)
+    assert torch.equal(made.validation_nll(), first) and torch.equal(fresh.validation_nll(), first)
+    x, y = made.val
+    axis = torch.linspace(-13, 13, 261, dtype=torch.float64)
+    grid = torch.cartesian_prod(axis, axis)
+    exact = []
+    for some in torch.arange(len(x)).split(25):
+        f = made.conditionals.bind(x[some])
+        log_z = torch.logsumexp(f(grid.expand(2, len(some), -1, -1)), -1) + 2 * math.log(axis[1] - axis[0])
+        exact.append(log_z - f(y[some].double().expand(2, -1, -1).unsqueeze(2)).squeeze(-1))
+    torch.testing.assert_close(first, torch.cat(exact, 1).mean(1), atol=0.05, rtol=0)
 
 
 def test_the_partition_function_of_training_is_unbiased(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -10,7 +11,10 @@ from typing_extensions import override
 from ebmbench.tasks.regression.networks.encoded import Encoded
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
+
+    from ebmbench.tasks.regression.stack import Stack
 
 
 class WithEnergyHead(Encoded):
@@ -24,3 +28,19 @@ class WithEnergyHead(Encoded):
         from ebmbench.tasks.regression.networks.heads import EnergyHead
 
         return EnergyHead(features, dim, self.head_width, self.slope)
+
+    @override
+    def stack(
+        self,
+        x_shape: tuple[int, ...],
+        dim: int,
+        seeds: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: str,
+    ) -> Stack:
+        from ebmbench.tasks.regression.networks.fused_head import HeadStack, can_fuse
+
+        if not can_fuse(self.head_width, dim, backend, device, dtype):
+            return super().stack(x_shape, dim, seeds, device, dtype, backend)
+        return HeadStack(lambda: self.build(x_shape, dim), seeds, device, dtype)

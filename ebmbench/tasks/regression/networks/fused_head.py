@@ -1,0 +1,173 @@
+"""The energy head fused for the CPU: an Energy whose value, gradient and derivatives are one C call each.
+
+What is computed is what `heads.EnergyHead` computes, in float32, with tanh as a rational function of error below
+5e-7. The features of x come from PyTorch, so any encoder will do. Measured against PyTorch operations by
+`python -m ebmbench.bench head`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from typing_extensions import override
+
+from ebmbench.core.energy import Energy
+from ebmbench.native.build import kernels, say_unavailable, unavailable
+from ebmbench.tasks.regression.module_stack import ModuleStack
+
+LARGEST_WIDTH, LARGEST_DIM = 64, 16
+"""Units and targets for which head.c has room."""
+SERIAL = 2048
+"""Evaluations of f below which to wake a second thread costs more than it gains."""
+
+
+class HeadStack(ModuleStack):
+    """S networks of any encoder and an `EnergyHead`, the head by a compiled kernel."""
+
+    code_path = "fused head"
+
+    @override
+    def energy_of(self, parameters: Mapping[str, Tensor], h: Tensor, plain: Energy) -> Energy:
+        return FusedHead({name.removeprefix("head."): p for name, p in parameters.items()}, h, plain)
+
+
+def can_fuse(width: int, dim: int, backend: str, device: torch.device, dtype: torch.dtype) -> bool:
+    """Returns whether the kernel serves a head of this size; says once where only a compiler is missing."""
+    fits = width <= LARGEST_WIDTH and dim <= LARGEST_DIM
+    if backend != "auto" or device.type != "cpu" or dtype != torch.float32 or not fits:
+        return False
+    if (reason := unavailable()) is not None:
+        say_unavailable(reason)
+    return reason is None
+
+
+class FusedHead:
+    """`f(x, ·)` of a mini-batch; candidates are `[S, B, M, D]`.
+
+    Args:
+        parameters: the head's, by name; may be views with any stride between seeds.
+        h: the features of x, `[S, B, F]`.
+        plain: the same energy in PyTorch operations, for the third derivatives that the kernel does not compute.
+    """
+
+    def __init__(self, parameters: Mapping[str, Tensor], h: Tensor, plain: Energy) -> None:
+        self.plain = plain
+        bias = parameters["from_x.bias"].unsqueeze(1)
+        self.from_x = torch.baddbmm(bias, h, parameters["from_x.weight"].transpose(1, 2))
+        self.parameters = [parameters[name] for name in ("from_y", "mix.weight", "mix.bias", "out.weight", "out.bias")]
+
+    def __call__(self, y: Tensor) -> Tensor:
+        """Returns `f(x, y)`: y `[..., M, D]` -> `[..., M]`."""
+        value: Tensor = _Value.apply(self._candidates(y), self.from_x, *self.parameters)
+        return value
+
+    def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
+        """Returns `∂f/∂y`, `[..., M, D]`; with `create_graph` it can be differentiated again."""
+        if y.requires_grad and create_graph:  # third derivatives are wanted
+            return self.plain.grad(y, create_graph=True)
+        with torch.set_grad_enabled(create_graph):
+            slope: Tensor = _Slope.apply(self._candidates(y.detach()), self.from_x, *self.parameters)
+        return slope
+
+    def _candidates(self, y: Tensor) -> Tensor:
+        return y.expand(*self.from_x.shape[:2], *y.shape[2:]).contiguous()
+
+
+class _Value(torch.autograd.Function):
+    """`f` at y `[S, B, M, D]`; differentiable once, in y, what comes from x, and the parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, from_x: Tensor, *parameters: Tensor) -> Tensor:
+        from_x, value = from_x.contiguous(), y.new_empty(y.shape[:-1])
+        ctx.save_for_backward(y, from_x, *parameters)
+        _forward(y, from_x, parameters, value, None)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, grad, of_slope=False)
+
+
+class _Slope(torch.autograd.Function):
+    """`∂f/∂y` at y `[S, B, M, D]`; differentiable once, in y, what comes from x, and the parameters."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, from_x: Tensor, *parameters: Tensor) -> Tensor:
+        from_x, slope = from_x.contiguous(), torch.empty_like(y)
+        ctx.save_for_backward(y, from_x, *parameters)
+        _forward(y, from_x, parameters, None, slope)
+        return slope
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return _backward(ctx, grad, of_slope=True)
+
+
+def _forward(
+    y: Tensor, from_x: Tensor, parameters: Sequence[Tensor], value: Tensor | None, slope: Tensor | None
+) -> None:
+    kernels().ebm_head_forward(
+        *_layout(parameters),
+        from_x.data_ptr(),
+        y.data_ptr(),
+        _address(value),
+        _address(slope),
+        *_sizes(y, from_x),
+        _threads(y),
+    )
+
+
+def _backward(ctx: Any, grad: Tensor, of_slope: bool) -> tuple[Tensor | None, ...]:
+    compiled = kernels()
+    y, from_x, *parameters = ctx.saved_tensors
+    counts = [math.prod(p.shape[1:]) for p in parameters]
+    gradient, to_x = torch.empty(len(y), sum(counts)), torch.empty_like(from_x)
+    to_y = torch.empty_like(y) if ctx.needs_input_grad[0] else None
+    partials = torch.empty(compiled.ebm_head_partials(*_sizes(y, from_x)))
+    grad = grad.contiguous()
+    compiled.ebm_head_backward(
+        *_layout(parameters),
+        from_x.data_ptr(),
+        y.data_ptr(),
+        grad.data_ptr(),
+        of_slope,
+        gradient.data_ptr(),
+        to_x.data_ptr(),
+        _address(to_y),
+        partials.data_ptr(),
+        *_sizes(y, from_x),
+        _threads(y),
+    )
+    parts = zip(gradient.split(counts, dim=1), parameters, strict=True)
+    return to_y, to_x, *(part.view(p.shape) for part, p in parts)
+
+
+def _sizes(y: Tensor, from_x: Tensor) -> tuple[int, int, int, int, int]:
+    """Seeds, examples, candidates, units, targets."""
+    seeds, batch, samples, dim = y.shape
+    return seeds, batch, samples, from_x.shape[-1], dim
+
+
+def _threads(y: Tensor) -> int:
+    return torch.get_num_threads() if y.shape[:-1].numel() >= SERIAL else 1
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _layout(parameters: Sequence[Tensor]) -> tuple[Any, Any]:
+    """Addresses of the parameters and their strides from seed to seed."""
+    for p in parameters:
+        assert p[0].is_contiguous()
+    addresses = (ctypes.c_void_p * len(parameters))(*[p.data_ptr() for p in parameters])
+    strides = (ctypes.c_long * len(parameters))(*[p.stride(0) for p in parameters])
+    return addresses, strides
