@@ -140,7 +140,8 @@ class Learner(ABC):
         """Returns the mean loss of each seed, `[S]`: a function of the parameters, the batch and the step alone.
 
         Args:
-            batch: places of the training items, `[S, B]` (`[1, B]` for a single model).
+            batch: places of the training items, `[S, B]` (`[1, B]` for a single model); on the host where steps are not
+                captured.
             step: the step's number; an int64 tensor on the device where steps are captured.
 
         It sets `counts`: for each counter of the method how many examples of the batch it is true for, `[S]`.

@@ -111,6 +111,7 @@ class DetectionLearner(Learner):
         self.seeds = (seed,)
         self.device = torch.device(device)
         self.streams = Streams(self.seeds, device, stacked=False)
+        self.on_host = Streams(self.seeds, stacked=False)  # the same numbers, for what the host has to know
         self.rank, self.world = distributed.world()
         self.num_steps = self.trainer.iterations
         self.steps_per_row = min(HISTORY_STEPS, self.num_steps)
@@ -145,7 +146,7 @@ class DetectionLearner(Learner):
         """The boxes of all training steps: whole epochs, and the images of the last, unfinished one."""
         per_epoch = math.ceil(self.num_items / self.batch_size)
         epochs, steps = divmod(self.num_steps, per_epoch)
-        order = self.streams.at(epochs).permutation("order", self.num_items).tolist()
+        order = self.on_host.at(epochs).permutation("order", self.num_items).tolist()
         return epochs * sum(self.num_boxes) + sum(self.num_boxes[i] for i in order[: steps * self.batch_size])
 
     @override
@@ -266,7 +267,7 @@ class DetectionLearner(Learner):
 
     def _examples(self, batch: list[int], step: int) -> tuple[list[ImageFeatures], Tensor, int]:
         """This process's images, and the places of their boxes among all of the step's."""
-        flips = (self.streams.at(step).uniform("flip", (len(batch),)) < 0.5).tolist()
+        flips = (self.on_host.at(step).uniform("flip", (len(batch),)) < 0.5).tolist()
         images: list[ImageFeatures] = []
         rows: list[int] = []
         start = 0
