@@ -111,7 +111,8 @@ def _run_pool(configs: Sequence[RunConfig], values: dict[str, Any]) -> None:
     bound = values.get("n_jobs")
     places = local.slots(todo[0].launch.device, bound if isinstance(bound, int) and bound > 0 else None, len(todo))
     folder = Path(todo[0].launch.results_dir).absolute() / "multirun"
-    codes = local.run_pool(todo, places, folder)
+    restarts = values.get("max_num_restarts")
+    codes = local.run_pool(todo, places, folder, restarts if isinstance(restarts, int) else 0)
     if len(codes) < len(todo) or any(code > 128 for code in codes.values()):
         print("ebmbench: stopped; the same command goes on", file=sys.stderr)
         raise SystemExit(130)
