@@ -186,6 +186,19 @@ def test_a_terminal_shows_a_line_for_each_running_job(
     assert capsys.readouterr().out == "[1/3] done\n"
 
 
+def test_a_multirun_refuses_jobs_that_its_launcher_would_leave_out(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SWEEP.format(methods="sm", epochs=1).replace("name: own,", "name: own, also: [{method: nce}],")
+    (place / "sweeps" / "own.yaml").write_text(text)
+    assert main(["-m", "+sweeps=own"]) == 2
+    assert "+sweeps=own has further jobs (sweep.also)" in capsys.readouterr().err and not (place / "results").exists()
+    assert main(["-m", "+sweeps=own", "hydra/launcher=local_parallel", "device=cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "nce" in said and "sm" in said and "missing" not in said
+    assert main(["-m", "+sweeps=own", "method=nce", "device=cpu"]) == 0  # what is said here leaves no further grid
+
+
 def _killed_if_sm(config_yaml: str, folder: str, environment: dict[str, str], log: str) -> None:
     if "name: sm" in config_yaml:
         os.kill(os.getpid(), signal.SIGKILL)
