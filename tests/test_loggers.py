@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
+import os
 import struct
 import subprocess
 import sys
@@ -17,6 +19,7 @@ from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine import loggers
+from ebmbench.engine.runs import commit
 
 
 def config(tmp_path: Path, *overrides: str) -> RunConfig:
@@ -34,6 +37,7 @@ def rows(step: int, seconds: float = 1.0) -> list[dict[str, float]]:
             "grad_norm": 0.1,
             "seconds": seconds,
             "underflows": 0,
+            "val_nll": 0.5,
         }
         for seed in (3, 7)
     ]
@@ -45,7 +49,7 @@ class TestCsv:
         for step in (10, 20, 30):
             logger.log(rows(step))
         frame = pd.read_csv(tmp_path / "history.csv")
-        assert tuple(frame.columns) == (*loggers.HISTORY_COLUMNS, "underflows")
+        assert tuple(frame.columns) == (*loggers.HISTORY_COLUMNS, "underflows", "val_nll")
         assert frame["loss"].tolist()[:4] == [1 / 13, 1 / 17, 1 / 23, 1 / 27]
         assert math.isnan(frame["loss"].iloc[-1])
         logger.close("done")
@@ -95,6 +99,7 @@ class TestCsv:
         code = f"""
 import sys, pathlib
 from ebmbench.engine import loggers
+from ebmbench.engine.runs import commit
 from ebmbench.config.compose import compose
 for extra in (["logger=csv"], ["logger=wandb", "logger.mode=disabled"]):
     config = compose(["task=1d", "method=nce", "results_dir={tmp_path}", *extra])
@@ -191,8 +196,14 @@ def test_offline_runs_hold_every_metric(tmp_path: Path) -> None:
     logger.close("done")
 
     runs = read_back(tmp_path)
-    assert set(runs) == {f"{cfg.config_hash}-3", f"{cfg.config_hash}-7"}
-    first, second = runs[f"{cfg.config_hash}-3"], runs[f"{cfg.config_hash}-7"]
+    owner = loggers.results_token(tmp_path)
+    assert set(runs) == {f"{cfg.config_hash}-{seed}-{owner}" for seed in (3, 7)}
+    first, second = (runs[f"{cfg.config_hash}-{seed}-{owner}"] for seed in (3, 7))
+    assert first["config"]["commit"] == commit() and first["config"]["version"] == importlib.metadata.version(
+        "ebmbench"
+    )
+    assert [(r["underflows"], r["val_nll"]) for r in first["history"]] == [(0, 0.5)] * 3
+    assert first["history"][-1]["figures/density._type"] == "image-file"  # where panels of images look for it
     assert [r["loss"] for r in first["history"]] == [1 / 13, 1 / 23, 1 / 33]
     assert [r["_step"] for r in first["history"]] == [10, 20, 30]
     assert [r["epoch"] for r in second["history"]] == [1, 2, 3]
@@ -207,7 +218,7 @@ def test_offline_runs_hold_every_metric(tmp_path: Path) -> None:
             if key != "seed":
                 assert run["summary"][key] == (value if math.isfinite(value) else str(value))
         assert run["exit_code"] == 0
-    assert first["summary"]["figures/density"]["_type"] == "image-file"
+    assert first["summary"]["figures/density._type"] == "image-file"
     (artifact,) = first["artifacts"]
     assert artifact.name == cfg.run_id and "+" not in artifact.name
     assert {e.path for e in artifact.manifest.contents} >= {
@@ -243,8 +254,12 @@ def test_more_seeds_find_the_same_wandb_runs(tmp_path: Path) -> None:
     few = compose(["task=1d", "method=nce", "seeds=2"])
     many = compose(["task=1d", "method=nce", "seeds=5", "device=cpu"])
     other = compose(["task=1d", "method=nce", "seeds=2", "method.num_samples=16"])
-    assert loggers.wandb_run_id(few, 1) == loggers.wandb_run_id(many, 1)
-    assert loggers.wandb_run_id(few, 1) != loggers.wandb_run_id(other, 1)
+    mine, theirs = loggers.results_token(tmp_path / "mine"), loggers.results_token(tmp_path / "theirs")
+    assert loggers.wandb_run_id(few, 1, mine) == loggers.wandb_run_id(many, 1, mine)
+    assert loggers.wandb_run_id(few, 1, mine) != loggers.wandb_run_id(other, 1, mine)
+    # A teammate with the same settings has another results folder, and a run of their own.
+    assert loggers.wandb_run_id(few, 1, mine) != loggers.wandb_run_id(few, 1, theirs)
+    assert loggers.results_token(tmp_path / "mine") == mine
 
 
 def test_without_a_login_one_sentence_and_no_prompt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,5 +268,24 @@ def test_without_a_login_one_sentence_and_no_prompt(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    folder = tmp_path / "run"
+    folder.mkdir()
     with pytest.raises(UserError, match="wandb login"):
+        loggers.open(config(tmp_path, "logger=wandb"), folder)
+    assert not list(folder.iterdir()) and not (tmp_path / "wandb").exists()
+
+
+def test_a_refused_login_leaves_no_file_open_and_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    def refuse(**settings: Any) -> None:
+        (tmp_path / "wandb" / f"run-20260102_030405-{settings['id']}").mkdir(parents=True)
+        raise wandb.errors.CommError("user is not logged in")
+
+    monkeypatch.setattr(loggers, "has_login", lambda: True)
+    monkeypatch.setattr(wandb, "init", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(UserError, match="user is not logged in"):
         loggers.open(config(tmp_path, "logger=wandb"), tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert [path.name for path in (tmp_path / "wandb").iterdir()] == ["folder.txt"]

@@ -206,7 +206,7 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
     Command(
         ("report", "claims"),
         "[results_dir=DIR]",
-        "write what the collected sweeps say into README.md and docs/speed.md",
+        "write what the collected sweeps say into the documents",
         "ebmbench.cli.report:claims",
         "settings",
         (),

@@ -42,6 +42,7 @@ def multirun(words: Sequence[str]) -> int:
     if where.name == POOL:
         _run_pool([job.config for job in jobs], values)
     else:
+        _refuse_further_grids(own)
         with_hydra(_Job(tuple(composition.config_dirs()[1:])), ["--multirun"], [*own, *where.words])
     if is_follower():  # the first process has yet to end the last run, and tells how all ended
         return 0
@@ -70,6 +71,16 @@ def _jobs(own: Sequence[str]) -> list[Compared]:
         Compared(config, {key: pair.get(key) for key in varied}) for pair, config in zip(pairs, configs, strict=True)
     ]
     return list({job.config.run_id: job for job in jobs}.values())
+
+
+def _refuse_further_grids(own: Sequence[str]) -> None:
+    """Refuses a sweep whose `sweep.also` has jobs: Hydra's own launchers know one grid alone."""
+    named = [text.partition("=")[2] for text in own if text.startswith("+sweeps=")]
+    if named and len(composition.grids(composition.for_task(own))) > 1:
+        raise UserError(
+            f"+sweeps={named[0]} has further jobs (sweep.also), which this launcher does not start: use "
+            f"python -m ebmbench sweep submit {named[0]}, or hydra/launcher={POOL}"
+        )
 
 
 @dataclass(frozen=True)
@@ -111,7 +122,8 @@ def _run_pool(configs: Sequence[RunConfig], values: dict[str, Any]) -> None:
     bound = values.get("n_jobs")
     places = local.slots(todo[0].launch.device, bound if isinstance(bound, int) and bound > 0 else None, len(todo))
     folder = Path(todo[0].launch.results_dir).absolute() / "multirun"
-    codes = local.run_pool(todo, places, folder)
+    restarts = values.get("max_num_restarts")
+    codes = local.run_pool(todo, places, folder, restarts if isinstance(restarts, int) else 0)
     if len(codes) < len(todo) or any(code > 128 for code in codes.values()):
         print("ebmbench: stopped; the same command goes on", file=sys.stderr)
         raise SystemExit(130)

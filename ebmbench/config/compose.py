@@ -263,13 +263,8 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     """
     prepare(overrides)
     overrides = for_task(overrides)
-    parsed = _parse(overrides)
-    fixed = [o.input_line for o in parsed if o.input_line and not o.is_sweep_override()]
-    _check_groups(parsed)
-    with explained(), _hydra():
-        cfg = hydra.compose("config", [*fixed, search_path_override()], return_hydra_config=True)
     jobs: list[list[str]] = []
-    for grid in _grids(cfg, {o.key_or_group for o in parsed}):
+    for grid in grids(overrides):
         swept = _parse([*grid, *overrides])
         _check_size(swept)
         with explained():
@@ -281,12 +276,18 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
     return jobs
 
 
-def _grids(cfg: DictConfig, given: set[str]) -> list[list[str]]:
+def grids(overrides: Sequence[str]) -> list[list[str]]:
     """Returns the grids of a sweep file: that of `hydra.sweeper.params`, and one for each entry of `sweep.also`.
 
-    Such an entry changes keys of the first grid. What is said on the command line (`given`) wins over the file: there
-    is no grid of an entry with a key that is given.
+    Such an entry changes keys of the first grid. What is said on the command line wins over the file: there is no grid
+    of an entry with a key that is given.
     """
+    parsed = _parse(overrides)
+    fixed = [o.input_line for o in parsed if o.input_line and not o.is_sweep_override()]
+    _check_groups(parsed)
+    with explained(), _hydra():
+        cfg = hydra.compose("config", [*fixed, search_path_override()], return_hydra_config=True)
+    given = {o.key_or_group for o in parsed}
     first = _lines(cfg.hydra.sweeper.get("params") or {})
     found = [first]
     for entry in (cfg.get("sweep") or {}).get("also") or ():

@@ -3,24 +3,28 @@
 W&B gets one run per *seed*, though the seeds of a job train stacked in one process. Because: W&B's own
 bands, bars with intervals and parallel coordinates are statistics over runs, so only runs per seed show the
 spread between seeds; a seed's result is the same alone as among twenty, so the seed, not the job, is the
-unit; and the id `<configuration hash without seeds>-<seed>` finds the same W&B run again after a resume,
-after a requeue, and when seeds=5 is later extended to seeds=20. What belongs to the whole job (run
-directory as artifact, figures) hangs on the W&B run of its first seed.
+unit; and the id `<configuration hash without seeds>-<seed>-<results folder>` finds the same W&B run again after a
+resume, after a requeue, and when seeds=5 is later extended to seeds=20, and never a teammate's. What belongs to the
+whole job (run directory as artifact, figures) hangs on the W&B run of its first seed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
+import importlib.metadata
 import io
 import math
 import os
+import secrets
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ebmbench.core.errors import UserError
+from ebmbench.engine import runs
 from ebmbench.engine.runs import output_files
 from ebmbench.system.files import write_atomically
 
@@ -59,11 +63,15 @@ def open(config: RunConfig, run_dir: Path, resume: Mapping[int, int] | None = No
     """
     if config.logger.name == "none":
         return LoggerGroup([])
-    loggers: list[Logger] = [CsvLogger(run_dir / "history.csv", resume)]
-    if config.logger.name == "wandb" and config.logger.mode != "disabled":
-        earlier = read_history(run_dir / "history.csv")
-        loggers.append(WandbLogger(config, earlier, resume=resume is not None))
-    return LoggerGroup(loggers)
+    if config.logger.name != "wandb" or config.logger.mode == "disabled":
+        return LoggerGroup([CsvLogger(run_dir / "history.csv", resume)])
+    need_login(config)
+    history = CsvLogger(run_dir / "history.csv", resume)
+    try:
+        return LoggerGroup([history, WandbLogger(config, read_history(history.path), resume=resume is not None)])
+    except BaseException:
+        history.close("failed")
+        raise
 
 
 class LoggerGroup:
@@ -153,25 +161,20 @@ class WandbLogger:
     """
 
     def __init__(self, config: RunConfig, earlier: Sequence[Row], resume: bool) -> None:
-        os.environ.setdefault("WANDB_SILENT", "true")
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's own crash reports
+        _quiet()
         root = Path(config.launch.results_dir).absolute()
         os.environ.setdefault("WANDB_DATA_DIR", str(root / "wandb"))  # artifacts' files until they are sent
         import wandb
 
         settings = config.logger
         online = settings.mode == "online"
-        if online and not has_login():
-            raise UserError(
-                "logger=wandb needs a W&B login: run `wandb login` or set WANDB_API_KEY, "
-                "or choose logger.mode=offline and `wandb sync` later."
-            )
         self._wandb = wandb
         self._superseded: list[Path] = []
         self.runs: dict[int, Any] = {}
         group = config.sweep.name if config.sweep else f"{config.label}-{config.slug}"
+        version, commit, owner = _version(), runs.commit(), results_token(root)
         for seed in config.seeds:
-            run_id = wandb_run_id(config, seed)
+            run_id = wandb_run_id(config, seed, owner)
             if not online:
                 files = root.glob(f"wandb/offline-run-*/run-{run_id}.wandb")
                 self._superseded += sorted(file.parent for file in files)
@@ -190,6 +193,9 @@ class WandbLogger:
                         "label": config.label,
                         "run_id": config.run_id,
                         "config_hash": config.config_hash,
+                        "version": version,
+                        "commit": commit,
+                        "results": owner,
                     },
                     dir=str(root),  # made if it is missing
                     mode="online" if online else "offline",
@@ -204,6 +210,8 @@ class WandbLogger:
                 )
             except wandb.Error as error:
                 self.close("failed")
+                for folder in root.glob(f"wandb/run-*-{run_id}"):  # W&B leaves its log of the refusal
+                    shutil.rmtree(folder, ignore_errors=True)
                 first = (str(error).strip().splitlines() or [type(error).__name__])[0]
                 raise UserError(
                     f"logger=wandb could not start a W&B run ({first}); logger.mode=offline needs no network."
@@ -235,8 +243,9 @@ class WandbLogger:
         first = next(iter(self.runs.values()))
         images = [path for path in figures if path.suffix == ".png"]
         if images:
-            # In the summary, not the history: a step of its own for them would be there twice after a resume.
-            first.summary.update({f"figures/{path.stem}": self._wandb.Image(str(path)) for path in images})
+            # With the last step, for panels of images show the history; a step of their own would be one too many.
+            shown = {f"figures/{path.stem}": self._wandb.Image(str(path)) for path in images}
+            first.log(shown, step=max(0, *(step - 1 for step in self._next.values())))
         artifact = self._wandb.Artifact(artifact_name(run_dir), type="run")
         for path in output_files(run_dir):
             artifact.add_file(str(path), name=path.relative_to(run_dir).as_posix())
@@ -257,9 +266,23 @@ class WandbLogger:
         self._superseded = []
 
 
-def wandb_run_id(config: RunConfig, seed: int) -> str:
-    """The same for the same settings and seed, whatever other seeds were trained beside it."""
-    return f"{config.config_hash}-{seed}"
+def wandb_run_id(config: RunConfig, seed: int, owner: str) -> str:
+    """The same for the same settings, seed and results folder, whatever other seeds were trained beside it."""
+    return f"{config.config_hash}-{seed}-{owner}"
+
+
+def results_token(results_dir: Path) -> str:
+    """Returns a word that tells this results folder from a teammate's; the first run on W&B makes it up."""
+    path = results_dir / "wandb" / "folder.txt"
+    with contextlib.suppress(FileExistsError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{secrets.token_hex(8)}")
+        fresh.write_text(secrets.token_hex(3))
+        try:
+            os.link(fresh, path)  # whole, or not at all: another run may do the same
+        finally:
+            fresh.unlink()
+    return "".join(c for c in path.read_text() if c.isalnum())[:12]
 
 
 def artifact_name(run_dir: Path) -> str:
@@ -268,8 +291,29 @@ def artifact_name(run_dir: Path) -> str:
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name)[:128]
 
 
+def _version() -> str | None:
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from a checkout that is not installed
+        return importlib.metadata.version("ebmbench")
+    return None
+
+
+def need_login(config: RunConfig) -> None:
+    """Raises UserError where logger=wandb has no login to use; nothing is written for it."""
+    if config.logger.mode == "online" and not has_login():
+        raise UserError(
+            "logger=wandb needs a W&B login: run `wandb login` or set WANDB_API_KEY, "
+            "or choose logger.mode=offline and `wandb sync` later."
+        )
+
+
+def _quiet() -> None:
+    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # W&B's own crash reports
+
+
 def has_login() -> bool:
     """Whether wandb finds credentials (environment, settings, netrc); asks and contacts nobody."""
+    _quiet()
     import wandb
 
     return wandb.login(prompt=False, verify=False)

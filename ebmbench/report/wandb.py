@@ -6,16 +6,17 @@ grouping by method gives means with their spread. Which runs: those whose config
 
 from __future__ import annotations
 
-import os
+import contextlib
 from typing import Any
 
+from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.display import palette
 from ebmbench.display.table import markdown
 from ebmbench.engine.loggers import has_login
 from ebmbench.report import html
 from ebmbench.report import settings as reported
-from ebmbench.report.frame import Results
+from ebmbench.report.frame import Results, Run
 from ebmbench.tasks.base import Metric, Task
 
 
@@ -27,8 +28,6 @@ def publish(results: Results, project: str, entity: str | None) -> str:
     """
     if results.done.empty:
         raise UserError(f"{results.name} has no finished run yet, so there is nothing to report")
-    os.environ.setdefault("WANDB_SILENT", "true")
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     if not has_login():
         raise UserError("a W&B report needs a W&B login: run `wandb login`, or set WANDB_API_KEY.")
     import wandb
@@ -109,6 +108,24 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
                 layout=wr.Layout(w=8, h=8),
             )
         )
+    for metric in _metrics(task, part)[:1]:
+        title = f"{metric.title or metric.label}: a point for each seed"
+        layout = wr.Layout(w=8, h=8)
+        panels.append(wr.ScatterPlot(title=title, x=wr.Config("seed"), y=wr.SummaryMetric(metric.name), layout=layout))
+    for name in _counters(results, label):
+        panels.append(
+            wr.BarPlot(
+                title=f"{name}: mean over seeds", metrics=[name], groupby=method, groupby_aggfunc="mean",
+                max_runs_to_show=1000, max_bars_to_show=20, layout=wr.Layout(w=8, h=8),
+            )
+        )  # fmt: skip
+    if task.selection and task.selection in _history(results, label):
+        panels.append(
+            wr.LinePlot(
+                title="validation by method", x="Step", y=[task.selection], groupby=method, groupby_aggfunc="mean",
+                groupby_rangefunc="minmax", max_runs_to_show=1000, ignore_outliers=True, layout=wr.Layout(w=12, h=9),
+            )
+        )  # fmt: skip
     panels.append(
         wr.LinePlot(
             title="training loss by method (different quantities: compare shapes, not heights)",
@@ -129,6 +146,10 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
             layout=wr.Layout(w=12, h=9),
         )
     )
+    pictures = sorted({path.stem for run in _runs(results, label) for path in run.folder.glob("figures/*.png")})
+    if pictures:
+        keys = [f"figures/{name}" for name in pictures]
+        panels.append(wr.MediaBrowser(title="figures", media_keys=keys, num_columns=3, layout=wr.Layout(w=24, h=12)))
     panels.append(wr.RunComparer(diff_only="split", layout=wr.Layout(w=24, h=10)))
     _place(panels)
     colors = {
@@ -136,6 +157,26 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
         for name in map(str, palette.in_order(part["method"]))
     }
     return wr.PanelGrid(runsets=[runset], panels=panels, custom_run_colors=colors)
+
+
+def _runs(results: Results, label: str) -> list[Run]:
+    return [run for run in results.runs if run.label == label]
+
+
+def _counters(results: Results, label: str) -> list[str]:
+    """Returns the methods' counters, such as underflows, that counted something."""
+    known = {name for cls in registry.known("method").values() for name in getattr(cls, "counters", {})}
+    part = results.done[results.done["label"] == label]
+    return sorted(name for name in known if name in part and (part[name] > 0).any())
+
+
+def _history(results: Results, label: str) -> set[str]:
+    """Returns the columns of the training histories."""
+    found: set[str] = set()
+    for run in _runs(results, label):
+        with contextlib.suppress(OSError), open(run.folder / "history.csv") as file:
+            found |= set(file.readline().strip().split(","))
+    return found
 
 
 def _metrics(task: type[Task], part: Any) -> list[Metric]:
@@ -152,7 +193,7 @@ def _coordinates(results: Results, label: str, wr: Any) -> list[Any]:
     values: dict[str, list[Any]] = {}
     methods: dict[str, list[str]] = {}
     varied = {key for keys in results.varied.values() for key in keys}
-    for run in (run for run in results.runs if run.label == label):
+    for run in _runs(results, label):
         for key, value in run.settings.items():
             if value is not None and (key in varied or reported.has_symbol(key, task, run.method)):
                 values.setdefault(key, []).append(value)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
@@ -20,6 +21,7 @@ import torch
 from ebmbench.config.run import RunConfig
 from ebmbench.report.planned import error_path
 from ebmbench.sweep.job import run_job, write_error
+from ebmbench.sweep.watch import Watch
 from ebmbench.system.interrupt import stopping_signals
 
 
@@ -51,11 +53,17 @@ def _visible_gpus() -> list[str]:
     return given.split(",")[:count] if given else [str(index) for index in range(count)]
 
 
-def run_pool(configs: Sequence[RunConfig], places: Sequence[Slot], folder: Path) -> dict[str, int]:
+def run_pool(
+    configs: Sequence[RunConfig], places: Sequence[Slot], folder: Path, max_restarts: int = 0
+) -> dict[str, int]:
     """Runs all jobs, each in a process of its own, which ends alone where it crashes.
 
     Ctrl-C (or another signal to stop) asks the running jobs to save and stop, and starts no more; a second one kills
     them. Where this process is killed, its jobs save and stop.
+
+    Args:
+        max_restarts: how often a job that the system ended (for want of memory, for instance) starts again, from its
+            checkpoint. A job that failed by itself does not: it would fail again.
 
     Returns:
         Run to exit code, of those that were started.
@@ -64,42 +72,59 @@ def run_pool(configs: Sequence[RunConfig], places: Sequence[Slot], folder: Path)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ebmbench.engine.execute"])
     (folder / "logs").mkdir(parents=True, exist_ok=True)
-    waiting, free = list(configs), list(places)
-    active: dict[Any, tuple[RunConfig, Slot, Any, float]] = {}
+    waiting, free = list(configs), list(range(len(places)))
+    active: dict[Any, tuple[RunConfig, int, Any, float]] = {}
     codes: dict[str, int] = {}
-    with _Stop() as stop:
+    starts: Counter[str] = Counter()
+    with _Stop() as stop, Watch(len(configs)) as watch:
         while (waiting and not stop.count) or active:
             while waiting and free and not stop.count:
-                config, slot = waiting.pop(0), free.pop(0)
+                config, place = waiting.pop(0), free.pop(0)
+                slot = places[place]
                 threads = config.launch.threads or slot.threads
                 text = config.replace(threads=threads).to_yaml()
                 log = folder / "logs" / f"{config.run_id}.log"
                 process = context.Process(target=_child, args=(text, str(folder), slot.environment, str(log)))
                 process.start()
-                active[process.sentinel] = (config, slot, process, time.monotonic())
+                starts[config.run_id] += 1
+                active[process.sentinel] = (config, place, process, time.monotonic())
+                watch.started(place, config)
             for sentinel in connection.wait(list(active), timeout=0.5):
-                config, slot, process, started = active.pop(sentinel)
+                config, place, process, started = active.pop(sentinel)
                 process.join()
-                free.append(slot)
-                codes[config.run_id] = code = _exit_code(process, config, folder)
-                word = "done" if code == 0 else ("stopped" if code > 128 else "FAILED")
+                free.append(place)
                 seconds = time.monotonic() - started
-                print(f"[{len(codes)}/{len(configs)}] {word:8}{config.run_id}  {seconds:.1f} s", flush=True)
+                is_again = _was_killed(process) and starts[config.run_id] <= max_restarts and not stop.count
+                watch.ended(place, is_last=not is_again)
+                if is_again:
+                    waiting.append(config)
+                    which = f"restart {starts[config.run_id]} of {max_restarts}"
+                    watch.say(f"killed  {config.run_id}  {seconds:.1f} s; it starts again ({which})")
+                    continue
+                codes[config.run_id] = code = _exit_code(process, config, folder, starts[config.run_id])
+                word = "done" if code == 0 else ("stopped" if code > 128 else "FAILED")
+                watch.say(f"[{len(codes)}/{len(configs)}] {word:8}{config.run_id}  {seconds:.1f} s")
+            watch.refresh()
             stop.pass_on([process for _, _, process, _ in active.values()])
     return codes
 
 
-def _exit_code(process: Any, config: RunConfig, folder: Path) -> int:
-    """The job's exit code; where a signal ended it unasked, that is left for `sweep status` to say."""
+def _was_killed(process: Any) -> bool:
+    """Whether a signal ended the process that does not ask it to stop."""
     code = process.exitcode
-    if code is None or code >= 0:
-        return code or 0
-    name = signal.Signals(-code).name
-    if -code not in stopping_signals():
-        hint = " (out of memory?)" if -code == signal.SIGKILL else ""
-        write_error(error_path(folder, config.run_id), f"{config.run_id}: the process was ended by {name}{hint}")
-        return 1
-    return 128 - code
+    return code is not None and code < 0 and -code not in stopping_signals()
+
+
+def _exit_code(process: Any, config: RunConfig, folder: Path, starts: int) -> int:
+    """The job's exit code; where a signal ended it unasked, that is left for `sweep status` to say."""
+    code = process.exitcode or 0
+    if not _was_killed(process):
+        return code if code >= 0 else 128 - code
+    hint = " (out of memory?)" if -code == signal.SIGKILL else ""
+    times = f", {starts} times" if starts > 1 else ""
+    text = f"{config.run_id}: the process was ended by {signal.Signals(-code).name}{hint}{times}"
+    write_error(error_path(folder, config.run_id), text)
+    return 1
 
 
 def _child(config_yaml: str, folder: str, environment: dict[str, str], log: str) -> None:

@@ -52,6 +52,7 @@ def test_the_report_is_saved_with_all_its_parts(tmp_path: Path, results: Path) -
         kinds = [panel["viewType"] for panel in panels]
         assert kinds.count("Bar Chart") == 3  # D_KL, NLL, CRPS
         assert {"Run History Line Plot", "Parallel Coordinates Plot", "Run Comparer"} <= set(kinds)
+        assert "Scatter Plot" in kinds  # a point for each seed
         bars = next(p["config"] for p in panels if p["viewType"] == "Bar Chart")
         assert (bars["metrics"], bars["groupBy"], bars["groupArea"]) == (["d_kl"], "method.value.name", "stderr")
         lines = next(p["config"] for p in panels if p["viewType"] == "Run History Line Plot")
@@ -66,6 +67,27 @@ def test_the_report_is_saved_with_all_its_parts(tmp_path: Path, results: Path) -
     text = json.dumps(blocks(view, "markdown-block"))
     assert "1D, dataset 1: mean over seeds" in text and "1D, dataset 2: every pair" in text
     assert "python -m ebmbench sweep submit paper_1d" in json.dumps(blocks(view, "code-block"))
+
+
+def test_the_panels_show_what_the_runs_have(tmp_path: Path) -> None:
+    import wandb_workspaces.reports.v2 as wr
+
+    from ebmbench.report import frame
+    from ebmbench.report.wandb import _grid
+    from tests.report import made_runs
+
+    made_runs.detection_runs(tmp_path, seeds=2)
+    made_runs.paper_sweep(tmp_path, seeds=1)
+    found = frame.find([str(path) for path in (tmp_path / "runs").iterdir()], tmp_path)
+    for folder in found.folders.values():
+        (folder / "history.csv").write_text("step,seed,loss,val_nll\n")
+    found.frame["underflows"] = 3
+    shown = {label: _grid(found, label, "p", "e", wr).panels for label in ("detection-shapes", "1d-1")}
+    titles = {label: [getattr(panel, "title", "") for panel in panels] for label, panels in shown.items()}
+    (media,) = [panel for panel in shown["detection-shapes"] if isinstance(panel, wr.MediaBrowser)]
+    assert media.media_keys == ["figures/boxes"]
+    assert "underflows: mean over seeds" in titles["1d-1"]
+    assert "validation by method" in titles["1d-1"] and "validation by method" not in titles["detection-shapes"]
 
 
 def test_a_wrong_key_is_one_sentence_and_exit_code_2(tmp_path: Path, results: Path) -> None:

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import fcntl
+import json
 import os
+import pty
+import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from ebmbench.cli.main import main
 from ebmbench.core.errors import UserError
+from ebmbench.engine.runs import Status
 from ebmbench.report.planned import read_plan
 from ebmbench.sweep import local
 from ebmbench.sweep.estimate import estimate
 from ebmbench.sweep.plan import make_plan
 from ebmbench.sweep.status import job_states
 from ebmbench.sweep.submit import launcher_settings
+from ebmbench.sweep.watch import Watch
 from ebmbench.system.locking import Lock
 from tests.sweep.made import sweep
 
@@ -138,6 +147,56 @@ def test_a_killed_job_is_told_and_the_pool_goes_on(place: Path, monkeypatch: pyt
     assert codes == {configs[0].run_id: 1, configs[1].run_id: 0}
     note = folder / "errors" / f"{configs[0].run_id}.txt"
     assert "ended by SIGKILL (out of memory?)" in note.read_text()
+
+
+def test_a_job_that_the_system_killed_starts_again_as_often_as_is_said(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(place, "sm,nce")
+    monkeypatch.setattr(local, "_child", _killed_if_sm)
+    assert sweep(["submit", "own", "--jobs", "1", "hydra.launcher.max_num_restarts=2"]) == 1
+    said = capsys.readouterr()
+    assert said.out.count("it starts again") == 2 and "(restart 2 of 2)" in said.out
+    assert sweep(["status", "own"]) == 0
+    assert "ended by SIGKILL (out of memory?), 3 times" in capsys.readouterr().out
+
+
+def test_a_terminal_shows_a_line_for_each_running_job(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(place, "sm,nce,dsm")
+    configs = [job.run_config(place / "results") for job in make_plan("own", [], None).jobs]
+    here, there = pty.openpty()
+    fcntl.ioctl(there, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 120, 0, 0))
+    with os.fdopen(there, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with Watch(3) as watch:
+            for number, config in enumerate(configs[:2]):
+                watch.started(number, config)
+            status = Status.of(configs[1], state="running", step=40, num_steps=160)
+            configs[1].run_dir.mkdir(parents=True)
+            (configs[1].run_dir / "status.json").write_text(json.dumps(asdict(status)))
+            watch.refresh()
+            watch.ended(0, is_last=True)
+            watch.say("[1/3] done")
+    text = os.read(here, 65536).decode()
+    os.close(here)
+    assert f"{configs[0].run_id} starts" in text and configs[2].run_id not in text
+    assert re.search(rf"{configs[1].run_id} +25%.* 40/160 steps", text) and "1/3 jobs" in text
+    assert capsys.readouterr().out == "[1/3] done\n"
+
+
+def test_a_multirun_refuses_jobs_that_its_launcher_would_leave_out(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = SWEEP.format(methods="sm", epochs=1).replace("name: own,", "name: own, also: [{method: nce}],")
+    (place / "sweeps" / "own.yaml").write_text(text)
+    assert main(["-m", "+sweeps=own"]) == 2
+    assert "+sweeps=own has further jobs (sweep.also)" in capsys.readouterr().err and not (place / "results").exists()
+    assert main(["-m", "+sweeps=own", "hydra/launcher=local_parallel", "device=cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "nce" in said and "sm" in said and "missing" not in said
+    assert main(["-m", "+sweeps=own", "method=nce", "device=cpu"]) == 0  # what is said here leaves no further grid
 
 
 def _killed_if_sm(config_yaml: str, folder: str, environment: dict[str, str], log: str) -> None:
