@@ -181,6 +181,11 @@ class SweepResults(Protocol):
         ...
 
     @property
+    def done(self) -> pd.DataFrame:
+        """All variants, a row per run and seed; a column for each setting that varies."""
+        ...
+
+    @property
     def folders(self) -> Mapping[str, Path]:
         """The run directory of each `run_id` that is there; none where a table was read from a file."""
         ...
@@ -208,7 +213,8 @@ class Task(Component):
         metrics: the columns of metrics.csv; the first one is the headline, by which methods are ranked.
         sweep_figures: figures of its sweeps that no other task has.
         title: what tables call it and its dataset, such as "Detection, {dataset}"; from its name if not given.
-        draw_setting: the setting (dotted) that draws the training data anew, if there is one.
+        draw_setting: the setting (dotted) that draws the training data anew, or what else the models stand on, if there
+            is one; `draw_of` is its name for people.
         selection: the metric by which a seed may be chosen without knowledge of the test data, if there is one.
         images: pictures of a run that the page of a sweep shows, without their ending.
         processes: whether several processes (torchrun) can train one run.
@@ -221,6 +227,7 @@ class Task(Component):
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = ()
     title: ClassVar[str] = ""
     draw_setting: ClassVar[str] = ""
+    draw_of: ClassVar[str] = "training data"
     selection: ClassVar[str] = ""
     images: ClassVar[tuple[str, ...]] = ()
     processes: ClassVar[bool] = False

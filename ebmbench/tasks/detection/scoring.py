@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ebmbench.system.files import write_atomically
-from ebmbench.tasks.detection.base import Candidates
+from ebmbench.tasks.detection.architectures import Candidates
 from ebmbench.tasks.detection.box_nll import box_nll
 from ebmbench.tasks.detection.config import InferenceConfig
 from ebmbench.tasks.detection.evaluation import Detection, Evaluation, Interval, as_tables, evaluate, paired_bootstrap
