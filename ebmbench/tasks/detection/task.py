@@ -82,7 +82,7 @@ class DetectionTask(Task):
         SweepFigure("detection_sizes", sweep_figures.sizes),
         SweepFigure("detection_gains", sweep_figures.gains),
     )
-    images = ("boxes", "refinement", "energy")
+    images = ("boxes", "refinement", "heat")
     selection = "val_ap"
     draw_setting, draw_of = "task.base.seed", "base detector"
     tuning = {  # noqa: RUF012

@@ -144,11 +144,13 @@ def test_candidates_with_nms_are_torchvisions_detections(tmp_path: Path, name: s
         torch.randint(0, 256, (3, 100, 150), dtype=torch.uint8),
     ]
     features, candidates = detector.candidates(images, score_threshold=0.05)
+    overlap = 0.5
     if logits is not None:
-        detector.model.score_thresh, detector.model.nms_thresh, detector.model.detections_per_img = 0.05, 0.5, 100
+        overlap = 0.43  # not 0.5, which many pairs of regular places have to the last bit
+        detector.model.score_thresh, detector.model.nms_thresh, detector.model.detections_per_img = 0.05, overlap, 100
     expected = detector.model([image / 255 for image in images])
     for image, size, found, want in zip(images, features.sizes, candidates, expected, strict=True):
-        keep = batched_nms(found.boxes, found.scores, found.labels, 0.5)[:100]
+        keep = batched_nms(found.boxes, found.scores, found.labels, overlap)[:100]
         scale = torch.tensor([image.shape[2] / size[1], image.shape[1] / size[0]]).repeat(2)
         known = want["labels"] > 0  # the one-stage detectors have a score for the background, which is nothing
         keep = keep[: int(known.sum())]
