@@ -189,6 +189,11 @@ class SweepResults(Protocol):
         ...
 
     @property
+    def done(self) -> pd.DataFrame:
+        """All variants, a row per run and seed; a column for each setting that varies."""
+        ...
+
+    @property
     def folders(self) -> Mapping[str, Path]:
         """The run directory of each `run_id` that is there; none where a table was read from a file."""
         ...
@@ -223,7 +228,8 @@ class Task(Component):
         sweep_figures: figures of its sweeps that no other task has.
         one_unit: whether the targets of its datasets have one unit, so that figures show a metric on one scale.
         title: what tables call it and its dataset, such as "Detection, {dataset}"; from its name if not given.
-        draw_setting: the setting (dotted) that draws the training data anew, if there is one.
+        draw_setting: the setting (dotted) that draws the training data anew, or what else the models stand on, if there
+            is one; `draw_of` is its name for people.
         selection: the metric by which a seed may be chosen without knowledge of the test data, if there is one.
         images: pictures of a run that the page of a sweep shows, without their ending.
         processes: whether several processes (torchrun) can train one run.
@@ -237,6 +243,7 @@ class Task(Component):
     one_unit: ClassVar[bool] = True
     title: ClassVar[str] = ""
     draw_setting: ClassVar[str] = ""
+    draw_of: ClassVar[str] = "training data"
     selection: ClassVar[str] = ""
     images: ClassVar[tuple[str, ...]] = ()
     processes: ClassVar[bool] = False

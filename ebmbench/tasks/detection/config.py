@@ -101,6 +101,9 @@ class FileData(ImageData):
 
     root: str | None = Field(None, description="the folder that holds the images and their annotations")
     skip_bad_images: bool = Field(False, description="leave out images that are missing or damaged")
+    num_train: int | None = Field(
+        None, ge=1, description="training images that are used, drawn once for all; null: all of them"
+    )
 
     @abstractmethod
     def part(self, split: str) -> Part:
@@ -171,12 +174,19 @@ class CocoData(FileData):
 class BaseConfig(Section):
     """The frozen detector below the head. It is trained or loaded once, and shared by all methods and seeds."""
 
-    architecture: Literal["small", "resnet50"] = Field(
+    architecture: str = Field(
         "resnet50",
-        description="small (1.9 M parameters, for the CPU), resnet50 (fasterrcnn_resnet50_fpn)",
+        pattern=r"^(small|resnet50|resnet50_v2|retinanet|fcos|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="small (1.9 M parameters, for the CPU); torchvision's over a ResNet-50: resnet50, resnet50_v2 "
+        "(Faster R-CNN), retinanet, fcos; or MODULE:CLASS, an Architecture of your own",
     )
     weights: str = Field(
         "train", min_length=1, description="train (on this dataset), coco, none (random), or the path of a checkpoint"
+    )
+    backbone: str | None = Field(
+        None,
+        min_length=1,
+        description="for weights=train: a file of the ResNet's weights to start from, such as ImageNet's",
     )
     iterations: int = Field(90_000, ge=1, le=10_000_000, description="this and the rest: for weights=train")
     batch_size: int = Field(8, ge=1, le=1024, description="images")
@@ -189,11 +199,12 @@ class BaseConfig(Section):
     )
 
     def identity(self) -> dict[str, Any]:
-        """Returns the settings, without what changes no result, and with a hash of a file of weights."""
+        """Returns the settings, without what changes no result, and with hashes of files of weights."""
         found = {key: value for key, value in super().identity().items() if key != "feature_cache_mb"}
-        path = Path(self.weights).expanduser()
-        if self.weights not in WEIGHTS and path.is_file():
-            found["weights"] = fingerprint_of(path)
+        for key in ("weights", "backbone"):
+            value = found.get(key)
+            if value is not None and value not in WEIGHTS and Path(value).expanduser().is_file():
+                found[key] = fingerprint_of(Path(value).expanduser())
         return found
 
 

@@ -18,7 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebmbench.tasks.detection.base import BaseDetector, Candidates, Features
+from ebmbench.tasks.detection.architectures import Candidates
+from ebmbench.tasks.detection.base import BaseDetector, Features
 from ebmbench.tasks.detection.data import Dataset, Example, flip_boxes
 from ebmbench.tasks.detection.pooling import Pyramid
 

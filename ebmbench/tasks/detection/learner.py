@@ -127,7 +127,7 @@ class DetectionLearner(Learner):
             base.hidden_layers,
             len(base.category_ids),
             task.head.activation,
-            task.head.from_base,
+            task.head.from_base and base.has_box_head,
             self.streams.at(0),
         )
         # On the last hidden layer at the target box.

@@ -97,9 +97,7 @@ class DetectionModel:
             ) from None
         base = reopen(task, record, run_dir.parent.parent)
         draws = Streams([seed], stacked=False).at(0)
-        head = EnergyHead.start(
-            base.hidden_layers, len(base.category_ids), task.head.activation, task.head.from_base, draws
-        )
+        head = EnergyHead.start(base.hidden_layers, len(base.category_ids), task.head.activation, False, draws)
         head.load_state_dict({name: parameters[name] for name in head.state_dict()})
         return DetectionModel(task, base, names, head, seed, _is_accepted(run_dir, seed))
 

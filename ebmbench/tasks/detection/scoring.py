@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ebmbench.system.files import write_atomically
-from ebmbench.tasks.detection.base import Candidates
+from ebmbench.tasks.detection.architectures import Candidates
 from ebmbench.tasks.detection.box_nll import box_nll
 from ebmbench.tasks.detection.config import InferenceConfig
 from ebmbench.tasks.detection.evaluation import Detection, Evaluation, Interval, as_tables, evaluate, paired_bootstrap
@@ -39,6 +39,8 @@ VALIDATION_IMAGES = 200
 """Images of the validation split that are scored, where it does not decide on acceptance: the first."""
 SLICE_BOXES, SLICE_POINTS, SLICE_HALF_WIDTH = 6, 81, 0.5
 """Boxes of which f is kept along each coordinate, the points on each line, and how far the lines go."""
+HEAT_POINTS, HEAT_HALF_WIDTH = 49, 1.5
+"""Of the map of f over the places of a box's centre: points along each side, and how many box sizes it goes."""
 
 Tell = Callable[[str, int, int], None]
 """Told of the stage, how many items of it are done, and of how many."""
@@ -247,27 +249,41 @@ def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 def _write_slices(
     path: Path, task: DetectionTask, store: FeatureStore, images: Sequence[_Image], head: EnergyHead
 ) -> None:
-    """Writes f around the largest true box of the first images, along each coordinate: `[boxes, 4, points]`."""
-    offsets = torch.linspace(-SLICE_HALF_WIDTH, SLICE_HALF_WIDTH, SLICE_POINTS, device=store.device)
-    y = torch.zeros(4, SLICE_POINTS, 4, device=store.device)
+    """Writes f around the largest true box of the first images, for figures.
+
+    `energies` `[boxes, 4, points]` is f along each relative coordinate, at `offsets`. `heat` `[boxes, grid, grid]` is f
+    with the box's centre moved, by rows from top to bottom; `centres` `[boxes, 2, grid]` are the places x and y of the
+    centre, and `boxes` `[boxes, 4]` the true boxes, in pixels of the image as it was.
+    """
+    device = store.device
+    offsets = torch.linspace(-SLICE_HALF_WIDTH, SLICE_HALF_WIDTH, SLICE_POINTS, device=device)
+    y = torch.zeros(4, SLICE_POINTS, 4, device=device)
     for axis in range(4):
         y[axis, :, axis] = offsets
-    lines, boxes = [], []
+    moved = torch.linspace(-HEAT_HALF_WIDTH, HEAT_HALF_WIDTH, HEAT_POINTS, device=device)
+    grid = torch.zeros(HEAT_POINTS, HEAT_POINTS, 4, device=device)
+    grid[..., 1], grid[..., 0] = torch.meshgrid(moved, moved, indexing="ij")
+    lines, heat, centres, boxes = [], [], [], []
     for image in images[:SLICE_BOXES]:
         of_image = image.features.boxes
         largest = (of_image[:, 2:] - of_image[:, :2]).prod(1).argmax().view(1)
         energy = _true_boxes(task, store, [image], head).of(largest)
         with torch.no_grad():
             lines.append(energy(y.view(1, -1, 4)).view(4, SLICE_POINTS).cpu())
-        boxes.append(of_image[largest][0].cpu())
+            heat.append(energy(grid.view(1, -1, 4)).view(HEAT_POINTS, HEAT_POINTS).cpu())
+        boxes.append((of_image[largest] * image.features.scale)[0].cpu())
+        middle, size = (boxes[-1][:2] + boxes[-1][2:]) / 2, boxes[-1][2:] - boxes[-1][:2]
+        centres.append(middle[:, None] + size[:, None] * moved.cpu())
     if not lines:
         return
     buffer = io.BytesIO()
     np.savez(
         buffer,
         offsets=offsets.cpu().numpy(),
-        energies=torch.stack(lines).numpy(),
         image_ids=np.array([image.image_id for image in images[:SLICE_BOXES]]),
+        energies=torch.stack(lines).numpy(),
+        heat=torch.stack(heat).numpy(),
+        centres=torch.stack(centres).numpy(),
         boxes=torch.stack(boxes).numpy(),
     )
     write_atomically(path, buffer.getvalue())

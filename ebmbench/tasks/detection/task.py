@@ -80,9 +80,11 @@ class DetectionTask(Task):
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
         SweepFigure("detection_stages", later("ebmbench.tasks.detection.sweep_figures:stages")),
         SweepFigure("detection_sizes", later("ebmbench.tasks.detection.sweep_figures:sizes")),
+        SweepFigure("detection_gains", later("ebmbench.tasks.detection.sweep_figures:gains")),
     )
-    images = ("boxes", "refinement", "energy")
+    images = ("boxes", "refinement", "heat")
     selection = "val_ap"
+    draw_setting, draw_of = "task.base.seed", "base detector"
     tuning = {  # noqa: RUF012
         "task.head.activation": ["relu", "silu"],
         "task.inference.step_centre": (2.5e-5, 3e-2),
