@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON = $(VENV)/bin/python
 INSTALLED = $(VENV)/.installed
 
-.PHONY: install run test test-all lint docs bench clean
+.PHONY: install run test test-all lint docs bench gpu clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,10 @@ docs: install
 
 bench: install
 	$(PYTHON) -m ebmbench.bench
+
+# Everything that needs a GPU, in under nine minutes; without one it says what it would do.
+gpu: install
+	$(PYTHON) -m ebmbench.bench gpu
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
+from ebmbench.config.compose import compose
+from ebmbench.core import registry
 from ebmbench.engine import train
 from ebmbench.engine.cuda import CapturedSteps
 from ebmbench.methods.likelihood import KLDIS
 from ebmbench.proposals.mixture import GaussianMixture
+from ebmbench.tasks.regression.base_density import NodeDensity
 from ebmbench.tasks.regression.one_d_learner import OneDLearner
 from tests.tasks.regression.one_d_problem import losses, problem
+from tests.waits import watched
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 METHODS_OF_ALL_KINDS = ("nce+", "kld-is", "ml-mcmc", "sm", "dsm")
@@ -63,6 +69,84 @@ def test_the_step_of_a_divergence_is_read_on_the_device() -> None:
     steps(1)
     steps(2)
     assert training.progress.diverged_step.tolist() == [-1, 1]
+
+
+# ------------------------------------------------------------------------------------------ without a GPU: on `meta`
+
+META = torch.device("meta")
+WORDS = {
+    "1d": ["task.num_train=64"],
+    "regression": ["data=diabetes"],
+    "regression, dropout, clipped": ["data=diabetes", "task.network.dropout=0.1", "trainer.gradient_clip=1.0"],
+    "regression, a density": ["data=diabetes", "network=mdn"],
+}
+
+
+def assert_no_wait(words: list[str]) -> None:
+    """Makes steps as a capture makes them, on a device whose tensors have no values: who reads one gets an error."""
+    config = compose([*words, "seeds=2"])
+    with pytest.MonkeyPatch.context() as patch:
+        if config.task.name == "regression":  # before training the targets are read, once
+            nodes = config.task.learner(config.setup, config.seeds, torch.device("cpu")).nodes  # type: ignore[attr-defined]
+            patch.setattr(NodeDensity, "of", lambda *arguments: nodes)
+        training = train.Training(config.task.learner(config.setup, config.seeds, META))
+        steps = CapturedSteps(training.learner, training.batches, training.update)
+        steps(0)
+        with watched("meta") as found:
+            steps(1)
+            steps(training.batches.steps_per_epoch - 1)
+    assert not found
+
+
+@pytest.mark.parametrize("name", list(registry.known("method")))
+@pytest.mark.parametrize("task", WORDS)
+def test_no_method_waits_for_the_device_in_a_step(task: str, name: str) -> None:
+    assert_no_wait(
+        [f"task={task.partition(',')[0]}", f"method={name}", "method.num_samples=8"][: 2 + _samples(name)] + WORDS[task]
+    )
+
+
+def _samples(name: str) -> int:
+    """1 for a method that has a number of samples."""
+    return int("num_samples" in registry.known("method")[name].model_fields)
+
+
+@pytest.mark.parametrize("proposal", list(registry.known("proposal")))
+def test_no_proposal_waits_for_the_device_in_a_step(proposal: str) -> None:
+    for method in ("nce", "kld-is"):
+        assert_no_wait(["task=1d", f"method={method}", f"proposal={proposal}", *WORDS["1d"]])
+
+
+@pytest.mark.parametrize(
+    "wait", [lambda y: y.sum().item(), lambda y: y.tolist(), lambda y: bool((y > 0).all()), lambda y: y[y > 0]]
+)
+def test_a_wait_is_found(wait: Callable[[torch.Tensor], object], monkeypatch: pytest.MonkeyPatch) -> None:
+    loss = registry.known("method")["nce"].loss  # type: ignore[attr-defined]
+
+    def waits(self: object, f: object, y: torch.Tensor, step: object) -> torch.Tensor:
+        wait(y)
+        return loss(self, f, y, step)
+
+    monkeypatch.setattr(registry.known("method")["nce"], "loss", waits)
+    with pytest.raises((RuntimeError, AssertionError, NotImplementedError)):
+        assert_no_wait(["task=1d", "method=nce", *WORDS["1d"]])
+
+
+def test_a_copy_from_the_host_is_found() -> None:
+    with watched("meta") as found:
+        torch.ones(2).to("meta")
+        torch.tensor([1.0, 2.0], device="meta")
+    assert "copy from cpu to meta" in found
+
+
+def test_what_is_not_captured_gets_its_batches_on_the_host() -> None:
+    made = problem("nce", seeds=(0, 4), device="meta")
+    expected = train.Training(problem("nce", seeds=(0, 4))).batches.at(3)
+    made.capturable = False
+    assert torch.equal(train.Training(made).batches.at(3), expected)
+
+
+# ------------------------------------------------------------------------------------------ on a GPU
 
 
 def on(device: str, name: str) -> OneDLearner:

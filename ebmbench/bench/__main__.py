@@ -1,4 +1,4 @@
-"""`python -m ebmbench.bench [one_d|waits|pooling|head|sweep|coverage|gradients] [options]`; one_d by default."""
+"""`python -m ebmbench.bench [one_d|waits|pooling|head|sweep|gpu|coverage|gradients] [options]`; one_d by default."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from ebmbench.system.allocator import keep_freed_memory
 
-BENCHMARKS = ("one_d", "waits", "pooling", "head", "sweep", "coverage", "gradients")
+BENCHMARKS = ("one_d", "waits", "pooling", "head", "sweep", "gpu", "coverage", "gradients")
 
 
 def main(argv: list[str]) -> int:

@@ -3,10 +3,12 @@
     python -m ebmbench.bench                      all methods, S = 1, 5, 20, 80, on the CPU
     python -m ebmbench.bench --device cuda        the same on a GPU
     python -m ebmbench.bench --methods nce+ --seeds 20 --seconds 1 --no-curves
+    python -m ebmbench.bench --methods nce+ dsm --seeds 1 20 80 --threads 1 --no-curves --peers jax compile
 
-In each measurement steps of the baseline (`textbook.py`) and of this project alternate, in a process of their own, and
-their medians are compared: what else the machine does falls on both, and an epoch's last, short batch counts for
-nothing. Times are stated per model and step, by the clock and in processor time.
+For a method, steps of the baseline (`textbook.py`), of this project at each number of seeds, of its peers (`peers.py`)
+and a burst of the machine's peak take turns in one process, and their medians are compared: what else the machine does
+falls on all, and an epoch's last, short batch counts for nothing. The baseline trains one model at a time, so one
+measurement of it stands beside all numbers of seeds. Times are per model and step, by the clock and of the processor.
 """
 
 from __future__ import annotations
@@ -23,15 +25,15 @@ import statistics
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from torch import Tensor
 
+from ebmbench.bench import peers
 from ebmbench.bench.machine import machine
 from ebmbench.bench.textbook import Textbook
 from ebmbench.config.compose import compose
@@ -39,6 +41,7 @@ from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.engine.runs import commit
 from ebmbench.engine.train import Training
+from ebmbench.native import build
 from ebmbench.system.files import share_dir
 
 PAPER_STEPS = 75 * 63
@@ -67,7 +70,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Row:
-    """A measurement; milliseconds are per model and step."""
+    """A measurement; milliseconds are per model and step, the median, and the quartiles as low and high."""
 
     kind: str
     method: str
@@ -76,7 +79,11 @@ class Row:
     batch: int
     threads: int
     baseline_ms: float
+    baseline_low: float
+    baseline_high: float
     ms: float
+    low: float
+    high: float
     baseline_cpu_ms: float
     cpu_ms: float
     baseline_memory_mb: float
@@ -87,6 +94,8 @@ class Row:
     """How many times faster the same steps are with all threads; only of rows with one."""
     a_process_each: float = math.nan
     """How many times as many steps are made by a process for each core, as a sweep runs them; of the same rows."""
+    first_seconds: float = math.nan
+    """What a peer's first step takes, with its compilation."""
 
     @property
     def models_steps_per_second(self) -> float:
@@ -109,7 +118,6 @@ class Limits:
     """What the machine can do, measured: operations and bytes per second."""
 
     flops: float
-    flops_one_core: float
     bandwidth: float
 
 
@@ -131,24 +139,31 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
     rows: list[Row] = []
     memory: dict[Case, float] = {}
 
-    def measure(kind: str, cases: Iterable[Case], threads: int) -> None:
-        for case in cases:
-            alone = replace(case, seeds=1)
-            if alone not in memory:
-                memory[alone] = _isolated(_baseline_memory, arguments, alone, threads)
-            rows.append(_isolated(_measure, arguments, kind, case, threads, limits, memory[alone]))
+    def measure(kind: str, cases: list[Case], threads: int) -> None:
+        """Measures cases that have one baseline, together."""
+        for case in {replace(case, seeds=1) for case in cases} - memory.keys():
+            memory[case] = _isolated(_baseline_memory, arguments, case, threads)
+        used = [_isolated(_memory, arguments, case, threads) for case in cases]
+        found = _isolated(_measure, arguments, kind, cases, threads, limits)
+        baseline = memory[replace(cases[0], seeds=1)]
+        for row in found:
+            own = used[[case.seeds for case in cases].index(row.seeds)] if row.kind == kind else math.nan
+            rows.append(replace(row, baseline_memory_mb=baseline, memory_mb=own))
             print(_line(rows[-1]), flush=True)
         write(rows, limits, arguments, argv, measured_at)
 
     print(_HEAD)
     many = max(arguments.seeds)
-    measure("table", [Case(m, s) for m in arguments.methods for s in arguments.seeds], arguments.threads)
-    if arguments.threads > 1:
-        measure("one core", [Case(m, min(20, many)) for m in arguments.methods], 1)
+    for method in arguments.methods:
+        measure("table", [Case(method, seeds) for seeds in arguments.seeds], arguments.threads)
+    for method in arguments.methods if arguments.threads > 1 else ():
+        measure("one core", [Case(method, min(20, many))], 1)
     if arguments.curves:
         measure("seeds", [Case("nce+", s) for s in (1, 2, 5, 10, 20, 40, 80, 200)], arguments.threads)
-        measure("samples", [Case("nce+", 20, samples=m) for m in (16, 64, 256, 1024, 4096, 16384)], arguments.threads)
-        measure("batch", [Case("nce+", 20, batch=b) for b in (4, 8, 16, 32, 64, 128)], arguments.threads)
+        for samples in (16, 64, 256, 1024, 4096, 16384):
+            measure("samples", [Case("nce+", 20, samples=samples)], arguments.threads)
+        for batch in (4, 8, 16, 32, 64, 128):
+            measure("batch", [Case("nce+", 20, batch=batch)], arguments.threads)
     print(f"written: {arguments.out}")
     return 0
 
@@ -160,6 +175,9 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each measurement, at least five steps")
+    parser.add_argument(
+        "--peers", nargs="+", default=[], choices=peers.LIBRARIES, help="measured beside, for nce+ and dsm"
+    )
     parser.add_argument("--backend", default="auto", choices=["auto", "plain"])
     parser.add_argument(
         "--no-curves", dest="curves", action="store_false", help="leave out cost against S, M and batch"
@@ -206,76 +224,138 @@ def _warm_up(arguments: argparse.Namespace) -> float:
 
 
 def _ours(case: Case, arguments: argparse.Namespace) -> tuple[Callable[[], None], Any]:
+    learner = _learner(case, arguments, arguments.backend)
+    return Training(learner).stepper(), learner
+
+
+def _learner(case: Case, arguments: argparse.Namespace, backend: str) -> Any:
     overrides = ["task=1d", f"method={case.method}", f"seeds={case.seeds}", f"trainer.batch_size={case.batch}"]
     if "num_samples" in registry.known("method")[case.method].model_fields:
         overrides.append(f"method.num_samples={case.samples}")
-    config = compose([*overrides, f"device={arguments.device}", f"backend={arguments.backend}"])
-    learner = config.task.learner(config.setup, config.seeds, torch.device(arguments.device))
-    return Training(learner).stepper(), learner
+    config = compose([*overrides, f"device={arguments.device}", f"backend={backend}"])
+    return config.task.learner(config.setup, config.seeds, torch.device(arguments.device))
 
 
 def _baseline(case: Case, problem: Any, device: torch.device) -> Callable[[], None]:
     return Textbook(problem.method, problem.proposal, problem.x, problem.y, case.batch, device).step
 
 
-def _measure(
-    arguments: argparse.Namespace, kind: str, case: Case, threads: int, limits: Limits, memory_of: float
-) -> Row:
+@dataclass
+class _Turn:
+    """What takes its turn in a measurement: a step, with how many threads, and how often in a row."""
+
+    step: Callable[[], Any]
+    threads: int
+    repeats: int = 1
+    clock: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+    def ms(self, models: int) -> tuple[float, float, float]:
+        """Returns the median and the quartiles, per model."""
+        low, median, high = statistics.quantiles(self.clock, n=4)
+        return median / models, low / models, high / models
+
+
+def _measure(arguments: argparse.Namespace, kind: str, cases: list[Case], threads: int, limits: Limits) -> list[Row]:
     others = arguments.threads - 1 if threads == 1 and arguments.device == "cpu" else 0
-    barrier = _companions(arguments, case, others)  # before anything computes here, as in `_isolated`
+    barrier = _companions(arguments, cases[0], others)  # before anything computes here, as in `_isolated`
+    if threads == arguments.threads and hasattr(os, "sched_setaffinity"):  # what peers use cannot be told otherwise
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    torch.set_num_threads(threads)
+    device = torch.device(arguments.device)
+    turns: dict[tuple[str, Case | None], _Turn] = {}
+    first: dict[tuple[str, Case | None], float] = {}
+    for case in cases:
+        step, learner = _ours(case, arguments)
+        turns[kind, case] = _Turn(step, threads)
+        for name in arguments.peers if kind == "table" and peers.has(case.method) else ():
+            peers.check(name, _learner(replace(case, seeds=2, samples=64), arguments, "plain"))
+            turns[name, case] = _Turn(peers.stepper(name, learner, case.batch), threads)
+    if threads < arguments.threads:
+        turns["all cores", None] = _Turn(turns[kind, cases[0]].step, arguments.threads)
+    if others:
+        turns["a process each", None] = _Turn(lambda: _together(barrier, turns[kind, cases[0]].step), 1)
+    # A few steps of the baseline are enough for its median.
+    turns["baseline", None] = _Turn(_baseline(cases[0], learner, device), threads, 3)
+    operations = 0.0
+    if device.type == "cpu" and build.unavailable() is None:
+        operations = _burst(threads)
+        turns["peak", None] = _Turn(lambda: _burst(threads), threads)
+    for key, turn in turns.items():
+        torch.set_num_threads(turn.threads)
+        started = time.perf_counter()
+        turn.step()  # what is compiled or loaded at first use is not counted
+        first[key] = time.perf_counter() - started
+    end = time.perf_counter() + arguments.seconds * len(turns)
+    while len(turns[kind, cases[0]].clock) < 5 or time.perf_counter() < end:
+        for turn in turns.values():
+            if torch.get_num_threads() != turn.threads:
+                torch.set_num_threads(turn.threads)
+                turn.step()  # wakes the threads
+            for _ in range(turn.repeats):
+                _wait(device)
+                started, used = time.perf_counter(), time.process_time()
+                turn.step()
+                _wait(device)
+                turn.clock.append((time.perf_counter() - started) * 1e3)
+                turn.cpu.append((time.process_time() - used) * 1e3)
+    # The best of the bursts: the others were disturbed, and a share of them would be one of what the machine left.
+    flops = operations / (min(turns["peak", None].clock) * 1e-3) if operations else limits.flops
+    baseline, single = turns["baseline", None], turns[kind, cases[0]].clock
+    rows = []
+    for (who, measured), turn in turns.items():
+        if measured is None:
+            continue
+        of, case = who == kind, measured
+        needed, traffic = least_work(case)
+        ms, low, high = turn.ms(case.seeds)
+        middle, bottom, top = baseline.ms(1)
+        rows.append(
+            Row(
+                kind=who,
+                method=case.method,
+                seeds=case.seeds,
+                samples=case.samples,
+                batch=case.batch,
+                threads=threads,
+                baseline_ms=middle,
+                baseline_low=bottom,
+                baseline_high=top,
+                ms=ms,
+                low=low,
+                high=high,
+                baseline_cpu_ms=statistics.median(baseline.cpu),
+                cpu_ms=statistics.median(turn.cpu) / case.seeds,
+                baseline_memory_mb=math.nan,
+                memory_mb=math.nan,
+                of_compute=needed / flops / (ms * 1e-3),
+                of_bandwidth=traffic / limits.bandwidth / (ms * 1e-3),
+                all_cores=_median_ratio(single, turns.get(("all cores", None))),
+                a_process_each=(others + 1) * MEETING * _median_ratio(single, turns.get(("a process each", None))),
+                first_seconds=math.nan if of else first[who, case],
+            )
+        )
+    return rows
+
+
+BURST = 400_000
+"""Rounds of multiply-adds: about a millisecond."""
+
+
+def _burst(threads: int) -> float:
+    """Computes as fast as the machine can; returns the number of operations."""
+    return float(build.kernels().ebm_peak(BURST, threads))
+
+
+def _memory(arguments: argparse.Namespace, case: Case, threads: int) -> float:
+    """What training takes at most beyond what the process holds before, in MB."""
     torch.set_num_threads(threads)
     device = torch.device(arguments.device)
     _ours(replace(case, seeds=1, samples=16), arguments)[0]()  # libraries that are loaded at first use are not counted
-    ours, problem = _ours(case, arguments)
+    step, _ = _ours(case, arguments)
     before = _peak_mb(device)
-    ours()
-    memory = _peak_mb(device) - before
-    baseline = _baseline(case, problem, device)
-    baseline()
-    # A baseline step per model would take most of the time; a few are enough for its median.
-    plan = [("ours", ours, threads, 1), ("baseline", baseline, threads, 3)]
-    if threads < arguments.threads:
-        plan.insert(1, ("all cores", ours, arguments.threads, 1))
-    if others:
-        plan.insert(1, ("a process each", lambda: _together(barrier, ours), 1, 1))
-    clock: dict[str, list[float]] = {name: [] for name, *_ in plan}
-    cpu: dict[str, list[float]] = {name: [] for name, *_ in plan}
-    end = time.perf_counter() + arguments.seconds
-    while len(clock["ours"]) < 5 or time.perf_counter() < end:
-        for name, step, count, repeats in plan:
-            if torch.get_num_threads() != count:
-                torch.set_num_threads(count)
-                step()  # wakes the threads
-            for _ in range(repeats):
-                _wait(device)
-                started, used = time.perf_counter(), time.process_time()
-                step()
-                _wait(device)
-                clock[name].append((time.perf_counter() - started) * 1e3)
-                cpu[name].append((time.process_time() - used) * 1e3)
-    typical = {name: statistics.median(times) for name, times in clock.items()}
-    cpu_typical = {name: statistics.median(times) for name, times in cpu.items()}
-    ms = typical["ours"] / case.seeds
-    flops = limits.flops if threads == arguments.threads else limits.flops_one_core
-    operations, traffic = least_work(case)
-    return Row(
-        kind=kind,
-        method=case.method,
-        seeds=case.seeds,
-        samples=case.samples,
-        batch=case.batch,
-        threads=threads,
-        baseline_ms=typical["baseline"],
-        ms=ms,
-        baseline_cpu_ms=cpu_typical["baseline"],
-        cpu_ms=cpu_typical["ours"] / case.seeds,
-        baseline_memory_mb=memory_of,
-        memory_mb=memory,
-        of_compute=operations / flops / (ms * 1e-3),
-        of_bandwidth=traffic / limits.bandwidth / (ms * 1e-3),
-        all_cores=_median_ratio(clock["ours"], clock.get("all cores")),
-        a_process_each=(others + 1) * MEETING * _median_ratio(clock["ours"], clock.get("a process each")),
-    )
+    step()
+    return _peak_mb(device) - before
 
 
 def _companions(arguments: argparse.Namespace, case: Case, count: int) -> threading.Barrier:
@@ -303,11 +383,11 @@ def _together(barrier: threading.Barrier, step: Callable[[], None]) -> None:
     barrier.wait()
 
 
-def _median_ratio(times: list[float], others: list[float] | None) -> float:
+def _median_ratio(times: list[float], others: _Turn | None) -> float:
     """Of what was measured in turn, so that a machine whose speed changes counts the same in both, if it was."""
     if others is None:
         return math.nan
-    return statistics.median(time / other for time, other in zip(times, others, strict=True))
+    return statistics.median(time / other for time, other in zip(times, others.clock, strict=True))
 
 
 def _baseline_memory(arguments: argparse.Namespace, case: Case, threads: int) -> float:
@@ -335,41 +415,39 @@ def _wait(device: torch.device) -> None:
 
 
 def _measure_limits(arguments: argparse.Namespace) -> Limits:
-    """Peak rates by a large float32 matrix product, with all threads and with one in turn, and a large copy."""
+    """Peak rates: multiply-adds in registers (on a GPU a large float32 matrix product), and a large copy."""
     device = torch.device(arguments.device)
+    torch.set_num_threads(arguments.threads)
     torch.set_float32_matmul_precision("highest")
-    size = 1024 if device.type == "cpu" else 8192
+    on_cpu = device.type == "cpu"
+    size = 1024 if on_cpu else 8192
     a = torch.rand(size, size, device=device)
-    copied = torch.rand(2**25 if device.type == "cpu" else 2**28, device=device)
+    copied = torch.rand(2**25 if on_cpu else 2**28, device=device)
     target = torch.empty_like(copied)
-
-    def product() -> Tensor:
-        return a @ a
-
-    def copy() -> Tensor:
-        return target.copy_(copied)
-
-    works = {"product": (product, arguments.threads), "one core": (product, 1), "copy": (copy, arguments.threads)}
-    times: dict[str, list[float]] = {name: [] for name in works}
+    in_registers = on_cpu and build.unavailable() is None
+    works: list[Callable[[], Any]] = [
+        (lambda: _burst(arguments.threads)) if in_registers else (lambda: a @ a),
+        lambda: target.copy_(copied),
+    ]
+    best = [math.inf, math.inf]
     for _ in range(20):
-        for name, (work, threads) in works.items():
-            torch.set_num_threads(threads)
+        for place, work in enumerate(works):
             for _ in range(2):  # the first wakes the threads
                 _wait(device)
                 started = time.perf_counter()
                 work()
                 _wait(device)
-            times[name].append(time.perf_counter() - started)
-    best = {name: min(seconds) for name, seconds in times.items()}
-    operations = 2 * size**3
-    return Limits(operations / best["product"], operations / best["one core"], 2 * copied.numel() * 4 / best["copy"])
+                seconds = time.perf_counter() - started
+            best[place] = min(best[place], seconds)
+    operations = _burst(arguments.threads) if in_registers else 2.0 * size**3
+    return Limits(operations / best[0], 2 * copied.numel() * 4 / best[1])
 
 
 def limits_line(limits: Limits) -> str:
     """The machine's limits in words."""
     return (
-        f"Limits measured beside: {limits.flops / 1e9:.1f} Gflop/s (float32 matrix product; "
-        f"{limits.flops_one_core / 1e9:.1f} with one thread), {limits.bandwidth / 1e9:.1f} GB/s (copy)."
+        f"Limits measured before: {limits.flops / 1e9:.0f} Gflop/s (float32 multiply-adds; on a GPU a matrix product), "
+        f"{limits.bandwidth / 1e9:.1f} GB/s (copy)."
     )
 
 
@@ -391,16 +469,14 @@ def least_work(case: Case) -> tuple[float, float]:
 
 # ------------------------------------------------------------------------------------------------ telling
 
-_HEAD = (
-    "kind      method    S     M      B    threads  baseline ms   ms      times faster (per cpu s)  memory MB  of peak"
-)
+_HEAD = "who       method    S     M      B    threads  baseline ms   ms      times faster (per cpu s)  MB     of peak"
 
 
 def _line(row: Row) -> str:
     return (
         f"{row.kind:9} {row.method:9} {row.seeds:<5} {row.samples:<6} {row.batch:<4} {row.threads:<8} "
         f"{row.baseline_ms:<13.2f} {row.ms:<7.3f} {row.ratio:<7.1f} ({row.cpu_ratio:.1f}){'':11} "
-        f"{row.memory_mb:<10.0f} {row.of_compute:.0%}"
+        f"{row.memory_mb:<6.0f} {row.of_compute:.0%}"
         + ("" if math.isnan(row.all_cores) else f"    all cores {row.all_cores:.2f}")
         + ("" if math.isnan(row.a_process_each) else f"    a process each {row.a_process_each:.2f}")
     )
@@ -439,27 +515,63 @@ def markdown(
         "(above the number of threads it would mean other work beside, and times too long, ours and the baseline's).",
         limits_line(limits),
         "",
-        "Milliseconds are per model and step, by the clock, of the median step. *Faster* is the baseline's time over",
-        "ours, by the clock and per second of processor time. *Of compute* is the least time for a step's operations",
-        "at the machine's peak, over the time taken; *of bandwidth* the same for the bytes that must be moved. Memory",
-        "is what training takes at most beyond what the process holds before. *All cores* is how many times faster the",
-        "same steps are with all threads than with one, in turn; *a process each* how many times as many are made by a",
+        "Milliseconds are per model and step, by the clock: the median, and the quartiles in brackets. The *baseline*",
+        "trains one model at a time; it is measured once for a method, in turn with all that stands beside it.",
+        "*Faster* is its time over this one, by the clock and per second of processor time. *Of peak* is the least",
+        "time for the operations of a step (a tanh counted as 18) at the best rate of multiply-adds met in the same",
+        "minute, over the time taken; *of bandwidth* the same for the bytes that must be moved. Memory is what",
+        "training takes at most beyond what the process holds before. *All cores* is how many times faster the same",
+        "steps are with all threads than with one, in turn; *a process each* how many times as many are made by a",
         "process for each core, one thread each, as a sweep runs them.",
         "",
         "| | method | S | threads | baseline ms | ms | models·steps/s | faster | faster per cpu second "
-        "| baseline MB | MB | of compute | of bandwidth | all cores | a process each |",
+        "| baseline MB | MB | of peak | of bandwidth | all cores | a process each |",
         "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         if row.kind in ("table", "one core"):
-            cells = [row.kind, row.method, row.seeds, row.threads, f"{row.baseline_ms:.2f}", f"{row.ms:.3f}"]
+            cells = [row.kind, row.method, row.seeds, row.threads, _spread(row, "baseline_"), _spread(row)]
             cells += [f"{row.models_steps_per_second:.0f}", f"{row.ratio:.1f}", f"{row.cpu_ratio:.1f}"]
             cells += [f"{row.baseline_memory_mb:.0f}", f"{row.memory_mb:.0f}"]
             cells += [f"{row.of_compute:.0%}", f"{row.of_bandwidth:.1%}"]
             cells += ["" if math.isnan(gain) else f"{gain:.2f}" for gain in (row.all_cores, row.a_process_each)]
             lines.append(f"| {' | '.join(map(str, cells))} |")
-    lines += ["", paper_table(rows), ""]
+    lines += ["", paper_table(rows), *_peer_lines(rows), ""]
     return "\n".join(lines)
+
+
+def _spread(row: Row, of: str = "") -> str:
+    """The median and the quartiles."""
+    middle, low, high = (getattr(row, of + name) for name in ("ms", "low", "high"))
+    return f"{middle:.3g} ({low:.3g} to {high:.3g})"
+
+
+def _peer_lines(rows: list[Row]) -> list[str]:
+    """The table of the peers, if they were measured."""
+    if not any(row.kind in peers.LIBRARIES for row in rows):
+        return []
+    lines = [
+        "",
+        "## Peers",
+        "",
+        "The same step of S models by JAX (`jit` and `vmap`) and by `torch.compile` and `torch.func.vmap`, in the same",
+        "rounds (ebmbench/bench/peers.py). Losses and gradients were held to ours to 1e-5 before. *Compiles* is the",
+        f"first step; *a run* is it and the {PAPER_STEPS} steps of a published run of S models, without evaluation.",
+        "",
+        "| method | S | who | ms | times ours | of peak | compiles, s | a run, s |",
+        "|---|--:|---|--:|--:|--:|--:|--:|",
+    ]
+    ours = {(row.method, row.seeds): row for row in rows if row.kind == "table"}
+    for row in sorted(rows, key=lambda row: (row.method, row.seeds)):
+        beside = ours.get((row.method, row.seeds))
+        if beside is None or row.kind not in ("table", *peers.LIBRARIES) or not peers.has(row.method):
+            continue
+        compiles = 0.0 if math.isnan(row.first_seconds) else row.first_seconds
+        cells = [row.method, row.seeds, "ebmbench" if row is beside else row.kind, _spread(row)]
+        cells += [f"{row.ms / beside.ms:.1f}", f"{row.of_compute:.0%}", f"{compiles:.0f}" if compiles else ""]
+        cells.append(f"{compiles + PAPER_STEPS * row.seeds * row.ms / 1e3:.0f}")
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
 
 
 def paper_methods() -> list[str]:

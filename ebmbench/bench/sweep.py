@@ -1,6 +1,6 @@
-"""How long status, collect and check take on a sweep of 10 000 runs, and how much memory: on made run directories.
+"""How long the commands on a sweep take, and how much memory, as its runs grow: on made run directories.
 
-    python -m ebmbench.bench sweep [--runs 10000] [--seeds 1] [--folder DIR]
+    python -m ebmbench.bench sweep [--runs 1000 10000 100000] [--folder DIR]
 
 The runs are made up, their directories are of the real layout; the commands are the ones that a user types, each in a
 process of its own, so that what is measured is what is waited for.
@@ -11,57 +11,93 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import datetime
 import os
+import shlex
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ebmbench.bench import made_runs
+from ebmbench.bench.machine import machine
 from ebmbench.bench.waits import run
 from ebmbench.engine.runs import commit
 
-SECONDS, MEGABYTES = 10.0, 1024.0
-"""What the commands may take."""
+COMMANDS = {"status": "sweep status", "collect": "sweep collect", "check": "sweep check", "page": "report page"}
+MANY = 1_000_000
+"""Runs for which the costs are extrapolated."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Makes the runs, measures the commands and prints a table; 1 if one took more than it may."""
+    """Makes the runs, measures the commands, and writes sweep.csv and sweep.md; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m ebmbench.bench sweep", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", type=int, default=10_000)
+    parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10_000], help="numbers of runs")
     parser.add_argument("--seeds", type=int, default=1, help="of each run")
-    parser.add_argument("--folder", type=Path, help="where to make them, and leave them")
-    parser.add_argument("--csv", type=Path, help="the figures, as CSV")
+    parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=COMMANDS)
+    parser.add_argument("--folder", type=Path, help="where to make them, and leave them; made ones are used again")
+    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for sweep.{csv,md}")
     arguments = parser.parse_args(argv)
     measured_at = commit()  # before results are written, which makes the checkout differ
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.folder or Path(temporary)
-        started = time.perf_counter()
-        plan = made_runs.make(folder, arguments.runs, arguments.seeds)
-        print(f"{len(plan.jobs)} runs of {arguments.seeds} seeds made in {time.perf_counter() - started:.0f} s")
-        rows = [measure(command, folder) for command in ("status", "collect", "check")]
-    print(f"{'command':10}{'seconds':>10}{'of them CPU':>14}{'MB':>10}")
-    for row in rows:
-        print(f"{row['command']:10}{row['seconds']:10.1f}{row['cpu_seconds']:14.1f}{row['peak_memory_mb']:10.0f}")
-    if arguments.csv:
-        arguments.csv.parent.mkdir(parents=True, exist_ok=True)
-        with open(arguments.csv, "w", newline="") as file:
-            about = {"runs": len(plan.jobs), "seeds": arguments.seeds, "cores": os.cpu_count(), "commit": measured_at}
-            writer = csv.DictWriter(file, [*rows[0], *about])
-            writer.writeheader()
-            writer.writerows({**row, **about} for row in rows)
-    slow = [
-        r for r in rows if r["command"] != "check" and (r["cpu_seconds"] > SECONDS or r["peak_memory_mb"] > MEGABYTES)
+        for count in arguments.runs:
+            folder = (arguments.folder or Path(temporary)).absolute() / str(count)
+            if not folder.exists():
+                made_runs.make(folder, count, arguments.seeds)
+            for command in arguments.commands:
+                words = [*COMMANDS[command].split(), made_runs.NAME, f"results_dir={folder}"]
+                took = run(["-m", "ebmbench", *words], folder)
+                rows.append({"command": command, "runs": count, **dataclasses.asdict(took)})
+                print(f"{count:8} {command:8} {took.seconds:8.1f} s", flush=True)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with open(arguments.out / "sweep.csv", "w", newline="") as file:
+        about = {"seeds": arguments.seeds, "cores": os.cpu_count(), "commit": measured_at}
+        writer = csv.DictWriter(file, [*rows[0], *about], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({**row, **about} for row in rows)
+    text = report(rows, measured_at, shlex.join(["python", "-m", "ebmbench.bench", "sweep", *(argv or ())]))
+    (arguments.out / "sweep.md").write_text(text)
+    print(text)
+    return 0
+
+
+def report(rows: Sequence[Mapping[str, Any]], measured_at: str | None, command: str) -> str:
+    """Returns what was measured, with the cost of one more run and what that makes of a million, as Markdown."""
+    lines = [
+        "# Many runs",
+        "",
+        f"    {command}",
+        "",
+        f"{machine('cpu')}; commit {measured_at}; {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; "
+        f"load average {os.getloadavg()[0]:.1f}.",
+        "",
+        "Made-up runs of one seed on a local disk, whose files are in memory. *One more run* is the slope between the",
+        f"least and the most runs; *a million* is that slope times {MANY:,}.",
+        "",
+        "| command | runs | s | of the processor, s | MB |",
+        "|---|--:|--:|--:|--:|",
+        *(
+            f"| {row['command']} | {row['runs']:,} | {row['seconds']:.1f} | {row['cpu_seconds']:.1f} "
+            f"| {row['peak_memory_mb']:.0f} |"
+            for row in sorted(rows, key=lambda row: (list(COMMANDS).index(row["command"]), row["runs"]))
+        ),
+        "",
+        "| command | one more run, ms of the processor | kB | a million, minutes | GB |",
+        "|---|--:|--:|--:|--:|",
     ]
-    return 1 if slow else 0
-
-
-def measure(command: str, folder: Path) -> dict[str, Any]:
-    """Wall time, CPU time and peak memory of a command."""
-    took = run(["-m", "ebmbench", "sweep", command, made_runs.NAME, f"results_dir={folder}"], folder)
-    return {"command": command, **dataclasses.asdict(took)}
+    for name in dict.fromkeys(row["command"] for row in rows):
+        ends = [row for row in rows if row["command"] == name]
+        first, last = min(ends, key=lambda row: row["runs"]), max(ends, key=lambda row: row["runs"])
+        if first["runs"] < last["runs"]:
+            more = last["runs"] - first["runs"]
+            seconds = (last["cpu_seconds"] - first["cpu_seconds"]) / more
+            megabytes = (last["peak_memory_mb"] - first["peak_memory_mb"]) / more
+            cells = [name, f"{1e3 * seconds:.2f}", f"{1e3 * megabytes:.1f}"]
+            cells += [f"{seconds * MANY / 60:.0f}", f"{megabytes * MANY / 1e3:.1f}"]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
 
 
 if __name__ == "__main__":

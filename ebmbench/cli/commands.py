@@ -298,9 +298,9 @@ path are those of the run, and otherwise within 5 %. {_RESULTS_DIR}""",
     Command(
         ("bench",),
         "[NAME] [options]",
-        "how fast, how exact (NAME: one_d, waits, pooling, sweep, coverage or gradients)",
+        "how fast, how exact (NAME: one_d, waits, pooling, head, sweep, gpu, coverage or gradients)",
         "ebmbench.cli.tools:bench",
-        "one_d waits pooling sweep coverage gradients",
+        "one_d waits pooling head sweep gpu coverage gradients",
         passes_on=True,
     ),
     Command(

@@ -241,6 +241,12 @@ def _train_part(
         title += f" part {part.index + 1}/{num_parts}"
     with ProgressDisplay(title, learner, quiet) as display:
 
+        def on_stage(name: str, done: int, total: int) -> None:
+            display.stage(name, done, total)
+            attempt.heartbeat(before + learner.num_steps)
+
+        learner.on_stage = on_stage
+
         def on_epoch(progress: Progress, rows: list[dict[str, Any]]) -> None:
             logger.log(rows)
             display.epoch(rows)

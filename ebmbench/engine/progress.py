@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from types import TracebackType
@@ -17,7 +18,7 @@ PLAIN_SECONDS = 30.0
 
 
 class ProgressDisplay:
-    """A bar with epoch, loss, models·steps per second and time left."""
+    """A bar with epoch, loss, models·steps per second and time left; one for each stage that is no training."""
 
     def __init__(self, title: str, learner: Learner, quiet: bool) -> None:
         self.title, self.learner, self.quiet = title, learner, quiet
@@ -26,6 +27,8 @@ class ProgressDisplay:
         self._loss = ""
         self._first: tuple[int, float] | None = None
         self._last_line = time.monotonic()
+        self._stage = ""
+        self._stage_started = 0.0
 
     def __enter__(self) -> ProgressDisplay:
         return self
@@ -61,7 +64,7 @@ class ProgressDisplay:
         """Called with the history's rows."""
         losses = [row["loss"] for row in rows if row["loss"] == row["loss"]]
         mean = sum(losses) / len(losses) if losses else float("nan")
-        epochs = -(-self.learner.num_steps // self.learner.steps_per_row)
+        epochs = math.ceil(self.learner.num_steps / math.ceil(self.learner.num_items / self.learner.batch_size))
         self._loss = f", epoch {rows[0]['epoch']}/{epochs}, loss {mean:.4g}"
         if self._first is not None:
             steps = rows[0]["step"] - self._first[0]
@@ -69,6 +72,24 @@ class ProgressDisplay:
             self._loss += f", {rate:.3g} models·steps/s"
         if self._bar is not None:
             self._bar.set_postfix_str(self._loss.lstrip(", "), refresh=False)
+
+    def stage(self, name: str, done: int, total: int) -> None:
+        """Called as a stage that is no training goes on, such as evaluation: `done` of `total` items."""
+        now = time.monotonic()
+        if name != self._stage:
+            self._stage, self._stage_started, self._last_line = name, now, now
+            if self._bar is not None:
+                self._bar.close()
+            if self.interactive:
+                form = "{desc} {percentage:3.0f}% {bar} {n_fmt}/{total_fmt}, {remaining} left"
+                desc = f"{self.title} {name}"
+                self._bar = tqdm(total=total, desc=desc, leave=False, bar_format=form, file=sys.stderr)
+        if self.interactive and self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif not self.quiet and done and now - self._last_line >= PLAIN_SECONDS:
+            self._last_line = now
+            left = (now - self._stage_started) / done * (total - done)
+            self.message(f"{name} {done}/{total}, {left:.0f} s left")
 
     def message(self, text: str) -> None:
         """A plain line, where there is no bar."""

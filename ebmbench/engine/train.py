@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ebmbench.core.errors import UserError
+from ebmbench.core.rng import Streams
 from ebmbench.core.step import no_counts
 from ebmbench.engine.batches import Batches
 from ebmbench.engine.cuda import CapturedSteps
@@ -71,7 +72,9 @@ class Training:
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
-        self.batches = Batches(learner.streams, learner.num_items, learner.batch_size)
+        # What is not captured looks its items up on the host, which must not wait for a device to say which they are.
+        streams = learner.streams if learner.capturable else Streams(learner.seeds, stacked=learner.streams.stacked)
+        self.batches = Batches(streams, learner.num_items, learner.batch_size)
         device, num_seeds = learner.device, len(learner.seeds)
         zeros = torch.zeros(num_seeds, dtype=torch.float64, device=device)
         never = torch.full((num_seeds,), -1, dtype=torch.int64, device=device)
@@ -171,7 +174,7 @@ class Training:
         return [
             {
                 "step": progress.step,
-                "epoch": (progress.step - 1) // learner.steps_per_row + 1,
+                "epoch": (progress.step - 1) // self.batches.steps_per_epoch + 1,
                 "seed": seed,
                 **{name: values[index] for name, values in columns.items()},
             }

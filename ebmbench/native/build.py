@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-SOURCES = ("energy.c", "head.c", "random.c")
+SOURCES = ("energy.c", "head.c", "random.c", "peak.c")
 HEADERS = ("simd.h",)
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared")
 OPTIONAL_FLAGS = ("-fopenmp",)
@@ -30,6 +30,7 @@ SIGNATURES: dict[str, list[Any]] = {
     "ebm_head_forward": [POINTER] * 6 + [LONG] * 3 + [INT] * 3,
     "ebm_head_backward": [POINTER] * 5 + [INT] + [POINTER] * 4 + [LONG] * 3 + [INT] * 3,
     "ebm_head_partials": [LONG] * 3 + [INT] * 2,
+    "ebm_peak": [LONG, INT],
     "ebm_words": [POINTER, POINTER, LONG, WORD, WORD, LONG, INT],
     "ebm_normal": [POINTER, POINTER, LONG, WORD, WORD, LONG, INT],
 }
@@ -48,6 +49,7 @@ def library() -> ctypes.CDLL | Unavailable:
             getattr(loaded, name).argtypes = arguments
             getattr(loaded, name).restype = None
         loaded.ebm_partials.restype = loaded.ebm_head_partials.restype = LONG
+        loaded.ebm_peak.restype = ctypes.c_double
         return loaded
     except (OSError, AttributeError, Unavailable) as error:  # AttributeError: a compiler that left the kernels out
         return Unavailable(str(error))

@@ -273,9 +273,36 @@ def speed_text(results_dir: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+GUIDE = (
+    ("One target, proposal scales as published", "paper_1d"),
+    ("Another draw of the training data", "data_seeds"),
+    ("Few samples a step", "num_samples"),
+    ("Noise on the labels", "annotation_noise"),
+    ("More targets at once", "dimension"),
+    ("A table: an energy, a Gaussian or a mixture density network", "uci_small"),
+    ("Boxes on images", "shapes"),
+    ("Boxes on photographs", "bccd"),
+)
+"""A situation of practice, and the sweep that answers for it."""
+
+
+def guide_text(results_dir: Path) -> str:
+    """Returns what each sweep says to somebody who has to choose a method, as a Markdown table."""
+    lines = ["| your situation | what was found | how it was tried |", "|---|---|---|"]
+    for situation, name in GUIDE:
+        results = frame.load(results_dir / name)
+        said = "<br>".join(f"{finding.title}: {finding.text}" for finding in findings(results))
+        figures = sorted((results_dir / name / "figures").glob("*.png"))
+        shown = "".join(f", [{path.stem}](../results/{name}/figures/{path.name})" for path in figures[:1])
+        tried = f"{results.description.rstrip('.')} ([tables](../results/{name}/tables.md){shown})"
+        lines.append(f"| {situation} | {said} | {tried} |")
+    return "\n".join(lines) + "\n"
+
+
 DOCUMENTS = {
     "README.md": ("results", results_text),
     "results/README.md": ("findings", findings_text),
     "docs/speed.md": ("speed", speed_text),
+    "docs/which-method.md": ("guide", guide_text),
 }
 """Document to its mark, and to what writes the text between: of a folder of results."""

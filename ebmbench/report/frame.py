@@ -96,14 +96,17 @@ class Run:
 def planned_run(job: Job, results_dir: Path, sweep_folder: Path | None = None) -> Run:
     """Returns a job's run as its directory is now; `sweep_folder` has the last words of jobs that have none."""
     folder = results_dir / "runs" / job.run_id
-    last_words = _read_text(error_path(sweep_folder, job.run_id)) if sweep_folder else ""
+
+    def last_words() -> str:
+        return _read_text(error_path(sweep_folder, job.run_id)) if sweep_folder else ""
+
     try:
         status = read_status(folder)
     except UserError as error:
         return Run(job, folder, "damaged", str(error))
     if status is None:
-        if last_words:
-            return Run(job, folder, "failed", last_words)
+        if text := last_words():
+            return Run(job, folder, "failed", text)
         stray = next((name for name in NEEDED if (folder / name).exists()), None)
         return Run(job, folder, *(("damaged", f"{folder} has {stray} and no status.json") if stray else ("missing",)))
     if status.run_hash != job.run_hash or status.algorithms != run_directories.ALGORITHMS:
@@ -117,8 +120,8 @@ def planned_run(job: Job, results_dir: Path, sweep_folder: Path | None = None) -
     if status.state == "running" and is_held(folder / "lock"):
         return Run(job, folder, "running", _progress(status), status)
     if status.state == "failed":
-        return Run(job, folder, "failed", status.error or last_words, status)
-    return Run(job, folder, "interrupted", last_words or _progress(status), status)
+        return Run(job, folder, "failed", status.error or last_words(), status)
+    return Run(job, folder, "interrupted", last_words() or _progress(status), status)
 
 
 def read_run(folder: Path) -> Run:

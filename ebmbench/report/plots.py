@@ -297,6 +297,8 @@ def settings(results: Results) -> Iterator[Figure]:
                 continue
             table = pd.concat(scores.summarise(own, ["label", "method"], key, [metric]) for own in kept)
             table = table[table["n"] > 0]
+            if table[key].nunique() < 2:  # a metric may be there at one value alone
+                continue
             tables.append(table)
             about.append((metric, label))
             scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])

@@ -362,11 +362,12 @@ def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
             header += [Cell("verdict"), Cell("diverged")]
             numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
             note = (
-                f"Draws of the training data: {draw} = {numbers}. Mean and 95 % interval over draws and "
+                f"Draws of the {group.task.draw_of}: {draw} = {numbers}. Mean and 95 % interval over draws and "
                 f"{records[0]['seeds']} seeds, by a mixed model; tests paired by draw. Mean Kendall's tau between the "
                 f"rankings of two draws: {records[0]['tau']:.2f}."
             )
-            title = f"{group.title}: {metric.label}; does the draw of the data decide?"
+            of = group.task.draw_of.removeprefix("training ")
+            title = f"{group.title}: {metric.label}; does the draw of the {of} decide?"
             notes = [MARKS.replace("by seed", "by draw"), note, *_notes(data)]
             tables.append(Table(title, header, rows, notes, data, "draws.csv"))
     return tables

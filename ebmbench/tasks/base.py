@@ -65,6 +65,8 @@ COST = (
 """What a run costs: the engine's columns of metrics.csv, the same for every task."""
 
 
+TRUSTED_K = 0.7
+"""Pareto's k above which an estimate by importance sampling is not to be trusted (Vehtari et al., 2024)."""
 LEAST_GAIN = 0.01
 """Nats that a model must gain on a density that knows nothing of x."""
 
@@ -108,6 +110,7 @@ class Learner(ABC):
         code_path: which implementation computes, for the record; results agree within rounding.
         capturable: whether `losses` takes a step's number on the device and never reads from it.
         method: the training method.
+        on_stage: what it calls as its evaluation goes on: a stage, how many items of it are done, and of how many.
     """
 
     seeds: tuple[int, ...]
@@ -128,6 +131,7 @@ class Learner(ABC):
     method: Method
 
     def __init__(self) -> None:
+        self.on_stage: Callable[[str, int, int], None] = lambda name, done, total: None
         self.state: dict[str, Tensor] = {}
         self.counts: dict[str, Tensor] = {}
 
@@ -136,7 +140,8 @@ class Learner(ABC):
         """Returns the mean loss of each seed, `[S]`: a function of the parameters, the batch and the step alone.
 
         Args:
-            batch: places of the training items, `[S, B]` (`[1, B]` for a single model).
+            batch: places of the training items, `[S, B]` (`[1, B]` for a single model); on the host where steps are not
+                captured.
             step: the step's number; an int64 tensor on the device where steps are captured.
 
         It sets `counts`: for each counter of the method how many examples of the batch it is true for, `[S]`.
@@ -184,6 +189,11 @@ class SweepResults(Protocol):
         ...
 
     @property
+    def done(self) -> pd.DataFrame:
+        """All variants, a row per run and seed; a column for each setting that varies."""
+        ...
+
+    @property
     def folders(self) -> Mapping[str, Path]:
         """The run directory of each `run_id` that is there; none where a table was read from a file."""
         ...
@@ -218,7 +228,8 @@ class Task(Component):
         sweep_figures: figures of its sweeps that no other task has.
         one_unit: whether the targets of its datasets have one unit, so that figures show a metric on one scale.
         title: what tables call it and its dataset, such as "Detection, {dataset}"; from its name if not given.
-        draw_setting: the setting (dotted) that draws the training data anew, if there is one.
+        draw_setting: the setting (dotted) that draws the training data anew, or what else the models stand on, if there
+            is one; `draw_of` is its name for people.
         selection: the metric by which a seed may be chosen without knowledge of the test data, if there is one.
         images: pictures of a run that the page of a sweep shows, without their ending.
         processes: whether several processes (torchrun) can train one run.
@@ -232,6 +243,7 @@ class Task(Component):
     one_unit: ClassVar[bool] = True
     title: ClassVar[str] = ""
     draw_setting: ClassVar[str] = ""
+    draw_of: ClassVar[str] = "training data"
     selection: ClassVar[str] = ""
     images: ClassVar[tuple[str, ...]] = ()
     processes: ClassVar[bool] = False

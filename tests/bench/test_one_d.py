@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebmbench.bench import one_d
+from ebmbench.bench import one_d, peers
 from ebmbench.bench.__main__ import main
 from ebmbench.bench.textbook import Network, Textbook
+from ebmbench.config.compose import compose
 from ebmbench.methods.contrastive import NCE
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.tasks.regression.networks.paper import initial_parameters, plain_energy
@@ -23,7 +24,8 @@ from tests.processes import PAPER
 def row(method: str, **changes: object) -> one_d.Row:
     values: dict[str, object] = {
         **{"kind": "table", "method": method, "seeds": 20, "samples": 1024, "batch": 32, "threads": 2},
-        **{"baseline_ms": 20.0, "ms": 2.0, "baseline_cpu_ms": 24.0, "cpu_ms": 4.0},
+        **{"baseline_ms": 20.0, "baseline_low": 19.0, "baseline_high": 22.0, "ms": 2.0, "low": 1.9, "high": 2.5},
+        **{"baseline_cpu_ms": 24.0, "cpu_ms": 4.0},
         **{"baseline_memory_mb": 30.0, "memory_mb": 40.0, "of_compute": 0.5, "of_bandwidth": 0.01},
     }
     return one_d.Row(**{**values, **changes})  # type: ignore[arg-type]
@@ -51,6 +53,28 @@ def test_the_textbook_loop_trains() -> None:
     assert all(moved[:-1])  # the last bias adds the same to every logit
 
 
+@pytest.mark.parametrize("method", ["nce+", "dsm"])
+@pytest.mark.parametrize("name", peers.LIBRARIES)
+def test_a_peer_computes_the_same_loss_and_gradient(name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "jax":
+        pytest.importorskip("jax")
+    config = compose(["task=1d", f"method={method}", "method.num_samples=16", "seeds=2", "backend=plain"])
+    learner = config.task.learner(config.setup, config.seeds, torch.device("cpu"))
+    assert peers.has(method)
+    peers.check(name, learner)
+    monkeypatch.setattr(peers, "HIDDEN", 9)  # another network
+    with pytest.raises((RuntimeError, TypeError, ValueError)):
+        peers.check(name, learner)
+
+
+def test_the_peers_stand_in_a_table_of_their_own() -> None:
+    rows = [row("nce+", seeds=20), row("nce+", seeds=20, kind="jax", ms=8.0, low=7.0, high=9.0, first_seconds=5.0)]
+    text = one_d.markdown(rows, one_d.Limits(1e11, 1e10), argparse.Namespace(device="cpu", threads=1), [], None)
+    assert "| nce+ | 20 | jax | 8 (7 to 9) | 4.0 | 50% | 5 | 761 |" in text
+    assert "| nce+ | 20 | ebmbench | 2 (1.9 to 2.5) | 1.0 | 50% |  | 189 |" in text
+    assert "| jax | nce+ |" not in text
+
+
 def test_ratios_and_the_time_of_the_whole_table() -> None:
     rows = [row(method) for method in PAPER]
     assert rows[0].ratio == 10 and rows[0].cpu_ratio == 6 and rows[0].models_steps_per_second == 500
@@ -72,7 +96,7 @@ def test_files(tmp_path: Path) -> None:
     rows = [row(method) for method in PAPER]
     rows += [row("nce+", kind=kind, **{kind: at}) for kind in ("seeds", "samples", "batch") for at in (4, 8)]
     arguments = argparse.Namespace(device="cpu", threads=2, out=tmp_path)
-    one_d.write(rows, one_d.Limits(1e11, 5e10, 1e10), arguments, ["--seconds", "1"], "0123456789ab")
+    one_d.write(rows, one_d.Limits(1e11, 1e10), arguments, ["--seconds", "1"], "0123456789ab")
     table = list(csv.DictReader((tmp_path / "one_d.csv").open()))
     assert len(table) == len(rows) and float(table[0]["ratio"]) == 10
     text = (tmp_path / "one_d.md").read_text()
@@ -82,7 +106,7 @@ def test_files(tmp_path: Path) -> None:
 
 def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["one_dd"]) == 2
-    assert "one_d, pooling" in capsys.readouterr().err
+    assert "one_d, waits, pooling" in capsys.readouterr().err
 
 
 @pytest.mark.slow

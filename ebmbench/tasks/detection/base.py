@@ -1,7 +1,7 @@
-"""The frozen base detector: a torchvision Faster R-CNN, loaded or trained here on the dataset at hand.
+"""The frozen base detector, such as torchvision's Faster R-CNN, loaded or trained here on the dataset at hand.
 
-It gives what the energy builds on: the feature maps of an image, the weights of the box head that the energy's hidden
-layers start from, and the candidates that are to be refined. A detector trained here is stored under
+It gives what the energy builds on: the feature maps of an image, the weights of the box head (if it has one) that the
+energy's hidden layers start from, and the candidates that are to be refined. A detector trained here is stored under
 `<results_dir>/base/<key>/`, the key a hash of the settings that made it: it is trained once, by the first run that
 needs it, and shared by all methods and seeds. A training that was stopped goes on from `<results_dir>/base/<key>.ckpt`.
 """
@@ -23,35 +23,22 @@ from typing import Any, cast
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
 from torchvision.models.detection.image_list import ImageList
 
 from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
 from ebmbench.system.locking import Lock
-from ebmbench.tasks.detection.architectures import build_model
+from ebmbench.tasks.detection.architectures import ARCHITECTURES, Architecture, Candidates, architecture, kind_of
 from ebmbench.tasks.detection.base_training import seeded, train_base
 from ebmbench.tasks.detection.data import Dataset, open_split
 from ebmbench.tasks.detection.task import DetectionTask
 
 VERSION = 1
 """Raised when training a base detector comes to mean something else: it is a part of the key."""
-COCO_WEIGHTS = "https://download.pytorch.org/models/fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What the base detector proposes for one image, before any non-maximum suppression.
-
-    Attributes:
-        boxes: `[N, 4]` x1 y1 x2 y2 in the resized frame, inside the image.
-        scores: `[N]` class scores.
-        labels: `[N]` int64, the detector's labels (1 to its number of classes).
-    """
-
-    boxes: Tensor
-    scores: Tensor
-    labels: Tensor
+SAY_SECONDS = 30.0
+"""Time between two lines of a process that waits."""
+HIDDEN = 1024
+"""Width of the energy's hidden layers where the detector has no box head to start from."""
 
 
 @dataclass(frozen=True)
@@ -68,19 +55,20 @@ class Features:
 
 
 class BaseDetector:
-    """A frozen Faster R-CNN in evaluation mode.
+    """A frozen detector in evaluation mode.
 
     Args:
-        model: the detector.
+        kind: what it is.
+        model: its network.
         category_ids: the dataset's category id of label 1, 2, …
     """
 
-    def __init__(self, model: FasterRCNN, category_ids: Sequence[int]) -> None:
-        self.model = model.eval().requires_grad_(False)
+    def __init__(self, kind: Architecture, model: nn.Module, category_ids: Sequence[int]) -> None:
+        self.kind = kind
+        self.model: Any = model.eval().requires_grad_(False)
         self.category_ids = tuple(category_ids)
         self._label_of = {category: label for label, category in enumerate(self.category_ids, start=1)}
-        self.levels: list[str] = list(model.roi_heads.box_roi_pool.featmap_names)
-        self.strides = [4 * 2**level for level in range(len(self.levels))]
+        self.strides = list(kind.strides)
 
     @property
     def num_classes(self) -> int:
@@ -88,10 +76,19 @@ class BaseDetector:
         return len(self.category_ids) + 1
 
     @property
+    def has_box_head(self) -> bool:
+        """Whether there are layers for the energy's to start from."""
+        return self.kind.hidden_layers(self.model) is not None
+
+    @property
     def hidden_layers(self) -> tuple[nn.Linear, nn.Linear]:
-        """The two hidden layers of the box head, which the energy's start from."""
-        head = self.model.roi_heads.box_head
-        return head.fc6, head.fc7
+        """The two hidden layers of the box head, which the energy's start from; else two of the shape to give them."""
+        found = self.kind.hidden_layers(self.model)
+        if found is not None:
+            return found
+        device = next(self.model.parameters()).device
+        channels = self.model.backbone.out_channels
+        return nn.Linear(49 * channels, HIDDEN, device=device), nn.Linear(HIDDEN, HIDDEN, device=device)
 
     def labels(self, categories: Tensor) -> Tensor:
         """The detector's labels of category ids: `[N] -> [N]`.
@@ -123,33 +120,17 @@ class BaseDetector:
     def features(self, images: Sequence[Tensor]) -> Features:
         """The pyramid levels that boxes are pooled from."""
         batch = self.resize(images)
-        maps = self.model.backbone(batch.tensors)
-        return Features([maps[level] for level in self.levels], batch.image_sizes)
+        return self._features(self.model.backbone(batch.tensors), batch)
 
     @torch.no_grad()
     def candidates(self, images: Sequence[Tensor], score_threshold: float) -> tuple[Features, list[Candidates]]:
         """Features, and every class-specific box whose class score is above the threshold."""
         batch = self.resize(images)
         maps = self.model.backbone(batch.tensors)
-        proposals, _ = self.model.rpn(batch, maps)
-        heads = self.model.roi_heads
-        pooled = heads.box_roi_pool(maps, proposals, batch.image_sizes)
-        logits, deltas = heads.box_predictor(heads.box_head(pooled))
-        boxes = heads.box_coder.decode(deltas, proposals)  # [R, classes, 4]
-        scores = logits.softmax(-1)
-        found = []
-        counts = [len(p) for p in proposals]
-        for box, score, (height, width) in zip(
-            boxes.split(counts), scores.split(counts), batch.image_sizes, strict=True
-        ):
-            limit = torch.tensor([width, height, width, height], device=box.device, dtype=box.dtype)
-            box = torch.minimum(box.clamp(min=0), limit)
-            row, label = torch.nonzero(score[:, 1:] > score_threshold, as_tuple=True)
-            label = label + 1
-            kept = box[row, label]
-            good = ((kept[:, 2:] - kept[:, :2]) >= 1e-2).all(-1)
-            found.append(Candidates(kept[good], score[row, label][good], label[good]))
-        return Features([maps[level] for level in self.levels], batch.image_sizes), found
+        return self._features(maps, batch), self.kind.candidates(self.model, batch, maps, score_threshold)
+
+    def _features(self, maps: Mapping[str, Tensor], batch: ImageList) -> Features:
+        return Features([maps[level] for level in self.kind.levels], batch.image_sizes)
 
 
 def base_key(config: DetectionTask) -> str:
@@ -172,28 +153,30 @@ def load_base(config: DetectionTask, results_dir: Path, device: torch.device | s
         return _trained(config, results_dir, device).to(device)
     dataset = open_split(config.data, "train")
     data = config.data
+    kind = architecture(config.base.architecture)
     if weights == "none":
         with seeded(config.base.seed):
-            model = build_model(config.base.architecture, len(dataset.categories) + 1, *data.sides)
-        return BaseDetector(model, list(dataset.categories)).to(device)
-    state, source = _checkpoint(weights)
-    predictor = state.get(PREDICTOR)
-    kind = _other_kind(state)
-    if kind is not None:
-        raise UserError(f"task.base.weights: {source} is {kind}; a fasterrcnn_resnet50_fpn (the first one) is needed.")
-    if predictor is None:
-        raise UserError(f"task.base.weights: {source} is not a torchvision Faster R-CNN (it has no box predictor).")
-    num_classes = len(predictor)
-    model = build_model(config.base.architecture, num_classes, *data.sides)
+            model = kind.build(len(dataset.categories) + 1, *data.sides)
+        return BaseDetector(kind, model, list(dataset.categories)).to(device)
+    state, source = _checkpoint(weights, kind)
+    name = kind_of(state)
+    known = config.base.architecture in ARCHITECTURES
+    if known and name is None:
+        raise UserError(f"task.base.weights: {source} is not a torchvision Faster R-CNN, RetinaNet or FCOS.")
+    if known and name != config.base.architecture.replace("small", "resnet50"):
+        given = config.base.architecture
+        raise UserError(f"task.base.weights: {source} is of task.base.architecture={name}, and {given} is given.")
     try:
+        num_classes = kind.num_classes(state)
+        model = kind.build(num_classes, *data.sides)
         model.load_state_dict(state)
-    except RuntimeError as error:
+    except (KeyError, RuntimeError) as error:
         detail = str(error).splitlines()[1:2] or [str(error)]
         raise UserError(
             f"task.base.weights: {source} does not fit task.base.architecture={config.base.architecture} "
-            f"(small, resnet50): {detail[0].strip()[:160]}"
+            f"({', '.join(ARCHITECTURES)}): {detail[0].strip()[:160]}"
         ) from None
-    return BaseDetector(model, _category_ids(num_classes, dataset, source)).to(device)
+    return BaseDetector(kind, model, _category_ids(num_classes, dataset, source)).to(device)
 
 
 def _category_ids(num_classes: int, dataset: Dataset, source: str) -> list[int]:
@@ -223,14 +206,15 @@ def _category_ids(num_classes: int, dataset: Dataset, source: str) -> list[int]:
     return list(dataset.categories)
 
 
-def _checkpoint(weights: str) -> tuple[dict[str, Tensor], str]:
+def _checkpoint(weights: str, kind: Architecture) -> tuple[dict[str, Tensor], str]:
     if weights == "coco":
+        if not kind.coco:
+            raise UserError("task.base.weights=coco: there are none for this task.base.architecture; train it (train)")
         try:
-            return torch.hub.load_state_dict_from_url(COCO_WEIGHTS, progress=False, weights_only=True), "COCO's"
+            return torch.hub.load_state_dict_from_url(kind.coco, progress=False, weights_only=True), "COCO's"
         except OSError as error:
             raise UserError(
-                f"task.base.weights=coco: {COCO_WEIGHTS} cannot be downloaded ({error}); "
-                "give the path of a copy instead."
+                f"task.base.weights=coco: {kind.coco} cannot be downloaded ({error}); give the path of a copy instead."
             ) from None
     path = Path(weights).expanduser()
     if not path.is_file():
@@ -251,22 +235,12 @@ def _checkpoint(weights: str) -> tuple[dict[str, Tensor], str]:
     return _plain_names(state), str(path)
 
 
-PREDICTOR = "roi_heads.box_predictor.cls_score.weight"
-
-
 def _plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns a state without what a wrapper put before all names: `module.` (DDP), `model.` (Lightning)."""
-    prefix = next((name.removesuffix(PREDICTOR) for name in state if name.endswith(PREDICTOR)), "")
+    marks = tuple({known.mark for known in ARCHITECTURES.values()})
+    found = next(((name, mark) for name in state for mark in marks if name.endswith(mark)), ("", ""))
+    prefix = found[0].removesuffix(found[1])
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def _other_kind(state: dict[str, Tensor]) -> str | None:
-    """Returns what a checkpoint is, where it is a detector of torchvision that this task does not build on."""
-    if "roi_heads.box_head.0.0.weight" in state:
-        return "torchvision's fasterrcnn_resnet50_fpn_v2"
-    if any(name.startswith("head.classification_head.") for name in state):
-        return "a one-stage detector (RetinaNet or FCOS)"
-    return None
 
 
 def _trained(config: DetectionTask, results_dir: Path, device: torch.device | str) -> BaseDetector:
@@ -284,9 +258,10 @@ def _stored(config: DetectionTask, folder: Path) -> BaseDetector:
     """Reads a detector that was trained here."""
     facts = json.loads((folder / "base.json").read_text())
     data = config.data
-    model = build_model(config.base.architecture, len(facts["category_ids"]) + 1, *data.sides)
+    kind = architecture(config.base.architecture)
+    model = kind.build(len(facts["category_ids"]) + 1, *data.sides)
     model.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
-    return BaseDetector(model, facts["category_ids"])
+    return BaseDetector(kind, model, facts["category_ids"])
 
 
 def record_of(config: DetectionTask, base: BaseDetector, names: Mapping[int, str]) -> dict[str, Any]:
@@ -307,11 +282,12 @@ def reopen(config: DetectionTask, record: Mapping[str, Any], results_dir: Path) 
             raise UserError(f"{folder}, the base detector that the run stands on, is not there")
         return _stored(config, folder)
     count = len(record["category_ids"]) + 1
+    kind = architecture(config.base.architecture)
     with seeded(config.base.seed):
-        model = build_model(config.base.architecture, count, *data.sides)
+        model = kind.build(count, *data.sides)
     if weights != "none":
-        model.load_state_dict(_checkpoint(weights)[0])
-    return BaseDetector(model, record["category_ids"])
+        model.load_state_dict(_checkpoint(weights, kind)[0])
+    return BaseDetector(kind, model, record["category_ids"])
 
 
 def _train_and_store(config: DetectionTask, folder: Path, device: torch.device | str) -> None:
@@ -338,11 +314,13 @@ def _train_and_store(config: DetectionTask, folder: Path, device: torch.device |
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     lock = Lock(path)
-    said = False
+    started = said = time.monotonic()
     while not lock.take():
-        if not said:
-            print("ebmbench: another process trains the base detector; waiting for it", file=sys.stderr, flush=True)
-            said = True
+        now = time.monotonic()
+        if said == started or now - said >= SAY_SECONDS:
+            text = f"another process trains the base detector; waiting for it since {now - started:.0f} s"
+            print(f"ebmbench: {text}", file=sys.stderr, flush=True)
+            said = now
         time.sleep(1)
     try:
         yield

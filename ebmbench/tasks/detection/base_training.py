@@ -14,12 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN
 
 from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import StopFlag
-from ebmbench.tasks.detection.architectures import build_model
+from ebmbench.tasks.detection.architectures import architecture
 from ebmbench.tasks.detection.data import Dataset, flip_boxes
 from ebmbench.tasks.detection.task import DetectionTask
 
@@ -29,7 +28,7 @@ CHECKPOINT_SECONDS = 60.0
 
 def train_base(
     config: DetectionTask, dataset: Dataset, device: torch.device | str, saved: Path | None = None
-) -> tuple[FasterRCNN, float]:
+) -> tuple[nn.Module, float]:
     """Trains a detector from scratch: AdamW, linear warm-up, cosine to zero, horizontal flips.
 
     Deterministic for the same settings, number of threads and device, also when it was stopped in between.
@@ -51,7 +50,10 @@ def train_base(
         "it is stored and shared by all methods and seeds."
     )
     with seeded(base.seed), StopFlag() as stop, stop.deferred():
-        model = build_model(base.architecture, len(dataset.categories) + 1, *data.sides).to(device)
+        model = architecture(base.architecture).build(len(dataset.categories) + 1, *data.sides)
+        if base.backbone is not None:
+            _start_backbone(model, Path(base.backbone).expanduser())
+        model.to(device)
         model.train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=base.learning_rate, weight_decay=base.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -111,7 +113,7 @@ def train_base(
 class _Training:
     """The training of a base detector between two steps: all that the rest of it depends on."""
 
-    model: FasterRCNN
+    model: nn.Module
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     device: torch.device
@@ -164,6 +166,23 @@ class _Training:
         if self.device.type == "cuda" and state["cuda_generator"] is not None:
             torch.cuda.set_rng_state(state["cuda_generator"], self.device)
         _say(f"  base detector: goes on from step {self.step}")
+
+
+def _start_backbone(model: Any, path: Path) -> None:
+    """Starts the ResNet of a detector from a file of its weights, such as torchvision's for ImageNet.
+
+    Raises:
+        UserError: the file cannot be read, or is of another network.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        found = {name: value for name, value in state.items() if not name.startswith("fc.")}
+        model.backbone.body.load_state_dict(found)
+    except Exception as error:  # torch raises several kinds for a file that is no checkpoint
+        detail = (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+        raise UserError(
+            f"task.base.backbone: {path} does not start the backbone of this task.base.architecture: {detail:.160}"
+        ) from None
 
 
 @contextmanager

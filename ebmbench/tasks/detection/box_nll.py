@@ -1,31 +1,99 @@
-"""The negative log-likelihood of a true box, its partition function by importance sampling.
+"""The density of a box by importance sampling, and the negative log-likelihood of a true box.
 
-The density is that of relative coordinates y within ±1 of the true box (see `head`), `exp f(y) / Z` on the cube
-`[−1, 1]^4`: centres no farther than one width and height away, sizes between 1/e and e times the true ones. What
+The density is that of relative coordinates y within ±1 of the box (see `head`), `exp f(y) / Z` on the cube
+`[−1, 1]^4`: centres no farther than one width and height away, sizes between 1/e and e times the box's. What
 the model holds possible outside is not counted, and a density per pixel would be another number. Then
 
     NLL = log Z − f(0),    Z = ∫_{[−1, 1]^4} exp f(y) dy = E_q[exp f(y) / q(y)].
 
-The proposal q is a mixture of the uniform density on the cube and of normals around the true box cut to the cube.
-Cut means normalised on it: along an axis component σ has density `N(y; 0, σ²) / (2Φ(1/σ) − 1)`, and is drawn by
-inverting its distribution function, so no draw is rejected and q is exact. The uniform part bounds the weights
-`exp f / q` by `16 exp(max f) / share`, so their variance is finite whatever f is.
+The proposal q is uniform on the cube at first, so that no mode is missed, such as the box of a neighbour. It is then
+fitted to powers of `exp f` that rise to the first, for each box by itself (see `core.importance`). A tenth of it stays
+uniform: so the weights `exp f / q` are bounded, and their variance is finite whatever f is. A box of which too few
+samples are effective gets more of them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ebmbench.core import importance
 from ebmbench.core.energy import Energy
-from ebmbench.core.rng import Draws
+from ebmbench.core.importance import Weighted
 
-STDS = (0.02, 0.05, 0.1, 0.2, 0.4)
-"""Of the proposal's normal components: from sharper than any trained head to as wide as the cube."""
+LEAST_ESS = 200
+"""Effective samples that a box must have, for a standard error of log Z of 0.07."""
+MOST_SAMPLES = 2**15
+"""Samples of a round, for a box that does not get there."""
+BOXES_AT_A_TIME = 256
+NOTHING = -1e30
+"""The logarithm of a density that is zero, still a number."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """The uniform density on the cube."""
+
+    device: torch.device
+
+    def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+        """Returns `count` draws for each of B boxes, `[B, count, 4]`."""
+        return 2 * torch.rand((lead[1], count, 4), generator=generator, dtype=torch.float64).to(self.device) - 1
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Returns the log-density at y, `NOTHING` outside the cube: `[..., 4] -> [...]`."""
+        return torch.where(_is_inside(y), -y.shape[-1] * math.log(2.0), NOTHING)
+
+
+def _is_inside(y: Tensor) -> Tensor:
+    return (y.abs() <= 1).all(-1)
+
+
+@torch.no_grad()
+def weighted_draws(
+    energies: Callable[[Tensor], Energy],
+    count: int,
+    seed: int,
+    device: torch.device,
+    samples: int,
+    least_ess: float = LEAST_ESS,
+) -> Iterator[tuple[Tensor, Weighted]]:
+    """Yields some of the boxes, and draws with their weights `exp f / q`: `[1, n, M, 4]`. Each box comes once.
+
+    Args:
+        energies: from some of the boxes to their energy in coordinates relative to them.
+        count: of the boxes.
+        seed: of the draws.
+        samples: draws of the last round; four times as many for boxes of which fewer than `least_ess` are effective,
+            again and again, up to `MOST_SAMPLES`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for part in torch.arange(count, device=device).split(BOXES_AT_A_TIME):
+        rows, size = part, samples
+        while len(rows):
+            made = _draws(energies(rows), len(rows), size, generator, device)
+            enough = ~(made.ess[0] * made.log_weights.shape[-1] < least_ess)  # nor where f is not a number
+            if 4 * size > MOST_SAMPLES:
+                enough[:] = True
+            yield rows[enough], Weighted(*(x[:, enough] for x in (made.y, made.log_weights, made.log_values)))
+            rows, size = rows[~enough], 4 * size
+
+
+def _draws(f: Energy, count: int, samples: int, generator: torch.Generator, device: torch.device) -> Weighted:
+    broken = torch.zeros(count, dtype=torch.bool, device=device)
+
+    def log_density(y: Tensor) -> Tensor:
+        value = f(y[0].clamp(-1, 1).float()).double()
+        broken.logical_or_(~value.isfinite().all(-1))
+        return torch.where(_is_inside(y) & value.isfinite(), value, NOTHING)
+
+    made = importance.annealed(log_density, Uniform(device), (1, count), samples, generator)
+    # Where f is not a number somewhere, nothing is known of its density.
+    return Weighted(made.y, torch.where(broken[:, None], torch.nan, made.log_weights), made.log_values)
 
 
 @dataclass(frozen=True)
@@ -35,69 +103,26 @@ class BoxNLL:
     Attributes:
         nll: `log Ẑ − f(0)` in nats, of the density in relative coordinates. Ẑ is unbiased; its logarithm is low by
             about half the square of `error`.
-        ess: effective sample size `(Σ w)² / Σ w²` of the importance weights, at most the number of samples; where it
-            is a handful, the box's NLL is not to be trusted.
+        ess: effective samples `(Σ w)² / Σ w²`.
         error: standard error of the NLL by the delta method.
+        k_hat: Pareto's k of the weights; above 0.7 the NLL is not to be trusted.
     """
 
     nll: Tensor
     ess: Tensor
     error: Tensor
+    k_hat: Tensor
 
 
 @torch.no_grad()
 def box_nll(
-    f: Energy, count: int, draws: Draws, num_samples: int = 1024, stds: Sequence[float] = STDS, uniform: float = 0.2
+    energies: Callable[[Tensor], Energy], count: int, seed: int, device: torch.device, samples: int = 512
 ) -> BoxNLL:
-    """The NLL of each true box.
-
-    Args:
-        f: the energy of N true boxes in coordinates relative to them, the true boxes at 0.
-        count: N.
-        draws: of one seed, unstacked.
-        num_samples: importance samples per box.
-        stds: of the proposal's normal components.
-        uniform: the proposal's share of the uniform density; the normals share the rest equally.
-    """
-    y, log_weights = weighted_draws(f, count, draws, num_samples, stds, uniform)
-    target = f(torch.zeros_like(y[:, :1], dtype=torch.float32))[:, 0].double()
-    log_sum = torch.logsumexp(log_weights, dim=1)
-    ess = torch.exp(2 * log_sum - torch.logsumexp(2 * log_weights, dim=1))
-    return BoxNLL(
-        nll=log_sum - math.log(num_samples) - target,
-        ess=ess,
-        error=(1 / ess - 1 / num_samples).clamp(min=0).sqrt(),
-    )
-
-
-@torch.no_grad()
-def weighted_draws(
-    f: Energy, count: int, draws: Draws, num_samples: int, stds: Sequence[float] = STDS, uniform: float = 0.2
-) -> tuple[Tensor, Tensor]:
-    """Returns draws of q for each true box, `[N, M, 4]`, and the logarithms of their weights `exp f / q`, `[N, M]`."""
-    y = _sample(draws, count, num_samples, stds, uniform)
-    return y, f(y.float()).double() - proposal_log_prob(y, stds, uniform)
-
-
-def proposal_log_prob(y: Tensor, stds: Sequence[float], uniform: float) -> Tensor:
-    """`log q(y)` on the cube: `[..., 4] -> [...]`, float64."""
-    y = y.double()
-    dim = y.shape[-1]
-    parts = [y.new_full(y.shape[:-1], math.log(uniform) - dim * math.log(2.0))]
-    for std in stds:
-        inside = math.erf(1 / (std * math.sqrt(2)))
-        constant = math.log((1 - uniform) / len(stds)) - dim * math.log(std * math.sqrt(2 * math.pi) * inside)
-        parts.append(constant - 0.5 * (y / std).square().sum(-1))
-    return torch.logsumexp(torch.stack(parts), dim=0)
-
-
-def _sample(draws: Draws, count: int, num_samples: int, stds: Sequence[float], uniform: float) -> Tensor:
-    """Draws of q: `[count, num_samples, 4]` float64."""
-    shape = (count, num_samples)
-    place = draws.uniform("box_nll/place", (*shape, 4), torch.float64)
-    which = draws.uniform("box_nll/component", shape, torch.float64)
-    component = ((which - uniform) / (1 - uniform) * len(stds)).floor().long().clamp(max=len(stds) - 1)
-    std = torch.tensor(stds, dtype=torch.float64, device=place.device)[component.clamp(min=0)][..., None]
-    # Φ(y/σ) is uniform on (Φ(−1/σ), Φ(1/σ)): y = σ √2 erfinv((2u − 1) erf(1 / (σ √2))).
-    normal = std * math.sqrt(2) * torch.erfinv((2 * place - 1) * torch.erf(1 / (std * math.sqrt(2))))
-    return torch.where(which[..., None] < uniform, 2 * place - 1, normal.clamp(-1, 1))
+    """Returns the NLL of each true box; the arguments are those of `weighted_draws`, the true boxes at 0."""
+    nll, ess, error, k_hat = (torch.full((count,), math.nan, dtype=torch.float64, device=device) for _ in range(4))
+    for rows, made in weighted_draws(energies, count, seed, device, samples):
+        target = energies(rows)(torch.zeros(len(rows), 1, 4, device=device))[:, 0].double()
+        nll[rows] = made.log_z[0] - target
+        ess[rows] = made.ess[0] * made.log_weights.shape[-1]
+        error[rows], k_hat[rows] = made.error[0], made.k_hat[0]
+    return BoxNLL(nll, ess, error, k_hat)

@@ -43,6 +43,10 @@ class ImageData(Component):
             UserError: it is not there, or cannot be used.
         """
 
+    def has(self, split: str) -> bool:
+        """Returns whether there is such a split."""
+        return True
+
     @property
     def sides(self) -> tuple[int, int]:
         """The short side that images are resized to, and the longest that the long one may be."""
@@ -50,7 +54,11 @@ class ImageData(Component):
 
     def training_identity(self) -> dict[str, Any]:
         """Returns what a detector that is trained on the training split depends on."""
-        return {key: value for key, value in self.identity().items() if key not in ("eval_split", "eval_content")}
+        return {
+            key: value
+            for key, value in self.identity().items()
+            if key not in ("eval_split", "eval_content", "val_content")
+        }
 
 
 @register
@@ -93,6 +101,9 @@ class FileData(ImageData):
 
     root: str | None = Field(None, description="the folder that holds the images and their annotations")
     skip_bad_images: bool = Field(False, description="leave out images that are missing or damaged")
+    num_train: int | None = Field(
+        None, ge=1, description="training images that are used, drawn once for all; null: all of them"
+    )
 
     @abstractmethod
     def part(self, split: str) -> Part:
@@ -113,7 +124,12 @@ class FileData(ImageData):
         """Returns the settings, with hashes of the files in the place of their names: edited data are other data."""
         files = ("root", "skip_bad_images", *(f"{s}_{kind}" for s in SPLITS for kind in ("images", "annotations")))
         found = {key: value for key, value in super().identity().items() if key not in files}
-        return {**found, "train_content": self.content("train"), "eval_content": self.content(self.eval_split)}
+        splits = {"train": "train", "val": "val", "eval": self.eval_split}
+        return {**found, **{f"{name}_content": self.content(split) for name, split in splits.items()}}
+
+    @override
+    def has(self, split: str) -> bool:
+        return self.content(split) is not None
 
     def content(self, split: str) -> str | None:
         """Returns a hash of a split's annotations and of its images' sizes, None where they cannot be read."""
@@ -158,12 +174,19 @@ class CocoData(FileData):
 class BaseConfig(Section):
     """The frozen detector below the head. It is trained or loaded once, and shared by all methods and seeds."""
 
-    architecture: Literal["small", "resnet50"] = Field(
+    architecture: str = Field(
         "resnet50",
-        description="small (1.9 M parameters, for the CPU), resnet50 (fasterrcnn_resnet50_fpn)",
+        pattern=r"^(small|resnet50|resnet50_v2|retinanet|fcos|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
+        description="small (1.9 M parameters, for the CPU); torchvision's over a ResNet-50: resnet50, resnet50_v2 "
+        "(Faster R-CNN), retinanet, fcos; or MODULE:CLASS, an Architecture of your own",
     )
     weights: str = Field(
         "train", min_length=1, description="train (on this dataset), coco, none (random), or the path of a checkpoint"
+    )
+    backbone: str | None = Field(
+        None,
+        min_length=1,
+        description="for weights=train: a file of the ResNet's weights to start from, such as ImageNet's",
     )
     iterations: int = Field(90_000, ge=1, le=10_000_000, description="this and the rest: for weights=train")
     batch_size: int = Field(8, ge=1, le=1024, description="images")
@@ -176,11 +199,12 @@ class BaseConfig(Section):
     )
 
     def identity(self) -> dict[str, Any]:
-        """Returns the settings, without what changes no result, and with a hash of a file of weights."""
+        """Returns the settings, without what changes no result, and with hashes of files of weights."""
         found = {key: value for key, value in super().identity().items() if key != "feature_cache_mb"}
-        path = Path(self.weights).expanduser()
-        if self.weights not in WEIGHTS and path.is_file():
-            found["weights"] = fingerprint_of(path)
+        for key in ("weights", "backbone"):
+            value = found.get(key)
+            if value is not None and value not in WEIGHTS and Path(value).expanduser().is_file():
+                found[key] = fingerprint_of(Path(value).expanduser())
         return found
 
 
@@ -227,7 +251,9 @@ class InferenceConfig(Section):
     step_size: float = Field(1.6e-3, gt=0, le=10, description="first step length of log width and height")
     bootstrap: int = Field(1000, ge=0, le=1_000_000, description="resamples of the images, for the gain's interval")
     nll_boxes: int = Field(200, ge=0, le=10_000_000, description="true boxes whose NLL is taken: the split's first")
-    nll_samples: int = Field(1024, ge=1, le=1_048_576, description="importance samples for the log Z of each")
+    nll_samples: int = Field(
+        512, ge=1, le=1_048_576, description="importance samples for the log Z of each; more where that is too few"
+    )
 
     @model_validator(mode="after")
     def _can_decide(self) -> InferenceConfig:
@@ -241,6 +267,8 @@ class DetectionTrainer(Section):
 
     Biases learn at twice the rate, without decay; linear warm-up from a third; the rate is divided by 10 at `decay_at`.
     """
+
+    tuning = {"trainer.learning_rate": (2e-4, 1e-2)}  # noqa: RUF012
 
     iterations: int = Field(60_000, ge=1, le=100_000_000)
     batch_size: int = Field(16, ge=1, le=100_000, description="images")

@@ -189,6 +189,12 @@ class Part:
         tables["annotations"] = [one for one in tables["annotations"] if one["image_id"] in ids]
         return Part(self.file, tables, self.folder, hash_of([self.digest, sorted(ids)]))
 
+    def some(self, count: int) -> Part:
+        """Returns the part of so many images that have annotations; a larger one holds a smaller one."""
+        ids = sorted({one["image_id"] for one in self.annotations["annotations"]})
+        order = np.random.default_rng(0).permutation(len(ids))
+        return self.only({ids[place] for place in order[:count]})
+
     @property
     def content(self) -> str:
         """A hash of the annotations, and of the images' sizes."""
@@ -214,6 +220,8 @@ class CocoDataset:
 
     def __post_init__(self) -> None:
         part = self.config.part(self.split)
+        if self.split == "train" and self.config.num_train is not None:
+            part = part.some(self.config.num_train)
         self.folder, self.annotation_file, self.content = part.folder, part.file, part.content
         annotations, content = part.file, part.annotations
         self._sides = self.config.sides

@@ -1,14 +1,19 @@
-"""Average precision by pycocotools, and a paired bootstrap over images for the difference of two sets of detections."""
+"""Average precision by pycocotools, and bootstraps of the difference of two sets of detections.
+
+What a bootstrap needs are the matched detections of each image, which `as_tables` puts into tables and `from_tables`
+takes out again: AP and its intervals can be computed anew without the images and the model.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -28,12 +33,16 @@ class _ClassMatches:
     """The detections of one category over all images, by falling score.
 
     Attributes:
+        category: its id.
+        score: `[D]`.
         image: `[D]` place of each detection's image.
         true: `[T, D]` matched at IoU threshold t. Those matched to ignored boxes are in neither `true` nor `false`.
         false: `[T, D]`.
         positives: `[I]` boxes to be found in each image.
     """
 
+    category: int
+    score: NDArray[np.float64]
     image: NDArray[np.int64]
     true: NDArray[np.float64]
     false: NDArray[np.float64]
@@ -47,10 +56,12 @@ class Evaluation:
     Attributes:
         metrics: ap, ap50, ap75, ap_small, ap_medium, ap_large, ar, in percent; NaN where there is nothing to find.
         classes: what the bootstrap needs, per category.
+        image_ids: of the images that were looked at, in order.
     """
 
     metrics: dict[str, float]
     classes: tuple[_ClassMatches, ...]
+    image_ids: tuple[int, ...]
 
     def average_precision(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """AP in percent at each IoU threshold, `[T]`, with every image counted `weights [I]` times.
@@ -71,8 +82,14 @@ class Interval:
     high: float
 
 
-def evaluate(truth: COCO, detections: Sequence[Detection], image_ids: Sequence[int]) -> Evaluation:
-    """COCOeval on the given images."""
+def evaluate(
+    truth: COCO, detections: Sequence[Detection], image_ids: Sequence[int], by_size: bool = True
+) -> Evaluation:
+    """Runs COCOeval on the given images.
+
+    Args:
+        by_size: whether AP is asked for small, medium and large objects too, which takes four times as long.
+    """
     found = as_coco(
         truth.dataset["images"],
         [{**d, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for d in detections],
@@ -80,6 +97,8 @@ def evaluate(truth: COCO, detections: Sequence[Detection], image_ids: Sequence[i
     )
     coco_eval = COCOeval(truth, found, "bbox")
     coco_eval.params.imgIds = sorted(image_ids)
+    if not by_size:
+        coco_eval.params.areaRng, coco_eval.params.areaRngLbl = coco_eval.params.areaRng[:1], ["all"]
     with contextlib.redirect_stdout(io.StringIO()):
         coco_eval.evaluate()
         coco_eval.accumulate()
@@ -90,7 +109,7 @@ def evaluate(truth: COCO, detections: Sequence[Detection], image_ids: Sequence[i
         name: float(100 * value) if value >= 0 else float("nan")
         for name, value in zip((*names, "ar"), values, strict=True)
     }
-    return Evaluation(metrics, _matches(coco_eval))
+    return Evaluation(metrics, _matches(coco_eval), tuple(coco_eval.params.imgIds))
 
 
 def _matches(coco_eval: COCOeval) -> tuple[_ClassMatches, ...]:
@@ -111,6 +130,8 @@ def _matches(coco_eval: COCOeval) -> tuple[_ClassMatches, ...]:
         image = np.concatenate([np.full(len(e["dtScores"]), i) for i, e in present]).astype(np.int64)[order]
         classes.append(
             _ClassMatches(
+                int(params.catIds[k]),
+                scores[order].astype(np.float64),
                 image,
                 (matched & ~ignored).astype(np.float64),
                 (~matched & ~ignored).astype(np.float64),
@@ -144,22 +165,95 @@ def paired_bootstrap(base: Evaluation, refined: Evaluation, resamples: int, seed
 
     Both are scored on the same resampled images, so what an image does to both cancels.
     """
-    num_images = len(base.classes[0].positives)
+    return joint_bootstrap([(base, [refined])], resamples, seed)
+
+
+def joint_bootstrap(
+    groups: Sequence[tuple[Evaluation, Sequence[Evaluation]]], resamples: int, seed: int = 0
+) -> dict[str, Interval]:
+    """95 % intervals of the mean gain in AP and AP75: images, seeds and base detectors drawn with replacement together.
+
+    Args:
+        groups: of each base detector its own evaluation, and those of the heads of each seed on it; all on the same
+            images.
+    """
+    num_images = len(groups[0][0].image_ids)
     rng = np.random.default_rng(seed)
 
-    def difference(weights: NDArray[np.float64]) -> tuple[float, float]:
-        change = refined.average_precision(weights) - base.average_precision(weights)
-        return float(change.mean()), float(change[AP75_THRESHOLD])
+    def gain(weights: NDArray[np.float64], chosen: Sequence[tuple[int, Sequence[int]]]) -> NDArray[np.float64]:
+        means = []
+        for number, seeds in chosen:
+            base, heads = groups[number]
+            found = {head: heads[head].average_precision(weights) for head in set(seeds)}
+            means.append(np.mean([found[head] for head in seeds], axis=0) - base.average_precision(weights))
+        change = np.mean(means, axis=0)
+        return np.array([change.mean(), change[AP75_THRESHOLD]])
 
-    centre = difference(np.ones(num_images))
-    draws = np.array(
-        [
-            difference(np.bincount(rng.integers(num_images, size=num_images), minlength=num_images).astype(float))
-            for _ in range(resamples)
-        ]
-    ).reshape(-1, 2)
-    intervals = {}
-    for column, name in enumerate(("ap", "ap75")):
-        low, high = np.nanpercentile(draws[:, column], [2.5, 97.5]) if resamples else (np.nan, np.nan)
-        intervals[name] = Interval(centre[column], float(low), float(high))
-    return intervals
+    centre = gain(np.ones(num_images), [(number, range(len(heads))) for number, (_, heads) in enumerate(groups)])
+    draws = []
+    for _ in range(resamples):
+        weights = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images).astype(float)
+        bases = rng.integers(len(groups), size=len(groups)) if len(groups) > 1 else [0]
+        sizes = [len(groups[number][1]) for number in bases]
+        seeds = [rng.integers(size, size=size).tolist() if size > 1 else [0] for size in sizes]
+        draws.append(gain(weights, list(zip(bases, seeds, strict=True))))
+    ends = np.nanpercentile(draws, [2.5, 97.5], axis=0) if draws else np.full((2, 2), np.nan)
+    return {
+        name: Interval(float(centre[k]), float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(("ap", "ap75"))
+    }
+
+
+# ------------------------------------------------------------------------------------------------------- as tables
+
+
+def as_tables(stages: Mapping[str, Evaluation], seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Returns a row for each detection of each stage, and a row for each image and category.
+
+    Detections have `true` and `false`: bit t is set where, at the t-th IoU threshold (0.50, 0.55, … 0.95), it is
+    matched, or counts as a false one. Images have `positives`, the boxes to be found.
+    """
+    bits = 2 ** np.arange(10)
+    rows = []
+    for stage, found in stages.items():
+        ids = np.array(found.image_ids)
+        for part in found.classes:
+            columns = {"image_id": ids[part.image], "category_id": part.category, "score": part.score}
+            marks = {"true": bits @ part.true, "false": bits @ part.false}
+            marks = {name: values.astype(np.int16) for name, values in marks.items()}
+            rows.append(pd.DataFrame({"seed": seed, "stage": stage, **columns, **marks}))
+    first = next(iter(stages.values()))
+    images = [
+        pd.DataFrame(
+            {"image_id": first.image_ids, "category_id": part.category, "positives": part.positives.astype(int)}
+        )
+        for part in first.classes
+    ]
+    detections = pd.concat(rows, ignore_index=True) if rows else pd.DataFrame(columns=["seed", "stage"])
+    return detections, pd.concat(images, ignore_index=True) if images else pd.DataFrame({"image_id": first.image_ids})
+
+
+def from_tables(detections: pd.DataFrame, images: pd.DataFrame) -> dict[tuple[int, str], Evaluation]:
+    """Returns the evaluations behind the two tables of `as_tables`, by seed and stage, with AP as their one metric."""
+    ids = np.sort(images["image_id"].unique())
+    positives = {
+        int(category): part.sort_values("image_id")["positives"].to_numpy(float)
+        for category, part in images.groupby("category_id")
+    }
+    found = {}
+    for (seed, stage), of_stage in detections.groupby(["seed", "stage"], sort=False):
+        parts = {int(category): part for category, part in of_stage.groupby("category_id", sort=False)}
+        classes = []
+        for category, expected in positives.items():
+            part = parts.get(category, of_stage[:0])
+            true, false = (_bits(part[name].to_numpy(np.int64)) for name in ("true", "false"))
+            image = np.searchsorted(ids, part["image_id"].to_numpy())
+            classes.append(_ClassMatches(category, part["score"].to_numpy(float), image, true, false, expected))
+        made = Evaluation({}, tuple(classes), tuple(ids.tolist()))
+        ap = float(made.average_precision(np.ones(len(ids))).mean())
+        found[int(seed), str(stage)] = Evaluation({"ap": ap}, made.classes, made.image_ids)
+    return found
+
+
+def _bits(values: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns the ten bits of each value, `[10, D]`."""
+    return ((values[None] >> np.arange(10)[:, None]) & 1).astype(np.float64)

@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ebmbench.tasks.detection.base import BaseDetector, Candidates
-from ebmbench.tasks.detection.data import Dataset, flip_boxes
+from ebmbench.tasks.detection.architectures import Candidates
+from ebmbench.tasks.detection.base import BaseDetector, Features
+from ebmbench.tasks.detection.data import Dataset, Example, flip_boxes
 from ebmbench.tasks.detection.pooling import Pyramid
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -72,28 +73,55 @@ class FeatureStore:
             self._left -= sum(path.stat().st_size for path in folder.glob("*.npz"))
 
     def load(self, index: int, flipped: bool = False) -> ImageFeatures | None:
-        """None for a bad image that the user allows to be skipped."""
-        path = self.folder / f"{self.dataset.image_ids[index]}{'-flipped' if flipped else ''}.npz"
-        if self.enabled and path.exists():
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    return _from_arrays(dict(arrays), self.device)
-            except _DAMAGED:
-                path.unlink(missing_ok=True)  # damaged: made again
+        """Returns an image's features; None for a bad image that the user allows to be skipped."""
+        path = self._path(index, "-flipped" if flipped else "")
+        kept = self._read(path)
+        if kept is not None:
+            return _from_arrays(kept, self.device)
         example = self.dataset.load(index)
         if example is None:
             return None
-        image, boxes = example.image, example.boxes
         if flipped:
-            image, boxes = image.flip(-1), flip_boxes(boxes, image.shape[-1])
-        features = self.base.features([image])
-        (height, width), original = features.sizes[0], (int(image.shape[1]), int(image.shape[2]))
-        scale = torch.tensor([width / original[1], height / original[0]]).repeat(2)
+            image = example.image.flip(-1)
+            example = Example(image, flip_boxes(example.boxes, image.shape[-1]), example.categories)
+        return self._keep_features(path, example, self.base.features([example.image]))
+
+    def with_candidates(self, index: int, score_threshold: float) -> tuple[ImageFeatures, Candidates] | None:
+        """Returns the features and the base detector's candidates of the image as it is; None for a bad image."""
+        path, beside = self._path(index), self._path(index, f"-candidates-{score_threshold}")
+        kept, kept_beside = self._read(path), self._read(beside)
+        if kept is not None and kept_beside is not None:
+            parts = (torch.from_numpy(kept_beside[name]).to(self.device) for name in ("boxes", "scores", "labels"))
+            return _from_arrays(kept, self.device), Candidates(*parts)
+        example = self.dataset.load(index)
+        if example is None:
+            return None
+        features, (found,) = self.base.candidates([example.image], score_threshold)
+        arrays = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
+        self._keep(beside, {name: value.cpu().numpy() for name, value in arrays.items()})
+        return self._keep_features(path, example, features), found
+
+    def _path(self, index: int, ending: str = "") -> Path:
+        return self.folder / f"{self.dataset.image_ids[index]}{ending}.npz"
+
+    def _read(self, path: Path) -> dict[str, NDArray[Any]] | None:
+        if not self.enabled or not path.exists():
+            return None
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except _DAMAGED:
+            path.unlink(missing_ok=True)  # it is made again
+            return None
+
+    def _keep_features(self, path: Path, example: Example, features: Features) -> ImageFeatures:
+        size, original = features.sizes[0], (int(example.image.shape[1]), int(example.image.shape[2]))
+        scale = torch.tensor([size[1] / original[1], size[0] / original[0]]).repeat(2)
         result = ImageFeatures(
             [level[0].half() for level in features.maps],
-            (height, width),
+            size,
             original,
-            (boxes * scale).to(self.device),
+            (example.boxes * scale).to(self.device),
             self.base.labels(example.categories).to(self.device),
         )
         self._keep(path, _to_arrays(result))
@@ -103,26 +131,8 @@ class FeatureStore:
         """How many boxes there are to learn from in each image; known without its features."""
         return [self.dataset.num_boxes(index) for index in range(len(self.dataset.image_ids))]
 
-    def candidates(self, index: int, score_threshold: float) -> Candidates | None:
-        """The base detector's candidates in the image as it is; None for a bad image."""
-        path = self.folder / f"{self.dataset.image_ids[index]}-candidates-{score_threshold}.npz"
-        if self.enabled and path.exists():
-            try:
-                with np.load(path, allow_pickle=False) as arrays:
-                    parts = (torch.from_numpy(arrays[name]) for name in ("boxes", "scores", "labels"))
-                    return Candidates(*(part.to(self.device) for part in parts))
-            except _DAMAGED:
-                path.unlink(missing_ok=True)
-        example = self.dataset.load(index)
-        if example is None:
-            return None
-        found = self.base.candidates([example.image], score_threshold)[1][0]
-        arrays = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
-        self._keep(path, {name: value.cpu().numpy() for name, value in arrays.items()})
-        return found
-
     def _keep(self, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
-        if self._left <= 0:
+        if self._left <= 0 or path.exists():
             return
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]

@@ -146,6 +146,11 @@ class BoxEnergy:
     def __len__(self) -> int:
         return len(self.reference)
 
+    def of(self, rows: Tensor) -> BoxEnergy:
+        """Returns the energy of some of the target boxes."""
+        parts = self.reference[rows], self.images[rows], self.labels[rows]
+        return BoxEnergy(self.head, self.pyramid, *parts, self.keep_level, self.max_boxes)
+
     def boxes(self, y: Tensor) -> Tensor:
         """Candidates as boxes x1 y1 x2 y2 in pixels: `[N, M, 4] -> [N, M, 4]`, float32."""
         return to_boxes(y.double(), self.reference[:, None]).float()

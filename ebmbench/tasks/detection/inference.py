@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms, box_iou
 
-from ebmbench.tasks.detection.base import Candidates
+from ebmbench.tasks.detection.architectures import Candidates
 from ebmbench.tasks.detection.config import InferenceConfig
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
 from ebmbench.tasks.detection.pooling import Pyramid

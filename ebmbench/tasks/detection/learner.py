@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 HISTORY_STEPS = 50
 """Steps that a row of the training history stands for: an epoch of COCO would be too long."""
+VALIDATION_BOXES = 128
+"""True boxes of the validation split whose loss the history has: the first."""
 MAX_EVALUATIONS = 2**15
 """Boxes pooled at a time, so that an image with very many of them fits into memory."""
 
@@ -87,7 +89,7 @@ class Frozen:
 
     train: FeatureStore
     scored: FeatureStore
-    val: FeatureStore | None = None  # on which a head is accepted or not
+    val: FeatureStore | None = None  # for the history, and on which a head is accepted or not
 
 
 class DetectionLearner(Learner):
@@ -109,6 +111,7 @@ class DetectionLearner(Learner):
         self.seeds = (seed,)
         self.device = torch.device(device)
         self.streams = Streams(self.seeds, device, stacked=False)
+        self.on_host = Streams(self.seeds, stacked=False)  # the same numbers, for what the host has to know
         self.rank, self.world = distributed.world()
         self.num_steps = self.trainer.iterations
         self.steps_per_row = min(HISTORY_STEPS, self.num_steps)
@@ -124,7 +127,7 @@ class DetectionLearner(Learner):
             base.hidden_layers,
             len(base.category_ids),
             task.head.activation,
-            task.head.from_base,
+            task.head.from_base and base.has_box_head,
             self.streams.at(0),
         )
         # On the last hidden layer at the target box.
@@ -143,7 +146,7 @@ class DetectionLearner(Learner):
         """The boxes of all training steps: whole epochs, and the images of the last, unfinished one."""
         per_epoch = math.ceil(self.num_items / self.batch_size)
         epochs, steps = divmod(self.num_steps, per_epoch)
-        order = self.streams.at(epochs).permutation("order", self.num_items).tolist()
+        order = self.on_host.at(epochs).permutation("order", self.num_items).tolist()
         return epochs * sum(self.num_boxes) + sum(self.num_boxes[i] for i in order[: steps * self.batch_size])
 
     @override
@@ -179,46 +182,92 @@ class DetectionLearner(Learner):
         loss_sum = torch.zeros((), device=self.device)
         counts = dict.fromkeys(self.counts, torch.zeros((), device=self.device))
         flat = torch.zeros(sum(p.numel() for p in parameters), device=self.device)
+        for loss, found in self._passes(images, rows, total, step):
+            counts = {name: count + found.get(name, 0) for name, count in counts.items()}
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            loss_sum += loss.detach()
+            flat += torch.cat(
+                [
+                    (torch.zeros_like(p) if g is None else g).flatten()
+                    for g, p in zip(gradients, parameters, strict=True)
+                ]
+            )
         count = sum(len(image.boxes) for image in images)
-        if count:
-            maps = pyramid(images, self.frozen.train.base.strides)
-            boxes = torch.cat([image.boxes for image in images])
-            labels = torch.cat([image.labels for image in images])
-            owner = torch.repeat_interleave(
-                torch.arange(len(images)), torch.tensor([len(image.boxes) for image in images])
-            ).to(self.device)
-            each = max(1, MAX_EVALUATIONS // (1 + max(1, self.method.samples)))
-            for part in torch.arange(count, device=self.device).split(each):
-                energy = BoxEnergy(self.head, maps, boxes[part], owner[part], labels[part], self.task.head.keep_level)
-                target = torch.zeros(len(part), self.target_dim, device=self.device)  # in its own coordinates
-                draws = BoxDraws(self.streams, step, rows[part], total, self.shared_noise)
-                now = Step(draws, self.proposal, self._heads(energy))
-                with torch.autocast(
-                    self.device.type,
-                    dtype=torch.bfloat16,
-                    enabled=self.trainer.mixed_precision and self.device.type == "cuda",
-                ):
-                    loss = self.method.loss(energy, target, now).float().sum()
-                    learned = self.proposal.loss(energy, target, now) if self.proposal is not None else None
-                    if learned is not None:
-                        loss = loss + learned.float().sum()
-                found: dict[str, Tensor] = {}
-                count_examples(now, found, self.counts)
-                counts = {name: total + found.get(name, 0) for name, total in counts.items()}
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                loss_sum += loss.detach()
-                flat += torch.cat(
-                    [
-                        (torch.zeros_like(p) if g is None else g).flatten()
-                        for g, p in zip(gradients, parameters, strict=True)
-                    ]
-                )
         head = torch.stack((loss_sum, torch.tensor(float(count), device=self.device), *counts.values()))
         return torch.cat((head, flat))
 
+    def _passes(
+        self, images: Sequence[ImageFeatures], rows: Tensor, total: int, step: int
+    ) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """Yields the summed loss of the images' boxes, so many at a time as fit, and what the method counted.
+
+        Args:
+            rows: the places of the boxes among the `total` of the step.
+        """
+        count = sum(len(image.boxes) for image in images)
+        if not count:
+            return
+        maps = pyramid(images, self.frozen.train.base.strides)
+        boxes = torch.cat([image.boxes for image in images])
+        labels = torch.cat([image.labels for image in images])
+        owner = torch.repeat_interleave(
+            torch.arange(len(images)), torch.tensor([len(image.boxes) for image in images])
+        ).to(self.device)
+        each = max(1, MAX_EVALUATIONS // (1 + max(1, self.method.samples)))
+        for part in torch.arange(count, device=self.device).split(each):
+            energy = BoxEnergy(self.head, maps, boxes[part], owner[part], labels[part], self.task.head.keep_level)
+            target = torch.zeros(len(part), self.target_dim, device=self.device)  # in its own coordinates
+            draws = BoxDraws(self.streams, step, rows[part], total, self.shared_noise)
+            now = Step(draws, self.proposal, self._heads(energy))
+            with torch.autocast(
+                self.device.type,
+                dtype=torch.bfloat16,
+                enabled=self.trainer.mixed_precision and self.device.type == "cuda",
+            ):
+                loss = self.method.loss(energy, target, now).float().sum()
+                learned = self.proposal.loss(energy, target, now) if self.proposal is not None else None
+                if learned is not None:
+                    loss = loss + learned.float().sum()
+            found: dict[str, Tensor] = {}
+            count_examples(now, found, self.counts)
+            yield loss, found
+
+    @override
+    def end_epoch(self, alive: Tensor) -> dict[str, Tensor]:
+        """Returns the mean loss of the first boxes of the validation split, with the same draws every time."""
+        store = self.frozen.val
+        if store is None:
+            return {}
+        chosen = self._validation_images
+        total = sum(store.dataset.num_boxes(index) for index in chosen)
+        loss, done = torch.zeros(1, dtype=torch.float64, device=self.device), 0
+        for start in range(0, len(chosen), self.batch_size):
+            loaded = (store.load(index) for index in chosen[start : start + self.batch_size])
+            images = [image for image in loaded if image is not None]
+            count = sum(len(image.boxes) for image in images)
+            rows = torch.arange(done, done + count, device=self.device)
+            for part, _ in self._passes(images, rows, total, self.num_steps):  # a step that no training has
+                loss += part.detach()
+            done += count
+        return {"val_loss": torch.where(alive, loss / max(done, 1), torch.nan)}
+
+    @cached_property
+    def _validation_images(self) -> list[int]:
+        """The places of the first images of the validation split that have `VALIDATION_BOXES` boxes together."""
+        assert self.frozen.val is not None
+        chosen, left = [], VALIDATION_BOXES
+        for index in range(len(self.frozen.val.dataset.image_ids)):
+            count = self.frozen.val.dataset.num_boxes(index)
+            if count and left > 0:
+                chosen.append(index)
+                left -= count
+            if left <= 0:
+                break
+        return chosen
+
     def _examples(self, batch: list[int], step: int) -> tuple[list[ImageFeatures], Tensor, int]:
         """This process's images, and the places of their boxes among all of the step's."""
-        flips = (self.streams.at(step).uniform("flip", (len(batch),)) < 0.5).tolist()
+        flips = (self.on_host.at(step).uniform("flip", (len(batch),)) < 0.5).tolist()
         images: list[ImageFeatures] = []
         rows: list[int] = []
         start = 0
@@ -236,7 +285,10 @@ class DetectionLearner(Learner):
         base, dataset = self.frozen.scored.base, self.frozen.scored.dataset
         record = record_of(self.task, base, dataset.categories)
         write_atomically(run_dir / RECORD, (json.dumps(record, indent=1) + "\n").encode())
-        return [scoring.score(self.task, self.frozen.scored, self.frozen.val, self.head.eval(), self.seeds[0], run_dir)]
+        frozen, seed = self.frozen, self.seeds[0]
+        head = self.head.eval()
+        args = self.task, frozen.scored, frozen.val, head, seed, run_dir, diverged[0], self.on_stage
+        return [scoring.score(*args)]
 
 
 def _of_one_seed(output: Callable[[], Tensor]) -> Tensor:

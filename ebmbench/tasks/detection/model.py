@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 RECORD = "detector.json"
 """The file of a run directory that says which base detector its heads stand on."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
-SAMPLES = 512
-"""Importance samples for the density and the intervals of a box."""
+SAMPLES, LEAST_ESS = 128, 40
+"""Importance samples for the density and the intervals of a box, and how many of them must be effective."""
 DRAWN_SCORE = 0.5
 """Class score from which a box is drawn into a picture."""
 
@@ -98,9 +97,7 @@ class DetectionModel:
             ) from None
         base = reopen(task, record, run_dir.parent.parent)
         draws = Streams([seed], stacked=False).at(0)
-        head = EnergyHead.start(
-            base.hidden_layers, len(base.category_ids), task.head.activation, task.head.from_base, draws
-        )
+        head = EnergyHead.start(base.hidden_layers, len(base.category_ids), task.head.activation, False, draws)
         head.load_state_dict({name: parameters[name] for name in head.state_dict()})
         return DetectionModel(task, base, names, head, seed, _is_accepted(run_dir, seed))
 
@@ -169,21 +166,15 @@ def as_pixels(image: Any) -> Tensor:
 
 def _uncertainty(energy: BoxEnergy, seed: int, level: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Returns f and log p at the boxes of an energy, `[N]`, and the ends of their corners' intervals, `[N, 4]`."""
-    boxes = len(energy)
-    if not boxes:
-        none = torch.zeros(0)
-        return none, none.double(), none.view(0, 4), none.view(0, 4)
-    y, log_weights = weighted_draws(energy, boxes, Streams([seed], stacked=False).at(0), SAMPLES)
-    values = energy(torch.zeros(boxes, 1, 4))[:, 0]
-    log_z = torch.logsumexp(log_weights, 1) - math.log(SAMPLES)
-    corners, order = energy.boxes(y).sort(1)  # [N, M, 4]
-    weights = torch.softmax(log_weights, 1).unsqueeze(-1).expand(-1, -1, 4).gather(1, order)
-    cdf = weights.cumsum(1)
-    ends = []
-    for probability in ((1 - level) / 2, (1 + level) / 2):
-        place = (cdf < probability).sum(1, keepdim=True).clamp(max=SAMPLES - 1)
-        ends.append(corners.gather(1, place).squeeze(1))
-    return values, values.double() - log_z, ends[0], ends[1]
+    device = energy.reference.device
+    values = energy(torch.zeros(len(energy), 1, 4, device=device))[:, 0] if len(energy) else torch.zeros(0)
+    log_density = values.double()
+    low, high = torch.zeros(2, len(energy), 4, dtype=torch.float64, device=device)
+    for rows, made in weighted_draws(energy.of, len(energy), seed, device, SAMPLES, LEAST_ESS):
+        corners = replace(made, y=energy.of(rows).boxes(made.y[0]).double().unsqueeze(0))
+        log_density[rows] -= made.log_z[0]
+        low[rows], high[rows] = (corners.quantile(p)[0] for p in ((1 - level) / 2, (1 + level) / 2))
+    return values, log_density, low.float(), high.float()
 
 
 # -------------------------------------------------------------------------------------------------------- files

@@ -6,33 +6,44 @@ import io
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ebmbench.core.rng import Streams
 from ebmbench.system.files import write_atomically
-from ebmbench.tasks.detection.base import Candidates
+from ebmbench.tasks.detection.architectures import Candidates
 from ebmbench.tasks.detection.box_nll import box_nll
 from ebmbench.tasks.detection.config import InferenceConfig
-from ebmbench.tasks.detection.evaluation import Detection, Evaluation, Interval, evaluate, paired_bootstrap
+from ebmbench.tasks.detection.evaluation import Detection, Evaluation, Interval, as_tables, evaluate, paired_bootstrap
 from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
 from ebmbench.tasks.detection.inference import base_detections, detect
 from ebmbench.tasks.detection.task import DetectionTask
+from ebmbench.tasks.examples import write_examples
 
 CANDIDATES_AT_A_TIME = 4096
 STEPS_SHOWN = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
 """Refinement steps after which AP is measured, besides the last."""
 STEPWISE_IMAGES = 1000
 """In a split of more images AP is measured before the first and after the last step only."""
+STEPWISE_RESAMPLES = 200
+"""Of the interval of the gain after each step, at most."""
+VALIDATION_IMAGES = 200
+"""Images of the validation split that are scored, where it does not decide on acceptance: the first."""
 SLICE_BOXES, SLICE_POINTS, SLICE_HALF_WIDTH = 6, 81, 0.5
 """Boxes of which f is kept along each coordinate, the points on each line, and how far the lines go."""
+HEAT_POINTS, HEAT_HALF_WIDTH = 49, 1.5
+"""Of the map of f over the places of a box's centre: points along each side, and how many box sizes it goes."""
+
+Tell = Callable[[str, int, int], None]
+"""Told of the stage, how many items of it are done, and of how many."""
 
 
 @dataclass(frozen=True)
@@ -43,13 +54,21 @@ class _Image:
 
 
 def score(
-    task: DetectionTask, store: FeatureStore, val: FeatureStore | None, head: EnergyHead, seed: int, run_dir: Path
+    task: DetectionTask,
+    store: FeatureStore,
+    val: FeatureStore | None,
+    head: EnergyHead,
+    seed: int,
+    run_dir: Path,
+    diverged: bool,
+    tell: Tell,
 ) -> dict[str, float]:
     """Metrics of one seed on the scored split: AP and its kin in percent, NLL in nats.
 
-    Where there is a validation split `val`, the head's boxes are reported only if they gain on it; else the base's.
+    Where the validation split `val` decides, the head's boxes are reported only if they gain on it; else the base's.
 
     Writes into `run_dir` (one file a seed): `detections/{base,nms,refined}.<seed>.json`, in COCO's result format;
+    `examples.<seed>.*` and `images.*`, the matched detections of each image, for AP and its intervals;
     `stages.<seed>.csv`, all metrics of the three; `refinement.<seed>.csv`, AP by step; `energies.<seed>.npz`, f along
     each coordinate of some boxes.
     """
@@ -57,38 +76,48 @@ def score(
     steps = {0, options.steps}
     if len(store.dataset.image_ids) <= STEPWISE_IMAGES:
         steps |= {step for step in STEPS_SHOWN if step < options.steps}
-    found = detect_all(task, store, head, sorted(steps))
-    base, after, seen = found.base, found.after, found.image_ids
+    found = detect_all(task, store, head, sorted(steps), tell=tell, first_boxes=options.nll_boxes)
     truth = store.dataset.ground_truth()
-    by_step = {step: evaluate(truth, detections, seen) for step, detections in after.items()}
-    stages = {"base": evaluate(truth, base, seen), "nms": by_step[0], "refined": by_step[options.steps]}
+    parts = {"base": found.base, "nms": found.after[0], "refined": found.after[options.steps]}
+    stages = {name: evaluate(truth, detections, found.image_ids) for name, detections in parts.items()}
     (run_dir / "detections").mkdir(exist_ok=True)
-    for name, detections in (("base", base), ("nms", after[0]), ("refined", after[options.steps])):
+    for name, detections in parts.items():
         write_atomically(run_dir / "detections" / f"{name}.{seed}.json", json.dumps(detections).encode())
     _write_table(run_dir / f"stages.{seed}.csv", [{"seed": seed, "stage": k, **e.metrics} for k, e in stages.items()])
-    _write_table(
-        run_dir / f"refinement.{seed}.csv",
-        [{"seed": seed, "step": step, **e.metrics} for step, e in by_step.items()],
-    )
-    _write_slices(run_dir / f"energies.{seed}.npz", task, store, head)
-    row = {**_row(stages, options), **_nll(task, store, head, seed)}
-    if val is None:
-        return row
-    gain = _gain_of(stages, options) if val is store else gain_on(task, val, head)
-    return {**row, **_verdict(gain, stages, len(val.dataset.image_ids), seed)}
+    known = {0: stages["nms"], options.steps: stages["refined"]}
+    rows: list[dict[str, Any]] = []
+    for step in sorted(steps):
+        after = known.get(step) or evaluate(truth, found.after[step], found.image_ids, by_size=False)
+        gain = paired_bootstrap(stages["base"], after, min(options.bootstrap, STEPWISE_RESAMPLES))["ap"]
+        measured = {name: after.metrics[name] for name in ("ap", "ap50", "ap75", "ar")}
+        rows.append({"seed": seed, "step": step, **measured, "ap_low": gain.low, "ap_high": gain.high})
+        for end in ("low", "high"):
+            rows[-1][f"ap_{end}"] += stages["base"].metrics["ap"]
+    _write_table(run_dir / f"refinement.{seed}.csv", rows)
+    _write_slices(run_dir / f"energies.{seed}.npz", task, store, found.first, head)
+    row = {**_row(stages, options), **_nll(task, store, found.first, head, seed, tell)}
+    kept = {"base": stages["base"]} if diverged or task.is_broken(row) else dict(stages)
+    if val is not None:
+        judged = stages if val is store else _validation(task, val, head, tell)
+        row["val_ap"] = judged["refined"].metrics["ap"]
+        if options.accept:
+            gain = paired_bootstrap(judged["base"], judged["refined"], options.bootstrap)["ap"]
+            row |= _verdict(gain, stages, len(judged["base"].image_ids), seed)
+            if not row["accepted"] and "refined" in kept:
+                kept["reported"] = stages["base"]
+    examples, images = as_tables(kept, seed)
+    write_examples(run_dir, examples, f"examples.{seed}")
+    write_examples(run_dir, images, "images")
+    return row
 
 
-def gain_on(task: DetectionTask, store: FeatureStore, head: EnergyHead) -> Interval:
-    """Returns what a head gains in AP on the base in a split, with its 95 % interval over images."""
-    found = detect_all(task, store, head, [task.inference.steps])
+def _validation(task: DetectionTask, store: FeatureStore, head: EnergyHead, tell: Tell) -> dict[str, Evaluation]:
+    """Returns what the base and the head score on the validation split."""
+    count = None if task.inference.accept else VALIDATION_IMAGES
+    found = detect_all(task, store, head, [task.inference.steps], count, tell, "validation")
     truth = store.dataset.ground_truth()
     parts = {"base": found.base, "refined": found.after[task.inference.steps]}
-    stages = {name: evaluate(truth, detections, found.image_ids) for name, detections in parts.items()}
-    return _gain_of(stages, task.inference)
-
-
-def _gain_of(stages: Mapping[str, Evaluation], options: InferenceConfig) -> Interval:
-    return paired_bootstrap(stages["base"], stages["refined"], options.bootstrap)["ap"]
+    return {name: evaluate(truth, boxes, found.image_ids, by_size=False) for name, boxes in parts.items()}
 
 
 def _verdict(gain: Interval, stages: Mapping[str, Evaluation], images: int, seed: int) -> dict[str, float]:
@@ -122,11 +151,13 @@ class Found:
         base: the base detector's own.
         after: by refinement step; 0 is NMS in the order of f alone.
         image_ids: of the images that were looked at, with or without detections.
+        first: the first images that have true boxes, so many that they have the number of boxes that was asked for.
     """
 
     base: list[Detection]
     after: dict[int, list[Detection]]
     image_ids: list[int]
+    first: list[_Image]
 
 
 def detect_all(
@@ -135,11 +166,19 @@ def detect_all(
     head: EnergyHead,
     steps: Sequence[int],
     num_images: int | None = None,
+    tell: Tell = lambda stage, done, total: None,
+    stage: str = "evaluation",
+    first_boxes: int = 0,
 ) -> Found:
     """Runs inference on a split, or on its first images."""
     options = task.inference
-    found = Found([], {step: [] for step in steps}, [])
-    for images in _groups(store, options.score_threshold, num_images):
+    found = Found([], {step: [] for step in steps}, [], [])
+    total = len(store.dataset.image_ids[:num_images])
+    for images in _groups(store, options.score_threshold, num_images, partial(tell, stage)):
+        for image in images:
+            if first_boxes > 0 and len(image.features.boxes):
+                found.first.append(image)
+                first_boxes -= len(image.features.boxes)
         results = detect(
             head,
             pyramid([image.features for image in images], store.base.strides),
@@ -152,6 +191,7 @@ def detect_all(
             found.base.extend(_to_coco(store, image, *base_detections(image.candidates, options)))
             for step in steps:
                 found.after[step].extend(_to_coco(store, image, result.boxes[step], result.scores, result.labels))
+    tell(stage, total, total)
     return found
 
 
@@ -166,19 +206,23 @@ def _row(stages: dict[str, Evaluation], options: InferenceConfig) -> dict[str, f
     return row
 
 
-def _groups(store: FeatureStore, score_threshold: float, num_images: int | None) -> Iterator[list[_Image]]:
-    """Images with their candidates, so many at a time that the memory is bounded."""
+def _groups(
+    store: FeatureStore, score_threshold: float, num_images: int | None, tell: Callable[[int, int], None]
+) -> Iterator[list[_Image]]:
+    """Yields images with their candidates, so many at a time that the memory is bounded."""
     group: list[_Image] = []
     count = 0
-    for index, image_id in enumerate(store.dataset.image_ids[:num_images]):
-        features, candidates = store.load(index), store.candidates(index, score_threshold)
-        if features is None or candidates is None:
+    ids = store.dataset.image_ids[:num_images]
+    for index, image_id in enumerate(ids):
+        tell(index, len(ids))
+        found = store.with_candidates(index, score_threshold)
+        if found is None:
             continue  # a bad image that may be skipped; the dataset counted it
-        if group and count + len(candidates.boxes) > CANDIDATES_AT_A_TIME:
+        if group and count + len(found[1].boxes) > CANDIDATES_AT_A_TIME:
             yield group
             group, count = [], 0
-        group.append(_Image(image_id, features, candidates))
-        count += len(candidates.boxes)
+        group.append(_Image(image_id, *found))
+        count += len(found[1].boxes)
     if group:
         yield group
 
@@ -198,67 +242,71 @@ def _to_coco(store: FeatureStore, image: _Image, boxes: Tensor, scores: Tensor, 
     ]
 
 
-def _write_table(path: Path, rows: Sequence[dict[str, float | int | str]]) -> None:
+def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     write_atomically(path, pd.DataFrame(list(rows)).to_csv(index=False).encode())
 
 
-def _write_slices(path: Path, task: DetectionTask, store: FeatureStore, head: EnergyHead) -> None:
-    """Writes f around the true boxes of the first images, along each relative coordinate: `[boxes, 4, points]`."""
-    offsets = torch.linspace(-SLICE_HALF_WIDTH, SLICE_HALF_WIDTH, SLICE_POINTS, device=store.device)
-    lines, owners, boxes = [], [], []
-    for index, image_id in enumerate(store.dataset.image_ids):
-        features = store.load(index)
-        if features is None or not len(features.boxes):
-            continue
-        y = torch.zeros(4, SLICE_POINTS, 4, device=store.device)
-        for axis in range(4):
-            y[axis, :, axis] = offsets
-        largest = (features.boxes[:, 2:] - features.boxes[:, :2]).prod(1).argmax().view(1)
-        image = torch.zeros(1, dtype=torch.int64, device=store.device)
-        maps = pyramid([features], store.base.strides)
-        energy = BoxEnergy(head, maps, features.boxes[largest], image, features.labels[largest], task.head.keep_level)
+def _write_slices(
+    path: Path, task: DetectionTask, store: FeatureStore, images: Sequence[_Image], head: EnergyHead
+) -> None:
+    """Writes f around the largest true box of the first images, for figures.
+
+    `energies` `[boxes, 4, points]` is f along each relative coordinate, at `offsets`. `heat` `[boxes, grid, grid]` is f
+    with the box's centre moved, by rows from top to bottom; `centres` `[boxes, 2, grid]` are the places x and y of the
+    centre, and `boxes` `[boxes, 4]` the true boxes, in pixels of the image as it was.
+    """
+    device = store.device
+    offsets = torch.linspace(-SLICE_HALF_WIDTH, SLICE_HALF_WIDTH, SLICE_POINTS, device=device)
+    y = torch.zeros(4, SLICE_POINTS, 4, device=device)
+    for axis in range(4):
+        y[axis, :, axis] = offsets
+    moved = torch.linspace(-HEAT_HALF_WIDTH, HEAT_HALF_WIDTH, HEAT_POINTS, device=device)
+    grid = torch.zeros(HEAT_POINTS, HEAT_POINTS, 4, device=device)
+    grid[..., 1], grid[..., 0] = torch.meshgrid(moved, moved, indexing="ij")
+    lines, heat, centres, boxes = [], [], [], []
+    for image in images[:SLICE_BOXES]:
+        of_image = image.features.boxes
+        largest = (of_image[:, 2:] - of_image[:, :2]).prod(1).argmax().view(1)
+        energy = _true_boxes(task, store, [image], head).of(largest)
         with torch.no_grad():
             lines.append(energy(y.view(1, -1, 4)).view(4, SLICE_POINTS).cpu())
-        owners.append(image_id)
-        boxes.append(features.boxes[largest][0].cpu())
-        if len(lines) == SLICE_BOXES:
-            break
+            heat.append(energy(grid.view(1, -1, 4)).view(HEAT_POINTS, HEAT_POINTS).cpu())
+        boxes.append((of_image[largest] * image.features.scale)[0].cpu())
+        middle, size = (boxes[-1][:2] + boxes[-1][2:]) / 2, boxes[-1][2:] - boxes[-1][:2]
+        centres.append(middle[:, None] + size[:, None] * moved.cpu())
     if not lines:
         return
     buffer = io.BytesIO()
     np.savez(
         buffer,
         offsets=offsets.cpu().numpy(),
+        image_ids=np.array([image.image_id for image in images[:SLICE_BOXES]]),
         energies=torch.stack(lines).numpy(),
-        image_ids=np.array(owners),
+        heat=torch.stack(heat).numpy(),
+        centres=torch.stack(centres).numpy(),
         boxes=torch.stack(boxes).numpy(),
     )
     write_atomically(path, buffer.getvalue())
 
 
-def _nll(task: DetectionTask, store: FeatureStore, head: EnergyHead, seed: int) -> dict[str, float]:
-    """The mean NLL of the first true boxes of the split, and the mean effective sample size behind it."""
-    options = task.inference
-    chosen: list[ImageFeatures] = []
-    count = 0
-    for index in range(len(store.dataset.image_ids)):
-        if count >= options.nll_boxes:
-            break
-        image = store.load(index)
-        if image is not None and len(image.boxes):
-            chosen.append(image)
-            count += len(image.boxes)
-    if not chosen:
-        return {"box_nll": math.nan, "box_nll_ess": math.nan}
-    owner = torch.tensor([i for i, image in enumerate(chosen) for _ in range(len(image.boxes))])
-    energy = BoxEnergy(
-        head,
-        pyramid(chosen, store.base.strides),
-        torch.cat([image.boxes for image in chosen]),
-        owner.to(store.device),
-        torch.cat([image.labels for image in chosen]),
-        task.head.keep_level,
-    )
-    draws = Streams([seed], store.device, stacked=False).at(0)
-    result = box_nll(energy, len(owner), draws, options.nll_samples)
-    return {"box_nll": float(result.nll.mean()), "box_nll_ess": float(result.ess.mean())}
+def _true_boxes(task: DetectionTask, store: FeatureStore, images: Sequence[_Image], head: EnergyHead) -> BoxEnergy:
+    """Returns the energy of the true boxes of some images, that have some."""
+    features = [image.features for image in images]
+    owner = torch.tensor([i for i, image in enumerate(features) for _ in range(len(image.boxes))])
+    boxes, labels = (torch.cat([getattr(image, name) for image in features]) for name in ("boxes", "labels"))
+    maps = pyramid(features, store.base.strides)
+    return BoxEnergy(head, maps, boxes, owner.to(store.device), labels, task.head.keep_level)
+
+
+def _nll(
+    task: DetectionTask, store: FeatureStore, images: Sequence[_Image], head: EnergyHead, seed: int, tell: Tell
+) -> dict[str, float]:
+    """Returns the mean NLL of true boxes, and what says how well it is known."""
+    names = ("box_nll", "box_nll_error", "box_nll_k", "box_nll_ess")
+    if not images:
+        return dict.fromkeys(names, math.nan)
+    energy = _true_boxes(task, store, images, head)
+    tell("box NLL", 0, len(energy))
+    found = box_nll(energy.of, len(energy), seed, store.device, task.inference.nll_samples)
+    values = (found.nll.mean(), found.error.mean(), found.k_hat.quantile(0.9), found.ess.quantile(0.1))
+    return {name: float(value) for name, value in zip(names, values, strict=True)}

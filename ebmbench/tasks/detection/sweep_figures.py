@@ -14,6 +14,9 @@ from ebmbench.display.rendering import Figure, Panel, Scale, labels_with, method
 from ebmbench.display.table import Cell, Table
 from ebmbench.tasks.base import SweepResults
 
+BASE_SEED = "task.base.seed"
+RESAMPLES = 400
+
 
 def stages(results: SweepResults) -> Iterator[Figure]:
     """AP of the base detector, with f-ordered NMS alone, and with refinement."""
@@ -124,9 +127,69 @@ def _sizes_panel(table: pd.DataFrame, sizes: Mapping[str, str], scale: Scale | N
     return draw
 
 
+def gains(results: SweepResults) -> Iterator[Figure]:
+    """The gain in AP on the base detector, its interval over images, seeds and base detectors together."""
+    from ebmbench.tasks.detection.evaluation import joint_bootstrap
+    from ebmbench.tasks.detection.records import group
+
+    done = results.done
+    there = done[done["run_id"].isin([run_id for run_id in results.folders])]
+    if there.empty or "ap_gain" not in there:
+        return
+    settings = [name for name in there.columns if "." in name and name != BASE_SEED]
+    settings = [name for name in settings if there[name].nunique(dropna=False) > 1]
+    rows = []
+    for key, part in there.groupby(["label", "method", *settings], sort=True, dropna=False):
+        groups = [group(results.folders[run_id]) for run_id in dict.fromkeys(part["run_id"])]
+        groups = [(base, heads) for base, heads in groups if heads]
+        if not groups:
+            continue
+        found = joint_bootstrap(groups, RESAMPLES)
+        row = dict(zip(["label", "method", *settings], key, strict=True))
+        row |= {"bases": len(groups), "seeds": sum(len(heads) for _, heads in groups)}
+        for name, gain in found.items():
+            row |= {f"{name}_gain": gain.value, f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
+        rows.append(row)
+    data = pd.DataFrame(rows)
+    panels = []
+    for label, part in data.groupby("label") if rows else ():
+        names = [" ".join(map(str, [row["method"], *(f"{s.rpartition('.')[2]}={row[s]}" for s in settings)]))
+                 for row in part.to_dict("records")]  # fmt: skip
+        size = (3.7, max(1.6, 0.8 + 0.24 * len(part)))
+        for metric in ("ap", "ap75"):
+            draw = _gains_panel(part, names, metric)
+            panels.append(Panel(f"{label}: {metric.upper()}", draw, size))
+    if not panels:
+        return
+    yield Figure(
+        "gains",
+        "Gain on the base detector",
+        "Mean over base detectors and seeds of what is reported. Interval: 95 %, by a bootstrap over images, seeds and "
+        "base detectors together. Left of the line: worse than the base detector.",
+        tuple(panels),
+        data,
+    )
+
+
+def _gains_panel(rows: pd.DataFrame, names: list[str], metric: str) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        axes.axvline(0, color=TRUTH_COLOR, lw=1.2, alpha=0.7)
+        for place, row in enumerate(rows.to_dict("records")[::-1]):
+            color = palette.color(row["method"])
+            axes.plot([row[f"{metric}_gain_low"], row[f"{metric}_gain_high"]], [place] * 2, color=color, lw=2)
+            axes.plot(row[f"{metric}_gain"], place, marker=palette.marker(row["method"]), color=color, ms=6)
+        axes.set_yticks(range(len(names)), names[::-1])
+        axes.set_ylim(-0.6, len(names) - 0.4)
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(f"gain in {metric.upper()}, points")
+
+    return draw
+
+
 def stages_table(title: str, group: pd.DataFrame) -> Table:
     """Detection: what NMS by f and what refinement gain, apart, with the interval over images."""
     rows = []
+    joint = "mean_" if "mean_ap_gain_low" in group else ""
     for method in methods_of(group):
         mine = group[group["method"] == method]
 
@@ -136,11 +199,14 @@ def stages_table(title: str, group: pd.DataFrame) -> Table:
             return f"{good.mean():.2f}" if len(good) else "–"
 
         gains = [
-            Cell(f"{mean(name)} [{mean(f'{name}_low')}, {mean(f'{name}_high')}]") for name in ("ap_gain", "ap75_gain")
+            Cell(f"{mean(name)} [{mean(f'{joint}{name}_low')}, {mean(f'{joint}{name}_high')}]")
+            for name in ("ap_gain", "ap75_gain")
         ]
         stages = [Cell(mean(name)) for name in ("base_ap", "nms_ap", "ap", "base_ap75", "nms_ap75", "ap75")]
         rows.append([Cell(str(method)), *stages, *gains])
     header = [Cell("method"), Cell("AP: base"), Cell("NMS by f"), Cell("refined"), Cell("AP75: base"), Cell("NMS by f")]
     header += [Cell("refined"), Cell("gain in AP"), Cell("gain in AP75")]
-    notes = ["Means over seeds. In brackets: means over seeds of the ends of the 95 % bootstrap interval over images."]
+    interval = "95 % bootstrap interval over images"
+    of = f"the {interval} and seeds together" if joint else f"means over seeds of the ends of the {interval}"
+    notes = [f"Means over seeds. In brackets: {of}."]
     return Table(f"{title}: what each stage gains", header, rows, notes)

@@ -17,8 +17,7 @@ from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice
 from ebmbench.system import distributed
-from ebmbench.system.files import write_atomically
-from ebmbench.tasks.base import Learner, Metric, Setup, SweepFigure, Task
+from ebmbench.tasks.base import TRUSTED_K, Learner, Metric, Setup, SweepFigure, Task
 from ebmbench.tasks.detection.config import (
     BaseConfig,
     DetectionTrainer,
@@ -51,7 +50,9 @@ class DetectionTask(Task):
         Metric("ap_large", "AP large", "higher", tex=r"AP$_{\mathrm{L}}$", table=True),
         Metric("ar", "AR", "higher", table=True),
         Metric("box_nll", "box NLL", "lower", "box NLL, nats", table=True, figures=("ranking", "strip", "settings")),
-        Metric("box_nll_ess", "its effective samples"),
+        Metric("box_nll_error", "its standard error", "lower", "standard error of a box's NLL, nats", table=True),
+        Metric("box_nll_k", "its Pareto k", "lower", "Pareto k of the importance weights, 90 % of boxes", table=True),
+        Metric("box_nll_ess", "its effective samples", "higher", "effective samples, 90 % of boxes have more"),
         Metric("base_ap", "base AP", of_model=False),
         Metric("base_ap50", "base AP50", tex=r"base AP$_{50}$", of_model=False),
         Metric("base_ap75", "base AP75", tex=r"base AP$_{75}$", of_model=False),
@@ -63,7 +64,14 @@ class DetectionTask(Task):
         Metric("ap75_gain", "gain in AP75", "higher", tex=r"gain in AP$_{75}$"),
         Metric("ap75_gain_low", "gain in AP75, low", tex=r"gain in AP$_{75}$, low"),
         Metric("ap75_gain_high", "gain in AP75, high", tex=r"gain in AP$_{75}$, high"),
+        Metric("mean_ap_gain", "mean gain in AP", "higher", "gain in AP, mean of the seeds", of_model=False),
+        Metric("mean_ap_gain_low", "mean gain in AP, low", of_model=False),
+        Metric("mean_ap_gain_high", "mean gain in AP, high", of_model=False),
+        Metric("mean_ap75_gain", "mean gain in AP75", "higher", "gain in AP75, mean of the seeds", of_model=False),
+        Metric("mean_ap75_gain_low", "mean gain in AP75, low", of_model=False),
+        Metric("mean_ap75_gain_high", "mean gain in AP75, high", of_model=False),
         Metric("accepted", "accepted", "higher", "whether the head gains on the validation split"),
+        Metric("val_ap", "validation AP", "higher", "AP of the head's boxes on the validation split, %"),
         Metric("val_gain", "gain in AP, validation"),
         Metric("val_gain_low", "gain in AP, validation, low"),
         Metric("val_gain_high", "gain in AP, validation, high"),
@@ -72,8 +80,17 @@ class DetectionTask(Task):
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
         SweepFigure("detection_stages", later("ebmbench.tasks.detection.sweep_figures:stages")),
         SweepFigure("detection_sizes", later("ebmbench.tasks.detection.sweep_figures:sizes")),
+        SweepFigure("detection_gains", later("ebmbench.tasks.detection.sweep_figures:gains")),
     )
-    images = ("boxes", "refinement", "energy")
+    images = ("boxes", "refinement", "heat")
+    selection = "val_ap"
+    draw_setting, draw_of = "task.base.seed", "base detector"
+    tuning = {  # noqa: RUF012
+        "task.head.activation": ["relu", "silu"],
+        "task.inference.step_centre": (2.5e-5, 3e-2),
+        "task.inference.step_size": (2.5e-5, 3e-2),
+        "proposal.stds": [[0.0375, 0.075, 0.15], [0.075, 0.15, 0.3]],
+    }
     processes = True
 
     data: Annotated[ImageData, Choice("shapes")]
@@ -114,14 +131,19 @@ class DetectionTask(Task):
         return scored and not math.isfinite(scores["box_nll"])
 
     @override
-    def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> None:
-        for name in ("refinement", "stages"):
-            parts = [run_dir / f"{name}.{seed}.csv" for seed in setup.seeds]
-            if all(path.exists() for path in parts):
-                table = pd.concat([pd.read_csv(path) for path in parts])
-                write_atomically(run_dir / f"{name}.csv", table.to_csv(index=False).encode())
-                for path in parts:
-                    path.unlink()
+    def is_trusted(self, scores: Mapping[str, float]) -> bool:
+        from ebmbench.tasks.detection.box_nll import LEAST_ESS
+
+        known = scores["box_nll_k"] <= TRUSTED_K and scores["box_nll_ess"] >= LEAST_ESS
+        return math.isfinite(scores["ap"]) and (known or not self.inference.nll_boxes)
+
+    doubt = "AP is not finite, or log Z of too many boxes is not known: their effective samples, or Pareto's k"
+
+    @override
+    def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> Mapping[str, float]:
+        from ebmbench.tasks.detection.records import join
+
+        return join(run_dir, setup.seeds, self.inference)
 
     @override
     def figures(self, setup: Setup, run_dir: Path) -> list[Path]:
@@ -158,7 +180,8 @@ def _frozen(task: DetectionTask, results_dir: Path, device: torch.device) -> Fro
     from ebmbench.tasks.detection.features import FeatureStore
     from ebmbench.tasks.detection.learner import Frozen
 
-    names = list(dict.fromkeys(("train", task.data.eval_split, *(("val",) if task.inference.accept else ()))))
+    judges = task.inference.accept or task.data.has("val")
+    names = list(dict.fromkeys(("train", task.data.eval_split, *(("val",) if judges else ()))))
     datasets = [open_split(task.data, name) for name in names]
     first = datasets[0].categories
     for name, dataset in zip(names, datasets, strict=True):
@@ -176,4 +199,4 @@ def _frozen(task: DetectionTask, results_dir: Path, device: torch.device) -> Fro
         if unknown:
             base.labels(torch.tensor(unknown))  # says which one
         stores[name] = FeatureStore(base, dataset, folder, task.base.feature_cache_mb)
-    return Frozen(stores["train"], stores[task.data.eval_split], stores["val"] if task.inference.accept else None)
+    return Frozen(stores["train"], stores[task.data.eval_split], stores.get("val"))

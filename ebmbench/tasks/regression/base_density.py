@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.importance import normal
 from ebmbench.core.settings import Section
 
 if TYPE_CHECKING:
@@ -150,3 +151,22 @@ NARROWEST = 0.03
 """The narrowest kernel, in standard deviations of the training targets."""
 BASE_SHARE = 0.3
 """Of b in the mixture."""
+
+
+@dataclass(frozen=True)
+class Wide:
+    """The base density as a proposal."""
+
+    base: BaseDensity
+    dim: int
+    device: torch.device
+
+    def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+        """Returns `count` draws for S models and B rows, `[B, count, D]` or `[S, B, count, D]`."""
+        shape = (lead[1], count, self.dim)
+        uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(min=1e-12)
+        return self.base.sample(normal(shape, generator, self.device), uniform.to(self.device))
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Returns the log-density at y: `[..., D] -> [...]`."""
+        return self.base.log_prob(y)

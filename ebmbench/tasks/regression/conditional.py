@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ebmbench.tasks.regression import importance
-from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity
+from ebmbench.core import importance
+from ebmbench.core.importance import Cloud, Known, Proposal, Proposed, Weighted
+from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity, Wide
 from ebmbench.tasks.regression.density import GridDensity
-from ebmbench.tasks.regression.importance import Cloud, Known, Proposal, Proposed, Weighted, Wide
 from ebmbench.tasks.regression.stack import Stack
 
 LogDensity = Callable[[Tensor], Tensor]

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.rendering import save_pictures
-from ebmbench.tasks.regression.records import read_examples
+from ebmbench.tasks.examples import read_examples
 
 OBSERVED_COLOR = "#000000"
 BINS = 20

@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.importance import Cloud, Proposed
 from ebmbench.core.optimizers import eager
 from ebmbench.core.rng import Draws
 from ebmbench.tasks.base import Setup
@@ -23,7 +24,6 @@ from ebmbench.tasks.regression import conditional, scoring
 from ebmbench.tasks.regression.base_density import NodeDensity, WithBase
 from ebmbench.tasks.regression.conditional import Conditionals
 from ebmbench.tasks.regression.data.base import Split, check_targets, outside_notes
-from ebmbench.tasks.regression.importance import Cloud, Proposed
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.scaling import Scaling
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from ebmbench.core.errors import UserError
+from ebmbench.core.importance import Cloud, Weighted
 from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity
 from ebmbench.tasks.regression.conditional import Conditionals
 from ebmbench.tasks.regression.data import transforms
 from ebmbench.tasks.regression.data.base import Frame
 from ebmbench.tasks.regression.density import GridDensity
-from ebmbench.tasks.regression.importance import Cloud, Weighted
 from ebmbench.tasks.regression.networks.base import Network
 from ebmbench.tasks.regression.scaling import Scaling
 

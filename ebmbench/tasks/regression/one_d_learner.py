@@ -18,7 +18,8 @@ from ebmbench.core.optimizers import eager
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Setup
-from ebmbench.tasks.regression import metrics, records
+from ebmbench.tasks.examples import write_examples
+from ebmbench.tasks.regression import metrics
 from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW, Dataset
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.networks.paper import PaperStack
@@ -212,7 +213,7 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> None:
         joined = {key: np.concatenate([part[key] for part in parts]) for key in ("model", "slice_model", "seeds")}
         _write_arrays(run_dir / "densities.npz", {**parts[0], **joined})
         scored = [dict(np.load(path, allow_pickle=False)) for path in examples]
-        records.write_examples(run_dir, pd.concat([_example_rows(part) for part in scored], ignore_index=True))
+        write_examples(run_dir, pd.concat([_example_rows(part) for part in scored], ignore_index=True))
     for path in (*tables, *arrays, *examples):
         path.unlink(missing_ok=True)
 

@@ -9,8 +9,6 @@ pictures.npz     densities of a few test rows
 
 from __future__ import annotations
 
-import gzip
-import importlib.util
 import io
 import json
 import math
@@ -24,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ebmbench.system.files import write_atomically
+from ebmbench.tasks.examples import write_examples
 from ebmbench.tasks.regression import density
 
 if TYPE_CHECKING:
@@ -171,23 +170,6 @@ def _examples(arrays: dict[str, Any], targets: Sequence[str]) -> pd.DataFrame:
 def endings(targets: Sequence[str]) -> list[str]:
     """Returns what the columns of each target end in: nothing for one target, `_NAME` for several."""
     return [""] if len(targets) == 1 else [f"_{name}" for name in targets]
-
-
-def write_examples(run_dir: Path, frame: pd.DataFrame) -> None:
-    """Writes the scores of single rows of a run, as Parquet where pyarrow is installed; `read_examples` reads them."""
-    if importlib.util.find_spec("pyarrow") is not None:
-        buffer = io.BytesIO()
-        frame.to_parquet(buffer, index=False)
-        write_atomically(run_dir / "examples.parquet", buffer.getvalue())
-        return
-    text = frame.to_csv(index=False, float_format="%.7g").encode()
-    write_atomically(run_dir / "examples.csv.gz", gzip.compress(text, mtime=0))
-
-
-def read_examples(run_dir: Path) -> pd.DataFrame:
-    """Returns the scores of single rows of a run."""
-    path = run_dir / "examples.parquet"
-    return pd.read_parquet(path) if path.exists() else pd.read_csv(run_dir / "examples.csv.gz")
 
 
 def _calibration(arrays: dict[str, Any]) -> pd.DataFrame:

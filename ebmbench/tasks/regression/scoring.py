@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ebmbench.core import importance
 from ebmbench.core.rng import Streams
-from ebmbench.tasks.regression import density, importance, records
+from ebmbench.tasks.regression import density, records
 from ebmbench.tasks.regression.conditional import Conditionals
 from ebmbench.tasks.regression.data.base import Law
 from ebmbench.tasks.regression.density import GridDensity

@@ -13,7 +13,7 @@ from typing_extensions import override
 from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
-from ebmbench.tasks.base import LEAST_GAIN, Learner, Metric, Setup, SweepFigure, Task
+from ebmbench.tasks.base import LEAST_GAIN, TRUSTED_K, Learner, Metric, Setup, SweepFigure, Task
 from ebmbench.tasks.regression.base_density import BaseDensity
 from ebmbench.tasks.regression.data.base import Data
 from ebmbench.tasks.regression.networks.base import Network
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 QUADRATURE_LIMIT, SAMPLING_LIMIT = 0.01, 0.3
 """The mean error of log Z beyond which scores are not to be trusted: by quadrature, by importance sampling."""
-TRUSTED_K = 0.7
-"""Pareto's k above which an estimate is not to be trusted (Vehtari et al., 2024)."""
 
 
 class Trainer(Section):

@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 
 from ebmbench.tasks.detection.data import as_coco
-from ebmbench.tasks.detection.evaluation import evaluate, paired_bootstrap
+from ebmbench.tasks.detection.evaluation import as_tables, evaluate, from_tables, joint_bootstrap, paired_bootstrap
 
 
 def made_problem(num_images: int = 30, jitter: float = 4.0, seed: int = 0) -> tuple[COCO, list[dict[str, Any]]]:
@@ -85,6 +85,37 @@ def test_interval_of_a_true_gain_excludes_zero_and_of_none_does_not() -> None:
     assert gain["ap75"].low > 0
     none = paired_bootstrap(base, base, resamples=50)
     assert none["ap"].low == none["ap"].value == none["ap"].high == 0
+
+
+def test_tables_hold_all_that_the_bootstrap_needs() -> None:
+    truth, rough = made_problem(25, jitter=6)
+    _, fine = made_problem(25, jitter=2)
+    ids = list(truth.imgs)
+    stages = {
+        "base": evaluate(truth, rough, ids),
+        "refined": evaluate(truth, fine, ids),
+        "nms": evaluate(truth, [], ids),
+    }
+    kept = from_tables(*as_tables(stages, seed=3))
+    assert set(kept) >= {(3, "base"), (3, "refined")}
+    for name in ("base", "refined"):
+        assert kept[3, name].metrics["ap"] == pytest.approx(stages[name].metrics["ap"], abs=1e-9)
+    again = paired_bootstrap(kept[3, "base"], kept[3, "refined"], 50)
+    assert again == paired_bootstrap(stages["base"], stages["refined"], 50)
+
+
+def test_the_joint_interval_holds_the_spread_of_seeds_and_of_bases() -> None:
+    """With images alone two seeds that differ look as sure as two that are equal."""
+    truth, rough = made_problem(40, jitter=6)
+    ids = list(truth.imgs)
+    base = evaluate(truth, rough, ids)
+    good, fair = (evaluate(truth, made_problem(40, jitter=jitter)[1], ids) for jitter in (1, 4))
+    equal, unequal = (joint_bootstrap([(base, heads)], 200)["ap"] for heads in ([good, good], [good, fair]))
+    assert unequal.high - unequal.low > 1.5 * (equal.high - equal.low)
+    assert unequal.value == pytest.approx((good.metrics["ap"] + fair.metrics["ap"]) / 2 - base.metrics["ap"], abs=1e-9)
+    bases = joint_bootstrap([(base, [good, good]), (base, [fair, fair])], 200)["ap"]
+    assert bases.value == pytest.approx(unequal.value, abs=1e-9)
+    assert bases.high - bases.low > 1.5 * (equal.high - equal.low)
 
 
 def test_no_detections_score_zero() -> None:

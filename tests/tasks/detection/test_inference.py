@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 
 from ebmbench.core.rng import Streams
-from ebmbench.tasks.detection.base import Candidates
+from ebmbench.tasks.detection.architectures import Candidates
 from ebmbench.tasks.detection.config import InferenceConfig
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead, to_relative
 from ebmbench.tasks.detection.inference import detect, refine, suppress

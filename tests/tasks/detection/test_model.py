@@ -56,8 +56,8 @@ def test_a_head_is_accepted_where_its_gain_is_above_nothing(
     low: float, accepted: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     stages = {
-        "base": Evaluation(dict.fromkeys(NAMES, 30.0), ()),
-        "refined": Evaluation(dict.fromkeys(NAMES, 33.0), ()),
+        "base": Evaluation(dict.fromkeys(NAMES, 30.0), (), ()),
+        "refined": Evaluation(dict.fromkeys(NAMES, 33.0), (), ()),
     }
     row = scoring._verdict(Interval(2.0, low, 5.0), stages, 35, seed=4)
     assert row["accepted"] == float(accepted) and row["head_ap"] == 33 and row["val_gain"] == 2
@@ -69,13 +69,24 @@ def test_a_head_is_accepted_where_its_gain_is_above_nothing(
         assert "seed 4: the head is not accepted: on the 35 images" in said and "[" in said
 
 
-def test_the_validation_split_decides_and_not_the_scored_one(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_validation_split_decides_and_not_the_scored_one(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = compose(tiny("nce", f"results_dir={run.parent.parent}", "task.inference.accept=true", "seeds=[7]"))
     learner = config.task.learner(config.setup, (7,), torch.device("cpu"))
     frozen = learner.frozen  # type: ignore[attr-defined]
     assert frozen.val is not frozen.scored and frozen.val.dataset.split == "val"
-    off = compose(tiny("nce", f"results_dir={run.parent.parent}", "seeds=[7]"))
-    assert off.task.learner(off.setup, (7,), torch.device("cpu")).frozen.val is None  # type: ignore[attr-defined]
+
+    def judged(task: Any, store: Any, *others: Any) -> Any:
+        asked.append(store)
+        return {name: Evaluation({"ap": ap}, (), (1,)) for name, ap in (("base", 5.0), ("refined", 4.0))}
+
+    asked: list[Any] = []
+    monkeypatch.setattr(scoring, "_validation", judged)
+    gain = {"ap": Interval(1.0, 0.5, 1.5), "ap75": Interval(1.0, 0.5, 1.5)}
+    monkeypatch.setattr(scoring, "paired_bootstrap", lambda *_: gain)
+    (row,) = learner.evaluate(tmp_path, [False])
+    assert asked == [frozen.val] and row["accepted"] == 1 and row["val_ap"] == 4
 
 
 def test_it_predicts_what_the_run_scored(run: Path) -> None:

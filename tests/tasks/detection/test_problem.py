@@ -23,10 +23,12 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute, follow, result_rows
 from ebmbench.engine.runs import read_state
-from ebmbench.engine.train import Training, train
+from ebmbench.engine.train import Callbacks, Training, train
 from ebmbench.system import distributed
 from ebmbench.tasks.detection import learner as learner_module
+from ebmbench.tasks.detection import records
 from ebmbench.tasks.detection import task as task_module
+from ebmbench.tasks.detection.evaluation import paired_bootstrap
 from ebmbench.tasks.detection.learner import DetectionLearner
 from tests.processes import TINY, tiny
 
@@ -174,7 +176,7 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     assert outcome.state == "done"
     rows = read_csv(outcome.run_dir / "metrics.csv")
     assert [row["seed"] for row in rows] == ["0", "1"]
-    for name in ("ap", "ap75", "base_ap", "nms_ap", "ap_gain_low", "box_nll", "box_nll_ess", "energy_evaluations"):
+    for name in ("ap", "val_ap", "base_ap", "nms_ap", "ap_gain_low", "box_nll", "box_nll_k", "energy_evaluations"):
         assert name in rows[0]
     assert float(rows[0]["ap"]) - float(rows[0]["base_ap"]) == pytest.approx(float(rows[0]["ap_gain"]), abs=1e-6)
     detections = json.loads((outcome.run_dir / "detections" / "refined.1.json").read_text())
@@ -183,8 +185,45 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     stages = read_csv(outcome.run_dir / "stages.csv")
     assert [row["stage"] for row in stages] == ["base", "nms", "refined"] * 2
     names = {path.name for path in (outcome.run_dir / "figures").iterdir()}
-    assert {"boxes.png", "energy.png", "refinement.png", "training.pdf"} <= names
+    assert {"boxes.png", "energy.png", "heat.png", "refinement.png", "training.pdf"} <= names
     assert execute(config, quiet=True).existed
+
+
+def test_matched_detections_are_kept_for_ap_and_its_intervals(tmp_path: Path) -> None:
+    """What a run wrote gives the same AP and the same intervals again, without images and weights."""
+    small = ["task.data.num_train=16", "task.data.num_test=12", "task.base.weights=train", "task.base.iterations=60"]
+    config = tiny_run(tmp_path, "nce+", "seeds=2", "task.inference.bootstrap=40", "method.num_samples=16", *small)
+    run_dir = execute(config, quiet=True).run_dir
+    rows = read_csv(run_dir / "metrics.csv")
+    base, heads = records.group(run_dir)
+    assert base.metrics["ap"] == pytest.approx(float(rows[0]["base_ap"]), abs=1e-9) and base.metrics["ap"] > 0
+    assert [head.metrics["ap"] for head in heads] == pytest.approx([float(row["ap"]) for row in rows], abs=1e-9)
+    gain = paired_bootstrap(base, heads[0], 40)["ap"]
+    assert [gain.low, gain.high] == pytest.approx([float(rows[0][f"ap_gain_{end}"]) for end in ("low", "high")])
+    mean = sum(float(row["ap_gain"]) for row in rows) / 2
+    assert float(rows[0]["mean_ap_gain"]) == pytest.approx(mean, abs=1e-9)
+    assert float(rows[0]["mean_ap_gain_low"]) <= mean <= float(rows[0]["mean_ap_gain_high"])
+    steps = read_csv(run_dir / "refinement.csv")
+    assert [row["step"] for row in steps] == ["0", "1"] * 2
+    assert all(float(row["ap_low"]) <= float(row["ap"]) <= float(row["ap_high"]) for row in steps)
+
+
+def test_the_history_has_the_loss_on_the_validation_split(results: Path) -> None:
+    """The same parameters give the same loss, whatever the step."""
+    config = tiny_run(results, "nce+", "trainer.iterations=4")
+    problem = build(config, (0,), torch.device("cpu"))
+    problem.steps_per_row = 2
+    rows: list[dict[str, Any]] = []
+    train(problem, callbacks=Callbacks(on_epoch=lambda progress, row: rows.extend(row)))
+    assert [row["epoch"] for row in rows] == [1, 2]  # six images in batches of three: two steps are an epoch
+    assert all(np.isfinite(row["val_loss"]) for row in rows) and rows[0]["val_loss"] != rows[1]["val_loss"]
+    alive = torch.tensor([True])
+    again = problem.end_epoch(alive)["val_loss"]
+    assert float(again) == rows[1]["val_loss"] and problem.end_epoch(~alive)["val_loss"].isnan().all()
+    flat = build(tiny_run(results, "sm"), (0,), torch.device("cpu"))
+    with torch.no_grad():
+        flat.head.energy.weight.zero_()
+    assert float(flat.end_epoch(alive)["val_loss"]) == 0  # score matching of a flat f
 
 
 def be_rank(rank: int, port: int) -> None:

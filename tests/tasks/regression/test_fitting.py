@@ -17,9 +17,9 @@ import ebmbench
 from ebmbench.config.compose import compose
 from ebmbench.engine.train import Callbacks, CheckpointPlan, train
 from ebmbench.system.interrupt import Interrupted, StopFlag
+from ebmbench.tasks.examples import read_examples
 from ebmbench.tasks.regression import fitting, scoring
 from ebmbench.tasks.regression.fitting import FitLearner
-from ebmbench.tasks.regression.records import read_examples
 
 CPU = torch.device("cpu")
 LINE = """

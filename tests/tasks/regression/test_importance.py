@@ -10,10 +10,10 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from ebmbench.tasks.regression import importance
-from ebmbench.tasks.regression.base_density import BaseDensity
-from ebmbench.tasks.regression.importance import Cloud, Weighted, Wide
-from ebmbench.tasks.regression.task import TRUSTED_K
+from ebmbench.core import importance
+from ebmbench.core.importance import Cloud, Weighted
+from ebmbench.tasks.base import TRUSTED_K
+from ebmbench.tasks.regression.base_density import BaseDensity, Wide
 
 LEAD = (2, 3)  # seeds, rows
 

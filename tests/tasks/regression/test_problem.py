@@ -23,10 +23,10 @@ from ebmbench.engine.execute import execute, result_rows
 from ebmbench.engine.summary import summary
 from ebmbench.engine.train import Training
 from ebmbench.tasks.base import LEAST_GAIN
+from ebmbench.tasks.examples import read_examples
 from ebmbench.tasks.regression.laws import Law
 from ebmbench.tasks.regression.networks.paper import Parameters
 from ebmbench.tasks.regression.one_d_learner import OneDLearner
-from ebmbench.tasks.regression.records import read_examples
 from tests.comparison import EXAMPLES
 from tests.processes import small
 

@@ -11,17 +11,20 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor
 
-from ebmbench.tasks.regression.base_density import BaseDensity
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 CENTRES = 64
 """Training targets around which the first proposal samples."""
 FITTED = 32
 """Kernels of a fitted proposal."""
+COMPONENTS = 8
+"""Components of a fitted mixture of normals."""
 
 
 class Proposal(Protocol):
@@ -61,7 +64,7 @@ class Cloud:
     def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
         """Returns `count` draws for S models and B rows, `[B, count, D]` or `[S, B, count, D]`."""
         dim, kernels = self.centres.shape[-1], self.centres.shape[-2]
-        noise = _normal((lead[1], count, dim), generator, self.centres.device)
+        noise = normal((lead[1], count, dim), generator, self.centres.device)
         which = torch.arange(count, device=self.centres.device) * kernels // count  # each kernel its equal share
         return self.centres[..., which, :] + noise @ self.chol.transpose(-1, -2)
 
@@ -90,22 +93,69 @@ class Cloud:
 
 
 @dataclass(frozen=True)
-class Wide:
-    """The base density as a proposal."""
+class Mixture:
+    """A mixture of normals for each of `[S, B]` densities.
 
-    base: BaseDensity
-    dim: int
-    device: torch.device
+    Attributes:
+        shares: `[S, B, K]`; centres: `[S, B, K, D]`; chol: Cholesky factors of the covariances, `[S, B, K, D, D]`.
+    """
+
+    shares: Tensor
+    centres: Tensor
+    chol: Tensor
+
+    @staticmethod
+    def fit(made: Weighted, steps: int = 6) -> Mixture:
+        """Fits it to weighted draws by expectation maximisation.
+
+        The covariance of a component is drawn to the mean of all, so that one of few draws does not collapse.
+        """
+        covariance = _covariance(made)
+        dim = made.y.shape[-1]
+        prior = ((dim + 1) / (made.ess * made.y.shape[-2]))[..., None]  # that many draws, as a part of all
+        found = Mixture(
+            covariance.new_full((*covariance.shape[:2], COMPONENTS), 1 / COMPONENTS),
+            made.resample(COMPONENTS),
+            torch.linalg.cholesky(0.1 * covariance).unsqueeze(2).repeat(1, 1, COMPONENTS, 1, 1),
+        )
+        for _ in range(steps):
+            weights = made.weights.unsqueeze(-1) * torch.softmax(found._log_parts(made.y), -1)  # [S, B, M, K]
+            size = weights.sum(-2)
+            centres = weights.transpose(-1, -2) @ made.y / size.clamp(min=1e-12).unsqueeze(-1)
+            centred = made.y.unsqueeze(-3) - centres.unsqueeze(-2)  # [S, B, K, M, D]
+            scatter = (weights.transpose(-1, -2).unsqueeze(-1) * centred).transpose(-1, -2) @ centred
+            mean = scatter.sum(2, keepdim=True)
+            covariances = (scatter + prior[..., None, None] * mean) / (size + prior)[..., None, None]
+            shares = (size + 0.01) / (size + 0.01).sum(-1, keepdim=True)
+            found = Mixture(shares, centres, torch.linalg.cholesky(covariances + _floor(covariances)))
+        return found
+
+    def wider(self, factor: float) -> Mixture:
+        """Returns it with standard deviations so many times as large."""
+        return Mixture(self.shares, self.centres, factor * self.chol)
 
     def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
-        """Returns `count` draws for S models and B rows, `[B, count, D]` or `[S, B, count, D]`."""
-        shape = (lead[1], count, self.dim)
-        uniform = torch.rand(shape, generator=generator, dtype=torch.float64).clamp(min=1e-12)
-        return self.base.sample(_normal(shape, generator, self.device), uniform.to(self.device))
+        """Returns `count` draws for S models and B rows, `[S, B, count, D]`; each component its share, rounded."""
+        noise = normal((lead[1], count, self.centres.shape[-1]), generator, self.centres.device)
+        shift = torch.rand((lead[1], 1), generator=generator, dtype=torch.float64).to(self.centres.device)
+        place = (torch.arange(count, device=shift.device) + shift) / count  # systematic: unbiased, and little noise
+        which = torch.searchsorted(self.shares.cumsum(-1), place.expand(*lead, count).contiguous())
+        which = which.clamp(max=self.shares.shape[-1] - 1)
+        one, two = which[..., None].expand(*which.shape, noise.shape[-1]), which[..., None, None]
+        chol = self.chol.gather(2, two.expand(*which.shape, *self.chol.shape[-2:]))
+        return self.centres.gather(2, one) + (chol @ noise.unsqueeze(-1)).squeeze(-1)
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """Returns the log-density at y: `[..., D] -> [...]`."""
-        return self.base.log_prob(y)
+        """Returns the log-density at y: `[S, B, M, D] -> [S, B, M]`."""
+        return torch.logsumexp(self._log_parts(y), -1)
+
+    def _log_parts(self, y: Tensor) -> Tensor:
+        """Returns the components' log-densities, with their shares: `[S, B, M, D] -> [S, B, M, K]`."""
+        inverse = torch.linalg.inv(self.chol)
+        white = (y.unsqueeze(-3) - self.centres.unsqueeze(-2)) @ inverse.transpose(-1, -2)  # [S, B, K, M, D]
+        log_det = self.chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        constant = self.shares.log() - log_det - 0.5 * y.shape[-1] * math.log(2 * math.pi)
+        return (constant.unsqueeze(-1) - 0.5 * white.square().sum(-1)).transpose(-1, -2)
 
 
 @dataclass(frozen=True)
@@ -275,11 +325,7 @@ def adapted(
         settled = settled + 1 if bool((power == 1).all()) else 0
         flat = Weighted(made.y, power.unsqueeze(-1) * made.log_weights, made.log_values)
         dim = made.y.shape[-1]
-        centred = flat.y - flat.mean.unsqueeze(-2)
-        covariance = (flat.weights.unsqueeze(-1) * centred).transpose(-1, -2) @ centred
-        floor = 1e-6 + 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
-        eye = torch.eye(dim, dtype=covariance.dtype, device=covariance.device)
-        chol = torch.linalg.cholesky(covariance + floor[..., None, None] * eye)
+        chol = torch.linalg.cholesky(_covariance(flat))
         centres = flat.resample(FITTED)
         width = FITTED ** (-1 / (dim + 4))
         fitted: list[tuple[float, Proposal]] = [
@@ -290,13 +336,69 @@ def adapted(
     return made
 
 
-def flattening(log_weights: Tensor, share: float = 0.1) -> Tensor:
-    """Returns the largest power in (0, 1] that leaves the weights an effective size of a share: `[..., M] -> [...]`."""
-    low = torch.zeros(log_weights.shape[:-1], dtype=log_weights.dtype, device=log_weights.device)
+def _covariance(made: Weighted) -> Tensor:
+    """Returns the covariance of weighted draws, kept from being singular: `[S, B, D, D]`."""
+    centred = made.y - made.mean.unsqueeze(-2)
+    covariance = (made.weights.unsqueeze(-1) * centred).transpose(-1, -2) @ centred
+    return covariance + _floor(covariance)
+
+
+def _floor(covariance: Tensor) -> Tensor:
+    floor = 1e-6 + 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+    return floor[..., None, None] * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+
+
+def annealed(
+    log_density: Callable[[Tensor], Tensor],
+    start: Proposal,
+    lead: tuple[int, int],
+    count: int,
+    generator: torch.Generator,
+    rounds: int = 25,
+) -> Weighted:
+    """Draws from mixtures of normals that are fitted to powers of the density, rising to the first.
+
+    (Tempering as in sequential Monte Carlo: Del Moral et al., 2006.) Where `adapted` follows the mass that the first
+    proposal meets, this finds modes that are far from it as well.
+
+    Args:
+        start: the first proposal, wide enough to meet every mode of a low power; every other one keeps a tenth of it.
+        count: draws of the last round, which are returned; the others have half of them.
+        rounds: at most.
+    """
+    few = max(32, count // 2)
+    made = draw(log_density, [(1.0, start)], lead, few, generator)
+    power = torch.zeros_like(made.log_z)
+    parts: Sequence[tuple[float, Proposal]] = [(1.0, start)]
+    for _ in range(rounds):
+        log_q = made.log_values - made.log_weights
+        power = flattening(made.log_values, log_q, power, 0.15, 30)
+        flat = Weighted(made.y, power.unsqueeze(-1) * made.log_values - log_q, made.log_values)
+        fitted = Mixture.fit(flat)
+        parts = [(0.6, fitted.wider(1.1)), (0.3, fitted.wider(2.0)), (0.1, start)]
+        if bool((power == 1).all()):
+            break
+        made = draw(log_density, parts, lead, few, generator)
+    return draw(log_density, parts, lead, count, generator)
+
+
+def flattening(
+    log_weights: Tensor, log_q: Tensor | float = 0.0, least: Tensor | None = None, share: float = 0.1, steps: int = 12
+) -> Tensor:
+    """Returns the largest power that leaves `power · log_weights − log_q` an effective size of a share.
+
+    Shapes: `[..., M] -> [...]`.
+
+    Args:
+        least: the smallest power, where the effective size is enough; 0 if not given.
+        steps: of the bisection.
+    """
+    zeros = torch.zeros(log_weights.shape[:-1], dtype=log_weights.dtype, device=log_weights.device)
+    low = zeros if least is None else least
     high = torch.ones_like(low)
     power = high
-    for _ in range(12):
-        weights = torch.softmax(power.unsqueeze(-1) * log_weights, -1)
+    for _ in range(steps):
+        weights = torch.softmax(power.unsqueeze(-1) * log_weights - log_q, -1)
         enough = 1 / weights.square().sum(-1) >= share * log_weights.shape[-1]
         low, high = torch.where(enough, power, low), torch.where(enough, high, power)
         power = torch.where(low == 1, 1.0, 0.5 * (low + high))
@@ -326,6 +428,6 @@ def pareto_k(log_weights: Tensor) -> Tensor:
     return torch.where(flat, -math.inf, (tail * shape + 5) / (tail + 10))
 
 
-def _normal(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
+def normal(shape: tuple[int, ...], generator: torch.Generator, device: torch.device) -> Tensor:
     """Returns the same numbers on every device."""
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(device)

@@ -1,0 +1,165 @@
+"""Everything that needs a GPU, once, in under nine minutes: tests, speed, the whole 1D table, detection, tables.
+
+    python -m ebmbench.bench gpu      (`make gpu`)
+
+Writes gpu.md, and one_d_cuda.* of the benchmark. Without a GPU it says so, lists what it would do, and returns 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ebmbench.bench.machine import machine
+from ebmbench.config.compose import compose
+from ebmbench.core import registry
+from ebmbench.core.errors import UserError
+from ebmbench.engine.execute import execute, last_line
+from ebmbench.engine.runs import commit
+
+SECONDS = 530
+"""For all parts together."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A command, what it shows, and the seconds that it may take."""
+
+    shows: str
+    words: str
+    most: int
+
+    def command(self, results: Path, out: Path) -> list[str]:
+        """Returns the command with the folders in their places."""
+        return [sys.executable, *shlex.split(self.words.format(results=results, out=out))]
+
+
+PARTS = (
+    Part("tests: capture, replay, agreement with the CPU", "-m pytest -q -m gpu", 90),
+    Part("every task and method trains", "-m ebmbench.bench gpu --smoke --out {out}", 150),
+    Part("all 280 models of the 1D table", "-m ebmbench sweep submit paper_1d device=cuda results_dir={results}", 180),
+    Part(
+        "steps against the textbook way and torch.compile",
+        "-m ebmbench.bench --device cuda --seeds 1 20 80 --seconds 0.5 --no-curves --peers compile --out {out}",
+        150,
+    ),
+    Part("boxes, from nothing to AP", "-m ebmbench task=detection method=nce+ device=cuda results_dir={results}", 120),
+    Part(
+        "a thousand steps on ResNet-50 with random weights",
+        "-m ebmbench task=detection method=nce+ device=cuda results_dir={results} task.base.architecture=resnet50 "
+        "task.base.weights=none trainer.iterations=1000 task.inference.bootstrap=0",
+        120,
+    ),
+    Part(
+        "a table", "-m ebmbench task=regression data=diabetes method=nce+ seeds=5 device=cuda results_dir={results}", 60
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a part went: its exit code (None: out of time, or not begun), and the last lines that it printed."""
+
+    part: Part
+    code: int | None
+    seconds: float
+    text: str
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs all parts and writes gpu.md; returns 1 if one failed, or there is no GPU."""
+    parser = argparse.ArgumentParser(prog="python -m ebmbench.bench gpu", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for gpu.md and one_d_cuda.*")
+    parser.add_argument("--smoke", action="store_true", help="only: train every task and method for seconds")
+    arguments = parser.parse_args(argv)
+    if not torch.cuda.is_available():
+        print("there is no CUDA device, so nothing was measured; with one, this would run")
+        for part in PARTS:
+            print(f"  python {part.words.format(results='RESULTS', out=arguments.out)}\n      {part.shows}")
+        return 1
+    if arguments.smoke:
+        return smoke("cuda")
+    measured_at = commit()  # before results are written, which makes the checkout differ
+    with tempfile.TemporaryDirectory() as results:
+        ran = run_parts(PARTS, Path(results), arguments.out, SECONDS)
+    text = report(ran, machine("cuda"), measured_at)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    (arguments.out / "gpu.md").write_text(text)
+    print(text)
+    return int(any(one.code != 0 for one in ran))
+
+
+def run_parts(parts: Sequence[Part], results: Path, out: Path, seconds: float) -> list[Ran]:
+    """Runs the parts one after the other; what there is no time left for is not begun."""
+    end = time.monotonic() + seconds
+    ran = []
+    for part in parts:
+        started = time.monotonic()
+        left = min(part.most, end - started)
+        if left <= 0:
+            ran.append(Ran(part, None, 0.0, "not begun: no time was left"))
+            continue
+        try:
+            done = subprocess.run(part.command(results, out), capture_output=True, text=True, timeout=left)
+            code, text = done.returncode, f"{done.stdout}\n{done.stderr if done.returncode else ''}"
+        except subprocess.TimeoutExpired:
+            code, text = None, f"stopped after {left:.0f} s"
+        ran.append(Ran(part, code, time.monotonic() - started, "\n".join(text.strip().splitlines()[-25:])))
+        print(f"{ran[-1].seconds:6.0f} s  {part.shows}: {_outcome(ran[-1])}", flush=True)
+    return ran
+
+
+def _outcome(ran: Ran) -> str:
+    return "stopped" if ran.code is None else "done" if ran.code == 0 else f"failed ({ran.code})"
+
+
+def report(ran: Sequence[Ran], where: str, measured_at: str | None) -> str:
+    """Returns what was measured, as Markdown."""
+    lines = [
+        "# On a GPU",
+        "",
+        "    make gpu",
+        "",
+        f"{where}; torch {torch.__version__}; commit {measured_at}; "
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; {sum(one.seconds for one in ran):.0f} s in all.",
+        "",
+        "| | seconds | |",
+        "|---|--:|---|",
+        *(f"| {one.part.shows} | {one.seconds:.0f} | {_outcome(one)} |" for one in ran),
+    ]
+    for one in ran:
+        words = one.part.words.format(results="RESULTS", out="results/bench")
+        lines += ["", f"## {one.part.shows}", "", f"    python {words}", "", "```", one.text, "```"]
+    return "\n".join([*lines, ""])
+
+
+def smoke(device: str, tasks: Sequence[str] = ()) -> int:
+    """Trains every task with every method for seconds, and says how each went; returns 1 if one failed.
+
+    Args:
+        tasks: all, if none is named.
+    """
+    failed = 0
+    with tempfile.TemporaryDirectory() as results:
+        for task in tasks or registry.known("task"):
+            for method in registry.known("method"):
+                started = time.monotonic()
+                words = [f"task={task}", f"method={method}", "+experiment=smoke", "seeds=2", "logger=none"]
+                try:
+                    outcome = execute(compose([*words, f"device={device}", f"results_dir={results}"]), quiet=True).state
+                except UserError as error:  # a method that the task cannot serve says so
+                    outcome = f"refused: {error}"
+                except Exception as error:
+                    outcome, failed = f"failed: {last_line(error)}", failed + 1
+                print(f"{task:12}{method:12}{time.monotonic() - started:6.1f} s  {outcome}", flush=True)
+    return int(failed > 0)

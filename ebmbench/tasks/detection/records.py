@@ -1,0 +1,58 @@
+"""The tables of a detection run, of all its seeds: scores by stage and step, matched detections, the joint gain.
+
+stages.csv       all metrics of the base's boxes, those after NMS by f, and the refined ones, by seed
+refinement.csv   AP by refinement step and seed, with the interval of its gain on the base
+examples.*       a row for each detection of each image, matched or not at each IoU threshold (`evaluation.as_tables`);
+                 stages base, nms, refined, and reported where the head was refused
+images.*         the boxes that are to be found in each image, by category
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from ebmbench.system.files import write_atomically
+from ebmbench.tasks.detection.config import InferenceConfig
+from ebmbench.tasks.detection.evaluation import Evaluation, from_tables, joint_bootstrap
+from ebmbench.tasks.examples import example_file, read_examples, write_examples
+
+
+def join(run_dir: Path, seeds: Sequence[int], options: InferenceConfig) -> Mapping[str, float]:
+    """Puts together what the seeds of a run wrote; returns the gain of their mean, its interval over images and seeds.
+
+    It can be done again after a kill at any moment.
+    """
+    for name in ("refinement", "stages"):
+        parts = [run_dir / f"{name}.{seed}.csv" for seed in seeds]
+        if all(path.exists() for path in parts):
+            table = pd.concat([pd.read_csv(path) for path in parts])
+            write_atomically(run_dir / f"{name}.csv", table.to_csv(index=False).encode())
+            for path in parts:
+                path.unlink()
+    files = [example_file(run_dir, f"examples.{seed}") for seed in seeds]
+    if all(files):
+        write_examples(run_dir, pd.concat([read_examples(run_dir, f"examples.{seed}") for seed in seeds]))
+        for file in files:
+            assert file is not None
+            file.unlink()
+    base, heads = group(run_dir)
+    if not heads:
+        return {}
+    found = joint_bootstrap([(base, heads)], options.bootstrap if len(heads) > 1 else 0)
+    row: dict[str, float] = {}
+    for name, gain in found.items():
+        row |= {f"mean_{name}_gain": gain.value}
+        if len(heads) > 1:
+            row |= {f"mean_{name}_gain_low": gain.low, f"mean_{name}_gain_high": gain.high}
+    return row
+
+
+def group(run_dir: Path) -> tuple[Evaluation, list[Evaluation]]:
+    """Returns the evaluation of the base of a run, and of what each seed that did not diverge reports."""
+    found = from_tables(read_examples(run_dir), read_examples(run_dir, "images"))
+    base = next(evaluation for (_, stage), evaluation in found.items() if stage == "base")
+    seeds = [seed for seed, stage in found if stage == "refined"]
+    return base, [found.get((seed, "reported"), found[seed, "refined"]) for seed in seeds]

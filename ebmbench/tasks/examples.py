@@ -1,0 +1,35 @@
+"""Scores of single examples of a run, kept so that a new metric or test needs no new training."""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import io
+from pathlib import Path
+
+import pandas as pd
+
+from ebmbench.system.files import write_atomically
+
+
+def write_examples(run_dir: Path, frame: pd.DataFrame, name: str = "examples") -> None:
+    """Writes a table, as Parquet where pyarrow is installed, else as .csv.gz; `read_examples` reads it."""
+    if importlib.util.find_spec("pyarrow") is not None:
+        buffer = io.BytesIO()
+        frame.to_parquet(buffer, index=False)
+        write_atomically(run_dir / f"{name}.parquet", buffer.getvalue())
+        return
+    text = frame.to_csv(index=False, float_format="%.7g").encode()
+    write_atomically(run_dir / f"{name}.csv.gz", gzip.compress(text, mtime=0))
+
+
+def read_examples(run_dir: Path, name: str = "examples") -> pd.DataFrame:
+    """Returns a table that `write_examples` wrote."""
+    path = example_file(run_dir, name) or run_dir / f"{name}.csv.gz"
+    return pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+
+
+def example_file(run_dir: Path, name: str = "examples") -> Path | None:
+    """Returns the file that `write_examples` wrote, None if there is none."""
+    files = (run_dir / f"{name}.parquet", run_dir / f"{name}.csv.gz")
+    return next((path for path in files if path.exists()), None)
