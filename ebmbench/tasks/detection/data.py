@@ -91,8 +91,12 @@ def _say_once(content: str, note: str) -> None:
     print(f"ebmbench: {note}", file=sys.stderr, flush=True)
 
 
+made_image = lru_cache(maxsize=4096)(shapes.make_image)
+"""Drawn when first asked for and kept, 48 KiB each: a run opens its splits more than once."""
+
+
 class ShapesDataset:
-    """Made images (see `shapes`), drawn when first asked for and kept: 48 KiB each."""
+    """Made images (see `shapes`)."""
 
     def __init__(self, config: ShapesData, split: Split) -> None:
         self.config = config
@@ -103,12 +107,9 @@ class ShapesDataset:
         self.notes: list[str] = []
         noise = config.annotation_noise if split == "train" else 0
         self.content = hash_of([shapes.VERSION, config.data_seed, split, noise])
-        self._images: dict[int, shapes.ShapesImage] = {}
 
     def _make(self, index: int) -> shapes.ShapesImage:
-        if index not in self._images:
-            self._images[index] = shapes.make_image(self.config.data_seed, self.split, index)
-        return self._images[index]
+        return made_image(self.config.data_seed, self.split, index)
 
     def load(self, index: int) -> Example:
         """Returns an image with its boxes."""

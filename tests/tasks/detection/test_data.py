@@ -233,6 +233,14 @@ def test_the_content_of_a_split_follows_its_annotations_and_its_images(tmp_path:
     assert open_split(coco_config(tmp_path), "train").content != first
 
 
+def test_some_of_the_training_images_are_a_part_of_more_of_them(tmp_path: Path) -> None:
+    write(tmp_path, make_dataset(tmp_path))
+    one, two, more = (open_split(coco_config(tmp_path, num_train=count), "train") for count in (1, 2, 9))
+    assert len(one.image_ids) == 1 and len(two.image_ids) == 2 and more.image_ids == two.image_ids
+    assert set(one.image_ids) < set(two.image_ids) and one.content != two.content
+    assert len(open_split(coco_config(tmp_path, num_train=1), "val").image_ids) == 3
+
+
 def test_shapes_split_and_annotation_noise() -> None:
     values = {
         "name": "shapes", "data_seed": 0, "num_train": 3, "num_val": 2, "num_test": 2, "annotation_noise": 0.0,

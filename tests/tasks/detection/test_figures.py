@@ -1,0 +1,75 @@
+"""What figures say: which boxes changed, and gains over several base detectors together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from ebmbench.tasks.detection import sweep_figures
+from ebmbench.tasks.detection.data import as_coco
+from ebmbench.tasks.detection.evaluation import as_tables, evaluate
+from ebmbench.tasks.detection.figures import changes
+from ebmbench.tasks.examples import write_examples
+from tests.tasks.detection.test_evaluation import made_problem
+
+
+def test_the_box_that_changed_most_comes_first() -> None:
+    def box(image_id: int, category: int, x: float, score: float = 0.9) -> dict[str, Any]:
+        return {"image_id": image_id, "category_id": category, "bbox": [x, 0.0, 10.0, 10.0], "score": score}
+
+    images = [{"id": number, "width": 100, "height": 20} for number in (1, 2, 3)]
+    true = [{**box(number, 1, 20.0), "area": 100.0, "iscrowd": 0} for number in (1, 2, 3)]
+    truth = as_coco(images, true, {1: "star", 2: "cross"})
+    before = [box(1, 1, 21.0), box(2, 1, 22.0), box(2, 2, 20.0), box(3, 1, 20.0, 0.1)]
+    after = [box(1, 1, 22.0), box(2, 1, 20.0), box(2, 2, 20.0), box(3, 1, 20.0)]
+    found = changes(truth, before, after)
+    assert [change.image_id for change in found] == [2, 1]  # image 3 had no sure detection before
+    assert found[0].overlaps == pytest.approx((8 / 12, 1)) and found[0].name == "star" and found[0].gain > 0
+    assert found[1].overlaps == pytest.approx((9 / 11, 8 / 12)) and found[1].gain < 0
+
+
+@dataclass
+class _Results:
+    done: pd.DataFrame
+    folders: Mapping[str, Path]
+
+    @property
+    def comparison(self) -> pd.DataFrame:
+        return self.done
+
+
+def test_gains_are_those_of_all_bases_and_seeds_together(tmp_path: Path) -> None:
+    truth, rough = made_problem(20, jitter=6)
+    ids = list(truth.imgs)
+    base = evaluate(truth, rough, ids)
+    folders, rows, expected = {}, [], []
+    for number, jitters in enumerate([(1, 3), (2, 4)]):
+        folder = tmp_path / f"run{number}"
+        folder.mkdir()
+        parts = []
+        for seed, jitter in enumerate(jitters):
+            refined = evaluate(truth, made_problem(20, jitter=jitter)[1], ids)
+            expected.append(refined.metrics["ap"] - base.metrics["ap"])
+            examples, images = as_tables({"base": base, "refined": refined}, seed)
+            parts.append(examples)
+            rows.append(
+                {"run_id": f"run{number}", "label": "detection-shapes", "method": "nce+", "seed": seed,
+                 "task.base.seed": number, "ap_gain": expected[-1]}
+            )  # fmt: skip
+        write_examples(folder, pd.concat(parts))
+        write_examples(folder, images, "images")
+        folders[f"run{number}"] = folder
+    (figure,) = sweep_figures.gains(_Results(pd.DataFrame(rows), folders))
+    (row,) = figure.data.to_dict("records")
+    assert (row["bases"], row["seeds"]) == (2, 4)
+    assert row["ap_gain"] == pytest.approx(sum(expected) / 4, abs=1e-9)
+    assert row["ap_gain_low"] < row["ap_gain"] < row["ap_gain_high"]
+    for panel in figure.panels:
+        panel.draw(Figure().subplots())
+    assert list(sweep_figures.gains(_Results(pd.DataFrame(rows), {}))) == []  # a table from a file has no runs
