@@ -60,7 +60,7 @@ def test_the_tables_say_what_the_numbers_are(made: Plan, tmp_path: Path) -> None
     assert "Not decided against the best mean, which is not equality: D_KL: nce" in text and "<u>" not in text
     assert "| sm | 1.0375 [" in text  # neither; to the decimals of the column
     line = next(line for line in text.splitlines() if line.startswith("| sm | 1.0375") and "(2 of 8)" in line)
-    assert "| 1.00 [0.80, 1.30] | 0.85 (2 of 8) | 0.00 | 0.023 | worse | 8 | 0 |" in line  # 3 comparisons · 2 / 2⁸
+    assert "| 1.0000 [0.8000, 1.3000] | 0.8500 (2 of 8) | 0.00 | 0.023 | worse | 8 | 0 |" in line  # p: 3 · 2 / 2⁸
     assert "Sweep made. Made up." in text and "0123456789ab" in text and "2026-01-02" in text
     assert all(job.config_hash in text for job in made.jobs)
     # By validation NLL, which is made to point the wrong way, the worst quarter is chosen.

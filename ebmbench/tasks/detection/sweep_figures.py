@@ -131,9 +131,11 @@ def gains(results: SweepResults) -> Iterator[Figure]:
     """The gain in AP on the base detector, its interval over images, seeds and base detectors together."""
     from ebmbench.tasks.detection.evaluation import joint_bootstrap
     from ebmbench.tasks.detection.records import group
+    from ebmbench.tasks.examples import example_file
 
     done = results.done
-    there = done[done["run_id"].isin([run_id for run_id in results.folders])]
+    recorded = [run_id for run_id, folder in results.folders.items() if example_file(folder, "images")]
+    there = done[done["run_id"].isin(recorded)]
     if there.empty or "ap_gain" not in there:
         return
     settings = [name for name in there.columns if "." in name and name != BASE_SEED]

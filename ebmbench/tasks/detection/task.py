@@ -80,7 +80,7 @@ class DetectionTask(Task):
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
         SweepFigure("detection_stages", later("ebmbench.tasks.detection.sweep_figures:stages")),
         SweepFigure("detection_sizes", later("ebmbench.tasks.detection.sweep_figures:sizes")),
-        SweepFigure("detection_gains", later("ebmbench.tasks.detection.sweep_figures:gains")),
+        SweepFigure("detection_gains", later("ebmbench.tasks.detection.sweep_figures:gains"), from_runs=True),
     )
     images = ("boxes", "refinement", "heat")
     selection = "val_ap"
