@@ -372,7 +372,9 @@ def annealed(
     parts: Sequence[tuple[float, Proposal]] = [(1.0, start)]
     for _ in range(rounds):
         log_q = made.log_values - made.log_weights
-        power = flattening(made.log_values, log_q, power, 0.15, 30)
+        # It rises where the fit is poor, too: the effective size of the last round says whether that went well.
+        least = (1.4 * power).clamp(max=1.0)
+        power = flattening(made.log_values, log_q, least, 0.15, 30)
         flat = Weighted(made.y, power.unsqueeze(-1) * made.log_values - log_q, made.log_values)
         fitted = Mixture.fit(flat)
         parts = [(0.6, fitted.wider(1.1)), (0.3, fitted.wider(2.0)), (0.1, start)]

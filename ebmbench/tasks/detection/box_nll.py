@@ -27,7 +27,7 @@ from ebmbench.core.importance import Weighted
 
 LEAST_ESS = 200
 """Effective samples that a box must have, for a standard error of log Z of 0.07."""
-MOST_SAMPLES = 2**15
+MOST_SAMPLES = 2**13
 """Samples of a round, for a box that does not get there."""
 BOXES_AT_A_TIME = 256
 NOTHING = -1e30

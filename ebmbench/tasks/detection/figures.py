@@ -151,7 +151,7 @@ def _boxes(task: DetectionTask, setup: Setup, run_dir: Path, seed: int) -> Figur
     about = "no box was found by both"
     if len(found):
         about = f"{len(found)} boxes; IoU rose for {np.mean(gains > 0):.0%}, by {gains.mean():+.3f} in the mean"
-    figure.suptitle(f"{_title(setup)}, seed {seed}: largest changes of {about}", fontsize="medium")
+    figure.suptitle(f"{_title(setup)}, seed {seed}: largest changes\nof {about}", fontsize="medium")
     return figure
 
 
@@ -184,16 +184,17 @@ def _heat(task: DetectionTask, setup: Setup, arrays: dict[str, np.ndarray], seed
         height, width = example.image.shape[-2:]
         inside = np.where((y[:, None] >= 0) & (y[:, None] <= height) & (x >= 0) & (x <= width), heat, np.nan)
         depth = inside - np.nanmax(inside)
-        shown = axes.pcolormesh(x - 0.5, y - 0.5, depth, cmap="magma", vmin=-15, vmax=0, alpha=0.55, shading="nearest")
+        shown = axes.pcolormesh(x - 0.5, y - 0.5, depth, cmap="magma", vmin=-60, vmax=0, alpha=0.6, shading="nearest")
         axes.contour(x - 0.5, y - 0.5, depth, levels=levels, colors="white", linewidths=0.8)
         x1, y1, x2, y2 = box.tolist()
-        _draw(axes, [x1, y1, x2 - x1, y2 - y1], "black", "-", 1.2)
-        axes.plot((x1 + x2) / 2 - 0.5, (y1 + y2) / 2 - 0.5, marker="+", color="black", ms=9, mew=1.6)
+        for edge, width_of_line in (("white", 2.6), ("black", 1.0)):
+            _draw(axes, [x1, y1, x2 - x1, y2 - y1], edge, "-", width_of_line)
+        axes.plot((x1 + x2) / 2 - 0.5, (y1 + y2) / 2 - 0.5, marker="+", color="cyan", ms=8, mew=1.2)
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     if shown is not None:
         figure.colorbar(shown, ax=panels, shrink=0.7, label="f − its maximum  (nats)")
-    about = "f by the place of the box's centre (+: true; lines 1, 3 and 10 nats below the top)"
-    figure.suptitle(f"{_title(setup)}, seed {seed}: {about}", fontsize="medium")
+    about = "+: the true one; lines: 1, 3 and 10 nats below the top"
+    figure.suptitle(f"{_title(setup)}, seed {seed}: f by the place of the box's centre\n({about})", fontsize="medium")
     return figure
 
 
