@@ -63,28 +63,41 @@ def findings(results: Results) -> list[Finding]:
 def _of_group(group: Group, results: Results) -> Iterator[Finding]:
     """Yields what is said of methods, of the values of one method's setting, or of methods at each value."""
     varied = [axis for axis in results.axes if group.frame[axis].nunique(dropna=False) > 1]
+    metric = _asked(group, results)
     if not varied:
-        yield _compared(group, "method", group.frame, [f"`{name}`" for name in group.methods])
+        yield _compared(group, metric, "method", group.frame, [f"`{name}`" for name in group.methods])
     elif len(varied) == 1:
         axis, method = varied[0], str(group.methods[0])
         sign = symbol(axis, group.task.name, method)
         if len(group.methods) == 1:
             equal = scores.at_equal_seeds(group.frame, axis, ["method"])
-            yield _compared(group, axis, equal, [f"{sign} = {plain(value)}" for value in sorted(set(equal[axis]))])
+            yield _compared(
+                group, metric, axis, equal, [f"{sign} = {plain(value)}" for value in sorted(set(equal[axis]))]
+            )
         else:
-            yield _at_each_value(group, axis, sign)
+            yield _at_each_value(group, metric, axis, sign)
 
 
-def _compared(group: Group, over: str, rows: pd.DataFrame, names: Sequence[str]) -> Finding:
-    table = scores.summarise(rows, ["task", "dataset"], over, [group.headline])
-    return _said(group.title, group.headline, _records(table), names, "seed", "seeds")
+def _asked(group: Group, results: Results) -> Metric:
+    """Returns the metric that the sweep's tables ask for first, if any does; else the task's first."""
+    for _, options in map(parse_entry, results.tables):
+        for name in options.get("metrics", ()):
+            metric = group.task.metric(name)
+            if metric is not None and name in group.frame:
+                return metric
+    return group.headline
 
 
-def _at_each_value(group: Group, axis: str, sign: str) -> Finding:
+def _compared(group: Group, metric: Metric, over: str, rows: pd.DataFrame, names: Sequence[str]) -> Finding:
+    table = scores.summarise(rows, ["task", "dataset"], over, [metric])
+    return _said(group.title, metric, _records(table), names, "seed", "seeds")
+
+
+def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Finding:
     """Returns the best mean at each value of a setting that several methods share."""
     having = group.frame[group.frame[axis].notna()]  # a method may not have the setting
     equal = scores.at_equal_seeds(having, axis, ["method"])
-    table = scores.summarise(equal, ["task", "dataset", axis], "method", [group.headline])
+    table = scores.summarise(equal, ["task", "dataset", axis], "method", [metric])
     best: list[str] = []
     decided: list[str] = []
     for value, own in table.groupby(axis, sort=True):
@@ -94,10 +107,10 @@ def _at_each_value(group: Group, axis: str, sign: str) -> Finding:
             if set(own["verdict"]) == {"best", "worse"}:
                 decided.append(plain(value))
     if not best:
-        return Finding(group.title, f"There is no ranking by mean {group.headline.label} at any {sign}.")
+        return Finding(group.title, f"There is no ranking by mean {metric.label} at any {sign}.")
     where = f"At {sign} = {_and(decided)} it is" if decided else f"At no {sign} is it"
     text = (
-        f"The best mean {group.headline.label} by {sign}: {', '.join(best)}. {where} decided against all others "
+        f"The best mean {metric.label} by {sign}: {', '.join(best)}. {where} decided against all others "
         f"(p < {scores.SIGNIFICANCE}, paired by seed, Holm)."
     )
     return Finding(group.title, text)
@@ -233,7 +246,10 @@ def results_text(results_dir: Path) -> str:
     methods = list(dict.fromkeys(method for group, _ in columns for method in group.methods))
     rows = [[method_cell(method), *(_marked_cell(table, method) for _, table in columns)] for method in methods]
     header = [Cell("method"), *(Cell(_column_head(group, table)) for group, table in columns)]
-    said = [_compared(group, "method", group.frame, [f"`{name}`" for name in group.methods]) for group, _ in columns]
+    said = [
+        _compared(group, group.headline, "method", group.frame, [f"`{name}`" for name in group.methods])
+        for group, _ in columns
+    ]
     lines = [*markdown_rows(Table("", header, rows)), ""]
     lines.append(
         "Mean over seeds and its 95 % interval. Bold: the best mean. "

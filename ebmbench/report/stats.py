@@ -323,15 +323,21 @@ def variance_components(values: Values, level: float = LEVEL) -> Components:
     error = math.sqrt(variance / values.size)
     half = float(special.stdtrit(degrees, 0.5 + level / 2)) * error
     t = abs(mean) / error if error > 0 else (math.inf if mean else 0.0)
+    rounding = 1e-24 * float(np.square(values).max())  # equal values give no exact zero
     return Components(
         mean,
         mean - half,
         mean + half,
         p_value=2 * float(special.stdtr(degrees, -t)),
-        std_draws=math.sqrt(max(0.0, (ms_draws - ms_residual) / seeds)),
-        std_seeds=math.sqrt(max(0.0, (ms_seeds - ms_residual) / draws)),
-        std_residual=math.sqrt(ms_residual),
+        std_draws=_root((ms_draws - ms_residual) / seeds, rounding),
+        std_seeds=_root((ms_seeds - ms_residual) / draws, rounding),
+        std_residual=_root(ms_residual, rounding),
     )
+
+
+def _root(variance: float, rounding: float) -> float:
+    """Returns a standard deviation; 0 where the estimate is negative, or no more than the error of rounding."""
+    return math.sqrt(variance) if variance > rounding else 0.0
 
 
 # ----------------------------------------------------------------------------------------------------- rankings
