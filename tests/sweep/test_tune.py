@@ -18,6 +18,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
 from ebmbench.report.planned import Plan
 from ebmbench.sweep import tune
+from ebmbench.tasks.regression.one_d import OneD
 
 pytest.importorskip("optuna")
 
@@ -138,12 +139,15 @@ def test_a_trial_that_diverges_is_recorded_and_never_best(
     assert nodes.tables((tmp_path / "tune" / "mine",))["1d-1"]["dsm"]["method.sigma"] == 0.1
 
 
-def test_what_cannot_be_tuned_is_refused(search: Callable[..., pd.DataFrame], tmp_path: Path) -> None:
+def test_what_cannot_be_tuned_is_refused(
+    search: Callable[..., pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     search(tmp_path, dataclasses.replace(SEARCH, methods=("dsm",), trials=1))
     with pytest.raises(UserError, match="seed=0; give another name"):
         search(tmp_path, dataclasses.replace(SEARCH, methods=("dsm",), trials=1, seed=5))
-    with pytest.raises(UserError, match="task=detection cannot be tuned"):
-        search(tmp_path / "other", dataclasses.replace(SEARCH, settings=("task=detection",)))
+    monkeypatch.setattr(OneD, "selection", "")
+    with pytest.raises(UserError, match="task=1d cannot be tuned"):
+        search(tmp_path / "other", SEARCH)
     for words, said in ((["task=1d"], "needs method"), (["task=1d", "method=nce", "--seed", "x"], "--seed=x")):
         with pytest.raises(UserError, match=said):
             cli.dispatch(["tune", *words])
