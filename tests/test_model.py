@@ -105,8 +105,8 @@ def test_plain_numbers_and_lists_will_do(model: Model) -> None:
         model.interval(X, 1.5)
 
 
-def test_the_readme_s_example_works(run: RunConfig) -> None:
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+def test_the_example_of_the_first_steps_works(run: RunConfig) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "start.md").read_text(), re.DOTALL)
     (block,) = [block for block in blocks if "ebmbench.load(" in block]
     assert len([line for line in block.splitlines() if line.strip()]) == 5
     path = re.search(r'load\("([^"]+)"\)\[(\d+)\]', block)

@@ -143,16 +143,16 @@ def report(ran: Sequence[Ran], where: str, measured_at: str | None) -> str:
     return "\n".join([*lines, ""])
 
 
-def smoke(device: str, tasks: Sequence[str] = ()) -> int:
+def smoke(device: str, tasks: Sequence[str] = (), methods: Sequence[str] = ()) -> int:
     """Trains every task with every method for seconds, and says how each went; returns 1 if one failed.
 
     Args:
-        tasks: all, if none is named.
+        tasks, methods: all, if none is named.
     """
     failed = 0
     with tempfile.TemporaryDirectory() as results:
         for task in tasks or registry.known("task"):
-            for method in registry.known("method"):
+            for method in methods or registry.known("method"):
                 started = time.monotonic()
                 words = [f"task={task}", f"method={method}", "+experiment=smoke", "seeds=2", "logger=none"]
                 try:

@@ -50,7 +50,7 @@ class Lock:
             if time.monotonic() > give_up:
                 folder, holder = self.path.parent, _holder(self.path)
                 raise UserError(f"{folder} is being worked on by {holder}; wait for it to end, or stop it first")
-            time.sleep(0.05)
+            time.sleep(0.005)
 
     def take(self) -> bool:
         """Takes the lock if nobody has it; returns whether it did. Raises OSError where the file cannot be written."""

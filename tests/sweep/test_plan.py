@@ -28,6 +28,12 @@ from tests.sweep.made import sweep
         ("shapes", 7, ()),
         ("bccd", 2, ()),
         ("uci", 6 * 20 * (13 + 3), ("task/network", "task.data.split")),
+        ("uci_small", 4 * 8 * (2 + 2), ("task/network", "task.data.split")),
+        ("dimension", 13 * 5, ("task.data.dim",)),
+        ("extended_1d", 14 * 2, ()),
+        ("learned_proposals", 3 * 3 * 2, ("proposal.components",)),
+        ("shapes_bases", 2 * 2, ("task.base.seed",)),
+        ("detection_sizes", 7 * 2, ("task.data.num_train", "task.inference.nms_order")),
     ],
 )
 def test_every_sweep_of_the_project_is_valid(name: str, jobs: int, axes: tuple[str, ...]) -> None:
