@@ -30,6 +30,8 @@ def whole_detection(seeds: Sequence[int]) -> set[str]:
         *_ANY,
         "detections",
         "detector.json",
+        EXAMPLES,
+        "images.parquet",
         "refinement.csv",
         "stages.csv",
         *(f"energies.{seed}.npz" for seed in seeds),
