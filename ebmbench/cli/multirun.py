@@ -58,7 +58,7 @@ def multirun(words: Sequence[str]) -> int:
 
 def _jobs(own: Sequence[str]) -> list[Compared]:
     """Returns the jobs of a multirun. Those of a sweep (`+sweeps=NAME`) are checked as `sweep submit` checks them."""
-    named = [text.partition("=")[2] for text in own if text.startswith("+sweeps=")]
+    named = _sweeps(own)
     if len(named) == 1:
         others = [text for text in own if not text.startswith("+sweeps=")]
         plan = make_plan(named[0], others, runs.commit())
@@ -73,9 +73,14 @@ def _jobs(own: Sequence[str]) -> list[Compared]:
     return list({job.config.run_id: job for job in jobs}.values())
 
 
+def _sweeps(own: Sequence[str]) -> list[str]:
+    """Returns the sweeps that the words name."""
+    return [text.partition("=")[2] for text in own if text.startswith("+sweeps=")]
+
+
 def _refuse_further_grids(own: Sequence[str]) -> None:
     """Refuses a sweep whose `sweep.also` has jobs: Hydra's own launchers know one grid alone."""
-    named = [text.partition("=")[2] for text in own if text.startswith("+sweeps=")]
+    named = _sweeps(own)
     if named and len(composition.grids(composition.for_task(own))) > 1:
         raise UserError(
             f"+sweeps={named[0]} has further jobs (sweep.also), which this launcher does not start: use "

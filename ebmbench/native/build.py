@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 SOURCES = ("energy.c", "head.c", "random.c", "peak.c")
-HEADERS = ("simd.h",)
+HEADERS = ("simd.h", "tasks.h")
 FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared")
 OPTIONAL_FLAGS = ("-fopenmp",)
 """Without it, as with Apple's compiler, the kernels use one core."""

@@ -4,19 +4,18 @@
  * a layer the samples are the innermost, vectorised axis and tiles of 5 units by 2 vectors stay in registers. The
  * backward pass computes the block's activations again: that is cheaper than to store and load them.
  *
- * Work is cut into tasks of whole examples of one seed. Every task leaves its own partial gradient, summed afterwards
- * in a fixed order, so results depend neither on the number of threads nor on the other seeds.
+ * tasks.h says how the work is cut.
  */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "simd.h"
+#include "tasks.h"
 
 #define H 10
 #define BLOCK 96 /* samples in a block */
 #define NV (BLOCK / VL)
-#define TASK 4096 /* samples in a task, at least, where there are as many */
 
 /* All parameters of one model, in the order of paper.py's LAYERS; also the layout of a gradient. */
 typedef struct {
@@ -492,14 +491,7 @@ static void slope_backward_block(const Net *n, Block *b, const vf *g, vf *dy, Su
     }
 }
 
-/* Examples in a task, and tasks per seed. */
-static long task_examples(long m) { return m >= TASK ? 1 : (TASK + m - 1) / m; }
-
-long ebm_partials(long seeds, long batch, long m)
-{
-    long per = task_examples(m);
-    return seeds * ((batch + per - 1) / per) * TOTAL;
-}
+long ebm_partials(long seeds, long batch, long m) { return seeds * task_count(batch, m) * TOTAL; }
 
 static XPart *x_parts(const Net *net, const float *x, long count)
 {
@@ -513,15 +505,15 @@ static XPart *x_parts(const Net *net, const float *x, long count)
 void ebm_forward(const float *parameters, const float *x, const float *y, float *value, float *slope, long seeds,
                  long batch, long m, int threads)
 {
-    const long per = task_examples(m), tasks = (batch + per - 1) / per;
+    const long tasks = task_count(batch, m);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (long task = 0; task < seeds * tasks; task++) {
-        const long seed = task / tasks, first = task % tasks * per;
-        const long count = batch - first < per ? batch - first : per, at = (seed * batch + first) * m;
+        const Share share = task_share(task, batch, m);
+        const long count = share.count, at = share.row * m;
         Net net;
         Block b = {.filled = -1};
-        memcpy(&net, parameters + seed * TOTAL, sizeof net);
-        XPart *xs = x_parts(&net, x + seed * batch + first, count);
+        memcpy(&net, parameters + share.seed * TOTAL, sizeof net);
+        XPart *xs = x_parts(&net, x + share.row, count);
         for (long k = 0; k < count * m; k += BLOCK) {
             vf f[NV], s[NV];
             block_start(&b, k, count * m, m, y + at, xs);
@@ -543,17 +535,17 @@ void ebm_forward(const float *parameters, const float *x, const float *y, float 
 void ebm_backward(const float *parameters, const float *x, const float *y, const float *g, int of_slope,
                   float *gradient, float *dy, float *partials, long seeds, long batch, long m, int threads)
 {
-    const long per = task_examples(m), tasks = (batch + per - 1) / per;
+    const long tasks = task_count(batch, m);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (long task = 0; task < seeds * tasks; task++) {
-        const long seed = task / tasks, first = task % tasks * per;
-        const long count = batch - first < per ? batch - first : per, at = (seed * batch + first) * m;
+        const Share share = task_share(task, batch, m);
+        const long count = share.count, at = share.row * m;
         Net net, *part = (Net *)(partials + task * TOTAL);
         Block b = {.filled = -1};
         Sums sums;
         Wait wait = {.example = -1};
-        memcpy(&net, parameters + seed * TOTAL, sizeof net);
-        XPart *xs = x_parts(&net, x + seed * batch + first, count);
+        memcpy(&net, parameters + share.seed * TOTAL, sizeof net);
+        XPart *xs = x_parts(&net, x + share.row, count);
         float(*joint)[H] = calloc(count, sizeof *joint);
         memset(&sums, 0, sizeof sums);
         memset(part, 0, sizeof *part);
@@ -571,15 +563,9 @@ void ebm_backward(const float *parameters, const float *x, const float *y, const
         wait_flush(&wait, joint);
         sums_into(&sums, part);
         for (long e = 0; e < count; e++)
-            x_backward(&net, x[seed * batch + first + e], xs + e, joint[e], part);
+            x_backward(&net, x[share.row + e], xs + e, joint[e], part);
         free(joint);
         free(xs);
     }
-    for (long seed = 0; seed < seeds; seed++) {
-        float *total = gradient + seed * TOTAL;
-        memcpy(total, partials + seed * tasks * TOTAL, TOTAL * sizeof(float));
-        for (long task = 1; task < tasks; task++)
-            for (int p = 0; p < TOTAL; p++)
-                total[p] += partials[(seed * tasks + task) * TOTAL + p];
-    }
+    sum_partials(gradient, partials, seeds, tasks, TOTAL);
 }

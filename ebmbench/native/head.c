@@ -4,20 +4,19 @@
  *     t = tanh(A y + a),  u = tanh(V t + v),  f = w · (t + u) + c
  *
  * a is what the features of x add, one row for each example. As in energy.c, samples are walked in blocks whose
- * activations stay in a cache, the backward pass computes them again, and every task (whole examples of one seed)
- * leaves a partial gradient of its own, so results depend neither on the number of threads nor on the other seeds.
+ * activations stay in a cache, and the backward pass computes them again. tasks.h says how the work is cut.
  */
 #include <stdlib.h>
 #include <string.h>
 
 #include "simd.h"
+#include "tasks.h"
 
 #define WIDTH 64 /* units, at most; computed are multiples of TILE, the last of them with weights of zero */
 #define DIM 16   /* targets, at most */
 #define TILE 4
 #define NV 8
 #define BLOCK (NV * VL) /* samples in a block */
-#define TASK 4096       /* samples in a task, at least, where there are as many */
 
 typedef vf Rows[WIDTH][NV];   /* a value of each unit for each sample of a block */
 typedef vf Targets[DIM][NV]; /* a value of each target for each sample of a block */
@@ -336,29 +335,26 @@ static void slope_backward_block(const Head *n, const Block *b, Targets g, Targe
     to_targets(n, b, dy, p);
 }
 
-static long task_examples(long m) { return m >= TASK ? 1 : (TASK + m - 1) / m; }
-
 /* Floats that ebm_head_backward needs for its partial gradients. */
 long ebm_head_partials(long seeds, long batch, long m, int units, int dim)
 {
-    long per = task_examples(m);
-    return seeds * ((batch + per - 1) / per) * total(units, dim);
+    return seeds * task_count(batch, m) * total(units, dim);
 }
 
 /* f [S, B, M] and its y-derivative [S, B, M, D], where asked for, at a [S, B, units], y [S, B, M, D]. */
 void ebm_head_forward(const float *const *parameters, const long *strides, const float *from_x, const float *y,
                       float *value, float *slope, long seeds, long batch, long m, int units, int dim, int threads)
 {
-    const long per = task_examples(m), tasks = (batch + per - 1) / per;
+    const long tasks = task_count(batch, m);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (long task = 0; task < seeds * tasks; task++) {
-        const long seed = task / tasks, first = task % tasks * per, row = seed * batch + first;
-        const long end = (batch - first < per ? batch - first : per) * m;
+        const Share share = task_share(task, batch, m);
+        const long row = share.row, end = share.count * m;
         Head n;
         Block b;
         vf f[NV];
         Targets s;
-        load_head(&n, parameters, strides, seed, units, dim);
+        load_head(&n, parameters, strides, share.seed, units, dim);
         for (long k = 0; k < end; k += BLOCK) {
             block_start(&b, &n, k, end, m, y + row * m * dim, from_x + row * units);
             forward_block(&n, &b, f, slope ? s : 0);
@@ -376,17 +372,17 @@ void ebm_head_backward(const float *const *parameters, const long *strides, cons
                        const float *g, int of_slope, float *gradient, float *to_x, float *dy, float *partials,
                        long seeds, long batch, long m, int units, int dim, int threads)
 {
-    const long per = task_examples(m), tasks = (batch + per - 1) / per, all = total(units, dim);
+    const long tasks = task_count(batch, m), all = total(units, dim);
     memset(to_x, 0, seeds * batch * units * sizeof(float));
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (long task = 0; task < seeds * tasks; task++) {
-        const long seed = task / tasks, first = task % tasks * per, row = seed * batch + first;
-        const long end = (batch - first < per ? batch - first : per) * m;
+        const Share share = task_share(task, batch, m);
+        const long row = share.row, end = share.count * m;
         Head n;
         Block b;
         Sums s;
         Targets gk, out;
-        load_head(&n, parameters, strides, seed, units, dim);
+        load_head(&n, parameters, strides, share.seed, units, dim);
         const size_t bytes = (n.padded * n.padded + n.padded * DIM) * sizeof(vf);
         memset(&s, 0, sizeof s);
         s.v = aligned_alloc(sizeof(vf), bytes);
@@ -405,11 +401,5 @@ void ebm_head_backward(const float *const *parameters, const long *strides, cons
         sums_into(&n, &s, partials + task * all);
         free(s.v);
     }
-    for (long seed = 0; seed < seeds; seed++) {
-        float *sum = gradient + seed * all;
-        memcpy(sum, partials + seed * tasks * all, all * sizeof(float));
-        for (long task = 1; task < tasks; task++)
-            for (long p = 0; p < all; p++)
-                sum[p] += partials[(seed * tasks + task) * all + p];
-    }
+    sum_partials(gradient, partials, seeds, tasks, all);
 }

@@ -11,14 +11,13 @@ derivatives that `sm` needs are left to autograd: it evaluates one point per exa
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ebmbench.core.energy import Energy
 from ebmbench.native.build import kernels, say_unavailable, unavailable
+from ebmbench.tasks.regression.networks.kernel import Kernel, address, threads
 
 PARAMETERS = 591
 """Of the network that the kernels are written for; `struct Net` in energy.c has them in the order of `paper.LAYERS`."""
@@ -45,14 +44,15 @@ class FusedEnergy:
 
     def __call__(self, y: Tensor) -> Tensor:
         """Returns `f(x, y)`: y `[..., M, D]` -> `[..., M]`."""
-        return _Value.apply(_samples(y), self.x, self.flat)
+        samples = _samples(y)
+        return _KERNEL.value(samples, samples.shape, self.x, self.flat)
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
         """Returns `∂f/∂y`, `[..., M, D]`; with `create_graph` it can be differentiated again."""
         if y.requires_grad and create_graph:  # third derivatives are wanted
             return self.plain().grad(y, create_graph=True)
         with torch.set_grad_enabled(create_graph):
-            return _Slope.apply(_samples(y.detach()), self.x, self.flat).unsqueeze(-1)
+            return _KERNEL.slope(_samples(y.detach()), self.x, self.flat).unsqueeze(-1)
 
 
 def fused_or_plain(flat: Tensor, x: Tensor, plain: Callable[[], Energy]) -> Energy:
@@ -65,69 +65,28 @@ def fused_or_plain(flat: Tensor, x: Tensor, plain: Callable[[], Energy]) -> Ener
     return FusedEnergy(flat, x, plain)
 
 
-class _Value(torch.autograd.Function):
-    """`f` at y `[S, B, M]`; differentiable once, in y and the parameters."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, flat: Tensor) -> Tensor:
-        ctx.save_for_backward(y, x, flat)
-        value = torch.empty_like(y)
-        _forward(flat, x, y, value, None)
-        return value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, grad, of_slope=False)
-
-
-class _Slope(torch.autograd.Function):
-    """`∂f/∂y` at y `[S, B, M]`; differentiable once, in y and the parameters."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, x: Tensor, flat: Tensor) -> Tensor:
-        ctx.save_for_backward(y, x, flat)
-        slope = torch.empty_like(y)
-        _forward(flat, x, y, None, slope)
-        return slope
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, grad, of_slope=True)
-
-
 def _samples(y: Tensor) -> Tensor:
     return y.squeeze(-1).contiguous()
 
 
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
-
-
-def _threads(evaluations: int) -> int:
-    return torch.get_num_threads() if evaluations >= SERIAL else 1
-
-
-def _forward(flat: Tensor, x: Tensor, y: Tensor, value: Tensor | None, slope: Tensor | None) -> None:
+def _forward(value: Tensor | None, slope: Tensor | None, y: Tensor, x: Tensor, flat: Tensor) -> None:
     kernels().ebm_forward(
         flat.data_ptr(),
         x.data_ptr(),
         y.data_ptr(),
-        _address(value),
-        _address(slope),
+        address(value),
+        address(slope),
         *y.shape,
-        _threads(y.numel()),
+        threads(y.numel(), SERIAL),
     )
 
 
-def _backward(ctx: Any, grad: Tensor, of_slope: bool) -> tuple[Tensor | None, ...]:
+def _backward(
+    grad: Tensor, of_slope: bool, to_y: Tensor | None, y: Tensor, x: Tensor, flat: Tensor
+) -> tuple[Tensor | None, ...]:
     compiled = kernels()
-    y, x, flat = ctx.saved_tensors
     gradient = torch.empty_like(flat)
-    to_y = torch.empty_like(y) if ctx.needs_input_grad[0] else None
     partials = torch.empty(compiled.ebm_partials(*y.shape))
-    grad = grad.contiguous()
     compiled.ebm_backward(
         flat.data_ptr(),
         x.data_ptr(),
@@ -135,9 +94,12 @@ def _backward(ctx: Any, grad: Tensor, of_slope: bool) -> tuple[Tensor | None, ..
         grad.data_ptr(),
         of_slope,
         gradient.data_ptr(),
-        _address(to_y),
+        address(to_y),
         partials.data_ptr(),
         *y.shape,
-        _threads(y.numel()),
+        threads(y.numel(), SERIAL),
     )
-    return to_y, None, gradient
+    return None, gradient
+
+
+_KERNEL = Kernel(_forward, _backward)

@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.native.build import kernels, say_unavailable, unavailable
 from ebmbench.tasks.regression.module_stack import ModuleStack
+from ebmbench.tasks.regression.networks.kernel import Kernel, address, threads
 
 LARGEST_WIDTH, LARGEST_DIM = 64, 16
 """Units and targets for which head.c has room."""
@@ -59,80 +59,44 @@ class FusedHead:
     def __init__(self, parameters: Mapping[str, Tensor], h: Tensor, plain: Energy) -> None:
         self.plain = plain
         bias = parameters["from_x.bias"].unsqueeze(1)
-        self.from_x = torch.baddbmm(bias, h, parameters["from_x.weight"].transpose(1, 2))
+        self.from_x = torch.baddbmm(bias, h, parameters["from_x.weight"].transpose(1, 2)).contiguous()
         self.parameters = [parameters[name] for name in ("from_y", "mix.weight", "mix.bias", "out.weight", "out.bias")]
 
     def __call__(self, y: Tensor) -> Tensor:
         """Returns `f(x, y)`: y `[..., M, D]` -> `[..., M]`."""
-        value: Tensor = _Value.apply(self._candidates(y), self.from_x, *self.parameters)
-        return value
+        candidates = self._candidates(y)
+        return _KERNEL.value(candidates, candidates.shape[:-1], self.from_x, *self.parameters)
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
         """Returns `∂f/∂y`, `[..., M, D]`; with `create_graph` it can be differentiated again."""
         if y.requires_grad and create_graph:  # third derivatives are wanted
             return self.plain.grad(y, create_graph=True)
         with torch.set_grad_enabled(create_graph):
-            slope: Tensor = _Slope.apply(self._candidates(y.detach()), self.from_x, *self.parameters)
-        return slope
+            return _KERNEL.slope(self._candidates(y.detach()), self.from_x, *self.parameters)
 
     def _candidates(self, y: Tensor) -> Tensor:
         return y.expand(*self.from_x.shape[:2], *y.shape[2:]).contiguous()
 
 
-class _Value(torch.autograd.Function):
-    """`f` at y `[S, B, M, D]`; differentiable once, in y, what comes from x, and the parameters."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, from_x: Tensor, *parameters: Tensor) -> Tensor:
-        from_x, value = from_x.contiguous(), y.new_empty(y.shape[:-1])
-        ctx.save_for_backward(y, from_x, *parameters)
-        _forward(y, from_x, parameters, value, None)
-        return value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, grad, of_slope=False)
-
-
-class _Slope(torch.autograd.Function):
-    """`∂f/∂y` at y `[S, B, M, D]`; differentiable once, in y, what comes from x, and the parameters."""
-
-    @staticmethod
-    def forward(ctx: Any, y: Tensor, from_x: Tensor, *parameters: Tensor) -> Tensor:
-        from_x, slope = from_x.contiguous(), torch.empty_like(y)
-        ctx.save_for_backward(y, from_x, *parameters)
-        _forward(y, from_x, parameters, None, slope)
-        return slope
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return _backward(ctx, grad, of_slope=True)
-
-
-def _forward(
-    y: Tensor, from_x: Tensor, parameters: Sequence[Tensor], value: Tensor | None, slope: Tensor | None
-) -> None:
+def _forward(value: Tensor | None, slope: Tensor | None, y: Tensor, from_x: Tensor, *parameters: Tensor) -> None:
     kernels().ebm_head_forward(
         *_layout(parameters),
         from_x.data_ptr(),
         y.data_ptr(),
-        _address(value),
-        _address(slope),
+        address(value),
+        address(slope),
         *_sizes(y, from_x),
         _threads(y),
     )
 
 
-def _backward(ctx: Any, grad: Tensor, of_slope: bool) -> tuple[Tensor | None, ...]:
+def _backward(
+    grad: Tensor, of_slope: bool, to_y: Tensor | None, y: Tensor, from_x: Tensor, *parameters: Tensor
+) -> tuple[Tensor | None, ...]:
     compiled = kernels()
-    y, from_x, *parameters = ctx.saved_tensors
     counts = [math.prod(p.shape[1:]) for p in parameters]
     gradient, to_x = torch.empty(len(y), sum(counts)), torch.empty_like(from_x)
-    to_y = torch.empty_like(y) if ctx.needs_input_grad[0] else None
     partials = torch.empty(compiled.ebm_head_partials(*_sizes(y, from_x)))
-    grad = grad.contiguous()
     compiled.ebm_head_backward(
         *_layout(parameters),
         from_x.data_ptr(),
@@ -141,13 +105,16 @@ def _backward(ctx: Any, grad: Tensor, of_slope: bool) -> tuple[Tensor | None, ..
         of_slope,
         gradient.data_ptr(),
         to_x.data_ptr(),
-        _address(to_y),
+        address(to_y),
         partials.data_ptr(),
         *_sizes(y, from_x),
         _threads(y),
     )
     parts = zip(gradient.split(counts, dim=1), parameters, strict=True)
-    return to_y, to_x, *(part.view(p.shape) for part, p in parts)
+    return to_x, *(part.view(p.shape) for part, p in parts)
+
+
+_KERNEL = Kernel(_forward, _backward)
 
 
 def _sizes(y: Tensor, from_x: Tensor) -> tuple[int, int, int, int, int]:
@@ -157,11 +124,7 @@ def _sizes(y: Tensor, from_x: Tensor) -> tuple[int, int, int, int, int]:
 
 
 def _threads(y: Tensor) -> int:
-    return torch.get_num_threads() if y.shape[:-1].numel() >= SERIAL else 1
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+    return threads(y.shape[:-1].numel(), SERIAL)
 
 
 def _layout(parameters: Sequence[Tensor]) -> tuple[Any, Any]:
