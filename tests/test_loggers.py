@@ -284,6 +284,8 @@ def test_a_refused_login_leaves_no_file_open_and_no_folder(tmp_path: Path, monke
 
     monkeypatch.setattr(loggers, "has_login", lambda: True)
     monkeypatch.setattr(wandb, "init", refuse)
+    with pytest.raises(UserError, match="user is not logged in"):  # what is opened at first use stays open
+        loggers.open(config(tmp_path, "logger=wandb"), tmp_path)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(UserError, match="user is not logged in"):
         loggers.open(config(tmp_path, "logger=wandb"), tmp_path)

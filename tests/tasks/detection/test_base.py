@@ -139,9 +139,10 @@ def test_candidates_with_nms_are_torchvisions_detections(tmp_path: Path, name: s
     logits = getattr(getattr(detector.model, "head", None), "classification_head", None)
     if logits is not None:  # one-stage detectors start with scores of nearly nothing
         torch.nn.init.normal_(logits.cls_logits.weight, std=0.3, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)  # some images have scores that are equal but for rounding
     images = [
-        torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8),
-        torch.randint(0, 256, (3, 100, 150), dtype=torch.uint8),
+        torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8, generator=generator),
+        torch.randint(0, 256, (3, 100, 150), dtype=torch.uint8, generator=generator),
     ]
     features, candidates = detector.candidates(images, score_threshold=0.05)
     overlap = 0.5
