@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ebmbench.core.errors import first_line
@@ -40,6 +42,10 @@ def _name_with_failures(method: str, without_value: int) -> str:
 def _jitter(count: int, width: float = 0.5) -> np.ndarray:
     """Even, fixed offsets that look random: the golden ratio's multiples."""
     return ((np.arange(count) * 0.618034) % 1 - 0.5) * width
+
+
+def _two_digits(value: float) -> str:
+    return plain_number(float(f"{value:.2g}"))
 
 
 def _unit(results: Results, metric: Metric, label: str) -> tuple[str, ...]:
@@ -357,6 +363,77 @@ def _settings_panel(
     return draw
 
 
+def maps(results: Results) -> Iterator[Figure]:
+    """The sweep's grids as pictures: a row per method with its cost, a column per value of the setting."""
+    grids = [entry["grid"] for entry in results.tables if isinstance(entry, dict) and "grid" in entry]
+    for key, names in ((grid["by"], grid.get("metrics")) for grid in grids if grid["by"] in results.axes):
+        tables, panels = [], []
+        for label, task in results.tasks.items():
+            part = results.done[results.done["label"] == label]
+            part = scores.at_equal_seeds(part, key, ["method"])
+            if part["method"].nunique() < 2 or part[key].nunique() < 2:
+                continue
+            for metric in (metric for metric in task.metrics if metric.name in (names or [task.metrics[0].name])):
+                table = scores.summarise(part, ["label", key], "method", [metric])
+                if table.empty or table["mean"].isna().all():
+                    continue
+                costs = costs_of(part)
+                spent = part.groupby("method")[[cost.name for cost in costs]].mean()
+                tables.append(table.join(spent, on="method"))
+                column = reported.title(key, task.name, methods_of(part))
+                draw = _map_panel(tables[-1], key, column, metric, [cost for cost in costs if cost.title])
+                size = (4.6, 0.75 + 0.19 * table["method"].nunique())
+                panels.append(Panel(f"{label}: {_short_title(metric)}", draw, size))
+        if panels:
+            yield Figure(
+                "map-" + key.replace(".", "-"),
+                f"Method by {column}",
+                "Mean over the seeds that ran at every value. Bright is the best of a column, dark the worst, and a "
+                "frame marks the best mean; whether a test decided it is in the tables. On the right what a seed "
+                "cost, as a mean over the columns.",
+                tuple(panels),
+                pd.concat(tables),
+                short=f"Map of {key.rpartition('.')[2].replace('_', ' ')}",
+            )
+
+
+def _map_panel(table: pd.DataFrame, key: str, name: str, metric: Metric, costs: list[Metric]) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        methods, values = methods_of(table), sorted(table[key].unique())
+        means = table.pivot(index="method", columns=key, values="mean").loc[methods, values]
+        for column, value in enumerate(values):
+            bad = scores.badness(metric, means[value].to_numpy(float))
+            scale = Scale.of(bad)
+            for row, (mean, badness) in enumerate(zip(means[value], bad, strict=True)):
+                if scale is None or not np.isfinite(badness):
+                    continue
+                place = Scale(scale.low, float(badness), scale.log)
+                color = colormaps[palette.DENSITY_CMAP](1 - scale.share(place))
+                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=color, lw=0))
+                ink = "#000000" if np.dot(color[:3], (0.299, 0.587, 0.114)) > 0.5 else "#ffffff"
+                axes.text(column, row, _two_digits(mean), ha="center", va="center", color=ink, fontsize=7)
+            if np.isfinite(bad).any():
+                best = int(np.nanargmin(bad))
+                axes.add_patch(Rectangle((column - 0.46, best - 0.42), 0.92, 0.84, fill=False, ec="#000000", lw=1.2))
+        axes.set_xlim(-0.5, len(values) - 0.5 + 1.1 * len(costs))
+        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.set_xticks(range(len(values)), [plain_number(value) for value in values])
+        axes.set_yticks(range(len(methods)), methods)
+        axes.tick_params(length=0)
+        axes.set_xlabel(name, loc="left")
+        axes.grid(visible=False)
+        axes.spines[["left", "bottom"]].set_visible(False)
+        spent = table.groupby("method")[[cost.name for cost in costs]].first().loc[methods]
+        for column, cost in enumerate(costs):
+            right = len(values) - 0.5 + 1.1 * (column + 1)
+            for row, value in enumerate(spent[cost.name]):
+                axes.text(right, row, _two_digits(value), ha="right", va="center", fontsize=7)
+            head = cost.label.replace(" ", "\n", 1)
+            axes.text(right, len(methods) - 0.35, head, ha="right", va="top", fontsize=6.5, color=MUTED)
+
+    return draw
+
+
 def curves(results: Results) -> Iterator[Figure]:
     """Training loss of all seeds, a panel per method, since the losses of different methods have different scales."""
     folders = results.folders
@@ -410,6 +487,7 @@ def _curves_panel(table: pd.DataFrame, method: str) -> Callable[[Axes], None]:
 
 COMMON: dict[str, Callable[[Results], Figure | Iterator[Figure] | None]] = {
     "settings": settings,
+    "map": maps,
     "ranking": ranking,
     "strip": strip,
     "pareto": pareto,
@@ -441,7 +519,7 @@ def all_figures(results: Results, failures: list[str] | None = None) -> list[Fig
     special = [figure for task in dict.fromkeys(results.tasks.values()) for figure in task.sweep_figures]
     needs_runs = ["curves", *(figure.name for figure in special if figure.from_runs)]
     found, absent = [], []
-    for name in ("settings", "ranking", "strip", *(figure.name for figure in special), "pareto", "curves"):
+    for name in ("settings", "map", "ranking", "strip", *(figure.name for figure in special), "pareto", "curves"):
         try:
             made = named(results, name)
         except Exception as error:

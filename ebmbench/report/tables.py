@@ -62,13 +62,17 @@ class Group:
 
 
 def groups(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[Group]:
-    """Yields the groups of a table of runs that are done; `axes` are the settings that are the same in a group."""
-    keys = ["task", "dataset", *axes]
-    for key, part in frame.groupby(keys, sort=True, dropna=False):
-        values = dict(zip(keys, key, strict=True))
-        task = task_of(str(values["task"]))
-        rest = [f"{axis} = {plain(values[axis])}" for axis in axes]
-        yield Group(", ".join([task.titled(str(values["dataset"])), *rest]), task, part, tuple(keys))
+    """Yields the groups of a table of runs that are done: in each, a dataset and the settings `axes` are the same.
+
+    A setting that is the same in all runs of a dataset is not named.
+    """
+    for (name, dataset), own in frame.groupby(["task", "dataset"], sort=True, dropna=False):
+        task = task_of(str(name))
+        varied = [axis for axis in axes if own[axis].nunique(dropna=False) > 1]
+        keys = ["task", "dataset", *varied]
+        for key, part in own.groupby(keys, sort=True, dropna=False):
+            rest = [f"{axis} = {plain(value)}" for axis, value in zip(varied, key[2:], strict=True)]
+            yield Group(", ".join([task.titled(str(dataset)), *rest]), task, part, tuple(keys))
 
 
 def build(results: Results) -> dict[str, str]:

@@ -28,7 +28,7 @@ from ebmbench.system.files import write_atomically
 
 RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
 """Folders of `results/` that are no sweep's."""
-FIGURES = ("ranking", "strip", "settings", "pareto", "curves")
+FIGURES = ("ranking", "strip", "settings", "map", "pareto", "curves")
 """What `sweep.figures` may name for every task; a task may have more."""
 _NO_AXIS = ("task", "method", "task.dataset", "task/data", "task.data.name", "seeds", "plugins")
 """Keys that have a column of their own in every table of runs."""

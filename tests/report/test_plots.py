@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -47,6 +48,24 @@ def test_the_m_sweep_is_drawn_against_m(results: Path) -> None:
     table = figure.data[(figure.data["metric"] == "d_kl") & (figure.data["method"] == "nce")]
     assert sorted(table["method.num_samples"]) == [1, 4, 16, 64, 256, 1024]
     assert figure.legend == ("nce+", "nce", "ml-is", "kld-is")
+
+
+def test_the_map_has_the_grid_s_means_and_frames_the_best(results: Path) -> None:
+    grid = {"grid": {"by": "method.num_samples", "metrics": ["d_kl"]}}
+    (figure,) = plots.named(dataclasses.replace(frame.find(["num_samples"], results), tables=(grid,)), "map")
+    panel, data = figure.panels[0], figure.data
+    table = data[(data["label"] == "1d-1") & (data["metric"] == "d_kl")].pivot(
+        index="method", columns="method.num_samples", values="mean"
+    )
+    axes = axes_of(panel)
+    methods = [tick.get_text() for tick in axes.get_yticklabels()]
+    shown = {text.get_position(): text.get_text() for text in axes.texts}
+    for row, method in enumerate(methods):
+        for column, value in enumerate(sorted(table.columns)):
+            assert float(shown[column, row]) == pytest.approx(table.loc[method, value], rel=0.05)
+    framed = {(patch.get_x() + 0.46, patch.get_y() + 0.42) for patch in axes.patches if not patch.get_fill()}
+    best = {(column, methods.index(table[value].idxmin())) for column, value in enumerate(sorted(table.columns))}
+    assert {(round(x), round(y)) for x, y in framed} == best
 
 
 def test_detection_has_its_stages_and_sizes(results: Path) -> None:
