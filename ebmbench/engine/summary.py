@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from typing import Any
 
@@ -32,8 +31,8 @@ def summary(outcome: Outcome, config: RunConfig) -> str:
         if not values:
             continue
         numbers = [statistics.fmean(values)]
-        if many:
-            numbers += [statistics.stdev(values) if len(values) > 1 else math.nan, min(values), max(values)]
+        if min(values) < max(values):  # else it is one number for all seeds, such as that of their mixture
+            numbers += [statistics.stdev(values), min(values), max(values)]
         lines.append(f"  {name:<18}" + "".join(f"{number:>12.4g}" for number in numbers))
     diverged = {row["seed"]: row["diverged_step"] for row in rows if row["diverged"] == "1"}
     if diverged:

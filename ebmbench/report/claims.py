@@ -24,6 +24,8 @@ from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
 
 BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
+COMPARED = ("paper_1d", "shapes")
+"""The sweeps that compare the paper's seven methods at published settings, or as near to them as two cores allow."""
 UNDECIDED = "°"
 """Marks a mean whose difference from the best one is not decided."""
 
@@ -232,17 +234,13 @@ def findings_text(results_dir: Path) -> str:
 def results_text(results_dir: Path) -> str:
     """Returns the comparison of methods in one table, as Markdown, with what the tests say of each column.
 
-    A column is the headline metric of one dataset of the sweeps that compare the paper's methods, or more of them, and
-    vary nothing else.
+    A column is the headline metric of one dataset of the sweeps in COMPARED.
     """
     columns = [
         (group, scores.summarise(group.frame, ["task", "dataset"], "method", [group.headline]))
-        for results in _collected(results_dir)
-        if not results.axes
-        for group in groups(results.done, ())
+        for name in COMPARED
+        for group in groups(frame.load(results_dir / name).done, ())
     ]
-    widest = max((len(group.methods) for group, _ in columns), default=0)
-    columns = [(group, table) for group, table in columns if len(group.methods) == widest]
     methods = list(dict.fromkeys(method for group, _ in columns for method in group.methods))
     rows = [[method_cell(method), *(_marked_cell(table, method) for _, table in columns)] for method in methods]
     header = [Cell("method"), *(Cell(_column_head(group, table)) for group, table in columns)]
@@ -291,6 +289,8 @@ def speed_text(results_dir: Path) -> str:
 
 GUIDE = (
     ("One target, proposal scales as published", "paper_1d"),
+    ("One target, all methods with equal tuning and 128 samples", "extended_1d"),
+    ("Proposal scales that nobody knows", "learned_proposals"),
     ("Another draw of the training data", "data_seeds"),
     ("Few samples a step", "num_samples"),
     ("Noise on the labels", "annotation_noise"),
