@@ -24,7 +24,7 @@ OPTIONAL_FLAGS = ("-fopenmp",)
 
 POINTER, LONG, INT, WORD = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_uint32
 SIGNATURES: dict[str, list[Any]] = {
-    "ebm_forward": [POINTER] * 5 + [LONG] * 3 + [INT],
+    "ebm_forward": [POINTER] * 6 + [LONG] * 3 + [INT],
     "ebm_backward": [POINTER] * 4 + [INT] + [POINTER] * 3 + [LONG] * 3 + [INT],
     "ebm_partials": [LONG] * 3,
     "ebm_head_forward": [POINTER] * 6 + [LONG] * 3 + [INT] * 3,

@@ -82,9 +82,8 @@ static void x_backward(const Net *n, float x, const XPart *p, const float *d, Ne
 /* Makes compilers read through the pointer here, instead of moving a whole tile's loads out of a loop and spilling. */
 #define FRESH(pointer) __asm__("" : "+r"(pointer)::"memory")
 
-/* What an affine tile of two vectors starts from: nothing; what is there; the bias; the bias for the first vector and
- * nothing for the second; given rows for both; given rows for the first and nothing for the second. */
-enum { ZERO, ADD, BIAS, BIAS_ZERO, START, START_ZERO };
+/* What an affine tile of two vectors starts from: nothing; what is there; the bias; given rows. */
+enum { ZERO, ADD, BIAS, START };
 
 /* out[o] = start + Σ_i W[o, i] in[i] for two vectors of samples; W[o, i] is w[o·row + i·col]. */
 INLINE void affine(vf *out0, vf *out1, const float *w, int row, int col, const vf *in0, const vf *in1, int from,
@@ -102,14 +101,10 @@ INLINE void affine(vf *out0, vf *out1, const float *w, int row, int col, const v
             a[k][0] = a[k][1] = splat(0);
             if (from == ADD)
                 a[k][0] = out0[(o + k) * NV], a[k][1] = out1[(o + k) * NV];
-            if (from == BIAS || from == BIAS_ZERO)
-                a[k][0] = splat(bias[o + k]);
             if (from == BIAS)
-                a[k][1] = a[k][0];
-            if (from == START || from == START_ZERO)
-                a[k][0] = start[(o + k) * NV];
+                a[k][0] = a[k][1] = splat(bias[o + k]);
             if (from == START)
-                a[k][1] = start[(o + k) * NV + 1];
+                a[k][0] = start[(o + k) * NV], a[k][1] = start[(o + k) * NV + 1];
         }
 #pragma GCC unroll 10
         for (int i = 0; i < H; i++) {
@@ -248,18 +243,12 @@ static void wait_add(Wait *w, const Block *b, Rows d, float (*joint)[H])
     for (int i = 0; i < H; i++)                                                                                       \
         for (int j = 0; j < NV; j++)
 
-/* Whole blocks, each of them compiled once: z = W h + start and, with tangents, zt = W ht; out (+)= Wᵀ d. */
+/* Whole blocks, each of them compiled once: z = W h + start; out (+)= Wᵀ d. */
 #define LAYER(name, row, from)                                                                                        \
     static NOINLINE void name(Rows z, const float *w, Rows h, const float *bias, Rows start)                          \
     {                                                                                                                 \
         for (int j = 0; j < NV; j += 2)                                                                               \
             affine(&z[0][j], &z[0][j + 1], w, row, 1, &h[0][j], &h[0][j + 1], from, bias, &start[0][j]);              \
-    }
-#define LAYER_TANGENT(name, row, from)                                                                                \
-    static NOINLINE void name(Rows z, Rows zt, const float *w, Rows h, Rows ht, const float *bias, Rows start)        \
-    {                                                                                                                 \
-        for (int j = 0; j < NV; j++)                                                                                  \
-            affine(&z[0][j], &zt[0][j], w, row, 1, &h[0][j], &ht[0][j], from, bias, &start[0][j]);                    \
     }
 #define LAYER_BACK(name, row, from)                                                                                   \
     static NOINLINE void name(Rows out, const float *w, Rows d)                                                       \
@@ -268,60 +257,98 @@ static void wait_add(Wait *w, const Block *b, Rows d, float (*joint)[H])
             affine(&out[0][j], &out[0][j + 1], w, 1, row, &d[0][j], &d[0][j + 1], from, 0, 0);                        \
     }
 LAYER(joint_layer, 2 * H, START)
+LAYER(joint_derivative, 2 * H, ZERO)
 LAYER(layer, H, BIAS)
-LAYER_TANGENT(joint_tangent, 2 * H, START_ZERO)
-LAYER_TANGENT(layer_tangent, H, BIAS_ZERO)
+LAYER(layer_derivative, H, ZERO)
 LAYER_BACK(joint_back, 2 * H, ZERO)
-LAYER_BACK(layer_back, H, ZERO)
 LAYER_BACK(layer_back_add, H, ADD)
 
-/* Values of a block. */
-static void value_block(const Net *n, Block *b, vf *value)
+/* What follows is compiled for each `order`, the highest derivative in y that is carried along: 0, 1 or 2. */
+typedef Rows Jet[3]; /* a value of each unit and its derivatives */
+
+/* A layer in a block: z goes into its tanh (and z[0] becomes the tanh itself), h is what it hands on. */
+typedef struct {
+    Jet z, h;
+} Layer;
+
+/* t = tanh(z) and its derivatives, from z and its derivatives. */
+INLINE void tanh_jet(vf *t, vf z, vf z1, vf z2, int order)
 {
-    Rows h, z;
-    EACH(i, j) h[i][j] = vtanh(splat(n->yw[i]) * b->y[j] + splat(n->yb[i]));
-    joint_layer(z, n->jw + H, h, 0, b->ax);
-    EACH(i, j) h[i][j] = vtanh(z[i][j]);
-    layer(z, n->r1w, h, n->r1b, 0);
-    EACH(i, j) h[i][j] += vtanh(z[i][j]);
-    layer(z, n->r2w, h, n->r2b, 0);
-    for (int j = 0; j < NV; j++)
-        value[j] = splat(n->ob[0]);
-    EACH(i, j) value[j] += splat(n->ow[i]) * (h[i][j] + vtanh(z[i][j]));
+    t[0] = vtanh(z);
+    vf c = 1 - t[0] * t[0];
+    if (order > 0)
+        t[1] = c * z1;
+    if (order > 1)
+        t[2] = c * z2 - 2 * t[0] * z1 * t[1];
 }
 
-/* Values and y-derivatives of a block: the derivative is the tangent of y, carried along. */
-static void slope_block(const Net *n, Block *b, vf *value, vf *slope)
+/* From the derivatives u of what tanh_jet returned, where t is the first of it, to the derivatives d of what it took. */
+INLINE void tanh_back(vf *d, vf t, vf z1, vf z2, const vf *u, int order)
 {
-    Rows h, ht, z, zt;
+    vf c = 1 - t * t;
+    d[0] = u[0];
+    if (order > 0)
+        d[0] -= 2 * t * z1 * u[1], d[1] = u[1];
+    if (order > 1)
+        d[0] -= 2 * (t * z2 + (c - 2 * t * t) * z1 * z1) * u[2], d[1] -= 4 * t * z1 * u[2], d[2] = u[2] * c;
+    d[0] *= c;
+    if (order > 0)
+        d[1] *= c;
+}
+
+/* h = tanh(z), added to what the layer below hands on if it is residual. */
+INLINE void activate(Layer *l, Layer *below, int order)
+{
     EACH(i, j)
     {
-        vf t = vtanh(splat(n->yw[i]) * b->y[j] + splat(n->yb[i]));
-        h[i][j] = t;
-        ht[i][j] = (1 - t * t) * splat(n->yw[i]);
+        vf t[3];
+        tanh_jet(t, l->z[0][i][j], l->z[1][i][j], l->z[2][i][j], order);
+        l->z[0][i][j] = t[0];
+        for (int k = 0; k <= order; k++)
+            if (below)
+                l->h[k][i][j] = below->h[k][i][j] + t[k];
+            else
+                l->h[k][i][j] = t[k];
     }
-    joint_tangent(z, zt, n->jw + H, h, ht, 0, b->ax);
+}
+
+/* The layers of a block: the features of y, the joint layer, two residual ones (of the last one z alone). */
+INLINE void forward(const Net *n, Block *b, Jet fy, Layer *l1, Layer *l2, Layer *l3, int order)
+{
     EACH(i, j)
     {
-        vf t = vtanh(z[i][j]);
-        h[i][j] = t;
-        ht[i][j] = (1 - t * t) * zt[i][j];
+        vf t[3];
+        tanh_jet(t, splat(n->yw[i]) * b->y[j] + splat(n->yb[i]), splat(n->yw[i]), splat(0), order);
+        for (int k = 0; k <= order; k++)
+            fy[k][i][j] = t[k];
     }
-    layer_tangent(z, zt, n->r1w, h, ht, n->r1b, 0);
+    joint_layer(l1->z[0], n->jw + H, fy[0], 0, b->ax);
+    for (int k = 1; k <= order; k++)
+        joint_derivative(l1->z[k], n->jw + H, fy[k], 0, 0);
+    activate(l1, 0, order);
+    layer(l2->z[0], n->r1w, l1->h[0], n->r1b, 0);
+    for (int k = 1; k <= order; k++)
+        layer_derivative(l2->z[k], n->r1w, l1->h[k], 0, 0);
+    activate(l2, l1, order);
+    layer(l3->z[0], n->r2w, l2->h[0], n->r2b, 0);
+    for (int k = 1; k <= order; k++)
+        layer_derivative(l3->z[k], n->r2w, l2->h[k], 0, 0);
+}
+
+/* f and its derivatives in y. */
+INLINE void forward_block(const Net *n, Block *b, vf (*f)[NV], int order)
+{
+    Layer l[2]; /* a layer takes the place of the one before the last */
+    forward(n, b, l[0].h, &l[1], &l[0], &l[1], order);
+    for (int k = 0; k <= order; k++)
+        for (int j = 0; j < NV; j++)
+            f[k][j] = splat(k ? 0 : n->ob[0]);
     EACH(i, j)
     {
-        vf t = vtanh(z[i][j]);
-        h[i][j] += t;
-        ht[i][j] += (1 - t * t) * zt[i][j];
-    }
-    layer_tangent(z, zt, n->r2w, h, ht, n->r2b, 0);
-    for (int j = 0; j < NV; j++)
-        value[j] = splat(n->ob[0]), slope[j] = splat(0);
-    EACH(i, j)
-    {
-        vf t = vtanh(z[i][j]), w = splat(n->ow[i]);
-        value[j] += w * (h[i][j] + t);
-        slope[j] += w * (ht[i][j] + (1 - t * t) * zt[i][j]);
+        vf t[3];
+        tanh_jet(t, l[1].z[0][i][j], l[1].z[1][i][j], l[1].z[2][i][j], order);
+        for (int k = 0; k <= order; k++)
+            f[k][j] += splat(n->ow[i]) * (l[0].h[k][i][j] + t[k]);
     }
 }
 
@@ -344,148 +371,93 @@ static void sums_into(const Sums *s, Net *g)
     g->ob[0] = hsum(s->ob);
 }
 
-/* The first layer's part of a backward pass: z is the derivative to its pre-activations. */
-#define FIRST_LAYER(i, j, z, extra)                                                                                   \
-    sw += (z) * b->y[j] + (extra);                                                                                    \
-    sb += (z);                                                                                                        \
-    dy[j] += splat(n->yw[i]) * (z)
-
-/* The derivative of Σ g·f with respect to parameters (into `s` and `joint`) and to y. */
-static void backward_block(const Net *n, Block *b, const vf *g, vf *dy, Sums *s, Wait *w, float (*joint)[H])
+/* From the derivatives `up` of what a layer's tanh adds to the derivatives `d` of its z; adds those of z[0] to `sum`, if
+ * there is one. */
+INLINE void activate_back(Layer *l, Jet up, Jet d, vf *sum, int order)
 {
-    Rows hy, h1, t1, h2, t2, up, d;
-    EACH(i, j) hy[i][j] = vtanh(splat(n->yw[i]) * b->y[j] + splat(n->yb[i]));
-    joint_layer(d, n->jw + H, hy, 0, b->ax);
-    EACH(i, j) h1[i][j] = vtanh(d[i][j]);
-    layer(d, n->r1w, h1, n->r1b, 0);
-    EACH(i, j)
-    {
-        vf t = vtanh(d[i][j]);
-        t1[i][j] = t;
-        h2[i][j] = h1[i][j] + t;
-    }
-    layer(t2, n->r2w, h2, n->r2b, 0);
-
     for (int i = 0; i < H; i++) {
-        vf ow = splat(n->ow[i]), sw = s->ow[i], sb = s->r2b[i];
+        vf total = splat(0);
         for (int j = 0; j < NV; j++) {
-            vf t = vtanh(t2[i][j]), u = g[j] * ow, v = u * (1 - t * t);
-            sw += g[j] * (h2[i][j] + t);
-            sb += v;
-            up[i][j] = u;
-            d[i][j] = v;
+            vf u[3], z[3];
+            for (int k = 0; k <= order; k++)
+                u[k] = up[k][i][j];
+            tanh_back(z, l->z[0][i][j], l->z[1][i][j], l->z[2][i][j], u, order);
+            for (int k = 0; k <= order; k++)
+                d[k][i][j] = z[k];
+            total += z[0];
         }
-        s->ow[i] = sw, s->r2b[i] = sb;
-    }
-    for (int j = 0; j < NV; j++)
-        s->ob += g[j];
-    outer(s->r2w, d, h2);
-    layer_back_add(up, n->r2w, d);
-
-    for (int i = 0; i < H; i++) {
-        vf sb = s->r1b[i];
-        for (int j = 0; j < NV; j++) {
-            d[i][j] = up[i][j] * (1 - t1[i][j] * t1[i][j]);
-            sb += d[i][j];
-        }
-        s->r1b[i] = sb;
-    }
-    outer(s->r1w, d, h1);
-    layer_back_add(up, n->r1w, d);
-
-    EACH(i, j) d[i][j] = up[i][j] * (1 - h1[i][j] * h1[i][j]);
-    outer(s->jw, d, hy);
-    wait_add(w, b, d, joint);
-    joint_back(up, n->jw + H, d);
-
-    for (int j = 0; j < NV; j++)
-        dy[j] = splat(0);
-    for (int i = 0; i < H; i++) {
-        vf sw = s->yw[i], sb = s->yb[i];
-        for (int j = 0; j < NV; j++) {
-            vf z = up[i][j] * (1 - hy[i][j] * hy[i][j]);
-            FIRST_LAYER(i, j, z, splat(0));
-        }
-        s->yw[i] = sw, s->yb[i] = sb;
+        if (sum)
+            sum[i] += total;
     }
 }
 
-/* Through out = tanh(z) and outt = (1 − out²) zt: from the derivatives u, ut of out, outt to d, dt of z, zt. */
-#define TANH_BACK(out, zt, u, ut, d, dt)                                                                              \
-    do {                                                                                                              \
-        vf o_ = (out), c_ = 1 - o_ * o_, ut_ = (ut);                                                                  \
-        (d) = ((u) - 2 * o_ * (zt) * ut_) * c_;                                                                       \
-        (dt) = ut_ * c_;                                                                                              \
-    } while (0)
-
-/* The derivative of Σ g·∂f/∂y with respect to parameters and to y: the tangent pass, and then its reverse. */
-static void slope_backward_block(const Net *n, Block *b, const vf *g, vf *dy, Sums *s, Wait *w, float (*joint)[H])
+/* sums += Σ_k d[k] h[k]ᵀ over the samples of a block. */
+INLINE void outer_jets(vf (*sums)[H], Jet d, Jet h, int order)
 {
-    Rows hy, hyt, h1, h1t, z0t, t1, z1t, h2, h2t, z2t, up, upt, d, dt;
-    EACH(i, j)
-    {
-        vf t = vtanh(splat(n->yw[i]) * b->y[j] + splat(n->yb[i]));
-        hy[i][j] = t;
-        hyt[i][j] = (1 - t * t) * splat(n->yw[i]);
-    }
-    joint_tangent(d, z0t, n->jw + H, hy, hyt, 0, b->ax);
-    EACH(i, j)
-    {
-        vf t = vtanh(d[i][j]);
-        h1[i][j] = t;
-        h1t[i][j] = (1 - t * t) * z0t[i][j];
-    }
-    layer_tangent(d, z1t, n->r1w, h1, h1t, n->r1b, 0);
-    EACH(i, j)
-    {
-        vf t = vtanh(d[i][j]);
-        t1[i][j] = t;
-        h2[i][j] = h1[i][j] + t;
-        h2t[i][j] = h1t[i][j] + (1 - t * t) * z1t[i][j];
-    }
-    layer_tangent(d, z2t, n->r2w, h2, h2t, n->r2b, 0);
+    if (order == 0)
+        outer(sums, d[0], h[0]);
+    else
+        outer2(sums, d[0], h[0], d[1], h[1]);
+    if (order > 1)
+        outer(sums, d[2], h[2]);
+}
 
+/* The derivative of Σ g·f (order 0), Σ g·∂f/∂y (1) or Σ g[0]·∂f/∂y + g[1]·∂²f/∂y² (2) with respect to parameters (into
+ * `s` and `joint`) and to y: the layers with their derivatives, and the reverse of it. */
+INLINE void backward_block(const Net *n, Block *b, vf (*g)[NV], vf *dy, Sums *s, Wait *w, float (*joint)[H], int order)
+{
+    Jet fy, up, d;
+    Layer l1, l2, l3;
+    forward(n, b, fy, &l1, &l2, &l3, order);
+
+    const int first = order > 0; /* the derivative of lowest order that g weighs */
     for (int i = 0; i < H; i++) {
-        vf ow = splat(n->ow[i]), sw = s->ow[i], sb = s->r2b[i];
+        vf ow = splat(n->ow[i]), sum = s->ow[i], bias = s->r2b[i];
         for (int j = 0; j < NV; j++) {
-            vf t = vtanh(d[i][j]), v = g[j] * ow;
-            sw += g[j] * (h2t[i][j] + (1 - t * t) * z2t[i][j]);
-            TANH_BACK(t, z2t[i][j], splat(0), v, d[i][j], dt[i][j]);
-            upt[i][j] = v; /* the derivative of h2 itself starts from zero */
-            sb += d[i][j];
+            vf t[3], z[3], u[3] = {splat(0)};
+            tanh_jet(t, l3.z[0][i][j], l3.z[1][i][j], l3.z[2][i][j], order);
+            for (int k = first; k <= order; k++) {
+                sum += g[k - first][j] * (l2.h[k][i][j] + t[k]);
+                u[k] = g[k - first][j] * ow;
+            }
+            tanh_back(z, t[0], l3.z[1][i][j], l3.z[2][i][j], u, order);
+            for (int k = 0; k <= order; k++)
+                up[k][i][j] = u[k], d[k][i][j] = z[k];
+            bias += z[0];
         }
-        s->ow[i] = sw, s->r2b[i] = sb;
+        s->ow[i] = sum, s->r2b[i] = bias;
     }
-    outer2(s->r2w, d, h2, dt, h2t);
-    layer_back(up, n->r2w, d);
-    layer_back_add(upt, n->r2w, dt);
+    if (order == 0)
+        for (int j = 0; j < NV; j++)
+            s->ob += g[0][j];
 
-    for (int i = 0; i < H; i++) {
-        vf sb = s->r1b[i];
-        for (int j = 0; j < NV; j++) {
-            TANH_BACK(t1[i][j], z1t[i][j], up[i][j], upt[i][j], d[i][j], dt[i][j]);
-            sb += d[i][j];
-        }
-        s->r1b[i] = sb;
-    }
-    outer2(s->r1w, d, h1, dt, h1t);
-    layer_back_add(up, n->r1w, d);
-    layer_back_add(upt, n->r1w, dt);
-
-    EACH(i, j) TANH_BACK(h1[i][j], z0t[i][j], up[i][j], upt[i][j], d[i][j], dt[i][j]);
-    outer2(s->jw, d, hy, dt, hyt);
-    wait_add(w, b, d, joint);
-    joint_back(up, n->jw + H, d);
-    joint_back(upt, n->jw + H, dt);
+    outer_jets(s->r2w, d, l2.h, order);
+    for (int k = 0; k <= order; k++)
+        layer_back_add(up[k], n->r2w, d[k]);
+    activate_back(&l2, up, d, s->r1b, order);
+    outer_jets(s->r1w, d, l1.h, order);
+    for (int k = 0; k <= order; k++)
+        layer_back_add(up[k], n->r1w, d[k]);
+    activate_back(&l1, up, d, 0, order);
+    outer_jets(s->jw, d, fy, order);
+    wait_add(w, b, d[0], joint);
+    for (int k = 0; k <= order; k++)
+        joint_back(up[k], n->jw + H, d[k]);
 
     for (int j = 0; j < NV; j++)
         dy[j] = splat(0);
     for (int i = 0; i < H; i++) {
         vf wi = splat(n->yw[i]), sw = s->yw[i], sb = s->yb[i];
         for (int j = 0; j < NV; j++) {
-            vf z, zt;
-            TANH_BACK(hy[i][j], wi, up[i][j], upt[i][j], z, zt);
-            FIRST_LAYER(i, j, z, zt);
+            vf u[3], z[3];
+            for (int k = 0; k <= order; k++)
+                u[k] = up[k][i][j];
+            tanh_back(z, fy[0][i][j], wi, splat(0), u, order);
+            sw += z[0] * b->y[j];
+            if (order > 0)
+                sw += z[1];
+            sb += z[0];
+            dy[j] += wi * z[0];
         }
         s->yw[i] = sw, s->yb[i] = sb;
     }
@@ -501,11 +473,13 @@ static XPart *x_parts(const Net *net, const float *x, long count)
     return parts;
 }
 
-/* f [S, B, M] and its y-derivative [S, B, M], where asked for, at x [S, B], y [S, B, M]; parameters [S, TOTAL]. */
-void ebm_forward(const float *parameters, const float *x, const float *y, float *value, float *slope, long seeds,
-                 long batch, long m, int threads)
+/* f [S, B, M] and its first and second y-derivative [S, B, M], where asked for, at x [S, B], y [S, B, M]; parameters
+ * [S, TOTAL]. */
+void ebm_forward(const float *parameters, const float *x, const float *y, float *value, float *slope, float *curvature,
+                 long seeds, long batch, long m, int threads)
 {
     const long tasks = task_count(batch, m);
+    float *const to[] = {value, slope, curvature};
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
     for (long task = 0; task < seeds * tasks; task++) {
         const Share share = task_share(task, batch, m);
@@ -515,25 +489,26 @@ void ebm_forward(const float *parameters, const float *x, const float *y, float 
         memcpy(&net, parameters + share.seed * TOTAL, sizeof net);
         XPart *xs = x_parts(&net, x + share.row, count);
         for (long k = 0; k < count * m; k += BLOCK) {
-            vf f[NV], s[NV];
+            vf f[3][NV];
             block_start(&b, k, count * m, m, y + at, xs);
-            if (slope)
-                slope_block(&net, &b, f, s);
+            if (curvature)
+                forward_block(&net, &b, f, 2);
+            else if (slope)
+                forward_block(&net, &b, f, 1);
             else
-                value_block(&net, &b, f);
-            if (value)
-                memcpy(value + at + k, f, b.count * sizeof(float));
-            if (slope)
-                memcpy(slope + at + k, s, b.count * sizeof(float));
+                forward_block(&net, &b, f, 0);
+            for (int order = 0; order < 3; order++)
+                if (to[order])
+                    memcpy(to[order] + at + k, f[order], b.count * sizeof(float));
         }
         free(xs);
     }
 }
 
-/* The derivative of Σ g·f (of Σ g·∂f/∂y if of_slope) with respect to the parameters, [S, all parameters], and to y
- * [S, B, M] where asked for. `partials` holds ebm_partials floats. */
-void ebm_backward(const float *parameters, const float *x, const float *y, const float *g, int of_slope,
-                  float *gradient, float *dy, float *partials, long seeds, long batch, long m, int threads)
+/* The derivative of what `order` says (see backward_block) with respect to the parameters, [S, TOTAL], and to y
+ * [S, B, M] where asked for. g is [S, B, M], two of them for order 2; `partials` holds ebm_partials floats. */
+void ebm_backward(const float *parameters, const float *x, const float *y, const float *g, int order, float *gradient,
+                  float *dy, float *partials, long seeds, long batch, long m, int threads)
 {
     const long tasks = task_count(batch, m);
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
@@ -550,13 +525,16 @@ void ebm_backward(const float *parameters, const float *x, const float *y, const
         memset(&sums, 0, sizeof sums);
         memset(part, 0, sizeof *part);
         for (long k = 0; k < count * m; k += BLOCK) {
-            vf gk[NV], out[NV];
+            vf gk[2][NV], out[NV];
             block_start(&b, k, count * m, m, y + at, xs);
-            block_load(&b, gk, g + at);
-            if (of_slope)
-                slope_backward_block(&net, &b, gk, out, &sums, &wait, joint);
+            block_load(&b, gk[0], g + at);
+            if (order > 1) {
+                block_load(&b, gk[1], g + seeds * batch * m + at);
+                backward_block(&net, &b, gk, out, &sums, &wait, joint, 2);
+            } else if (order > 0)
+                backward_block(&net, &b, gk, out, &sums, &wait, joint, 1);
             else
-                backward_block(&net, &b, gk, out, &sums, &wait, joint);
+                backward_block(&net, &b, gk, out, &sums, &wait, joint, 0);
             if (dy)
                 memcpy(dy + at + k, out, b.count * sizeof(float));
         }

@@ -20,6 +20,7 @@ from ebmbench.methods.base import Method
 from ebmbench.methods.contrastive import NCE, NCEPlus
 from ebmbench.methods.likelihood import KLDIS, MLIS, MLMCMC
 from ebmbench.methods.score import DSM, SM
+from ebmbench.methods.sliced import SSM
 from ebmbench.native import build
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.tasks.regression.networks import fused as native
@@ -35,6 +36,7 @@ METHODS: dict[str, Method] = {
     "nce": NCE(num_samples=130),
     "nce+": NCEPlus(num_samples=130, beta=0.025),
     "sm": SM(),
+    "ssm": SSM(),
     "dsm": DSM(num_samples=130, sigma=0.2),
 }
 
@@ -67,6 +69,14 @@ def points(seeds: int, batch: int, samples: int) -> tuple[Tensor, Tensor, Tensor
 def gradients(values: Tensor, of: list[Tensor]) -> list[Tensor]:
     parts = torch.autograd.grad(values, of, allow_unused=True, retain_graph=True)
     return [torch.zeros_like(p) if g is None else g for g, p in zip(parts, of, strict=True)]
+
+
+def slope_and_curvature(energy: Energy, y: Tensor) -> tuple[Tensor, Tensor]:
+    """`∂f/∂y` and `∂²f/∂y²`, as score matching asks for them."""
+    at = y.clone().requires_grad_()
+    slope = energy.grad(at, create_graph=True)
+    (curvature,) = torch.autograd.grad(slope.sum(), at, create_graph=True)
+    return slope, curvature
 
 
 def assert_near(ours: list[Tensor], theirs: list[Tensor], tolerance: float) -> None:
@@ -120,6 +130,39 @@ def test_all_derivatives_against_float64(shape: tuple[int, int, int]) -> None:
         gradients((exact_slope[..., 0] * weights).sum(), list(exact_parameters.values())),
         1e-5,
     )
+    both, exact_both = slope_and_curvature(ours, y), slope_and_curvature(exact, y.double())
+    assert_near(list(both), list(exact_both), 5e-6)
+    other = weights.flip(0, 1, 2)
+    assert_near(
+        gradients((both[0][..., 0] * weights + both[1][..., 0] * other).sum(), list(parameters.values())),
+        gradients(
+            (exact_both[0][..., 0] * weights + exact_both[1][..., 0] * other).sum(), [*exact_parameters.values()]
+        ),
+        1e-5,
+    )
+
+
+@needs_kernels
+def test_curvature_and_its_gradients_are_those_of_finite_differences() -> None:
+    parameters = initial_parameters(range(2), torch.float32, "cpu")
+    x, y, weights = points(2, 5, 9)
+    f, step = fused(parameters, x), 0.02
+    _, curvature = slope_and_curvature(f, y)
+    assert_near([curvature], [(f.grad(y + step) - f.grad(y - step)) / (2 * step)], 2e-3)
+
+    def total(flat: Tensor, at: Tensor) -> Tensor:
+        slope, curvature = native.FusedEnergy(flat, x).slope_and_curvature(at)
+        return ((curvature + 0.5 * slope.square()).squeeze(-1) * weights).sum()
+
+    flat, at = joined(parameters).detach().requires_grad_(), y.clone().requires_grad_()
+    for gradient, of in zip(torch.autograd.grad(total(flat, at), (flat, at)), (flat, at), strict=True):
+        direction = torch.nn.functional.normalize(gradient.flatten(), dim=0).view_as(of)
+        with torch.no_grad():
+            above, below = (
+                [p + move if p is of else p for p in (flat, at)] for move in (step * direction, -step * direction)
+            )
+            difference = (total(*above) - total(*below)) / (2 * step)
+        assert_near([(gradient * direction).sum()], [difference], 1e-2)
 
 
 @needs_kernels
@@ -135,14 +178,17 @@ def test_dsm_gradient_reaches_the_weights_through_the_second_derivative() -> Non
 
 
 def everything(energy: Energy, parameters: Parameters, y: Tensor, weights: Tensor) -> list[Tensor]:
-    """Values, slopes, and the gradients of both."""
+    """Values, slopes and curvatures, and the gradients of all."""
     value, slope = energy(y), energy.grad(y, create_graph=True)
     of = list(parameters.values())
+    both = slope_and_curvature(energy, y)
     return [
         value,
         slope,
+        *both,
         *gradients((value * weights).sum(), of),
         *gradients((slope[..., 0] * weights).sum(), of),
+        *gradients(((both[0].square() + both[1])[..., 0] * weights).sum(), of),
     ]
 
 
@@ -183,12 +229,13 @@ def test_a_seed_whose_weights_are_not_finite_says_so_and_leaves_the_others_alone
     assert all(torch.equal(a[[0, 2]], b[[0, 2]]) for a, b in zip(good, bad, strict=True))
 
 
+@needs_kernels
 def test_any_other_network_or_precision_gets_the_plain_path() -> None:
     x, y, _ = points(2, 3, 4)
     parameters = initial_parameters(range(2), torch.float32, "cpu")
-    assert native.FusedEnergy.fits(joined(parameters))
-    assert not native.FusedEnergy.fits(joined(parameters).double())
-    assert not native.FusedEnergy.fits(joined(parameters)[:, 1:])
+    assert native.can_fuse(joined(parameters))
+    assert not native.can_fuse(joined(parameters).double())
+    assert not native.can_fuse(joined(parameters)[:, 1:])
     exact = fused(cast(parameters), x.double())
     assert not isinstance(exact, native.FusedEnergy)
     assert exact(y.double()).dtype == torch.float64

@@ -115,5 +115,5 @@ def seed_bytes(method: Method, batch_size: int, nodes: int, fused: bool) -> int:
     Args:
         nodes: of the quadrature for `log Z`, where a method needs it.
     """
-    kind = "fused" if fused and method.y_derivatives < 2 else ("second" if method.y_derivatives else "plain")
+    kind = "fused" if fused else ("second" if method.y_derivatives else "plain")
     return batch_size * (1 + (nodes if method.needs_partition else method.samples)) * SEED_BYTES[kind]

@@ -4,18 +4,15 @@ What is computed is what `paper.py` computes (and its derivatives, by the chain 
 tanh as a rational function of error below 5e-7. Results depend neither on the number of threads nor on which other
 seeds are trained beside. Measured against PyTorch operations by `python -m ebmbench.bench`.
 
-The kernels serve values (all methods), `∂f/∂y` (`ml-mcmc`) and its derivative to the parameters (`dsm`). The third
-derivatives that `sm` needs are left to autograd: it evaluates one point per example, not M.
+The kernels serve values (all methods), `∂f/∂y` (`ml-mcmc`, `dsm`), `∂²f/∂y²` (`sm`, `ssm`), and the derivatives of all
+three to the parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from ebmbench.core.energy import Energy
 from ebmbench.native.build import kernels, say_unavailable, unavailable
 from ebmbench.tasks.regression.networks.kernel import Kernel, address, threads
 
@@ -31,16 +28,10 @@ class FusedEnergy:
     Args:
         flat: the models' parameters, `[S, 591]`.
         x: the inputs.
-        plain: makes the same energy in PyTorch operations, for what the kernels do not compute.
     """
 
-    def __init__(self, flat: Tensor, x: Tensor, plain: Callable[[], Energy]) -> None:
-        self.flat, self.x, self.plain = flat.contiguous(), x.detach().contiguous(), plain
-
-    @staticmethod
-    def fits(flat: Tensor) -> bool:
-        """Whether the kernels are written for this network, in this precision and on this device."""
-        return flat.shape[1] == PARAMETERS and flat.dtype == torch.float32 and flat.device.type == "cpu"
+    def __init__(self, flat: Tensor, x: Tensor) -> None:
+        self.flat, self.x = flat.contiguous(), x.detach().contiguous()
 
     def __call__(self, y: Tensor) -> Tensor:
         """Returns `f(x, y)`: y `[..., M, D]` -> `[..., M]`."""
@@ -49,40 +40,47 @@ class FusedEnergy:
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
         """Returns `∂f/∂y`, `[..., M, D]`; with `create_graph` it can be differentiated again."""
-        if y.requires_grad and create_graph:  # third derivatives are wanted
-            return self.plain().grad(y, create_graph=True)
+        if y.requires_grad and create_graph:
+            slope, curvature = self.slope_and_curvature(y.detach())
+            return slope + curvature * (y - y.detach())  # the slope, and how it changes with y
         with torch.set_grad_enabled(create_graph):
             return _KERNEL.slope(_samples(y.detach()), self.x, self.flat).unsqueeze(-1)
 
+    def slope_and_curvature(self, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns `∂f/∂y` and `∂²f/∂y²`, `[..., M, 1]` each; differentiable once."""
+        slope, curvature = _KERNEL.slope_and_curvature(_samples(y), self.x, self.flat).unsqueeze(-1).unbind()
+        return slope, curvature
 
-def fused_or_plain(flat: Tensor, x: Tensor, plain: Callable[[], Energy]) -> Energy:
-    """The fused energy where it can be had, else the plain one, and one line that says why."""
-    if not FusedEnergy.fits(flat):
-        return plain()
+
+def can_fuse(flat: Tensor) -> bool:
+    """Returns whether the kernels serve these models; says once where only a compiler is missing."""
+    if flat.shape[1] != PARAMETERS or flat.dtype != torch.float32 or flat.device.type != "cpu":
+        return False
     if (reason := unavailable()) is not None:
         say_unavailable(reason)
-        return plain()
-    return FusedEnergy(flat, x, plain)
+    return reason is None
 
 
 def _samples(y: Tensor) -> Tensor:
     return y.squeeze(-1).contiguous()
 
 
-def _forward(value: Tensor | None, slope: Tensor | None, y: Tensor, x: Tensor, flat: Tensor) -> None:
+def _forward(to: Tensor, order: int, y: Tensor, x: Tensor, flat: Tensor) -> None:
+    value, slope, curvature = ((to, None, None), (None, to, None), (None, *to))[order]
     kernels().ebm_forward(
         flat.data_ptr(),
         x.data_ptr(),
         y.data_ptr(),
         address(value),
         address(slope),
+        address(curvature),
         *y.shape,
         threads(y.numel(), SERIAL),
     )
 
 
 def _backward(
-    grad: Tensor, of_slope: bool, to_y: Tensor | None, y: Tensor, x: Tensor, flat: Tensor
+    grad: Tensor, order: int, to_y: Tensor | None, y: Tensor, x: Tensor, flat: Tensor
 ) -> tuple[Tensor | None, ...]:
     compiled = kernels()
     gradient = torch.empty_like(flat)
@@ -92,7 +90,7 @@ def _backward(
         x.data_ptr(),
         y.data_ptr(),
         grad.data_ptr(),
-        of_slope,
+        order,
         gradient.data_ptr(),
         address(to_y),
         partials.data_ptr(),

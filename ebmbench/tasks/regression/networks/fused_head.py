@@ -78,20 +78,20 @@ class FusedHead:
         return y.expand(*self.from_x.shape[:2], *y.shape[2:]).contiguous()
 
 
-def _forward(value: Tensor | None, slope: Tensor | None, y: Tensor, from_x: Tensor, *parameters: Tensor) -> None:
+def _forward(to: Tensor, order: int, y: Tensor, from_x: Tensor, *parameters: Tensor) -> None:
     kernels().ebm_head_forward(
         *_layout(parameters),
         from_x.data_ptr(),
         y.data_ptr(),
-        address(value),
-        address(slope),
+        None if order else to.data_ptr(),
+        to.data_ptr() if order else None,
         *_sizes(y, from_x),
         _threads(y),
     )
 
 
 def _backward(
-    grad: Tensor, of_slope: bool, to_y: Tensor | None, y: Tensor, from_x: Tensor, *parameters: Tensor
+    grad: Tensor, order: int, to_y: Tensor | None, y: Tensor, from_x: Tensor, *parameters: Tensor
 ) -> tuple[Tensor | None, ...]:
     compiled = kernels()
     counts = [math.prod(p.shape[1:]) for p in parameters]
@@ -102,7 +102,7 @@ def _backward(
         from_x.data_ptr(),
         y.data_ptr(),
         grad.data_ptr(),
-        of_slope,
+        order,
         gradient.data_ptr(),
         to_x.data_ptr(),
         address(to_y),

@@ -16,9 +16,10 @@ class Kernel:
     """A compiled energy f(y, inputs).
 
     Attributes:
-        forward: writes `f` and `∂f/∂y` where they are asked for: (value or None, slope or None, y, *inputs).
-        backward: writes the gradient to y where it is asked for, and returns those to the inputs: of `Σ grad · f`, or
-            of `Σ grad · ∂f/∂y` if of_slope. Arguments: (grad, of_slope, to_y or None, y, *inputs).
+        forward: writes derivatives of f in y: (to, order, y, *inputs). With order 0 `to` is f, with order 1 `∂f/∂y`,
+            with order 2 (which a kernel may lack) both `∂f/∂y` and `∂²f/∂y²`, one after the other.
+        backward: writes the gradient of `Σ grad · to` to y where it is asked for, and returns those to the inputs.
+            Arguments: (grad, order, to_y or None, y, *inputs).
     """
 
     forward: Callable[..., None]
@@ -26,30 +27,35 @@ class Kernel:
 
     def value(self, y: Tensor, shape: torch.Size, *inputs: Tensor) -> Tensor:
         """Returns `f` of a shape; differentiable once, in y and the inputs. Tensors are contiguous."""
-        result: Tensor = _Call.apply(self, False, shape, y, *inputs)
+        result: Tensor = _Call.apply(self, 0, shape, y, *inputs)
         return result
 
     def slope(self, y: Tensor, *inputs: Tensor) -> Tensor:
         """Returns `∂f/∂y` of the shape of y; differentiable once, in y and the inputs. Tensors are contiguous."""
-        result: Tensor = _Call.apply(self, True, y.shape, y, *inputs)
+        result: Tensor = _Call.apply(self, 1, y.shape, y, *inputs)
+        return result
+
+    def slope_and_curvature(self, y: Tensor, *inputs: Tensor) -> Tensor:
+        """Returns `∂f/∂y` and `∂²f/∂y²`, `[2, ...]`; differentiable once, in y and the inputs."""
+        result: Tensor = _Call.apply(self, 2, (2, *y.shape), y, *inputs)
         return result
 
 
 class _Call(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, kernel: Kernel, of_slope: bool, shape: torch.Size, y: Tensor, *inputs: Tensor) -> Tensor:
-        ctx.kernel, ctx.of_slope = kernel, of_slope
+    def forward(ctx: Any, kernel: Kernel, order: int, shape: tuple[int, ...], y: Tensor, *inputs: Tensor) -> Tensor:
+        ctx.kernel, ctx.order = kernel, order
         ctx.save_for_backward(y, *inputs)
-        result = y.new_empty(shape)
-        kernel.forward(*((None, result) if of_slope else (result, None)), y, *inputs)
-        return result
+        to = y.new_empty(shape)
+        kernel.forward(to, order, y, *inputs)
+        return to
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         y, *inputs = ctx.saved_tensors
         to_y = torch.empty_like(y) if ctx.needs_input_grad[3] else None
-        return None, None, None, to_y, *ctx.kernel.backward(grad.contiguous(), ctx.of_slope, to_y, y, *inputs)
+        return None, None, None, to_y, *ctx.kernel.backward(grad.contiguous(), ctx.order, to_y, y, *inputs)
 
 
 def address(tensor: Tensor | None) -> int | None:

@@ -98,9 +98,9 @@ def unfused_energy(flat: Tensor, x: Tensor) -> Energy:
 
 def fused_energy(flat: Tensor, x: Tensor) -> Energy:
     """`f(x, ·)` of models `[S, P]` by compiled kernels where they can be had, else the plain one."""
-    from ebmbench.tasks.regression.networks.fused import fused_or_plain
+    from ebmbench.tasks.regression.networks.fused import FusedEnergy, can_fuse
 
-    return fused_or_plain(flat, x, lambda: unfused_energy(flat, x))
+    return FusedEnergy(flat, x) if can_fuse(flat) else unfused_energy(flat, x)
 
 
 def _linear(parameters: Parameters, layer: str, h: Tensor) -> Tensor:
