@@ -66,9 +66,36 @@ def test_a_made_up_plan(change: Callable[[Raw], None], tmp_path: Path) -> None:
         read_plan(tmp_path, "made")
 
 
-@pytest.mark.parametrize("text", ["", "[" * 5000, "- a", "text", "a: &a [*a]", "hydra: 3", "sweep: [", b"\xff\0", None])
+SWEEPS: list[tuple[str | bytes | None, str]] = [
+    ("", "begins with the line '# @package _global_'"),
+    ("trainer: {epochs: 3}", "begins with the line '# @package _global_'"),
+    ("# @package _global_", "has no `sweep:`"),
+    ("# @package _global_\nsweep: {name: ..}", "sweep.name='..' is not allowed"),
+    ("[" * 5000, "cannot be read"),
+    ("- a", "cannot be read"),
+    ("text", "cannot be read"),
+    ("a: &a [*a]", "cannot"),
+    ("# @package _global_\nhydra: 3", "HydraConf"),
+    ("sweep: [", "line 1"),
+    (b"\xff\0", "cannot be read"),
+    (None, "is not known"),
+    ("# @package _global_\nsweep: [a]", "sweep=['a'] is not allowed"),
+    ("# @package _global_\nseeds: 1\nseeds: 2", "found duplicate key seeds, line 3"),
+    ("# @package _global_\n\t- a", "line 2"),
+    ("# @package _global_\nhydra: {sweeper: {params: [1]}}", "Cannot merge DictConfig with ListConfig"),
+    ("# @package _global_\nhydra: {sweeper: {params: {method: }}}", "'hydra.sweeper.params.method' is not Optional"),
+    ("# @package _global_\ndefaults: abc", "defaults must be a list"),
+    ("# @package _global_\ndefaults: [/sweeps/own]", "recursion"),
+]
+
+
+@pytest.mark.parametrize(("text", "words"), SWEEPS)
 def test_a_made_up_sweep_file(
-    text: str | bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    text: str | bytes | None,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (path := tmp_path / "sweeps" / "own.yaml").parent.mkdir()
@@ -78,7 +105,7 @@ def test_a_made_up_sweep_file(
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
     assert main(["sweep", "submit", "own"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("ebmbench: ") and said.count("\n") == 1
+    assert said.startswith("ebmbench: ") and said.count("\n") == 1 and words in said
 
 
 LONG = "x" * 5000

@@ -152,6 +152,18 @@ def test_a_folder_in_the_place_of_a_file_is_damage(config: RunConfig) -> None:
     assert runs.read_state(config.run_dir) == "damaged"
 
 
+def test_a_pipe_or_a_device_in_the_place_of_a_file_is_damage(config: RunConfig) -> None:
+    """Reading them would not end."""
+    path = config.run_dir / "metrics.csv"
+    for replace_it in (lambda: os.mkfifo(path), lambda: path.symlink_to("/dev/zero")):
+        path.unlink()
+        replace_it()
+        assert runs.check_state(config) == "damaged"
+        for read in (runs.read_metrics, runs.need_whole):
+            with pytest.raises(runs.Damaged, match=r"metrics\.csv"):
+                read(config.run_dir)
+
+
 def test_no_flipped_bit_of_a_checkpoint_is_loaded(config: RunConfig) -> None:
     path = config.run_dir / "checkpoint.pt"
     whole = path.read_bytes()

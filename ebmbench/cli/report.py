@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from ebmbench.cli.parser import Arguments
@@ -14,10 +15,12 @@ from ebmbench.report.frame import Results
 from ebmbench.sweep.status import job_states
 
 DEFAULT = Path("results")
+SHOWN = 40
+"""Lines for runs that are in no table; of more, the number is said."""
 
 
 def page(arguments: Arguments) -> int:
-    """Writes one HTML page; returns the exit code."""
+    """Writes one HTML page; returns the exit code: 1 if a run is damaged."""
     from ebmbench.report.html import write_page
 
     results = _results(arguments)
@@ -30,11 +33,11 @@ def page(arguments: Arguments) -> int:
     except OSError as error:
         raise UserError(f"--out: {str(path)!r} cannot be written ({error.strerror})") from None
     print(path)
-    return 0
+    return say_lacking(results, ("damaged",))
 
 
 def figures(arguments: Arguments) -> int:
-    """Draws the figures; returns the exit code: 1 if no run is finished."""
+    """Draws the figures; returns the exit code: 1 if no run is finished, or one is damaged."""
     from ebmbench.display import rendering
     from ebmbench.report import plots
 
@@ -52,7 +55,7 @@ def figures(arguments: Arguments) -> int:
             raise UserError(f"--out: {str(folder)!r} cannot be written ({error.strerror})") from None
         for path in paths:
             print(path)
-    return 0
+    return say_lacking(results, ("damaged",))
 
 
 def wandb(arguments: Arguments) -> int:
@@ -77,6 +80,20 @@ def claims(arguments: Arguments) -> int:
         sentences.update(path, mark, text(results_dir))
         print(path)
     return 0
+
+
+def say_lacking(results: Results, states: Sequence[str]) -> int:
+    """Names the runs of some states, which are in no table; returns the exit code: 1 if a run is damaged."""
+    lacking = [run for run in results.runs if run.state in states]
+    for run in lacking[:SHOWN]:
+        print(f"not in the tables: {run.state:12}{run.job.run_id}  {run.detail}".rstrip(), file=sys.stderr)
+    if len(lacking) > SHOWN:
+        print(f"not in the tables: {len(lacking) - SHOWN} more", file=sys.stderr)
+    if not any(run.state == "damaged" for run in lacking):
+        return 0
+    again = f", and sweep resume {results.sweep} computes them again" if results.sweep else ""
+    print(f"python -m ebmbench fsck --repair clears what is damaged{again}", file=sys.stderr)
+    return 1
 
 
 def _results(arguments: Arguments) -> Results:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ebmbench.cli import launcher
 from ebmbench.cli.parser import Arguments
+from ebmbench.cli.report import say_lacking
 from ebmbench.config.compose import known_sweeps
 from ebmbench.core.errors import UserError
 from ebmbench.engine.runs import FINISHED, commit
@@ -78,21 +79,17 @@ def status(arguments: Arguments) -> int:
 
 
 def collect(arguments: Arguments) -> int:
-    """Writes tables and figures of what is done, and names what is not in them."""
+    """Writes tables and figures of what is done, and names what is not in them; returns 1 if a run is damaged."""
     results_dir, name = _place(arguments, arguments.settings)
     plan = _plan_of(name, results_dir)
     if not (sweep_dir(results_dir, name) / "plan.json").exists():
         plan = write_plan(plan, results_dir)
     results = tables.collect(plan, results_dir)
     paths = tables.write(plan, results, results_dir) + tables.write_figures(plan, results, results_dir)
-    lacking = [run for run in results.runs if run.state not in FINISHED]
-    for run in lacking[:40]:
-        print(f"not in the tables: {run.state:12}{run.job.run_id}  {run.detail}".rstrip(), file=sys.stderr)
-    if len(lacking) > 40:
-        print(f"not in the tables: {len(lacking) - 40} more", file=sys.stderr)
+    code = say_lacking(results, [state for state in states.STATES if state not in FINISHED])
     print(f"{plan.name}: {states.counts(results.runs)}")
     print("\n".join(str(path) for path in paths))
-    return 0
+    return code
 
 
 def again(arguments: Arguments) -> int:

@@ -233,6 +233,9 @@ def _apply(cfg: DictConfig, override: Override) -> None:
     OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
 
 
+_PACKAGE = "a file of sweeps/ begins with the line '# @package _global_'"
+
+
 def _unknown(key: str, cfg: DictConfig | None = None) -> str:
     """Says what is wrong with a key, given the composition that lacks it."""
     keys = all_keys()
@@ -241,6 +244,8 @@ def _unknown(key: str, cfg: DictConfig | None = None) -> str:
         part = OmegaConf.select(cfg, group) if cfg is not None else None
         chosen = f"{group}={part.get('name')}" if isinstance(part, DictConfig) and "name" in part else "what is chosen"
         return f"{key} is a setting, but not of {chosen}; leave it out"
+    if "sweeps" in re.split(r"[@.]", key):
+        return f"{key} is not a setting: {_PACKAGE}"
     return f"{key} is not a setting{did_you_mean(key, sorted(keys))}"
 
 
@@ -290,7 +295,12 @@ def grids(overrides: Sequence[str]) -> list[list[str]]:
     given = {o.key_or_group for o in parsed}
     first = _lines(cfg.hydra.sweeper.get("params") or {})
     found = [first]
-    for entry in (cfg.get("sweep") or {}).get("also") or ():
+    if "sweeps" in cfg:
+        raise UserError(f"sweeps is not a setting: {_PACKAGE}")
+    about = cfg.get("sweep") or {}
+    if not isinstance(about, Mapping):
+        raise UserError(f"sweep={shown(about)} is not allowed: give keys and values, such as name: mine")
+    for entry in about.get("also") or ():
         if not isinstance(entry, DictConfig):
             raise UserError(f"sweep.also has {shown(entry)}: give keys and values, such as method: ml-exact")
         more = _lines(entry)

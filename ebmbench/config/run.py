@@ -45,7 +45,11 @@ class LoggerConfig(Section):
 class SweepConfig(Section):
     """What a file of sweeps/ says beside its grid: its name, and the tables and figures it ends in."""
 
-    name: str = Field(max_length=100, pattern=r"^[\w.+-]+$", description="a name of letters, digits, _ . + and -")
+    name: str = Field(
+        max_length=100,
+        pattern=r"^\.*[\w+-][\w.+-]*$",
+        description="a name of letters, digits, _ + - and . (not alone)",
+    )
     description: str = ""
     also: tuple[Any, ...] = ()
     """Further grids: each changes keys of the first one (see `compose.expand`)."""

@@ -12,9 +12,12 @@ class UserError(Exception):
 
 
 def first_line(error: Exception) -> str:
-    """Of its text; an error without one is called by its type."""
+    """Of its text, with the next one where it ends in a colon; an error without one is called by its type."""
+    if problem := getattr(error, "problem", None):  # PyYAML's text begins with what it was reading
+        mark = getattr(error, "problem_mark", None)
+        return f"{problem}, line {mark.line + 1}" if mark else str(problem)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__
 
 
 def shown(value: Any) -> str:

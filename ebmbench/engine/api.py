@@ -41,9 +41,7 @@ def load(run_dir: str | Path) -> Mapping[int, Any]:
         UserError: the directory holds no finished run, or the task offers no prediction.
     """
     folder = Path(run_dir)
-    damage = runs.inspect(folder).damage
-    if damage:
-        raise runs.Damaged(f"{folder}: {damage[0]}; start the run again to compute it")
+    runs.need_whole(folder)
     config = read_config(folder)
     status = runs.read_status(folder)
     diverged = status.diverged if status else {}

@@ -15,8 +15,9 @@ where the result that is there is damaged, a new attempt works in `attempt/`, of
 place of the old ones when it is complete.
 
 A finished run is checked when it is read: `status.json` lists every file that the run wrote (`Status.outputs`) with its
-SHA-256. A reader of one file checks that file (`read_output`), a run that is started again checks all of them, and so
-does `ebmbench fsck`. `read_state` alone compares only the sizes, so that the state of 10 000 runs can be shown.
+SHA-256. Whoever starts the run again, loads its models or puts it into a table checks all of them, and so does
+`ebmbench fsck`; a reader of one file checks that file (`read_output`). `read_state` alone compares only the sizes, so
+that the state of 10 000 runs can be shown.
 """
 
 from __future__ import annotations
@@ -223,15 +224,33 @@ def read_output(run_dir: Path, name: str) -> bytes:
         status, folders = _published(run_dir)
         if status is None or status.state != "done":
             raise UserError(f"{run_dir} holds no finished run")
+        path, expected = _place(name, folders), status.outputs.get(name, "")
         try:
-            data = _place(name, folders).read_bytes()
+            # The size first: a link to a device, or a pipe, would never end.
+            data = path.read_bytes() if _has_size_of(path, expected) else b""
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             continue
         except OSError as error:
             raise UserError(f"{run_dir / name} cannot be read ({error.strerror})") from None
-        if fingerprint(data) == status.outputs.get(name):
+        if fingerprint(data) == expected:
             return data
     raise Damaged(f"{run_dir / name} is damaged or missing; start the run again to compute it")
+
+
+def need_whole(run_dir: Path) -> None:
+    """Reads all files of a finished run.
+
+    Raises:
+        Damaged: one of them, figures apart, is missing or not what the run wrote.
+        UserError: `status.json` is of another version, or a file cannot be read.
+    """
+    damage: list[str] = []
+    for _ in range(2):  # as in `read_output`
+        status, folders = _published(run_dir)
+        damage = _damage(status, folders, thorough=True) if status is not None and status.state == "done" else []
+        if not damage:
+            return
+    raise Damaged(f"{run_dir} is damaged: {damage[0]}; start the run again to compute it")
 
 
 @dataclass(frozen=True)
@@ -331,7 +350,7 @@ def _faults(status: Status, folders: Sequence[Path], thorough: bool) -> dict[str
     for name, expected in status.outputs.items():
         path = _place(name, folders)
         try:
-            same = str(path.stat().st_size) == expected.rpartition(":")[2]
+            same = _has_size_of(path, expected)
             if thorough and same:
                 same = fingerprint_of_file(path) == expected
         except (FileNotFoundError, NotADirectoryError):
@@ -344,6 +363,10 @@ def _faults(status: Status, folders: Sequence[Path], thorough: bool) -> dict[str
         if not same:
             faults[name] = "is not what the run wrote"
     return faults
+
+
+def _has_size_of(path: Path, fingerprint: str) -> bool:
+    return str(path.stat().st_size) == fingerprint.rpartition(":")[2]
 
 
 # -------------------------------------------------------------------------------------------------- a run under way

@@ -366,7 +366,7 @@ def read(name: str, runs: Iterable[Run], axes: Sequence[str] | None = None, **ab
 def _read_metrics(run: Run) -> dict[int, dict[str, float]]:
     """Returns the metrics of each seed; raises UserError where they are not what the run wrote."""
     path = run.folder / "metrics.csv"
-    read_output(run.folder, "config.yaml")
+    run_directories.need_whole(run.folder)
     text = read_output(run.folder, path.name).decode(errors="replace")
     try:
         found = [{name: _number(value) for name, value in row.items()} for row in csv.DictReader(text.splitlines())]

@@ -98,7 +98,7 @@ def _about(plan: Plan) -> dict[str, Any]:
 def check(name: str, results_dir: Path) -> list[str]:
     """Returns what of a collected sweep does not follow from its runs; an empty list if all is well.
 
-    Tables must follow from runs.csv, and runs.csv from the run directories that are there.
+    Tables must follow from runs.csv, and runs.csv from the run directories that are there, of which none is damaged.
     """
     folder = results_dir / name
     loaded = frame.load(folder)
@@ -117,11 +117,13 @@ def check(name: str, results_dir: Path) -> list[str]:
 
 
 def _check_runs(folder: Path, loaded: Results, plan: Plan, results_dir: Path) -> list[str]:
-    fresh = frame.read_runs_csv(csv_text(collect(plan, results_dir).frame, digits=None))
+    results = collect(plan, results_dir)
+    damaged = [f"{run.folder} is damaged: {run.detail}" for run in results.runs if run.state == "damaged"]
+    fresh = frame.read_runs_csv(csv_text(results.frame, digits=None))
     there = {run for run in set(fresh["run_id"]) if (results_dir / "runs" / run).is_dir()}
     rows = loaded.frame.astype(object).where(loaded.frame.notna(), None).to_dict("records")
     old = {(row["run_id"], row["seed"]): row for row in rows}
-    faults = _check_added(folder, rows, fresh.to_dict("records"), results_dir)
+    faults = damaged + _check_added(folder, rows, fresh.to_dict("records"), results_dir)
     for row in fresh.astype(object).where(fresh.notna(), None).to_dict("records"):
         if row["run_id"] not in there:
             continue

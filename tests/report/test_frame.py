@@ -14,6 +14,7 @@ from ebmbench.report import frame
 from ebmbench.report.html import render
 from ebmbench.report.settings import command
 from tests.report import made_runs
+from tests.sweep.made import seal
 
 
 def test_a_sweep_is_found_by_name_and_tidy(results: Path) -> None:
@@ -69,9 +70,11 @@ DAMAGES: list[tuple[str, bytes | None]] = [
 ]
 
 
+@pytest.mark.parametrize("sealed", [False, True], ids=["changed later", "made so"])
 def test_damaged_files_are_reported_and_spoil_nothing_else(
-    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sealed: bool, results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A run with a changed file is in no table; one that wrote nonsense into a figure's file loses its figure alone."""
     monkeypatch.chdir(tmp_path)
     sources = sorted((results / "runs").glob("1d-1-*"))
     good = [source for source in sources if "-sm-" in source.name]
@@ -82,11 +85,14 @@ def test_damaged_files_are_reported_and_spoil_nothing_else(
     for source, (file, content) in zip(broken, DAMAGES, strict=True):
         path = tmp_path / "runs" / source.name / file
         path.unlink() if content is None else path.write_bytes(content)
+        if sealed and file != "status.json":
+            seal(path.parent)
     found = frame.find([str(folder) for folder in sorted((tmp_path / "runs").iterdir())], tmp_path)
     states = {run.folder.name: run for run in found.runs}
     for source, (file, _) in zip(broken, DAMAGES, strict=True):
         damaged = states[source.name].state == "damaged"
-        assert damaged == (file in ("status.json", "metrics.csv", "config.yaml")), (file, states[source.name])
+        needed = file in ("status.json", "metrics.csv", "config.yaml")
+        assert damaged == (needed or not sealed), (file, states[source.name])
         assert bool(states[source.name].detail) == damaged, file
     assert "sm" in set(found.done["method"])
     assert render(found, "python -m ebmbench report").count("<svg") > 10

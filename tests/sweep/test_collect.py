@@ -18,7 +18,7 @@ from ebmbench.report.frame import Results
 from ebmbench.report.planned import Job, Plan, read_plan
 from ebmbench.sweep import collect
 from ebmbench.sweep.plan import write_plan
-from tests.sweep.made import made_plan, make_done, make_status, seal, sweep
+from tests.sweep.made import command, made_plan, make_done, make_status, seal, sweep
 
 VALUES = {
     "nce+": [0.10, 0.12, 0.11, 0.13, 0.12, 0.10, 0.11, 0.12],
@@ -166,7 +166,7 @@ def test_a_lost_row_is_no_smaller_run(made: Plan, tmp_path: Path) -> None:
     path = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     state = collected(made, tmp_path).runs[0]
-    assert state.state == "damaged" and "metrics.csv is damaged" in state.detail
+    assert state.state == "damaged" and "metrics.csv is not what the run wrote" in state.detail
     seal(path.parent)
     state = collected(made, tmp_path).runs[0]
     assert state.state == "damaged" and "7 seeds, and the run 8" in state.detail
@@ -178,9 +178,31 @@ def test_a_changed_digit_never_gets_into_a_table(made: Plan, tmp_path: Path) -> 
     path.write_text(text.replace("0.13", "0.14", 1))
     assert path.read_text() != text
     found = collected(made, tmp_path)
-    assert found.runs[0].state == "damaged" and "metrics.csv is damaged" in found.runs[0].detail
+    assert found.runs[0].state == "damaged" and "metrics.csv is not what the run wrote" in found.runs[0].detail
     assert len(found.frame[found.frame["d_kl"].notna()]) == 16
     assert "0.14" not in (tmp_path / "made" / "runs.csv").read_text()
+
+
+def test_a_damaged_checkpoint_keeps_its_run_out_of_tables_pages_and_checks(
+    made: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = f"results_dir={tmp_path}"
+    assert sweep(["collect", "made", place]) == 0 and sweep(["check", "made", place]) == 0
+    path = tmp_path / "runs" / made.jobs[0].run_id / "checkpoint.pt"
+    path.write_bytes(path.read_bytes()[::-1])
+    assert sweep(["check", "made", place]) == 1
+    for words in (
+        ["sweep", "collect", "made"],
+        ["report", "made"],
+        ["report", "figures", "made"],
+        ["sweep", "check", "made"],
+    ):
+        capsys.readouterr()
+        assert command(*words, place) == 1, words
+        said = capsys.readouterr().err
+        assert made.jobs[0].run_id in said and "checkpoint.pt is not what the run wrote" in said, words
+    assert command("fsck", "--repair", place) == 0 and command("report", "made", place) == 0
+    assert made.jobs[0].run_id not in (tmp_path / "made" / "scores.csv").read_text()
 
 
 def test_a_run_of_another_version_is_no_result(made: Plan, tmp_path: Path) -> None:
