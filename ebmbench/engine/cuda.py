@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ebmbench.engine.batches import Batches
+from ebmbench.core.batches import Batches
 from ebmbench.tasks.base import Learner
 
 if TYPE_CHECKING:

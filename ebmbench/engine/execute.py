@@ -375,6 +375,9 @@ def follow(config: RunConfig, device: torch.device) -> None:
             if training is None or training.learner.seeds != (seed,):
                 training = Training(config.task.learner(config.setup, (seed,), device))
             distributed.share_parameters(list(training.learner.parameters.values()))
+            if step == distributed.EVALUATE:
+                training.learner.assist()
+                continue
             distributed.sum_on_leader(training.learner.partial(training.batches.at(step), step))
         stop.check()
 

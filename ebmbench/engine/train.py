@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ebmbench.core.batches import Batches
 from ebmbench.core.errors import UserError
 from ebmbench.core.rng import Streams
 from ebmbench.core.step import no_counts
-from ebmbench.engine.batches import Batches
 from ebmbench.engine.cuda import CapturedSteps
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import StopFlag

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _STOP = -1
+EVALUATE = -2
+"""In the place of a step: rank 0 begins an evaluation, and the others do their share of it."""
 
 
 def world() -> tuple[int, int]:
@@ -41,6 +43,8 @@ def device_of_rank(device: torch.device) -> torch.device:
 def join(device: torch.device) -> None:
     """Waits for the other processes that torchrun started; does nothing where they are joined already."""
     if not torch.distributed.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # where objects are gathered
         # The others wait while rank 0 evaluates.
         torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(days=1))
         # Left to the interpreter's end, the group's threads may still run when their handles go, and that aborts.
@@ -116,3 +120,13 @@ def sum_on_leader(tensor: Tensor) -> Tensor:
     """The sum over all ranks; it is whole on rank 0 alone."""
     torch.distributed.reduce(tensor, dst=0)
     return tensor
+
+
+def gather_on_leader(value: Any) -> list[Any]:
+    """The values of all ranks, in their order, on rank 0; nothing on the others. All must call it."""
+    rank, count = world()
+    if count == 1:
+        return [value]
+    found: list[Any] | None = [None] * count if rank == 0 else None
+    torch.distributed.gather_object(value, found, dst=0)
+    return found or []

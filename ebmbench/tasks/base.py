@@ -172,6 +172,9 @@ class Learner(ABC):
         """Returns this process's part of a step, where several processes (torchrun) share one: any vector."""
         raise NotImplementedError(f"{type(self).__name__} trains in one process")
 
+    def assist(self) -> None:  # noqa: B027
+        """Does this process's part of an evaluation that rank 0 began, where several processes (torchrun) share one."""
+
 
 def count_examples(step: Step, into: dict[str, Tensor], counters: Iterable[str]) -> None:
     """Adds up what a loss counted, per seed, from `[S, B]` to `[S]`."""

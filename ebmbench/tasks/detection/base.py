@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -33,7 +33,7 @@ from ebmbench.tasks.detection.base_training import seeded, train_base
 from ebmbench.tasks.detection.data import Dataset, open_split
 from ebmbench.tasks.detection.task import DetectionTask
 
-VERSION = 1
+VERSION = 2
 """Raised when training a base detector comes to mean something else: it is a part of the key."""
 SAY_SECONDS = 30.0
 """Time between two lines of a process that waits."""
@@ -43,15 +43,15 @@ HIDDEN = 1024
 
 @dataclass(frozen=True)
 class Features:
-    """The frozen features of a batch.
+    """The frozen features of an image.
 
     Attributes:
-        maps: pyramid levels that boxes are pooled from, finest first, `[B, C, H_l, W_l]` each.
-        sizes: height and width of each image after resizing, without padding.
+        maps: pyramid levels that boxes are pooled from, finest first, `[C, H_l, W_l]` each, in half precision.
+        size: height and width after resizing, without padding.
     """
 
     maps: list[Tensor]
-    sizes: list[tuple[int, int]]
+    size: tuple[int, int]
 
 
 class BaseDetector:
@@ -110,27 +110,49 @@ class BaseDetector:
         return self
 
     @torch.no_grad()
-    def resize(self, images: Sequence[Tensor]) -> ImageList:
-        """uint8 images `[3, H, W]` of any sizes as one batch: resized, normalised, zero-padded right and below."""
-        device = next(self.model.parameters()).device
-        batch, _ = self.model.transform([image.to(device).float() / 255 for image in images])
-        return cast(ImageList, batch)
+    def features(self, images: Sequence[Tensor]) -> list[Features]:
+        """The pyramid levels that boxes are pooled from, of uint8 images `[3, H, W]` of any sizes."""
+        found: dict[int, Features] = {}
+        for places, batch in self._batches(images):
+            found |= zip(places, self._features(self._maps(batch), batch), strict=True)
+        return [found[place] for place in range(len(images))]
 
     @torch.no_grad()
-    def features(self, images: Sequence[Tensor]) -> Features:
-        """The pyramid levels that boxes are pooled from."""
-        batch = self.resize(images)
-        return self._features(self.model.backbone(batch.tensors), batch)
-
-    @torch.no_grad()
-    def candidates(self, images: Sequence[Tensor], score_threshold: float) -> tuple[Features, list[Candidates]]:
+    def candidates(self, images: Sequence[Tensor], score_threshold: float) -> list[tuple[Features, Candidates]]:
         """Features, and every class-specific box whose class score is above the threshold."""
-        batch = self.resize(images)
-        maps = self.model.backbone(batch.tensors)
-        return self._features(maps, batch), self.kind.candidates(self.model, batch, maps, score_threshold)
+        found: dict[int, tuple[Features, Candidates]] = {}
+        for places, batch in self._batches(images):
+            maps = self._maps(batch)
+            boxes = self.kind.candidates(self.model, batch, maps, score_threshold)
+            found |= zip(places, zip(self._features(maps, batch), boxes, strict=True), strict=True)
+        return [found[place] for place in range(len(images))]
 
-    def _features(self, maps: Mapping[str, Tensor], batch: ImageList) -> Features:
-        return Features([maps[level] for level in self.kind.levels], batch.image_sizes)
+    def _batches(self, images: Sequence[Tensor]) -> Iterator[tuple[list[int], ImageList]]:
+        """Yields batches of resized, normalised, padded images, and the places of these images.
+
+        On a GPU those of one padded size are taken together, else each image alone: what is made of an image must not
+        depend on which others are there, and a CPU gains little by more than one.
+        """
+        device = next(self.model.parameters()).device
+        groups: dict[Any, list[tuple[int, ImageList]]] = {}
+        for place, image in enumerate(images):
+            one, _ = self.model.transform([image.to(device, non_blocking=True).float() / 255])
+            key = one.tensors.shape if device.type == "cuda" else place
+            groups.setdefault(key, []).append((place, one))
+        for group in groups.values():
+            tensors, sizes = [one.tensors for _, one in group], [size for _, one in group for size in one.image_sizes]
+            yield [place for place, _ in group], ImageList(torch.cat(tensors), sizes)
+
+    def _maps(self, batch: ImageList) -> dict[str, Tensor]:
+        """All maps of the backbone; a GPU computes them in half precision, to which they are rounded afterwards."""
+        device = batch.tensors.device
+        with torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda"):
+            maps = self.model.backbone(batch.tensors)
+        return {name: level.float() for name, level in maps.items()}
+
+    def _features(self, maps: Mapping[str, Tensor], batch: ImageList) -> list[Features]:
+        levels = [maps[level].half() for level in self.kind.levels]
+        return [Features([m[place] for m in levels], size) for place, size in enumerate(batch.image_sizes)]
 
 
 def base_key(config: DetectionTask) -> str:
@@ -297,7 +319,7 @@ def _train_and_store(config: DetectionTask, folder: Path, device: torch.device |
         killed.unlink(missing_ok=True)
     model, seconds = train_base(config, dataset, device, saved)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        torch.save({name: value.cpu() for name, value in model.state_dict().items()}, Path(scratch) / "model.pt")
+        torch.save({name: v.cpu().contiguous() for name, v in model.state_dict().items()}, Path(scratch) / "model.pt")
         facts = {
             **_identity(config),
             "category_ids": list(dataset.categories),

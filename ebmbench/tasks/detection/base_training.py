@@ -20,6 +20,7 @@ from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import StopFlag
 from ebmbench.tasks.detection.architectures import architecture
 from ebmbench.tasks.detection.data import Dataset, flip_boxes
+from ebmbench.tasks.detection.read_ahead import ReadAhead
 from ebmbench.tasks.detection.task import DetectionTask
 
 CHECKPOINT_SECONDS = 60.0
@@ -55,7 +56,9 @@ def train_base(
             _start_backbone(model, Path(base.backbone).expanduser())
         model.to(device)
         model.train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=base.learning_rate, weight_decay=base.weight_decay)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), lr=base.learning_rate, weight_decay=base.weight_decay, fused=True
+        )
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimizer,
             lambda step: min((step + 1) / max(base.warmup, 1), 0.5 + 0.5 * math.cos(math.pi * step / base.iterations)),
@@ -63,12 +66,13 @@ def train_base(
         training = _Training(model, optimizer, schedule, torch.device(device))
         if saved is not None:
             training.restore(saved)
+        ahead = ReadAhead(dataset)
         started, last_save = time.perf_counter() - training.seconds, time.monotonic()
         for step in range(training.step, base.iterations):
             images: list[Tensor] = []
             targets: list[dict[str, Tensor]] = []
             while len(images) < base.batch_size:
-                example = dataset.load(training.next_index(len(dataset.image_ids)))
+                example = ahead.load(training.next_index(len(dataset.image_ids)))
                 if example is None:
                     continue
                 image, boxes = example.image.to(device).float() / 255, example.boxes.to(device)
@@ -77,6 +81,7 @@ def train_base(
                 labels = torch.tensor([label_of[c] for c in example.categories.tolist()], device=device)
                 images.append(image)
                 targets.append({"boxes": boxes, "labels": labels})
+            ahead.expect(training.order[: -base.batch_size - 1 : -1])
             loss = sum(model(images, targets).values())
             optimizer.zero_grad()
             loss.backward()

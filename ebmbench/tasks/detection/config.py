@@ -104,6 +104,9 @@ class FileData(ImageData):
     num_train: int | None = Field(
         None, ge=1, description="training images that are used, drawn once for all; null: all of them"
     )
+    workers: int | None = Field(
+        None, ge=0, le=256, description="threads that read images ahead; null: by the cores; changes no result"
+    )
 
     @abstractmethod
     def part(self, split: str) -> Part:
@@ -122,7 +125,8 @@ class FileData(ImageData):
     @override
     def identity(self) -> dict[str, Any]:
         """Returns the settings, with hashes of the files in the place of their names: edited data are other data."""
-        files = ("root", "skip_bad_images", *(f"{s}_{kind}" for s in SPLITS for kind in ("images", "annotations")))
+        files = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "annotations")]
+        files += ["root", "skip_bad_images", "workers"]
         found = {key: value for key, value in super().identity().items() if key not in files}
         splits = {"train": "train", "val": "val", "eval": self.eval_split}
         return {**found, **{f"{name}_content": self.content(split) for name, split in splits.items()}}

@@ -59,6 +59,7 @@ class Dataset(Protocol):
     image_ids: list[int]  # of the images in order; of a training split only those with a box to learn from
     notes: list[str]  # what was left out, a sentence each
     content: str  # a hash of all that its images and boxes depend on
+    workers: int | None  # threads that read images ahead: 0 where they are in memory, None: by the cores
 
     def load(self, index: int) -> Example | None:
         """The example at a place in `image_ids`; None for a bad image that the user allows to be skipped."""
@@ -97,6 +98,8 @@ made_image = lru_cache(maxsize=4096)(shapes.make_image)
 
 class ShapesDataset:
     """Made images (see `shapes`)."""
+
+    workers: int | None = 0
 
     def __init__(self, config: ShapesData, split: Split) -> None:
         self.config = config
@@ -218,6 +221,7 @@ class CocoDataset:
     notes: list[str] = field(init=False, default_factory=list)
     bad_images: set[int] = field(init=False, default_factory=set)
     content: str = field(init=False)
+    workers: int | None = field(init=False)
 
     def __post_init__(self) -> None:
         part = self.config.part(self.split)
@@ -225,7 +229,7 @@ class CocoDataset:
             part = part.some(self.config.num_train)
         self.folder, self.annotation_file, self.content = part.folder, part.file, part.content
         annotations, content = part.file, part.annotations
-        self._sides = self.config.sides
+        self._sides, self.workers = self.config.sides, self.config.workers
         self._images = {image["id"]: image for image in content["images"]}
         self._annotations = content["annotations"]
         self.categories = {c["id"]: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])}
@@ -346,7 +350,7 @@ class CocoDataset:
             return None
         boxes = self._boxes[image_id]
         return Example(
-            image=torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(),
+            image=torch.from_numpy(np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))),
             boxes=torch.tensor([box for box, _ in boxes], dtype=torch.float32).reshape(-1, 4),
             categories=torch.tensor([category for _, category in boxes], dtype=torch.int64),
         )

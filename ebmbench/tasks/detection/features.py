@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from ebmbench.tasks.detection.architectures import Candidates
 from ebmbench.tasks.detection.base import BaseDetector, Features
 from ebmbench.tasks.detection.data import Dataset, Example, flip_boxes
 from ebmbench.tasks.detection.pooling import Pyramid
+from ebmbench.tasks.detection.read_ahead import ReadAhead
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
@@ -68,44 +69,64 @@ class FeatureStore:
         self.base, self.dataset, self.folder = base, dataset, folder / dataset.content
         self.device = next(base.model.parameters()).device
         self.enabled = limit_mb > 0
+        self._ahead = ReadAhead(dataset)
         self._left = limit_mb * 2**20
         if self.enabled and folder.is_dir():
             self._left -= sum(path.stat().st_size for path in folder.glob("*.npz"))
 
-    def load(self, index: int, flipped: bool = False) -> ImageFeatures | None:
-        """Returns an image's features; None for a bad image that the user allows to be skipped."""
-        path = self._path(index, "-flipped" if flipped else "")
-        kept = self._read(path)
-        if kept is not None:
-            return _from_arrays(kept, self.device)
-        example = self.dataset.load(index)
-        if example is None:
-            return None
-        if flipped:
-            image = example.image.flip(-1)
-            example = Example(image, flip_boxes(example.boxes, image.shape[-1]), example.categories)
-        return self._keep_features(path, example, self.base.features([example.image]))
+    def expect(self, places: Iterable[tuple[int, bool]]) -> None:
+        """Starts to read the images whose features are asked for next, where those are not kept."""
+        self._ahead.expect(index for index, flipped in places if not self._is_kept(self._path(index, flipped)))
 
-    def with_candidates(self, index: int, score_threshold: float) -> tuple[ImageFeatures, Candidates] | None:
-        """Returns the features and the base detector's candidates of the image as it is; None for a bad image."""
-        path, beside = self._path(index), self._path(index, f"-candidates-{score_threshold}")
-        kept, kept_beside = self._read(path), self._read(beside)
-        if kept is not None and kept_beside is not None:
-            parts = (torch.from_numpy(kept_beside[name]).to(self.device) for name in ("boxes", "scores", "labels"))
-            return _from_arrays(kept, self.device), Candidates(*parts)
-        example = self.dataset.load(index)
-        if example is None:
-            return None
-        features, (found,) = self.base.candidates([example.image], score_threshold)
-        arrays = {"boxes": found.boxes, "scores": found.scores, "labels": found.labels}
-        self._keep(beside, {name: value.cpu().numpy() for name, value in arrays.items()})
-        return self._keep_features(path, example, features), found
+    def load(self, places: Sequence[tuple[int, bool]]) -> list[ImageFeatures | None]:
+        """Returns the features of images, flipped or not; None for a bad image that the user allows to be skipped."""
+        found: list[ImageFeatures | None] = []
+        missing: dict[int, Example] = {}
+        for number, (index, flipped) in enumerate(places):
+            kept = self._read(self._path(index, flipped))
+            found.append(None if kept is None else _from_arrays(kept, self.device))
+            example = self._ahead.load(index) if kept is None else None
+            if example is not None:
+                missing[number] = _flipped(example) if flipped else example
+        made = self.base.features([example.image for example in missing.values()])
+        for (number, example), features in zip(missing.items(), made, strict=True):
+            found[number] = self._keep_features(self._path(*places[number]), example, features)
+        return found
 
-    def _path(self, index: int, ending: str = "") -> Path:
-        return self.folder / f"{self.dataset.image_ids[index]}{ending}.npz"
+    def with_candidates(
+        self, indices: Sequence[int], score_threshold: float
+    ) -> list[tuple[ImageFeatures, Candidates] | None]:
+        """Returns the features and the base detector's candidates of images as they are; None for a bad image."""
+        found: list[tuple[ImageFeatures, Candidates] | None] = []
+        missing: dict[int, Example] = {}
+        for number, index in enumerate(indices):
+            kept, beside = self._read(self._path(index)), self._read(self._beside(index, score_threshold))
+            if kept is not None and beside is not None:
+                parts = (torch.from_numpy(beside[name]).to(self.device) for name in ("boxes", "scores", "labels"))
+                found.append((_from_arrays(kept, self.device), Candidates(*parts)))
+                continue
+            found.append(None)
+            example = self._ahead.load(index)
+            if example is not None:
+                missing[number] = example
+        made = self.base.candidates([example.image for example in missing.values()], score_threshold)
+        for (number, example), (features, boxes) in zip(missing.items(), made, strict=True):
+            arrays = {name: getattr(boxes, name).cpu().numpy() for name in ("boxes", "scores", "labels")}
+            self._keep(self._beside(indices[number], score_threshold), arrays)
+            found[number] = self._keep_features(self._path(indices[number]), example, features), boxes
+        return found
+
+    def _path(self, index: int, flipped: bool = False) -> Path:
+        return self.folder / f"{self.dataset.image_ids[index]}{'-flipped' if flipped else ''}.npz"
+
+    def _beside(self, index: int, score_threshold: float) -> Path:
+        return self.folder / f"{self.dataset.image_ids[index]}-candidates-{score_threshold}.npz"
+
+    def _is_kept(self, path: Path) -> bool:
+        return self.enabled and path.exists()
 
     def _read(self, path: Path) -> dict[str, NDArray[Any]] | None:
-        if not self.enabled or not path.exists():
+        if not self._is_kept(path):
             return None
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -115,10 +136,10 @@ class FeatureStore:
             return None
 
     def _keep_features(self, path: Path, example: Example, features: Features) -> ImageFeatures:
-        size, original = features.sizes[0], (int(example.image.shape[1]), int(example.image.shape[2]))
+        size, original = features.size, (int(example.image.shape[1]), int(example.image.shape[2]))
         scale = torch.tensor([size[1] / original[1], size[0] / original[0]]).repeat(2)
         result = ImageFeatures(
-            [level[0].half() for level in features.maps],
+            features.maps,
             size,
             original,
             (example.boxes * scale).to(self.device),
@@ -145,6 +166,11 @@ class FeatureStore:
         temporary.write_bytes(content)  # not synced to the disk: a damaged file is made again
         os.replace(temporary, path)
         self._left -= len(content)
+
+
+def _flipped(example: Example) -> Example:
+    image = example.image.flip(-1)
+    return Example(image, flip_boxes(example.boxes, image.shape[-1]), example.categories)
 
 
 def _to_arrays(features: ImageFeatures) -> dict[str, NDArray[Any]]:

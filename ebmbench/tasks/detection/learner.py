@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 from typing_extensions import override
 
+from ebmbench.core.batches import Batches
 from ebmbench.core.own_networks import OwnNetworks
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step, no_counts
@@ -119,6 +119,7 @@ class DetectionLearner(Learner):
         self.counts = no_counts(self.method.counters, 1, self.device)
         self.num_items = len(frozen.train.dataset.image_ids)
         self.batch_size = min(self.trainer.batch_size, self.num_items)
+        self.batches = Batches(self.on_host, self.num_items, self.batch_size)
         self.num_boxes = frozen.train.num_boxes()
         self.num_examples = self._count_boxes()
 
@@ -144,9 +145,8 @@ class DetectionLearner(Learner):
 
     def _count_boxes(self) -> int:
         """The boxes of all training steps: whole epochs, and the images of the last, unfinished one."""
-        per_epoch = math.ceil(self.num_items / self.batch_size)
-        epochs, steps = divmod(self.num_steps, per_epoch)
-        order = self.on_host.at(epochs).permutation("order", self.num_items).tolist()
+        epochs, steps = divmod(self.num_steps, self.batches.steps_per_epoch)
+        order = self.batches.order(epochs)[0].tolist()
         return epochs * sum(self.num_boxes) + sum(self.num_boxes[i] for i in order[: steps * self.batch_size])
 
     @override
@@ -242,7 +242,7 @@ class DetectionLearner(Learner):
         total = sum(store.dataset.num_boxes(index) for index in chosen)
         loss, done = torch.zeros(1, dtype=torch.float64, device=self.device), 0
         for start in range(0, len(chosen), self.batch_size):
-            loaded = (store.load(index) for index in chosen[start : start + self.batch_size])
+            loaded = store.load([(index, False) for index in chosen[start : start + self.batch_size]])
             images = [image for image in loaded if image is not None]
             count = sum(len(image.boxes) for image in images)
             rows = torch.arange(done, done + count, device=self.device)
@@ -267,18 +267,26 @@ class DetectionLearner(Learner):
 
     def _examples(self, batch: list[int], step: int) -> tuple[list[ImageFeatures], Tensor, int]:
         """This process's images, and the places of their boxes among all of the step's."""
-        flips = (self.on_host.at(step).uniform("flip", (len(batch),)) < 0.5).tolist()
+        store, places = self.frozen.train, self._places(batch, step)
+        following = self.batches.at(step + 1)[0].tolist()
+        store.expect((*places, *self._places(following, step + 1)))
+        loaded = iter(store.load(places))
         images: list[ImageFeatures] = []
         rows: list[int] = []
         start = 0
-        for place, (index, flipped) in enumerate(zip(batch, flips, strict=True)):
-            if place % self.world == self.rank:
-                image = self.frozen.train.load(index, flipped)
+        for number, index in enumerate(batch):
+            if number % self.world == self.rank:
+                image = next(loaded)
                 if image is not None:
                     images.append(image)
                     rows += range(start, start + len(image.boxes))
             start += self.num_boxes[index]
         return images, torch.tensor(rows, dtype=torch.int64, device=self.device), start
+
+    def _places(self, batch: Sequence[int], step: int) -> list[tuple[int, bool]]:
+        """This process's images of a step, and whether each is flipped."""
+        flips = (self.on_host.at(step).uniform("flip", (len(batch),)) < 0.5).tolist()
+        return list(zip(batch, flips, strict=True))[self.rank :: self.world]
 
     @override
     def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
@@ -286,9 +294,16 @@ class DetectionLearner(Learner):
         record = record_of(self.task, base, dataset.categories)
         write_atomically(run_dir / RECORD, (json.dumps(record, indent=1) + "\n").encode())
         frozen, seed = self.frozen, self.seeds[0]
+        if self.world > 1:
+            distributed.send_step(seed, distributed.EVALUATE, self.device)
+            distributed.share_parameters(list(self.parameters.values()))
         head = self.head.eval()
         args = self.task, frozen.scored, frozen.val, head, seed, run_dir, diverged[0], self.on_stage
         return [scoring.score(*args)]
+
+    @override
+    def assist(self) -> None:
+        scoring.assist(self.task, self.frozen.scored, self.frozen.val, self.head.eval())
 
 
 def _of_one_seed(output: Callable[[], Tensor]) -> Tensor:

@@ -114,11 +114,9 @@ class DetectionModel:
         """
         pixels = as_pixels(image)
         options = self.task.inference
-        features, (found,) = self.base.candidates([pixels], options.score_threshold)
-        size, original = features.sizes[0], (int(pixels.shape[1]), int(pixels.shape[2]))
-        none = found.boxes.new_zeros(0)
-        # Half precision, as in training.
-        one = ImageFeatures([m[0].half() for m in features.maps], size, original, none.view(0, 4), none.long())
+        ((features, found),) = self.base.candidates([pixels], options.score_threshold)
+        original, none = (int(pixels.shape[1]), int(pixels.shape[2])), found.boxes.new_zeros(0)
+        one = ImageFeatures(features.maps, features.size, original, none.view(0, 4), none.long())
         maps = pyramid([one], self.base.strides)
         if self.accepted:
             (result,) = detect(self.head, maps, [found], options, self.task.head.keep_level)

@@ -6,9 +6,8 @@ import io
 import json
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ebmbench.system import distributed
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.architectures import Candidates
 from ebmbench.tasks.detection.box_nll import box_nll
@@ -28,7 +28,8 @@ from ebmbench.tasks.detection.inference import base_detections, detect
 from ebmbench.tasks.detection.task import DetectionTask
 from ebmbench.tasks.examples import write_examples
 
-CANDIDATES_AT_A_TIME = 4096
+PIXELS_AT_A_TIME, IMAGES_AT_A_TIME = 2**23, 32
+"""Of images that are looked at together, at most; one at least."""
 STEPS_SHOWN = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
 """Refinement steps after which AP is measured, besides the last."""
 STEPWISE_IMAGES = 1000
@@ -73,10 +74,8 @@ def score(
     each coordinate of some boxes.
     """
     options = task.inference
-    steps = {0, options.steps}
-    if len(store.dataset.image_ids) <= STEPWISE_IMAGES:
-        steps |= {step for step in STEPS_SHOWN if step < options.steps}
-    found = detect_all(task, store, head, sorted(steps), tell=tell, first_boxes=options.nll_boxes)
+    steps = _measured_steps(task, store)
+    found = detect_all(task, store, head, steps, tell=tell, first_boxes=options.nll_boxes)
     truth = store.dataset.ground_truth()
     parts = {"base": found.base, "nms": found.after[0], "refined": found.after[options.steps]}
     stages = {name: evaluate(truth, detections, found.image_ids) for name, detections in parts.items()}
@@ -86,7 +85,7 @@ def score(
     _write_table(run_dir / f"stages.{seed}.csv", [{"seed": seed, "stage": k, **e.metrics} for k, e in stages.items()])
     known = {0: stages["nms"], options.steps: stages["refined"]}
     rows: list[dict[str, Any]] = []
-    for step in sorted(steps):
+    for step in steps:
         after = known.get(step) or evaluate(truth, found.after[step], found.image_ids, by_size=False)
         gain = paired_bootstrap(stages["base"], after, min(options.bootstrap, STEPWISE_RESAMPLES))["ap"]
         measured = {name: after.metrics[name] for name in ("ap", "ap50", "ap75", "ar")}
@@ -111,10 +110,23 @@ def score(
     return row
 
 
+def _measured_steps(task: DetectionTask, store: FeatureStore) -> list[int]:
+    """Returns the refinement steps after which AP is measured."""
+    last = task.inference.steps
+    shown = STEPS_SHOWN if len(store.dataset.image_ids) <= STEPWISE_IMAGES else ()
+    return sorted({0, last, *(step for step in shown if step < last)})
+
+
+def _detect_validation(
+    task: DetectionTask, store: FeatureStore, head: EnergyHead, tell: Tell = lambda stage, done, total: None
+) -> Found:
+    count = None if task.inference.accept else VALIDATION_IMAGES
+    return detect_all(task, store, head, [task.inference.steps], count, tell, "validation")
+
+
 def _validation(task: DetectionTask, store: FeatureStore, head: EnergyHead, tell: Tell) -> dict[str, Evaluation]:
     """Returns what the base and the head score on the validation split."""
-    count = None if task.inference.accept else VALIDATION_IMAGES
-    found = detect_all(task, store, head, [task.inference.steps], count, tell, "validation")
+    found = _detect_validation(task, store, head, tell)
     truth = store.dataset.ground_truth()
     parts = {"base": found.base, "refined": found.after[task.inference.steps]}
     return {name: evaluate(truth, boxes, found.image_ids, by_size=False) for name, boxes in parts.items()}
@@ -170,29 +182,69 @@ def detect_all(
     stage: str = "evaluation",
     first_boxes: int = 0,
 ) -> Found:
-    """Runs inference on a split, or on its first images."""
-    options = task.inference
+    """Runs inference on a split, or on its first images.
+
+    Several processes (torchrun) must all call it: each takes groups of images that follow each other, the same groups
+    as one process forms. Rank 0 alone gets what all found.
+    """
+    rank, world = distributed.world()
+    ids = store.dataset.image_ids[:num_images]
+    side_short, side_long = task.data.sides
+    size = min(max(PIXELS_AT_A_TIME // (side_short * side_long), 1), IMAGES_AT_A_TIME)
+    groups = [range(start, min(start + size, len(ids))) for start in range(0, len(ids), size)]
+    start, end = (len(groups) * part // world for part in (rank, rank + 1))
     found = Found([], {step: [] for step in steps}, [], [])
-    total = len(store.dataset.image_ids[:num_images])
-    for images in _groups(store, options.score_threshold, num_images, partial(tell, stage)):
+    for number, group in enumerate(groups):
+        if number >= end and first_boxes <= 0:
+            break
+        if number < start:
+            continue
+        tell(stage, world * (group.start - groups[start].start), len(ids))
+        following = groups[number + 1] if number + 1 < end else range(0)
+        images = _images(store, group, following, task.inference.score_threshold)
         for image in images:
-            if first_boxes > 0 and len(image.features.boxes):
+            if rank == 0 and first_boxes > 0 and len(image.features.boxes):
                 found.first.append(image)
                 first_boxes -= len(image.features.boxes)
-        results = detect(
-            head,
-            pyramid([image.features for image in images], store.base.strides),
-            [image.candidates for image in images],
-            options,
-            task.head.keep_level,
-        )
-        for image, result in zip(images, results, strict=True):
-            found.image_ids.append(image.image_id)
-            found.base.extend(_to_coco(store, image, *base_detections(image.candidates, options)))
-            for step in steps:
-                found.after[step].extend(_to_coco(store, image, result.boxes[step], result.scores, result.labels))
-    tell(stage, total, total)
-    return found
+        if number < end:
+            _detect(task, store, head, images, found)
+    parts = distributed.gather_on_leader((found.base, found.after, found.image_ids))
+    tell(stage, len(ids), len(ids))
+    return Found(
+        [box for base, _, _ in parts for box in base],
+        {step: [box for _, after, _ in parts for box in after[step]] for step in steps},
+        [image_id for _, _, image_ids in parts for image_id in image_ids],
+        found.first,
+    )
+
+
+def _images(store: FeatureStore, group: Sequence[int], following: Sequence[int], threshold: float) -> list[_Image]:
+    """Returns some images with their candidates, while those that follow are read."""
+    store.expect((index, False) for index in (*group, *following))
+    made = store.with_candidates(group, threshold)
+    # A bad image that may be skipped is left out; the dataset counted it.
+    return [_Image(store.dataset.image_ids[i], *one) for i, one in zip(group, made, strict=True) if one is not None]
+
+
+def _detect(task: DetectionTask, store: FeatureStore, head: EnergyHead, images: Sequence[_Image], found: Found) -> None:
+    """Adds to `found` what is detected in some images."""
+    if not images:
+        return
+    maps = pyramid([image.features for image in images], store.base.strides)
+    candidates = [image.candidates for image in images]
+    results = detect(head, maps, candidates, task.inference, task.head.keep_level)
+    for image, result in zip(images, results, strict=True):
+        found.image_ids.append(image.image_id)
+        found.base.extend(_to_coco(store, image, *base_detections(image.candidates, task.inference)))
+        for step, boxes in found.after.items():
+            boxes.extend(_to_coco(store, image, result.boxes[step], result.scores, result.labels))
+
+
+def assist(task: DetectionTask, store: FeatureStore, val: FeatureStore | None, head: EnergyHead) -> None:
+    """Does the share of `score` of a process that is not the first."""
+    detect_all(task, store, head, _measured_steps(task, store), first_boxes=0)
+    if val is not None and val is not store:
+        _detect_validation(task, val, head)
 
 
 def _row(stages: dict[str, Evaluation], options: InferenceConfig) -> dict[str, float]:
@@ -204,27 +256,6 @@ def _row(stages: dict[str, Evaluation], options: InferenceConfig) -> dict[str, f
     for name, gain in gains.items():
         row |= {f"{name}_gain": gain.value, f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
     return row
-
-
-def _groups(
-    store: FeatureStore, score_threshold: float, num_images: int | None, tell: Callable[[int, int], None]
-) -> Iterator[list[_Image]]:
-    """Yields images with their candidates, so many at a time that the memory is bounded."""
-    group: list[_Image] = []
-    count = 0
-    ids = store.dataset.image_ids[:num_images]
-    for index, image_id in enumerate(ids):
-        tell(index, len(ids))
-        found = store.with_candidates(index, score_threshold)
-        if found is None:
-            continue  # a bad image that may be skipped; the dataset counted it
-        if group and count + len(found[1].boxes) > CANDIDATES_AT_A_TIME:
-            yield group
-            group, count = [], 0
-        group.append(_Image(image_id, *found))
-        count += len(found[1].boxes)
-    if group:
-        yield group
 
 
 def _to_coco(store: FeatureStore, image: _Image, boxes: Tensor, scores: Tensor, labels: Tensor) -> list[Detection]:

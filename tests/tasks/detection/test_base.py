@@ -144,13 +144,14 @@ def test_candidates_with_nms_are_torchvisions_detections(tmp_path: Path, name: s
         torch.randint(0, 256, (3, 128, 128), dtype=torch.uint8, generator=generator),
         torch.randint(0, 256, (3, 100, 150), dtype=torch.uint8, generator=generator),
     ]
-    features, candidates = detector.candidates(images, score_threshold=0.05)
+    made = detector.candidates(images, score_threshold=0.05)
     overlap = 0.5
     if logits is not None:
         overlap = 1.0  # none: many pairs of regular places overlap by 0.5 to the last bit
         detector.model.score_thresh, detector.model.nms_thresh, detector.model.detections_per_img = 0.05, overlap, 100
-    expected = detector.model([image / 255 for image in images])
-    for image, size, found, want in zip(images, features.sizes, candidates, expected, strict=True):
+    expected = [detector.model([image / 255])[0] for image in images]
+    for image, (features, found), want in zip(images, made, expected, strict=True):
+        size = features.size
         keep = batched_nms(found.boxes, found.scores, found.labels, overlap)[:100]
         scale = torch.tensor([image.shape[2] / size[1], image.shape[1] / size[0]]).repeat(2)
         # One-stage detectors have a score for the background, and boxes without area; neither can be refined.
@@ -160,8 +161,8 @@ def test_candidates_with_nms_are_torchvisions_detections(tmp_path: Path, name: s
         torch.testing.assert_close(found.boxes[keep] * scale, want["boxes"][known], atol=2e-3, rtol=1e-4)
         assert torch.equal(found.labels[keep], want["labels"][known])
     assert len(expected[0]["boxes"]) > 0
-    assert [m.shape[0] for m in features.maps] == [2] * len(detector.strides)
-    assert torch.equal(detector.features(images).maps[0], features.maps[0])
+    assert [len(features.maps) for features, _ in made] == 2 * [len(detector.strides)]
+    assert torch.equal(detector.features(images)[0].maps[0], made[0][0].maps[0])
 
 
 def test_a_saved_checkpoint_loads_and_others_are_refused(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_what_wraps_a_checkpoint_is_taken_off(tmp_path: Path) -> None:
     state = architectures.Small().build(6, 128, 128).state_dict()
     torch.save({"state_dict": {f"model.{name}": value for name, value in state.items()}}, tmp_path / "lightning.ckpt")
     torch.save({f"module.{name}": value for name, value in state.items()}, tmp_path / "ddp.pt")
-    save_file(state, tmp_path / "plain.safetensors")
+    save_file({name: value.contiguous() for name, value in state.items()}, tmp_path / "plain.safetensors")
 
     def load(name: str, architecture: str = "small") -> base.BaseDetector:
         settings = {"weights": str(tmp_path / name), "architecture": architecture}
@@ -267,12 +268,12 @@ def test_a_detector_without_a_box_head_gives_an_energy_that_starts_afresh(tmp_pa
         detector = base.load_base(config, tmp_path, "cpu")
         assert not detector.has_box_head
         image = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8)
-        features = detector.features([image])
+        (features,) = detector.features([image])
         assert [m.shape[-1] * s for m, s in zip(features.maps, detector.strides, strict=True)] == [64] * len(
             features.maps
         )
         first, second = detector.hidden_layers
-        assert first.in_features == 49 * features.maps[0].shape[1] and second.in_features == first.out_features
+        assert first.in_features == 49 * len(features.maps[0]) and second.in_features == first.out_features
 
 
 def test_the_backbone_starts_from_a_file_and_is_a_part_of_the_key(tmp_path: Path) -> None:

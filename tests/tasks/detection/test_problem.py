@@ -245,7 +245,8 @@ def _follow(rank: int, port: int, results: str, where: str) -> None:
         with torch.no_grad():
             problem.parameters["fc7.bias"].add_(0.1)  # the other process must take over what rank 0 has
         loss, grads = gradient(problem, 1)
-    torch.save((loss, grads), where)
+        (row,) = problem.evaluate(Path(where).parent, [False])
+    torch.save((loss, grads, row), where)
 
 
 def _check_left() -> None:
@@ -278,19 +279,29 @@ def test_the_others_are_let_go_where_nothing_was_left_to_train(tmp_path: Path) -
     join([context.Process(target=_lead_nothing, args=(rank, port, str(tmp_path))) for rank in (0, 1)])
 
 
-def test_two_processes_have_the_loss_of_one(results: Path, tmp_path: Path) -> None:
+def test_two_processes_have_the_loss_and_the_scores_of_one(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny_run(results, "nce+", "trainer.gradient_clip=null")
     problem = build(config, (0,), torch.device("cpu"))
     with torch.no_grad():
         problem.parameters["fc7.bias"].add_(0.1)
     loss, grads = gradient(problem, 1)
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+    (row,) = problem.evaluate(tmp_path / "one", [False])
     context = multiprocessing.get_context("spawn")
     port = 29_000 + os.getpid() % 1000
     processes = [
-        context.Process(target=_follow, args=(rank, port, str(results), str(tmp_path / "got.pt"))) for rank in (0, 1)
+        context.Process(target=_follow, args=(rank, port, str(results), str(tmp_path / "two" / "got.pt")))
+        for rank in (0, 1)
     ]
     join(processes)
-    got_loss, got_grads = torch.load(tmp_path / "got.pt", weights_only=True)
+    got_loss, got_grads, got_row = torch.load(tmp_path / "two" / "got.pt", weights_only=True)
+    assert got_row == pytest.approx(row, rel=0, abs=0, nan_ok=True)
+    for name in ("base", "nms", "refined"):
+        parts = [tmp_path / folder / "detections" / f"{name}.0.json" for folder in ("one", "two")]
+        assert parts[0].read_bytes() == parts[1].read_bytes() and len(json.loads(parts[0].read_text()))
     assert got_loss == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(got_grads, grads, rtol=1e-4, atol=1e-7)
 
@@ -389,14 +400,14 @@ def test_edited_images_are_new_data_with_features_of_their_own(tmp_path: Path) -
     config = coco_run(tmp_path / "data", tmp_path / "results")
     first = config.run_hash
     before = build(config, (0,), torch.device("cpu"))
-    kept = before.frozen.train.load(0)
+    kept = before.frozen.train.load([(0, False)])[0]
     for path in (tmp_path / "data" / "train2017").glob("*.png"):
         Image.fromarray(np.asarray(Image.open(path)) // 2).save(path)
     edited = coco_run(tmp_path / "data", tmp_path / "results")
     assert edited.run_hash != first
     task_module._frozen.cache_clear()
     after = build(edited, (0,), torch.device("cpu"))
-    found = after.frozen.train.load(0)
+    found = after.frozen.train.load([(0, False)])[0]
     assert kept is not None and found is not None and not torch.equal(kept.maps[0], found.maps[0])
 
 

@@ -15,10 +15,10 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from ebmbench.config.compose import compose
+from ebmbench.core.batches import Batches
 from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.core.step import Step
 from ebmbench.engine import runs
-from ebmbench.engine.batches import Batches
 from ebmbench.engine.execute import execute, result_rows
 from ebmbench.engine.summary import summary
 from ebmbench.engine.train import Training
