@@ -156,6 +156,8 @@ def short_run(words: list[str]) -> Iterator[str]:
         outcome = execute(config, quiet=True)
         if outcome.state != "done":
             yield f"it ended as {outcome.state}"
+        if outcome.undrawn:
+            yield f"its figures are not drawn: {outcome.undrawn}"
 
 
 # -------------------------------------------------------------------------------------------------------- methods

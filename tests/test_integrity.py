@@ -378,3 +378,24 @@ def test_parameters_are_those_that_were_trained(config: RunConfig) -> None:
     saved = torch.load(config.run_dir / "checkpoint.pt", weights_only=True)
     read = api.read_parameters(config.run_dir)
     assert all(torch.equal(saved["parameters"][seed]["flat"], read[seed]["flat"]) for seed in (0, 1))
+
+
+def test_figures_that_cannot_be_drawn_cost_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = compose([*LINES, f"results_dir={tmp_path}"])
+    told: list[list[dict[str, str]]] = []
+
+    def draw(self: OneD, setup: Setup, run_dir: Path) -> list[Path]:
+        assert told, "the figures are drawn before the result is told"
+        (run_dir / "figures").mkdir()
+        (run_dir / "figures" / "half.png").write_bytes(b"half a pic")
+        raise ValueError("no such colour")
+
+    monkeypatch.setattr(OneD, "figures", draw)
+    outcome = execute(config, quiet=True, on_result=told.append)
+    assert outcome.state == "done" and outcome.undrawn == "ValueError: no such colour"
+    assert told == [runs.read_metrics(config.run_dir)]
+    assert not (config.run_dir / "figures").exists() and not runs.verify(config.run_dir)
+    assert "figures were not drawn (ValueError: no such colour)" in capsys.readouterr().err
+    assert execute(config, quiet=True, on_result=told.append).existed and len(told) == 1

@@ -1,6 +1,6 @@
 """Speed of 1D training, for every method, against the textbook way and against the machine's limit.
 
-    python -m ebmbench.bench                      all methods, S = 1, 5, 20, 80, on the CPU
+    python -m ebmbench.bench                      all methods, S = 1, 20, 80, on the CPU
     python -m ebmbench.bench --device cuda        the same on a GPU
     python -m ebmbench.bench --methods nce+ --seeds 20 --seconds 1 --no-curves
     python -m ebmbench.bench --methods nce+ dsm --seeds 1 20 80 --threads 1 --no-curves --peers jax compile
@@ -27,11 +27,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 import yaml
+from matplotlib.axes import Axes
 
 from ebmbench.bench import peers
 from ebmbench.bench.machine import machine
@@ -39,6 +42,8 @@ from ebmbench.bench.textbook import Textbook
 from ebmbench.config.compose import compose
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
+from ebmbench.display import palette
+from ebmbench.display.rendering import Figure, Panel, Scale, log_axis, save_png
 from ebmbench.engine.runs import commit
 from ebmbench.engine.train import Training
 from ebmbench.native import build
@@ -171,7 +176,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 def _arguments(argv: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m ebmbench.bench one_d", description=__doc__.split("\n\n")[0])
     parser.add_argument("--methods", nargs="+", default=paper_methods(), choices=list(registry.known("method")))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 5, 20, 80], help="models trained together")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 20, 80], help="models trained together")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="CPU threads")
     parser.add_argument("--seconds", type=float, default=4.0, help="time for each measurement, at least five steps")
@@ -497,7 +502,7 @@ def write(
             writer.writerow({k: f"{v:.5g}" if isinstance(v, float) else v for k, v in values.items()})
     (arguments.out / f"{name}.md").write_text(markdown(rows, limits, arguments, argv, measured_at))
     if any(row.kind == "batch" for row in rows):
-        plot(rows, arguments.out / f"{name}.png")
+        save_png(figure(pd.DataFrame([asdict(row) for row in rows]), name), arguments.out)
 
 
 def markdown(
@@ -600,26 +605,42 @@ def paper_table(rows: list[Row]) -> str:
     )
 
 
-def plot(rows: list[Row], path: Path) -> None:
-    """Cost of a step of nce+ against S, M and the batch size: ours and the textbook's for as many models."""
-    import matplotlib
+def figure(rows: pd.DataFrame, name: str) -> Figure:
+    """Returns what a step of nce+ takes against S, M and the batch size, beside the textbook's for as many models.
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
+    Args:
+        rows: of `one_d.csv`.
+    """
+    rows = rows[rows["kind"].isin(CURVES)]
+    ours, textbook = rows["ms"] * rows["seeds"], rows["baseline_ms"] * rows["seeds"]
+    limit = ours * rows[["of_compute", "of_bandwidth"]].max(axis=1)
+    lines = rows[["kind", *CURVES]].assign(ours=ours, textbook=textbook, limit=limit)
+    scale = Scale.of(pd.concat([ours, textbook, limit]))
+    assert scale is not None
+    panels = [
+        Panel(title, partial(_curve, lines[lines["kind"] == kind], kind, scale)) for kind, title in CURVES.items()
+    ]
+    return Figure(name, "Time of a step", "", tuple(panels), lines, columns=3)
 
-    figure, axes = plt.subplots(1, 3, figsize=(10.5, 3.4), constrained_layout=True, sharey=True)
-    panels = (("seeds", "models trained together, S"), ("samples", "samples, M"), ("batch", "examples in a batch"))
-    for axis, (kind, label) in zip(axes, panels, strict=True):
-        chosen = [row for row in rows if row.kind == kind]
-        at = [getattr(row, kind) for row in chosen]
-        axis.loglog(at, [r.baseline_ms * r.seeds for r in chosen], "s--", color="#D55E00", label="textbook, one by one")
-        axis.loglog(at, [r.ms * r.seeds for r in chosen], "o-", color="#0072B2", label="ebmbench")
-        least = [r.ms * r.seeds * max(r.of_compute, r.of_bandwidth) for r in chosen]
-        axis.loglog(at, least, ":", color="black", label="limit of the machine")
-        axis.set_xlabel(label)
-        axis.grid(alpha=0.3, which="both", linewidth=0.4)
-    axes[0].set_ylabel("time of a step of all models (ms)")
-    axes[1].set_title("nce+; where not varied S = 20, M = 1024, B = 32", fontsize=10)
-    axes[0].legend(fontsize=8)
-    figure.savefig(path, dpi=160)
-    plt.close(figure)
+
+CURVES = {
+    "seeds": "S, models trained together (M = 1024, B = 32)",
+    "samples": "M, samples (S = 20, B = 32)",
+    "batch": "B, examples in a batch (S = 20, M = 1024)",
+}
+"""What is varied: a column of the table, and its title."""
+
+
+def _curve(lines: pd.DataFrame, kind: str, scale: Scale, axes: Axes) -> None:
+    shown = (
+        ("textbook", "textbook, one by one", palette.BASE_COLOR, "s-"),
+        ("ours", "ebmbench", palette.color("nce+"), f"{palette.marker('nce+')}-"),
+        ("limit", "limit of the machine", palette.TRUTH_COLOR, ":"),
+    )
+    for column, label, color, look in shown:
+        axes.plot(lines[kind], lines[column], look, color=color, label=label)
+    log_axis(axes, "x")
+    scale.apply(axes, "y")
+    if kind == "seeds":
+        axes.set_ylabel("ms for all models, nce+")
+        axes.legend(frameon=False)

@@ -22,7 +22,7 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine import runs
 from ebmbench.engine.execute import Outcome, execute, follow, last_line, resolve_device
-from ebmbench.engine.summary import summary
+from ebmbench.engine.summary import summary, table
 from ebmbench.system import distributed
 from ebmbench.system.interrupt import Interrupted
 
@@ -50,8 +50,9 @@ def run_one(config: RunConfig) -> int:
         return _follow(config)
     try:
         with _leading(config):
-            outcome = execute(config)
-        print(summary(outcome, config))
+            outcome = execute(config, on_result=lambda rows: print(table(rows, config), flush=True))
+        if outcome.existed:
+            print(summary(outcome, config))
         return _judge(outcome, config)
     except (UserError, BrokenPipeError):
         raise

@@ -85,6 +85,8 @@ def save_pictures(drawn: Mapping[str, MplFigure], folder: Path) -> list[Path]:
     folder.mkdir(exist_ok=True)
     paths = []
     for name, figure in drawn.items():
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # what was laid out once stays
         for suffix in ("png", "pdf"):
             path = folder / f"{name}.{suffix}"
             figure.savefig(path, dpi=200, metadata={"CreationDate": None} if suffix == "pdf" else None)

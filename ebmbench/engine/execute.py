@@ -9,10 +9,11 @@ import math
 import os
 import platform
 import resource
+import shutil
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,15 +41,24 @@ PACKAGES = ("ebmbench", "torch", "torchvision", "numpy", "hydra-core", "omegacon
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended: `state` as `runs.read_state` gives it; `existed` if nothing had to be done."""
+    """How a run ended: `state` as `runs.read_state` gives it; `existed` if nothing had to be done.
+
+    `undrawn` says why there are no figures, where drawing them failed.
+    """
 
     run_dir: Path
     state: str
     existed: bool
+    undrawn: str = ""
 
 
-def execute(config: RunConfig, quiet: bool = False) -> Outcome:
+def execute(
+    config: RunConfig, quiet: bool = False, on_result: Callable[[list[dict[str, str]]], None] = lambda rows: None
+) -> Outcome:
     """Trains and evaluates a run, or finds its result; goes on with an unfinished one.
+
+    Args:
+        on_result: gets the rows of `metrics.csv` as text, before the figures are drawn; not of a result that was there.
 
     Raises:
         UserError: the device or the folder cannot be had, or another process works on the run.
@@ -69,14 +79,14 @@ def execute(config: RunConfig, quiet: bool = False) -> Outcome:
         if attempt is None:
             return Outcome(run_dir, runs.read_state(run_dir), existed=True)
         try:
-            _run(config, device, attempt, stop, quiet)
+            undrawn = _run(config, device, attempt, stop, quiet, on_result)
         except (Interrupted, KeyboardInterrupt):
             attempt.end("interrupted")
             raise
         except BaseException as error:
             attempt.end("failed", last_line(error), traceback.format_exc())
             raise
-    return Outcome(run_dir, runs.read_state(run_dir), existed=False)
+    return Outcome(run_dir, runs.read_state(run_dir), existed=False, undrawn=undrawn)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -100,7 +110,15 @@ def last_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[-1]}" if lines else type(error).__name__
 
 
-def _run(config: RunConfig, device: torch.device, attempt: runs.Attempt, stop: StopFlag, quiet: bool) -> None:
+def _run(
+    config: RunConfig,
+    device: torch.device,
+    attempt: runs.Attempt,
+    stop: StopFlag,
+    quiet: bool,
+    on_result: Callable[[list[dict[str, str]]], None],
+) -> str:
+    """Returns why there are no figures, if drawing them failed."""
     started = time.monotonic()
     work_dir, setup = attempt.work_dir, config.setup
     groups = seed_groups(config, device)
@@ -124,12 +142,14 @@ def _run(config: RunConfig, device: torch.device, attempt: runs.Attempt, stop: S
         of_all = config.task.finish(setup, work_dir, groups) or {}
         rows = [{**row, **of_all} for row in rows]
         write_atomically(work_dir / "checkpoint.pt", _final_checkpoint(config, states))
-        write_atomically(work_dir / "metrics.csv", _csv(rows))
+        table = _csv(rows)
+        write_atomically(work_dir / "metrics.csv", table)
         seconds = sum(result["seconds"] for result in states)
         runs.write_json(
             work_dir / "environment.json", environment(device, seconds, time.monotonic() - started, states[0])
         )
-        figures = config.task.figures(setup, work_dir)
+        on_result(list(csv.DictReader(table.decode().splitlines())))
+        figures, undrawn = _draw(config, work_dir)
         attempt.status.diverged = {str(row["seed"]): int(row["diverged_step"]) for row in rows if row["diverged"]}
         logger.finish(rows, figures, work_dir)
         (work_dir / "error.txt").unlink(missing_ok=True)
@@ -142,6 +162,19 @@ def _run(config: RunConfig, device: torch.device, attempt: runs.Attempt, stop: S
     with stop.deferred():  # so near the end, a signal does not stop it
         attempt.publish()
         _remove_checkpoints(attempt.run_dir)
+    return undrawn
+
+
+def _draw(config: RunConfig, work_dir: Path) -> tuple[list[Path], str]:
+    """Returns the figures of a run, or none and why: what cannot be drawn costs no result."""
+    try:
+        return config.task.figures(config.setup, work_dir), ""
+    except Interrupted:
+        raise
+    except Exception as error:
+        shutil.rmtree(work_dir / runs.FIGURES, ignore_errors=True)
+        print(f"ebmbench: the figures were not drawn ({last_line(error)}); the result is whole", file=sys.stderr)
+        return [], last_line(error)
 
 
 def _copy_plugins(config: RunConfig, work_dir: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebmbench.config.run import RunConfig
@@ -14,13 +15,19 @@ HIDDEN = ("seed", "diverged", "diverged_step", "trusted", "peak_memory_mb", "ene
 
 
 def summary(outcome: Outcome, config: RunConfig) -> str:
-    """Mean, standard deviation and range of each metric over the seeds, and where the files are."""
-    rows = runs.read_metrics(outcome.run_dir)
+    """Returns the table of a run that is through, and says if it was there before."""
+    existed = "This result exists already (force=true makes it anew).\n" if outcome.existed else ""
+    return existed + table(runs.read_metrics(outcome.run_dir), config)
+
+
+def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
+    """Mean, standard deviation and range of each metric over the seeds, and where the files are.
+
+    Args:
+        rows: of `metrics.csv`, as text.
+    """
     good = [row for row in rows if row["diverged"] == "0"]
-    lines = []
-    if outcome.existed:
-        lines.append("This result exists already (force=true makes it anew).")
-    lines.append(f"{config.method.name} on {config.label}, {len(rows)} seed{'s' * (len(rows) > 1)}")
+    lines = [f"{config.method.name} on {config.label}, {len(rows)} seed{'s' * (len(rows) > 1)}"]
     many = len(good) > 1
     hidden = {*HIDDEN, *_unused(config)}
     lines.append(f"  {'metric':<18}{'mean':>12}" + (f"{'std':>12}{'min':>12}{'max':>12}" if many else ""))
@@ -46,7 +53,7 @@ def summary(outcome: Outcome, config: RunConfig) -> str:
             if row.get(name, "0") not in ("", "0"):
                 said = text.format(count=row[name])
                 lines.append(f"  seed {row['seed']}, first at step {row[_first_step(name)]}: {said}")
-    lines.append(f"files: {outcome.run_dir}")
+    lines.append(f"files: {config.run_dir}")
     return "\n".join(lines)
 
 

@@ -17,7 +17,7 @@ from ebmbench.system.files import write_atomically
 def run_job(config_yaml: str, sweep_folder: str) -> int:
     """Carries out a run; returns the exit code: 0 done, 1 failed, 2 refused, 128 + n stopped by signal n."""
     from ebmbench.engine.execute import execute, last_line
-    from ebmbench.engine.summary import summary
+    from ebmbench.engine.summary import summary, table
     from ebmbench.system.interrupt import Interrupted
 
     warnings.simplefilter("ignore")  # libraries' own; nobody reads them in a log
@@ -26,7 +26,7 @@ def run_job(config_yaml: str, sweep_folder: str) -> int:
     note = error_path(Path(sweep_folder), config.run_id)
     note.unlink(missing_ok=True)
     try:
-        outcome = execute(config)
+        outcome = execute(config, on_result=lambda rows: print(table(rows, config), flush=True))
     except Interrupted as stopped:
         print(f"{stopped}; a checkpoint is in {config.run_dir}", flush=True)
         return stopped.exit_code
@@ -36,7 +36,8 @@ def run_job(config_yaml: str, sweep_folder: str) -> int:
     except Exception as error:  # the run directory has its trace
         write_error(note, last_line(error))
         return 1
-    print(summary(outcome, config), flush=True)
+    if outcome.existed:
+        print(summary(outcome, config), flush=True)
     return 0
 
 

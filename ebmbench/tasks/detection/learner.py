@@ -210,9 +210,7 @@ class DetectionLearner(Learner):
         maps = pyramid(images, self.frozen.train.base.strides)
         boxes = torch.cat([image.boxes for image in images])
         labels = torch.cat([image.labels for image in images])
-        owner = torch.repeat_interleave(
-            torch.arange(len(images)), torch.tensor([len(image.boxes) for image in images])
-        ).to(self.device)
+        owner = torch.tensor([place for place, image in enumerate(images) for _ in image.boxes], device=self.device)
         each = max(1, MAX_EVALUATIONS // (1 + max(1, self.method.samples)))
         for part in torch.arange(count, device=self.device).split(each):
             energy = BoxEnergy(self.head, maps, boxes[part], owner[part], labels[part], self.task.head.keep_level)

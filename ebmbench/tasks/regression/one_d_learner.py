@@ -24,7 +24,9 @@ from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW, Dataset
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.networks.paper import PaperStack
 from ebmbench.tasks.regression.one_d import PARTITION_NODES, OneD
-from ebmbench.tasks.regression.one_d_figures import SLICES
+
+SLICES = (-2.0, -0.5, 0.5, 2.0)
+"""Values of x at which densities are kept on a fine grid."""
 
 CALIBRATION_LEVELS = [round(0.05 * k, 2) for k in range(1, 20)]
 

@@ -9,7 +9,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,19 @@ from PIL import Image
 
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
+from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute, follow, result_rows
 from ebmbench.engine.runs import read_state
 from ebmbench.engine.train import Callbacks, Training, train
 from ebmbench.system import distributed
 from ebmbench.tasks.detection import learner as learner_module
-from ebmbench.tasks.detection import records
+from ebmbench.tasks.detection import pooling, records
 from ebmbench.tasks.detection import task as task_module
 from ebmbench.tasks.detection.evaluation import paired_bootstrap
 from ebmbench.tasks.detection.learner import DetectionLearner
 from tests.processes import TINY, tiny
+from tests.waits import watched
 
 SHARED = Path(os.environ.get("EBMBENCH_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 ALL = ["ml-is", "kld-is", "ml-mcmc", "nce", "nce+", "sm", "dsm"]
@@ -247,6 +250,34 @@ def _follow(rank: int, port: int, results: str, where: str) -> None:
         loss, grads = gradient(problem, 1)
         (row,) = problem.evaluate(Path(where).parent, [False])
     torch.save((loss, grads, row), where)
+
+
+@pytest.mark.parametrize("name", [name for name in registry.known("method") if name != "ml-exact"])
+def test_a_step_waits_for_the_device_in_the_pooling_alone(
+    name: str, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The CPU stands for the device; images and flips are looked up on the host before."""
+    problem = build(tiny_run(results, name), (0,), torch.device("cpu"))
+    images, rows, total = problem._examples(batch(problem, 1), 1)
+    known: list[str] = []
+    monkeypatch.setattr(pooling, "_bucket", noted(known, ".tolist()", pooling._bucket))
+    monkeypatch.setattr(
+        pooling._KinkPlan, "curvature", noted(known, "aten.nonzero.default", pooling._KinkPlan.curvature)
+    )
+    with watched("cpu") as found:
+        for loss, _ in problem._passes(images, rows, total, 1):
+            torch.autograd.grad(loss, list(problem.parameters.values()), allow_unused=True)
+    assert found and Counter(found) == Counter(known)
+
+
+def noted(calls: list[str], name: str, original: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that does the same, and adds a name to a list at each call."""
+
+    def call(*arguments: Any) -> Any:
+        calls.append(name)
+        return original(*arguments)
+
+    return call
 
 
 def _check_left() -> None:
