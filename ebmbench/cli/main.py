@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _main(words: list[str]) -> int:
     if sys.platform == "win32":
-        print("ebmbench: Windows has no flock and no signals to save at; use it in WSL", file=sys.stderr)
+        print("ebmbench needs flock and POSIX signals, which Windows lacks; use it in WSL", file=sys.stderr)
         return 2
     try:
         with said_signals():

@@ -12,15 +12,16 @@ import stat
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 SOURCES = ("energy.c", "head.c", "random.c", "peak.c")
 HEADERS = ("simd.h", "tasks.h")
-FLAGS = ("-O3", "-march=native", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared")
-OPTIONAL_FLAGS = ("-fopenmp",)
-"""Without it, as with Apple's compiler, the kernels use one core."""
+FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared")
+OPTIONAL_FLAGS = ("-march=native", "-fopenmp")
+"""Apple's compiler has no OpenMP, so that the kernels use one core, and for its own processors not always the other."""
 
 POINTER, LONG, INT, WORD = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_uint32
 SIGNATURES: dict[str, list[Any]] = {
@@ -111,15 +112,20 @@ def _compiled() -> Path:
         path.unlink()
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         made = Path(temporary) / "kernels.so"
-        command = [*compiler, *FLAGS, *(str(here / name) for name in SOURCES), "-o", str(made), "-lm"]
-        try:
-            _output([*command, *OPTIONAL_FLAGS])
-        except Unavailable:
-            _output(command)
+        _compile([*compiler, *FLAGS, *(str(here / name) for name in SOURCES), "-o", str(made), "-lm"])
         made.chmod(0o600)
         target = folder / f"{name}-{_sha256(made, sync=True)}.so"
         os.replace(made, target)  # whoever comes second writes the same
     return target
+
+
+def _compile(command: list[str]) -> None:
+    """Runs the compiler, with as many of the optional flags as it takes."""
+    for flags in (OPTIONAL_FLAGS, *((flag,) for flag in OPTIONAL_FLAGS)):
+        with suppress(Unavailable):
+            _output([*command, *flags])
+            return
+    _output(command)
 
 
 def _sha256(path: Path, sync: bool = False) -> str:

@@ -69,7 +69,8 @@ def run_pool(
         Run to exit code, of those that were started.
     """
     # A server that has imported torch forks the jobs: each starts at once, with memory of its own to be measured.
-    context = multiprocessing.get_context("forkserver")
+    # What Apple's libraries have set up does not survive a fork, so that each job starts from nothing there.
+    context: Any = multiprocessing.get_context("spawn" if sys.platform == "darwin" else "forkserver")
     context.set_forkserver_preload(["ebmbench.engine.execute"])
     (folder / "logs").mkdir(parents=True, exist_ok=True)
     waiting, free = list(configs), list(range(len(places)))

@@ -9,7 +9,6 @@ for dead only if that time is old (or in the future, from a wrong clock), and do
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import threading
@@ -19,6 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 
 from ebmbench.core.errors import UserError
+
+try:
+    import fcntl
+except ImportError:
+    raise ImportError("ebmbench needs flock and POSIX signals, which Windows lacks; use it in WSL") from None
 
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0
