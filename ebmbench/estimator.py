@@ -23,8 +23,8 @@ from ebmbench.engine.train import Callbacks, train
 from ebmbench.tasks.regression.data.base import Arrays, Split, check_targets, split_off
 from ebmbench.tasks.regression.data.frames import read_columns, split_table
 from ebmbench.tasks.regression.data.transforms import ArrayInput
-from ebmbench.tasks.regression.fitting import FitLearner
 from ebmbench.tasks.regression.model import RegressionModel
+from ebmbench.tasks.regression.outside import learner as make_learner
 from ebmbench.tasks.regression.records import model_plain
 
 need("sklearn", "sklearn")
@@ -116,21 +116,22 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         task: Any = config.task
         setup = config.setup
         history: list[dict[str, Any]] = []
-        weights: list[Tensor] = []
+        parameters: list[dict[str, Tensor]] = []
         seeds: list[int] = []
         for group in seed_groups(config, device):
-            learner = FitLearner(task, setup, group, device, split)
+            learner = make_learner(task, setup, group, device, split)
             progress = train(learner, callbacks=Callbacks(on_epoch=lambda _, rows: history.extend(rows)))
-            alive = progress.alive.cpu()
-            weights.append(learner.parameters["flat"].detach().cpu()[alive].clone())
-            seeds += [seed for seed, good in zip(group, alive.tolist(), strict=True) if good]
+            alive = progress.alive.nonzero().flatten().tolist()
+            trained = {name: value.detach().cpu() for name, value in learner.parameters.items()}
+            parameters += [{name: value[index].clone() for name, value in trained.items()} for index in alive]
+            seeds += [group[index] for index in alive]
         if not seeds:
             raise UserError("training diverged with every seed; give a smaller learning_rate, or another method")
         if len(seeds) < len(config.seeds):
             count = len(config.seeds) - len(seeds)
             warnings.warn(f"{count} of {len(config.seeds)} seeds diverged, and are left out", ConvergenceWarning, 3)
         plain = model_plain(learner)
-        self.model_ = RegressionModel(task.network, task.base, torch.cat(weights), seeds, plain, setup.backend)
+        self.model_ = RegressionModel(task.network, task.base, parameters, seeds, plain, setup.backend)
         self.seeds_, self.history_ = seeds, pd.DataFrame(history)
 
     def _config(self, first: int) -> RunConfig:

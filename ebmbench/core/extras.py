@@ -7,7 +7,7 @@ from types import ModuleType
 
 from ebmbench.core.errors import UserError
 
-EXTRAS = ("slurm", "wandb", "tune", "baselines", "sklearn", "parquet")
+EXTRAS = ("slurm", "wandb", "tune", "baselines", "outside", "sklearn", "parquet")
 """The extras of pyproject.toml that a run may ask for; `all` is all of them."""
 
 

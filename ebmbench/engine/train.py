@@ -200,6 +200,8 @@ def train(
     stop = stop or StopFlag()
     training = Training(learner)
     progress = training.progress
+    if learner.fits_itself:
+        return _fitted(training, callbacks)
     _resume(training, plan)
     started = time.monotonic() - progress.seconds
     saved = time.monotonic()
@@ -218,6 +220,20 @@ def train(
         if plan:
             save(training, plan)
         learner.end_training()
+    return progress
+
+
+def _fitted(training: Training, callbacks: Callbacks) -> Progress:
+    """Lets a learner train itself. It is one step: what a signal or a kill interrupts starts again."""
+    learner, progress = training.learner, training.progress
+    started = time.monotonic()
+    losses = learner.fit()
+    progress.diverged_step.masked_fill_(~losses.isfinite(), 0)
+    progress.loss_sum += losses
+    progress.step, progress.seconds = learner.num_steps, time.monotonic() - started
+    callbacks.on_epoch(progress, training.row())
+    callbacks.on_step(progress)
+    learner.end_training()
     return progress
 
 

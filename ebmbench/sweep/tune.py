@@ -152,7 +152,8 @@ def space(config: RunConfig) -> dict[str, Any]:
     What the task says goes before what the others say: it knows its targets' scale.
     """
     found: dict[str, Any] = {}
-    for part in (*config.components[1:], config.trainer, config.task):
+    trainer = [config.trainer] if config.task.uses_trainer else []
+    for part in (*config.components[1:], *trainer, config.task):
         found |= part.tuning
     return {key: values for key, values in found.items() if config.proposal or not key.startswith("proposal.")}
 

@@ -37,7 +37,7 @@ class RegressionModel:
 
     Args:
         network, base: the settings of the network and of the base density.
-        flat: the weights of S models, `[S, P]`.
+        parameters: the trained parameters of S models by name, as a run's checkpoint holds them.
         seeds: that they were trained with.
         plain: what `records.model_plain` returned.
         backend: of the network.
@@ -55,20 +55,19 @@ class RegressionModel:
         self,
         network: Network,
         base: BaseDensity,
-        flat: Tensor,
+        parameters: Sequence[Mapping[str, Tensor]],
         seeds: Sequence[int],
         plain: Mapping[str, Any],
         backend: str = "auto",
     ) -> None:
-        self._made_from = (network, base, flat, tuple(seeds), plain, backend)
+        self._made_from = (network, base, list(parameters), tuple(seeds), plain, backend)
         self.seeds, self.targets = tuple(seeds), list(plain["targets"])
         self.transform = transforms.restore(plain["transform"])
         self.scaling = Scaling.restore(plain["scaling"])
         stack = network.stack(
             tuple(plain["x_shape"]), self.dim, self.seeds, torch.device("cpu"), torch.float32, backend
         )
-        with torch.no_grad():
-            stack.flat.copy_(flat)
+        stack.load(parameters)
         nodes, cloud = None, None
         if "nodes" in plain:
             centres, widths = (
@@ -84,9 +83,14 @@ class RegressionModel:
 
     @staticmethod
     def read(
-        network: Network, base: BaseDensity, flat: Tensor, seed: int, run_dir: Path, backend: str = "auto"
+        network: Network,
+        base: BaseDensity,
+        parameters: Mapping[str, Tensor],
+        seed: int,
+        run_dir: Path,
+        backend: str = "auto",
     ) -> RegressionModel:
-        """Returns the model of a seed from a run directory; flat are its weights, `[P]`.
+        """Returns the model of a seed from a run directory, and its trained parameters by name.
 
         Raises:
             UserError: its `model.json` is missing or damaged.
@@ -94,7 +98,7 @@ class RegressionModel:
         path = run_dir / "model.json"
         try:
             plain = json.loads(path.read_text())
-            return RegressionModel(network, base, flat.unsqueeze(0), (seed,), plain, backend)
+            return RegressionModel(network, base, [parameters], (seed,), plain, backend)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
                 f"{path} is missing or damaged ({type(error).__name__}); run it again with force=true"
@@ -104,8 +108,8 @@ class RegressionModel:
     def mixture(models: Sequence[RegressionModel]) -> RegressionModel:
         """Returns the equal mixture of models that one run trained."""
         network, base, _, _, plain, backend = models[0]._made_from
-        flat = torch.cat([model._made_from[2] for model in models])
-        return RegressionModel(network, base, flat, [seed for m in models for seed in m.seeds], plain, backend)
+        parameters = [one for model in models for one in model._made_from[2]]
+        return RegressionModel(network, base, parameters, [seed for m in models for seed in m.seeds], plain, backend)
 
     @property
     def seed(self) -> int:

@@ -36,6 +36,11 @@ class Stack(ABC):
         self.flat = torch.cat([p.detach().flatten(1) for p in named.values()], dim=1)
         self.flat.requires_grad_().grad = torch.zeros_like(self.flat)
 
+    def load(self, parameters: Sequence[Mapping[str, Tensor]]) -> None:
+        """Takes the trained parameters of each model by name, as a run's checkpoint holds them."""
+        with torch.no_grad():
+            self.flat.copy_(torch.stack([one["flat"] for one in parameters]))
+
     def views(self) -> dict[str, Tensor]:
         """Returns the parameters by name, `[S, ...]`: views of one tensor through which gradients flow back to it."""
         return split_flat(self.flat, self._shapes)

@@ -110,14 +110,23 @@ class Regression(Task):
     def dataset_name(self) -> str:
         return self.data.label
 
+    @property
+    @override
+    def uses_trainer(self) -> bool:
+        from ebmbench.tasks.regression.networks.outside import Outside
+
+        return not isinstance(self.network, Outside)
+
     @override
     def learner(self, setup: Setup, seeds: Sequence[int], device: torch.device) -> Learner:
-        from ebmbench.tasks.regression.fitting import FitLearner
+        from ebmbench.tasks.regression.outside import learner
 
-        return FitLearner(self, setup, seeds, device)
+        return learner(self, setup, seeds, device)
 
     @override
     def seed_bytes(self, setup: Setup, device: torch.device) -> int | None:
+        if not self.uses_trainer:
+            return None
         from ebmbench.tasks.regression.learner import seed_bytes
 
         return seed_bytes(setup.method, setup.trainer.batch_size, self.base.nodes, fused=False)
@@ -154,7 +163,7 @@ class Regression(Task):
     def predictor(self, setup: Setup, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> Any:
         from ebmbench.tasks.regression.model import RegressionModel
 
-        return RegressionModel.read(self.network, self.base, parameters["flat"], seed, run_dir, setup.backend)
+        return RegressionModel.read(self.network, self.base, parameters, seed, run_dir, setup.backend)
 
     @override
     def predict_files(self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float) -> None:

@@ -1,0 +1,124 @@
+"""A model that another library trains: how to fit it, and the density that it gives. The harness does all the rest."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+import torch
+from typing_extensions import override
+
+from ebmbench.core.energy import Energy
+from ebmbench.core.errors import UserError
+from ebmbench.tasks.regression.networks.base import Network
+from ebmbench.tasks.regression.stack import Stack
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Fitted: TypeAlias = "Mapping[str, np.ndarray]"
+"""A fitted model as plain arrays of numbers, by name."""
+Density: TypeAlias = "Callable[[np.ndarray], np.ndarray]"
+"""`log p(y|x)` at some rows x: candidates `[B, M, D]` -> `[B, M]`."""
+
+
+class Rows(NamedTuple):
+    """Standardised inputs `[N, ...]` float32, and targets `[N, D]` float64."""
+
+    x: np.ndarray
+    y: np.ndarray
+
+
+class Outside(Network):
+    """A model that another library trains. A subclass sets `name` and defines `fit` and `density`.
+
+    It is chosen as a network is, and goes with `method=ml-exact`; the settings of `trainer` are not used. A run keeps
+    what `fit` returned, and nothing else: no code of a library is ever read from a run's folder. A library that can
+    write its models as text or bytes gives an array of those (`np.frombuffer(text.encode(), np.uint8)`); for any other,
+    `fit` returns the rows and the seed, and `density` fits again.
+    """
+
+    @abstractmethod
+    def fit(self, train: Rows, val: Rows, seed: int, report: Callable[[int, int], None]) -> Fitted:
+        """Returns a fitted model: a function of the rows, the seed and the settings alone.
+
+        Args:
+            val: for early stopping; no row of it may be trained on.
+            report: tells how much is done, and of how much. It may be called at any time, or never.
+        """
+
+    @abstractmethod
+    def density(self, fitted: Fitted, x: np.ndarray) -> Density:
+        """Returns `log p(y|x)` at standardised rows x `[B, ...]` float32, of standardised y.
+
+        It must integrate to one over y, and be a function of each row by itself.
+        """
+
+    @override
+    def build(self, x_shape: tuple[int, ...], dim: int) -> nn.Module:
+        raise NotImplementedError(f"network={self.name} is no module")
+
+    @override
+    def stack(
+        self,
+        x_shape: tuple[int, ...],
+        dim: int,
+        seeds: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
+        backend: str,
+    ) -> Stack:
+        return OutsideStack(self, len(seeds), device)
+
+
+class OutsideStack(Stack):
+    """S models of a library, in use: they have no weights that an optimiser could change."""
+
+    normalised = True
+    code_path = "library"
+
+    def __init__(self, network: Outside, seeds: int, device: torch.device) -> None:
+        super().__init__({"none": torch.zeros(seeds, 0, device=device)})
+        self.network = network
+        self.fitted: list[Fitted] = []
+        self._last: tuple[Tensor, list[Density]] | None = None
+
+    @override
+    def load(self, parameters: Sequence[Mapping[str, Tensor]]) -> None:
+        self.fitted = [{name: value.cpu().numpy() for name, value in one.items()} for one in parameters]
+        self._last = None
+
+    @override
+    def bind(self, x: Tensor, index: int | None = None) -> tuple[Energy, Callable[[], Tensor]]:
+        chosen = self.fitted if index is None else self.fitted[index : index + 1]
+        if len(chosen) != len(x):
+            raise UserError(f"network={self.network.name} is trained by its library, which only task=regression calls")
+        return _LogProb(self._densities(x, chosen)), _no_features
+
+    def _densities(self, x: Tensor, fitted: Sequence[Fitted]) -> list[Density]:
+        """Returns the density of each model; those of the last rows are kept, for they may take long to make."""
+        if self._last is None or not torch.equal(self._last[0], x):
+            rows = x.float().cpu().numpy()
+            self._last = x, [self.network.density(one, some) for one, some in zip(fitted, rows, strict=True)]
+        return self._last[1]
+
+
+class _LogProb:
+    """`log p(y|x)` of S models at some rows each: it has no derivatives."""
+
+    def __init__(self, densities: Sequence[Density]) -> None:
+        self.densities = densities
+
+    def __call__(self, y: Tensor) -> Tensor:
+        candidates = y.detach().double().cpu().numpy()
+        values = np.stack([one(some) for one, some in zip(self.densities, candidates, strict=True)])
+        return torch.from_numpy(values).to(y.device)
+
+    def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
+        raise UserError("a model that a library trained has no derivatives in y")
+
+
+def _no_features() -> Tensor:
+    raise UserError("a model that a library trained has no features of x")

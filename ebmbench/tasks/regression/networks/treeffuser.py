@@ -1,0 +1,172 @@
+"""Baseline: Treeffuser, a diffusion model whose score is a sum of trees."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+from typing_extensions import override
+
+from ebmbench.core.extras import need
+from ebmbench.core.registry import register
+from ebmbench.tasks.regression.networks.outside import Density, Fitted, Outside, Rows
+
+WIDTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)
+"""Of the kernels, relative to Scott's rule; validation rows choose."""
+NARROWEST = 1e-3
+"""The narrowest kernel, in standard deviations of the target."""
+CANDIDATES = 2**22
+"""Kernels that are evaluated at a time."""
+CUTS = 25
+"""Numbers of trees that validation rows choose from."""
+
+
+@register
+class Treeffuser(Outside):
+    """A diffusion model whose score is a sum of LightGBM's trees, by the library treeffuser.
+
+    It gives samples and no density. Its density here is a kernel density of `samples` draws, Gaussian kernels, whose
+    width the validation rows choose: the likelihood of that mixture is exact, and says less than the diffusion knows.
+    The same random numbers serve each row, so that a row has one density. The library trains without early stopping;
+    the number of trees is then that with the lowest denoising loss of the validation rows.
+    """
+
+    name = "treeffuser"
+    reference = "Beltran-Velez et al., Treeffuser: probabilistic predictions via conditional diffusions, NeurIPS 2024"
+    tuning = {  # noqa: RUF012
+        "task.network.learning_rate": (0.02, 0.3),
+        "task.network.leaves": [8, 16, 31, 64],
+        "task.network.min_leaf": [5, 20, 60],
+    }
+
+    trees: int = Field(500, ge=1, le=100_000, description="trees of each target, at most")
+    learning_rate: float = Field(0.1, gt=0, le=1, description="share of a tree that is added")
+    leaves: int = Field(31, ge=2, le=10_000, description="leaves of a tree, at most")
+    min_leaf: int = Field(20, ge=1, le=1_000_000, description="noisy training rows in a leaf, at least")
+    repeats: int = Field(30, ge=1, le=10_000, description="noisy copies of each training row")
+    samples: int = Field(100, ge=2, le=100_000, description="draws of which a density is made")
+    steps: int = Field(50, ge=2, le=10_000, description="of the diffusion backwards, for a draw")
+
+    @override
+    def fit(self, train: Rows, val: Rows, seed: int, report: Callable[[int, int], None]) -> Fitted:
+        treeffuser = need("treeffuser", "outside")
+        x, val_x = _table(train.x), _table(val.x)
+        model = treeffuser.Treeffuser(
+            n_repeats=self.repeats,
+            n_estimators=self.trees,
+            early_stopping_rounds=None,
+            eval_percent=None,
+            num_leaves=self.leaves,
+            learning_rate=self.learning_rate,
+            min_child_samples=self.min_leaf,
+            n_jobs=_threads(),
+            seed=seed,
+            verbose=-1,
+        )
+        sde, scores = model.get_new_sde(), model.get_new_score_model()
+        kept = np.random.get_state()
+        try:
+            scores.fit(x, train.y, sde)
+        finally:
+            np.random.set_state(kept)
+        report(1, 2)
+        boosters = [one.booster_ for one in scores.models]
+        ends = sde.get_hyperparams()
+        fitted: dict[str, np.ndarray] = {"sigma": np.array([ends["hyperparam_min"], ends["hyperparam_max"]])}
+        for k, count in enumerate(self._cuts(boosters, fitted["sigma"], val_x, val.y, seed)):
+            text = boosters[k].model_to_string(num_iteration=count)
+            fitted[f"trees.{k}"] = np.frombuffer(zlib.compress(text.encode()), np.uint8).copy()
+        draws = self._draws(fitted, val_x, train.y.shape[1])
+        nll = [-_kernel_density(draws, width)(val.y[:, None]).mean() for width in WIDTHS]
+        return {**fitted, "width": np.array(WIDTHS[int(np.argmin(nll))])}
+
+    def _cuts(self, boosters: list[Any], sigma: np.ndarray, x: np.ndarray, y: np.ndarray, seed: int) -> list[int]:
+        """Returns for each target the number of trees with the lowest denoising loss of validation rows."""
+        random = np.random.default_rng([seed, 1])
+        x, y = np.tile(x, (self.repeats, 1)), np.tile(y, (self.repeats, 1))
+        t, z = random.uniform(1e-5, 1, (len(x), 1)), random.normal(size=y.shape)
+        rows = np.concatenate((y + _noise(sigma, t) * z, x, t), axis=1)
+        counts = np.unique(np.ceil(np.geomspace(1, self.trees, CUTS)).astype(int))
+        chosen = []
+        for k, booster in enumerate(boosters):
+            losses = [
+                np.square(booster.predict(rows, num_iteration=int(count), num_threads=_threads()) + z[:, k]).mean()
+                for count in counts
+            ]
+            chosen.append(int(counts[int(np.argmin(losses))]))
+        return chosen
+
+    def _draws(self, fitted: Fitted, x: np.ndarray, dim: int) -> np.ndarray:
+        """Returns draws of y for each row, `[B, samples, D]`, by Euler and Maruyama's rule from t = 1 to 0.
+
+        `dy = g² s dt + g dW` backwards, `g² = d σ²/dt`, σ(t) from σ_0 to σ_1 in equal factors; the score is
+        `s = trees(y, x, t) / std(t)`. (Song et al., Score-based generative modeling through SDEs, ICLR 2021.)
+        """
+        lightgbm = need("lightgbm", "outside")
+        boosters = [
+            lightgbm.Booster(model_str=zlib.decompress(fitted[f"trees.{k}"].tobytes()).decode()) for k in range(dim)
+        ]
+        sigma, random = fitted["sigma"], np.random.default_rng(0)
+        shape = (1, self.samples, dim)
+        y = np.broadcast_to(sigma[1] * random.normal(size=shape), (len(x), *shape[1:])).reshape(-1, dim)
+        inputs = np.repeat(x, self.samples, axis=0)
+        step = 1 / self.steps
+        growth = 2 * math.log(sigma[1] / sigma[0])
+        for number in range(self.steps):
+            t = np.full((len(y), 1), 1 - number * step)
+            rows = np.concatenate((y, inputs, t), axis=1)
+            trees = np.stack([booster.predict(rows, num_threads=_threads()) for booster in boosters], axis=1)
+            squared = growth * (sigma[0] * (sigma[1] / sigma[0]) ** t) ** 2
+            noise = np.broadcast_to(random.normal(size=shape), (len(x), *shape[1:])).reshape(-1, dim)
+            y = y + squared * trees / _noise(sigma, t) * step + np.sqrt(squared * step) * noise
+        return y.reshape(len(x), self.samples, dim)
+
+    @override
+    def density(self, fitted: Fitted, x: np.ndarray) -> Density:
+        dim = sum(name.startswith("trees.") for name in fitted)
+        return _kernel_density(self._draws(fitted, _table(x), dim), float(fitted["width"]))
+
+
+def _table(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1).astype(np.float64)
+
+
+def _threads() -> int:
+    import torch
+
+    return torch.get_num_threads()
+
+
+def _noise(sigma: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """Returns the standard deviation of the noise at times t: `[N, 1]`."""
+    return np.sqrt((sigma[0] * (sigma[1] / sigma[0]) ** t) ** 2 - sigma[0] ** 2)
+
+
+def _kernel_density(draws: np.ndarray, width: float) -> Density:
+    """Returns the log of the mean of Gaussian kernels on the draws of each row, `[B, n, D]`.
+
+    Args:
+        width: relative to Scott's rule, `spread · n^(-1/(D + 4))` in each coordinate.
+    """
+    rows, count, dim = draws.shape
+    quarter = np.quantile(draws, 0.75, axis=1) - np.quantile(draws, 0.25, axis=1)
+    spread = np.minimum(draws.std(1), np.where(quarter > 0, quarter / 1.34, np.inf))
+    scale = np.maximum(width * spread * count ** (-1 / (dim + 4)), NARROWEST)[:, None]
+    constant = math.log(count) + dim * 0.5 * math.log(2 * math.pi) + np.log(scale).sum(-1)
+
+    def log_prob(y: np.ndarray) -> np.ndarray:
+        out = np.empty(y.shape[:2])
+        each = max(1, CANDIDATES // (y.shape[1] * count * dim))
+        for start in range(0, rows, each):
+            some = slice(start, start + each)
+            z = (y[some, :, None] - draws[some, None]) / scale[some, None]
+            exponent = -0.5 * np.square(z).sum(-1)
+            top = exponent.max(-1, keepdims=True)
+            out[some] = np.log(np.exp(exponent - top).sum(-1)) + top[..., 0] - constant[some]
+        return out
+
+    return log_prob
