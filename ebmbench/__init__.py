@@ -2,7 +2,7 @@
 
 `run` trains and scores, `load` gives the trained models of a run, `results` a table of many runs. `EnergyRegressor` has
 scikit-learn's interface. For components of one's own: `register`, and the base classes `Method`, `Proposal`, `Task`,
-`Network` and `Data`.
+`Network`, `Outside` and `Data`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ebmbench.tasks.regression.data.base import Data
     from ebmbench.tasks.regression.data.function import arrays_split
     from ebmbench.tasks.regression.networks.base import Network
+    from ebmbench.tasks.regression.networks.outside import Outside
 
 _WHERE = {
     "register": "core.registry",
@@ -35,6 +36,7 @@ _WHERE = {
     "Metric": "tasks.base",
     "Task": "tasks.base",
     "Network": "tasks.regression.networks.base",
+    "Outside": "tasks.regression.networks.outside",
     "Data": "tasks.regression.data.base",
     "arrays_split": "tasks.regression.data.function",
     "Choice": "core.settings",
@@ -49,6 +51,7 @@ __all__ = [
     "Method",
     "Metric",
     "Network",
+    "Outside",
     "Proposal",
     "Section",
     "Streams",

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.colors import is_color_like
 from matplotlib.lines import Line2D
@@ -31,6 +32,7 @@ from ebmbench.methods.base import Method, trial_step
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.tasks.base import Setup, Task
 from ebmbench.tasks.regression.networks.base import Network
+from ebmbench.tasks.regression.networks.outside import Outside, Rows
 
 Check = Callable[[Any], Iterator[str]]
 DIMENSIONS = (1, 4)
@@ -95,7 +97,8 @@ def _checks(cls: type[Component]) -> Iterator[tuple[str, Check]]:
         Component: (settings,),
         Method: (method_looks, method_shapes, method_is_repeatable, method_seeds, method_gradient, method_gaussian),
         Proposal: (proposal_shapes, proposal_density, proposal_samples, proposal_partition, proposal_seeds),
-        Network: (network_shapes, network_gradient, network_seeds),
+        Network: () if issubclass(cls, Outside) else (network_shapes, network_gradient, network_seeds),
+        Outside: (outside_fit, outside_density),
         Task: (task_metrics, task_step),
     }
     found = [check for kind, checks in kinds.items() if issubclass(cls, kind) for check in checks]
@@ -142,6 +145,8 @@ def _smoke_run(cls: type[Component], plugin: str) -> list[str]:
         return ["task=1d", f"method={name}", "+experiment=smoke", *end]
     if issubclass(cls, Proposal):
         return ["task=1d", "method=ml-is", f"proposal={name}", "+experiment=smoke", *end]
+    if issubclass(cls, Outside):
+        return ["task=regression", f"network={name}", "method=ml-exact", "+experiment=smoke", *end]
     if issubclass(cls, Network):
         return ["task=regression", "method=nce", f"network={name}", "+experiment=smoke", *end]
     if hasattr(cls, "load"):
@@ -454,6 +459,52 @@ def network_seeds(cls: type[Network]) -> Iterator[str]:
         yield "seed 5 alone has another f than beside seed 0"
     if torch.allclose(together[0], together[1]):
         yield "seeds 0 and 5 have the same f: take initial weights from PyTorch's generator"
+
+
+# ----------------------------------------------------------------------------------------- models of other libraries
+
+
+def _line(cls: type[Outside], rows: int, dim: int) -> Rows:
+    """Returns rows with `y_d = x_1 + 0.5 ε_d`, for inputs of the shape with which the model is tried."""
+    draws = Streams([97], stacked=False).at(rows)
+    x = draws.normal("x", (rows, *cls.trial_shape))
+    y = x.flatten(1)[:, :1] + 0.5 * draws.normal("y", (rows, dim))
+    return Rows(x.numpy(), y.double().numpy())
+
+
+def _fitted(cls: type[Outside], dim: int) -> dict[str, np.ndarray]:
+    network = cls.model_validate({})
+    made = network.fit(_line(cls, 200, dim), _line(cls, 60, dim), 3, lambda done, total: None)
+    return {name: np.asarray(value) for name, value in made.items()}
+
+
+def outside_fit(cls: type[Outside]) -> Iterator[str]:
+    """A fit is plain arrays of numbers, and the same each time."""
+    first, again = _fitted(cls, 1), _fitted(cls, 1)
+    for name, value in first.items():
+        if value.dtype.kind not in "biuf":
+            yield f"{name} holds {value.dtype}, and no numbers"
+        elif name not in again or not np.array_equal(value, again[name]):
+            yield f"{name} is another one when the same seed is fitted again"
+
+
+def outside_density(cls: type[Outside]) -> Iterator[str]:
+    """Its density integrates to one, is that of each row by itself, and takes two targets as well."""
+    network, nodes = cls.model_validate({}), np.linspace(-12, 12, 6001)
+    for dim in (1, 2):
+        fitted, rows = _fitted(cls, dim), _line(cls, 5, dim)
+        candidates = np.repeat(rows.y[:, None], 4, axis=1)
+        values = network.density(fitted, rows.x)(candidates)
+        if values.shape != (5, 4) or not np.isfinite(values).all():
+            yield f"for candidates {candidates.shape}: log p {values.shape}, finite or not"
+        elif not np.allclose(network.density(fitted, rows.x[3:4])(candidates[3:4]), values[3:4], atol=1e-5):
+            yield "a row has another density alone than among others"
+        if dim == 1:
+            masses = np.trapezoid(
+                np.exp(network.density(fitted, rows.x)(np.broadcast_to(nodes[:, None], (5, 6001, 1)))), nodes
+            )
+            if not np.allclose(masses, 1, atol=0.01):
+                yield f"the mass on [-12, 12] is {masses.min():.3g} to {masses.max():.3g}"
 
 
 # ---------------------------------------------------------------------------------------------- datasets and tasks

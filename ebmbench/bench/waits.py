@@ -141,8 +141,8 @@ def write(times: Mapping[Wait, Sequence[Took]], out: Path, measured_at: str | No
         "",
         "Each command is a process of its own, from its start to its end. Seconds are by the clock, the median of "
         f"{repeats} and the range; above as many processes as cores (the load average) they say what else the machine",
-        "did. A goal is for the processor's seconds, which are what the clock shows on an idle machine. Of a run, all is",
-        "counted: imports, training, evaluation, figures.",
+        "did. A goal is for the processor's seconds, which are what the clock shows on an idle machine. Of a run, all",
+        "is counted: imports, training, evaluation, figures.",
         "",
         "| | command | s | range | of the processor, s | peak MB | goal, s |",
         "|---|---|--:|--:|--:|--:|--:|",

@@ -22,7 +22,8 @@ class MLExact(Method):
 
     `log Z` is a quadrature over y for one target, and 0 for a model that is normalised by construction (`network=`
     gaussian, mdn, histogram, flow), whose loss is then `−log p(y_i|x)`. For energies it is the oracle: it has the error
-    of the model and the optimiser, and none of an estimator.
+    of the model and the optimiser, and none of an estimator. Models that another library trains (`network=` ngboost,
+    treeffuser) are run under this name too, for no estimator has a part in them.
     """
 
     name = "ml-exact"

@@ -28,6 +28,7 @@ products are in the dtype of the features, and mixed precision leaves them alone
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +115,7 @@ def assign_levels(
     exist: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, eq. 1, as torchvision's
     MultiScaleRoIAlign computes it. A box without area goes to the finest.
     """
-    finest = round(torch.tensor(float(strides[0])).log2().item())
+    finest = round(math.log2(strides[0]))
     area = (boxes[:, 2] - boxes[:, 0]).clamp(min=0) * (boxes[:, 3] - boxes[:, 1]).clamp(min=0)
     level = torch.floor(canonical_level + torch.log2(area.detach().sqrt() / canonical_scale) + 1e-6)
     return level.nan_to_num().clamp(finest, finest + len(strides) - 1).long() - finest

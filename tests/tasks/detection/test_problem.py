@@ -252,12 +252,18 @@ def _follow(rank: int, port: int, results: str, where: str) -> None:
     torch.save((loss, grads, row), where)
 
 
-@pytest.mark.parametrize("name", [name for name in registry.known("method") if name != "ml-exact"])
+NOT_FOR_BOXES = ("ml-exact", "pcd")
+CASES = [(name,) for name in registry.known("method") if name not in NOT_FOR_BOXES] + [
+    ("nce", f"proposal={name}") for name in registry.known("proposal")
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=" ".join)
 def test_a_step_waits_for_the_device_in_the_pooling_alone(
-    name: str, results: Path, monkeypatch: pytest.MonkeyPatch
+    case: tuple[str, ...], results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The CPU stands for the device; images and flips are looked up on the host before."""
-    problem = build(tiny_run(results, name), (0,), torch.device("cpu"))
+    problem = build(tiny_run(results, *case), (0,), torch.device("cpu"))
     images, rows, total = problem._examples(batch(problem, 1), 1)
     known: list[str] = []
     monkeypatch.setattr(pooling, "_bucket", noted(known, ".tolist()", pooling._bucket))

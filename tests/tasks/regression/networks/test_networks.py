@@ -19,10 +19,12 @@ from ebmbench.tasks.regression.networks.gaussian import Gaussian
 from ebmbench.tasks.regression.networks.histogram import Histogram
 from ebmbench.tasks.regression.networks.mdn import MDN
 from ebmbench.tasks.regression.networks.mlp import MLP
+from ebmbench.tasks.regression.networks.outside import Outside
 from ebmbench.tasks.regression.stack import Stack
 
 CPU = torch.device("cpu")
-NAMES = sorted(set(registry.known("task/network")) - {"paper"})
+OUTSIDE = {name for name, cls in registry.known("task/network").items() if issubclass(cls, Outside)}
+NAMES = sorted(set(registry.known("task/network")) - {"paper"} - OUTSIDE)
 NORMALISED = ["flow", "gaussian", "histogram", "mdn"]
 IMAGES = ("cnn", "resnet18")
 

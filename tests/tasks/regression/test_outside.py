@@ -1,0 +1,273 @@
+"""Models that another library trains: fitted, scored, kept and loaded as all others are."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import ebmbench
+from ebmbench.cli.main import main
+from ebmbench.config.compose import compose
+from ebmbench.core.errors import UserError
+from ebmbench.sweep import tune
+from ebmbench.tasks.regression.networks.outside import Rows
+from ebmbench.tasks.regression.networks.treeffuser import Treeffuser, _kernel_density
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+PLUGIN = '''
+import numpy as np
+from pydantic import Field
+from ebmbench import Outside, register
+
+@register
+class Line(Outside):
+    """Least squares, and a Gaussian of the residuals."""
+
+    name = "line"
+    tuning = {"task.network.ridge": (1e-3, 10.0)}
+    ridge: float = Field(1e-3, gt=0, description="added to the squares")
+
+    def fit(self, train, val, seed, report):
+        report(1, 1)
+        x = np.concatenate((train.x, np.ones((len(train.x), 1))), 1).astype(float)
+        weights = np.linalg.solve(x.T @ x + self.ridge * np.eye(x.shape[1]), x.T @ train.y)
+        return {"weights": weights, "std": (train.y - x @ weights).std(0), "seed": np.array(seed)}
+
+    def density(self, fitted, x):
+        mean = (x @ fitted["weights"][:-1] + fitted["weights"][-1])[:, None]
+        std = fitted["std"] * (1 + 0.01 * fitted["seed"])
+        return lambda y: -(0.5 * ((y - mean) / std) ** 2 + np.log(std) + 0.5 * np.log(2 * np.pi)).sum(-1)
+'''
+DATA = """
+import numpy as np
+
+def load():
+    random = np.random.default_rng(0)
+    x = random.uniform(-1, 1, (1500, 2))
+    std = 0.2 + 0.3 * (x[:, 1] > 0)
+    return x, 10 + 5 * (np.sin(2 * x[:, 0]) + std * random.standard_normal(1500))
+"""
+WORDS = ("task=regression", "method=ml-exact", "device=cpu", "threads=1", "+experiment=smoke")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "line.py").write_text(PLUGIN)
+    (tmp_path / "waves.py").write_text(DATA)
+    return tmp_path
+
+
+def table(path: Path, count: int = 400, targets: int = 1) -> pd.DataFrame:
+    random = np.random.default_rng(1)
+    frame = pd.DataFrame({"a": random.normal(size=count), "b": random.normal(size=count)})
+    for k in range(targets):
+        frame[f"y{k}"] = 100 + 20 * frame["a"] - 5 * k * frame["b"] + 7 * random.normal(size=count)
+    frame.to_csv(path, index=False)
+    return frame
+
+
+def test_a_plug_in_is_scored_kept_and_loaded_as_a_network_is(folder: Path) -> None:
+    frame = table(folder / "t.csv")
+    run_dir = ebmbench.run(
+        *WORDS, "network=line", "plugins=[line.py]", "data=table", "data.path=t.csv", "seeds=[0,9]", "results_dir=r"
+    )
+    scores = pd.read_csv(run_dir / "metrics.csv")
+    truth = math.log(7) + 0.5 * math.log(2 * math.pi * math.e)
+    assert abs(scores["nll"] - truth).max() < 0.15 and scores["trusted"].all()
+    assert (scores["energy_evaluations"] == 0).all() and scores["ensemble_nll"].nunique() == 1
+    assert len(pd.read_csv(run_dir / "history.csv")) == 2  # a row for each seed
+    models = ebmbench.load(run_dir)
+    rows = pd.read_parquet(run_dir / "examples.parquet")
+    part = rows[rows["seed"] == 9]
+    known = frame.iloc[part["row"]]
+    np.testing.assert_allclose(models[9].log_prob(known, known["y0"]), part["log_prob"], rtol=1e-6)
+    assert main(["predict", str(run_dir), "t.csv", "-o", "out.csv", "--level", "0.9"]) == 0
+    out = pd.read_csv("out.csv")
+    inside = (frame["y0"] >= out["low"]) & (frame["y0"] <= out["high"])
+    assert 0.85 < inside.mean() < 0.95 and (out["mean"] - frame["y0"]).std() < 8
+    assert ebmbench.run(
+        *WORDS, "network=line", "plugins=[line.py]", "data=table", "data.path=t.csv", "seeds=[0,9]", "results_dir=r"
+    ) == run_dir  # fmt: skip
+
+
+def test_several_targets(folder: Path) -> None:
+    table(folder / "t.csv", targets=2)
+    run_dir = ebmbench.run(
+        *WORDS, "network=line", "plugins=[line.py]", "data=table", "data.path=t.csv", "data.targets=[y0,y1]",
+        "results_dir=r", "task.base.samples=1024",
+    )  # fmt: skip
+    scores = pd.read_csv(run_dir / "metrics.csv").iloc[0]
+    assert abs(scores["nll"] - 2 * (math.log(7) + 0.5 * math.log(2 * math.pi * math.e))) < 0.3
+    assert scores["energy_score"] > 0 and main(["predict", str(run_dir), "t.csv", "-o", "out.csv"]) == 0
+    assert {"low_y0", "high_y1", "log_prob"} <= set(pd.read_csv("out.csv"))
+
+
+def test_the_divergence_from_a_known_law(folder: Path) -> None:
+    run_dir = ebmbench.run(
+        *WORDS, "network=line", "plugins=[line.py]", "data=laws", "data.dim=1", "data.num_train=500", "results_dir=r"
+    )
+    scores = pd.read_csv(run_dir / "metrics.csv").iloc[0]
+    assert 0 < scores["d_kl"] < 5 and abs(scores["d_kl"] - (scores["nll"] - scores["nll_true"])) < 0.3
+
+
+def test_a_sweep_has_it_beside_an_energy_in_one_table(folder: Path) -> None:
+    table(folder / "t.csv", 120)
+    (folder / "sweeps").mkdir()
+    (folder / "sweeps" / "both.yaml").write_text(
+        """# @package _global_
+defaults:
+  - /experiment/smoke: regression
+  - override /task: regression
+  - override /task/data: table
+plugins: [line.py]
+hydra:
+  sweeper:
+    params:
+      method: nce
+      task/network: mlp
+      task.data.path: t.csv
+sweep:
+  name: both
+  description: A library's model beside an energy.
+  also: [{method: ml-exact, task/network: line}]
+  tables: [scores]
+  figures: []
+"""
+    )
+    assert main(["sweep", "submit", "both", "results_dir=r"]) == 0
+    assert main(["sweep", "collect", "both", "results_dir=r"]) == 0
+    scores = (folder / "r" / "both" / "tables.md").read_text()
+    assert "ml-exact" in scores and "nce" in scores
+    results = ebmbench.results("r/both")
+    assert set(results["task.network.name"]) == {"line", "mlp"}
+    assert results["nll"].notna().all() and results["crps"].notna().all()
+
+
+def test_tune_searches_its_own_settings_and_not_the_trainer_s(folder: Path) -> None:
+    space = tune.space(compose([*WORDS, "network=line", "plugins=[line.py]"]))
+    assert set(space) == {"task.network.ridge"}
+    assert "trainer.learning_rate" in tune.space(compose([*WORDS, "network=gaussian"]))
+
+
+def test_another_method_is_one_sentence(folder: Path) -> None:
+    with pytest.raises(UserError, match=r"method=nce cannot train network=line.*use method=ml-exact"):
+        ebmbench.run("task=regression", "method=nce", "network=line", "plugins=[line.py]", "results_dir=r")
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ("raise ValueError('no luck')", r"network=broken could not be fitted \(ValueError: no luck\)"),
+        ("return {'model': object()}", "network=broken: fit must return arrays of numbers, and 'model' is object"),
+    ],
+)
+def test_a_library_that_fails_is_one_sentence(folder: Path, body: str, sentence: str) -> None:
+    (folder / "broken.py").write_text(PLUGIN.replace("report(1, 1)", body).replace('"line"', '"broken"'))
+    with pytest.raises(UserError, match=sentence):
+        ebmbench.run(*WORDS, "network=broken", "plugins=[broken.py]", "results_dir=r")
+
+
+@pytest.mark.parametrize("name", ["ngboost", "treeffuser"])
+def test_a_library_that_is_not_installed_is_one_sentence(
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match=rf"the package {name} is not installed; .*pip install 'ebmbench\[outside\]'"):
+        ebmbench.run(*WORDS, f"network={name}", "results_dir=r")
+
+
+def truth() -> tuple[np.ndarray, np.ndarray, float]:
+    """Test rows of the law of `waves.py`, and the NLL of the truth there."""
+    random = np.random.default_rng(5)
+    x = random.uniform(-1, 1, (400, 2))
+    mean, std = 10 + 5 * np.sin(2 * x[:, 0]), 5 * (0.2 + 0.3 * (x[:, 1] > 0))
+    y = mean + std * random.normal(size=400)
+    return x, y, float(np.mean(0.5 * ((y - mean) / std) ** 2 + np.log(std) + 0.5 * math.log(2 * math.pi)))
+
+
+def test_ngboost_recovers_a_gaussian_law_and_needs_no_library_to_be_used(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("ngboost")
+    words = (*WORDS, "network=ngboost", "network.learning_rate=0.05", "data=function", "data.function=waves.py:load")
+    first = ebmbench.load(ebmbench.run(*words, "results_dir=a"))[0]
+    again = ebmbench.load(ebmbench.run(*words, "results_dir=b"))[0]
+    monkeypatch.setitem(sys.modules, "ngboost", None)
+    x, y, known = truth()
+    nll = -float(first.log_prob(x, y).mean())
+    assert known - 0.02 < nll < known + 0.12, (nll, known)
+    assert torch.equal(first.log_prob(x, y), again.log_prob(x, y))
+    assert torch.equal(pickle.loads(pickle.dumps(first)).mean(x), first.mean(x))
+
+
+def test_ngboost_s_arrays_give_what_the_library_gives(folder: Path) -> None:
+    ngboost = pytest.importorskip("ngboost")
+    from sklearn.tree import DecisionTreeRegressor
+
+    from ebmbench.tasks.regression.networks.ngboost import NGBoost
+
+    random = np.random.default_rng(0)
+    x = random.normal(size=(300, 3)).astype(np.float32)
+    y = x[:, :1].astype(np.float64) ** 2 + 0.3 * random.normal(size=(300, 1))
+    made = NGBoost(trees=40, depth=2, columns=0.7, patience=None)
+    fitted = made.fit(Rows(x[:200], y[:200]), Rows(x[200:], y[200:]), 4, lambda done, total: None)
+    theirs = ngboost.NGBRegressor(
+        Base=DecisionTreeRegressor(max_depth=2, min_samples_leaf=1), n_estimators=40, learning_rate=0.02,
+        col_sample=0.7, random_state=4, verbose=False,
+    )  # fmt: skip
+    theirs.fit(x[:200], y[:200, 0], x[200:], y[200:, 0])
+    best = theirs.best_val_loss_itr + 1
+    expected = theirs.pred_dist(x, max_iter=best).logpdf(y[:, 0])
+    np.testing.assert_allclose(made.density(fitted, x)(y[:, None])[:, 0], expected, rtol=1e-9)
+
+
+def test_treeffuser_recovers_a_gaussian_law_roughly(folder: Path) -> None:
+    pytest.importorskip("treeffuser")
+    words = (*WORDS, "network=treeffuser", "network.trees=150", "data=function", "data.function=waves.py:load")
+    state = np.random.get_state()[1].tolist()
+    model = ebmbench.load(ebmbench.run(*words, "results_dir=a"))[0]
+    assert np.random.get_state()[1].tolist() == state
+    x, y, known = truth()
+    nll = -float(model.log_prob(x, y).mean())
+    assert known - 0.02 < nll < known + 0.25, (nll, known)
+    alone, among = model.log_prob(x[:1], y[:1]), model.log_prob(x[:3], y[:3])[:1]
+    torch.testing.assert_close(alone, among)
+
+
+def test_treeffuser_s_draws_follow_the_library_s() -> None:
+    """The mean and spread of the draws, against the library's own sampler on the same trees."""
+    treeffuser = pytest.importorskip("treeffuser")
+    random = np.random.default_rng(0)
+    x = random.uniform(-1, 1, (400, 1)).astype(np.float32)
+    y = np.sign(x.astype(np.float64)) + 0.3 * random.normal(size=(400, 1))
+    made = Treeffuser(trees=60, samples=400)
+    fitted = made.fit(Rows(x, y), Rows(x, y), 0, lambda done, total: None)
+    draws = made._draws(fitted, np.array([[-0.5], [0.5]]), 1)[..., 0]
+    theirs = treeffuser.Treeffuser(n_estimators=60, early_stopping_rounds=None, eval_percent=None, seed=0, n_jobs=1)
+    theirs.fit(x.astype(np.float64), y)
+    samples = theirs.sample(np.array([[-0.5], [0.5]]), 400, n_parallel=400, seed=1)[..., 0].T
+    np.testing.assert_allclose(draws.mean(1), samples.mean(1), atol=0.1)
+    np.testing.assert_allclose(draws.std(1), samples.std(1), atol=0.1)
+
+
+@pytest.mark.parametrize("dim", [1, 3])
+def test_a_kernel_density_is_the_mean_of_its_kernels(dim: int) -> None:
+    from scipy.stats import multivariate_normal
+
+    random = np.random.default_rng(0)
+    draws, y = random.normal(size=(2, 50, dim)), random.normal(size=(2, 4, dim))
+    values = _kernel_density(draws, 1.3)(y)
+    for row in range(2):
+        quarter = np.quantile(draws[row], 0.75, axis=0) - np.quantile(draws[row], 0.25, axis=0)
+        scale = 1.3 * np.minimum(draws[row].std(0), quarter / 1.34) * 50 ** (-1 / (dim + 4))
+        each = [multivariate_normal(d, np.diag(scale**2)).pdf(y[row]) for d in draws[row]]
+        np.testing.assert_allclose(values[row], np.log(np.mean(each, axis=0)), rtol=1e-9)
