@@ -23,7 +23,7 @@ from ebmbench.tasks.base import Setup
 from ebmbench.tasks.regression import conditional, scoring
 from ebmbench.tasks.regression.base_density import NodeDensity, WithBase
 from ebmbench.tasks.regression.conditional import Conditionals
-from ebmbench.tasks.regression.data.base import Split, check_targets, outside_notes
+from ebmbench.tasks.regression.data.base import Split, check_targets, far_notes, outside_notes
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.scaling import Scaling
 
@@ -200,7 +200,7 @@ def _load(data: Any) -> Split:
         _kept.clear()
         split = data.load()
         check_targets(split)
-        split.notes.extend(outside_notes(split))
+        split.notes.extend(far_notes(split) + outside_notes(split))
         _kept[key] = split
     return _kept[key]
 

@@ -15,8 +15,9 @@ import torch
 from ebmbench.cli.main import main
 from ebmbench.core.errors import UserError
 from ebmbench.tasks.regression.data import transforms
-from ebmbench.tasks.regression.data.base import Split, check_targets
+from ebmbench.tasks.regression.data.base import Split, check_targets, far_notes
 from ebmbench.tasks.regression.data.table import Table, read_table
+from ebmbench.tasks.regression.data.written import numeric
 from ebmbench.tasks.regression.scaling import Scaling
 
 
@@ -68,13 +69,21 @@ def changed(row: int, column: str, value: object) -> str:
         ("\n\n\n", "is no CSV file that can be read"),
         ("a,a,y\n1,2,3\n", "has 2 columns named 'a'; rename one"),
         (lines("{i},{i % 7},{i * 1.5}", header="0,0,0.0"), "begins with a row of numbers"),
-        (lines("{i}", header="y"), "no column that could be the target"),
+        (lines("{i}", header="y"), "has one column, 'y'; a target and an input are two"),
+        (PLAIN.replace(",", " "), "has one column, 'a b y'; a target and an input are two"),
+        ("Report\n\n" + PLAIN, "begins with the line 'Report', which is one cell, and line 3 has 3"),
+        (lines("{i}.5,{i % 7},{i},1,2"), "has 3 names of columns in its first line, and 5 cells in a row"),
+        (lines('{i}.5,{i % 7},"{i + 20},250"').replace('"20,250"', "20.25"), "the target 'y' of table.csv holds text"),
+        (lines("{i % 5},{i % 7},2024-01-{i % 28 + 1:02d}"), "the target 'y' of table.csv holds text in row 1"),
+        (lines("{i % 5},{i % 7},{'low' if i % 2 else 'high'}"), "holds text in row 1 ('high'); give numbers"),
         (lines("5,,{i}"), "no column is left as an input"),
         (lines("id{i},x,{i}"), "no column is left as an input"),
         ("a,b,y\n" + "1,2,3\n" * 20 + "1,2,3,4,5\n", "is no CSV file that can be read"),
         ('a,b,y\n"1,2,3\n' + "1,2,3\n" * 20, "is no CSV file that can be read"),
         (PLAIN.replace("0.", "\0.", 1), "it holds bytes that are no text"),
-        (gzip.compress(PLAIN.encode()), "it holds bytes that are no text"),
+        (gzip.compress(PLAIN.encode()), "it is compressed by gzip; unpack it first"),
+        (b"PK\x03\x04" + bytes(60), "it is an Excel file or a zip archive; save the table as CSV"),
+        (b"PAR1" + bytes(60), "it is a Parquet file; give it a name that ends in .parquet"),
         (bytes(range(256)) * 20, "it holds bytes that are no text"),
     ],
 )
@@ -99,6 +108,24 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | byte
         (PLAIN.replace(",", ";"), ["a", "b"], None),
         (PLAIN.replace(",", ";").replace(".", ","), ["a", "b"], "the comma is taken as the decimal point"),
         (PLAIN.replace(",", "\t"), ["a", "b"], None),
+        (PLAIN.replace(",", "|"), ["a", "b"], None),
+        ("sep=;\n" + PLAIN.replace(",", ";"), ["a", "b"], None),
+        (PLAIN.replace("\n", ",\n"), ["a", "b"], None),
+        (PLAIN.replace("\n", ",\n").replace("y,", "y", 1), ["a", "b"], None),
+        (lines("r{i},{i}.5,{i % 7},{i}"), ["a", "b"], "the first one is taken for the row's name"),
+        (lines("{i % 28 + 1}.01.2024;{i % 7},5;{i},5", header="a;b;y"), ["a", "b"], "the comma is taken as the"),
+        (lines("{i % 28 + 1}.01.2024,{i % 7},{i}"), ["a", "b"], "dates become days: a"),
+        (lines("{(i * 7) % 40},{i % 7},{i}"), ["b"], "left out, for it only counts or names the rows: a"),
+        (lines("{i * 3 + 1000},{i % 7},{i}", header="id,b,y"), ["b"], "only counts or names the rows: id"),
+        (lines("{i % 5},{i % 7},{i % 3 == 0}"), ["a", "b"], "the target 'y' is true or false: 1 stands for true"),
+        (lines("{i % 5},{i % 7},{'-' if i == 3 else i}"), ["a", "b"], "1 row without a target is left out"),
+        (lines("{i} %,{i % 7},{2 * i}"), ["a", "b"], "the column 'a' has numbers such as '0 %', read as 0"),
+        (lines("€{i}.50,{i % 7},{i}"), ["a", "b"], "numbers such as '€0.50', read as 0.5"),
+        (lines("{i % 5},{i % 7},{i} %"), ["a", "b"], "the column 'y' has numbers such as '0 %', read as 0"),
+        (lines('"{i + 1},250",{i % 7},{i}'), ["a", "b"], "numbers such as '1,250', read as 1250"),
+        (lines("{i + 1}'250,{i % 7},{i}"), ["a", "b"], "read as 1250"),
+        (lines("0,{i + 10};{i % 7}.5;{i}", header="a;b;y"), ["a", "b"], "numbers such as '0,10', read as 0.1"),
+        (lines("{i + 1}.250,5;{i % 7},5;{i},5", header="a;b;y"), ["a", "b"], "the comma is taken as the decimal"),
         (PLAIN.replace("\n", "\r\n"), ["a", "b"], None),
         (PLAIN.replace("\n", "\r"), ["a", "b"], None),
         ("\n\n" + PLAIN, ["a", "b"], None),
@@ -111,7 +138,7 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | byte
         (lines("{i % 2 == 0},{i % 7},{i}"), ["a", "b"], None),
         (lines("2024-01-{i % 28 + 1:02d},{i % 7},{i}"), ["a", "b"], "dates become days: a"),
         (lines("2024-01-{i % 28 + 1:02d} 12:00:00,{i % 7},{i}"), ["a", "b"], "dates become days: a"),
-        (lines("{i},{i % 7},{i}").replace("\n", "\n\n"), ["b"], "left out, for it only counts the rows: a"),
+        (lines("{i},{i % 7},{i}").replace("\n", "\n\n"), ["b"], "left out, for it only counts or names the rows: a"),
         (good().assign(z=1.0, w=None)[["a", "z", "w", "y"]].to_csv(index=False), ["a"], "left out, as constant: z"),
         (good().assign(b=[f"n{i}" for i in range(60)]).to_csv(index=False), ["a"], "a different word in most rows: b"),
     ],
@@ -155,6 +182,39 @@ def test_dates_are_days_in_new_tables_too(tmp_path: Path) -> None:
     assert x[1, 0] - x[0, 0] == 1
     with pytest.raises(UserError, match=r"the column 'a' holds text in row 1 \('soon'\)"):
         transform.encode(pd.DataFrame({"a": ["soon"], "b": [1]}))
+
+
+def test_amounts_are_the_numbers_that_people_mean() -> None:
+    for texts, numbers in (
+        (["12 %", "-3%", "0.5 %"], [12, -3, 0.5]),
+        (["€ 1,250.50", "$-3", "−7 EUR", "£1,000,000"], [1250.5, -3, -7, 1e6]),
+        (["1.250,5", "1.000.000", "3"], [1250.5, 1e6, 3]),
+        (["1 250", "1\u202f250,5", "1'250"], [1250, 1250.5, 1250]),
+        (["1,250", "2,500", "7"], [1250, 2500, 7]),
+        (["1,250", "0,5", "7.25"], [1.25, 0.5, 7.25]),
+        (["1,250", "7.25"], [np.nan, 7.25]),  # either a thousand or a decimal comma
+        (["-", "?", None, "3"], [np.nan, np.nan, np.nan, 3]),
+        (["12 km", "x 3", "1.2.3", "31.12.2024", "2024-01-01", "3"], [np.nan] * 5 + [3]),
+    ):
+        np.testing.assert_allclose(numeric(pd.Series(texts)), numbers, err_msg=str(texts))
+
+
+def test_new_rows_are_read_as_the_training_rows_were(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(lines("{i} %,{i % 28 + 1}.01.2024,{2 * i}"))
+    transform = load(tmp_path / "table.csv").transform
+    new = pd.DataFrame({"a": ["5 %", "-", 7], "b": ["3.1.2024", "2024-01-03", "04.01.2024"]})
+    x, notes = transform.read(new)
+    assert x[0, 0] == 5 and x[2, 0] == 7 and x[0, 1] == x[1, 1] == x[2, 1] - 1
+    assert any("'5 %', read as 5" in note for note in notes) and any("lacks a number in 1 row" in n for n in notes)
+
+
+def test_a_value_that_sets_the_scale_of_all_is_said(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(lines("{i % 5},{i % 7},{10**9 if i == 30 else i}"))
+    for seed in range(10):
+        split = Table(path=str(tmp_path / "table.csv"), split_seed=seed).load()
+        notes = far_notes(split)
+        assert len(notes) == (30 in split.train.rows)
+        assert all("the target 'y' is 1e+09 in row 31" in note and "leave its cell empty" in note for note in notes)
 
 
 def test_a_target_outside_the_training_range_is_said_and_has_a_density(

@@ -211,5 +211,25 @@ def outside_notes(split: Split) -> list[str]:
     ]
 
 
+FAR = 100
+"""Widths of the middle half of a target, beyond which a value may be a mistake."""
+
+
+def far_notes(split: Split) -> list[str]:
+    """Returns a sentence for each target of which a training value is so far away that it sets the scale of all."""
+    notes = []
+    for k, name in enumerate(split.target_names):
+        y = split.train.y[:, k].double()
+        low, middle, high = np.quantile(y.numpy(), (0.25, 0.5, 0.75))
+        far = int((y - middle).abs().argmax())
+        if high > low and abs(float(y[far]) - middle) > FAR * (high - low):
+            place = "" if split.train.rows is None else f" in row {int(split.train.rows[far]) + 1}"
+            notes.append(
+                f"the target {name!r} is {float(y[far]):g}{place}, and between {low:g} and {high:g} in half of the "
+                "training rows: one such value sets the scale of all; leave its cell empty if it is a mistake"
+            )
+    return notes
+
+
 def _names(names: Sequence[str]) -> str:
     return ", ".join(repr(name) for name in names)

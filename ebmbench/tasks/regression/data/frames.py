@@ -13,6 +13,7 @@ import torch
 from ebmbench.core.errors import UserError, did_you_mean, shown
 from ebmbench.tasks.regression.data.base import Arrays, Frame, Split
 from ebmbench.tasks.regression.data.transforms import register_transform
+from ebmbench.tasks.regression.data.written import days, first_written, is_none, looks_dated, numeric
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -171,32 +172,24 @@ def numbers_of(values: pd.Series, date: bool = False) -> tuple[np.ndarray, int |
     """
     if pd.api.types.is_bool_dtype(values.dtype):
         return values.to_numpy(np.float64), None
-    if date and not pd.api.types.is_numeric_dtype(values.dtype):
-        numbers = _days(values)
-    else:
-        numbers = pd.to_numeric(values, errors="coerce").to_numpy(np.float64, na_value=np.nan)
+    is_number = pd.api.types.is_numeric_dtype(values.dtype)
+    numbers = days(values) if date and not is_number else numeric(values)
     large = np.flatnonzero((np.abs(numbers) > LARGEST) & np.isfinite(numbers))
     if len(large):
         raise UserError(
             f"the column {values.name!r} holds {numbers[large[0]]:g} in row {large[0] + 1}, beyond {LARGEST:g}; "
             "give it in another unit, or leave the cell empty"
         )
-    bad = np.flatnonzero(np.isnan(numbers) & values.notna().to_numpy())
+    bad = np.flatnonzero(np.isnan(numbers) & ~is_none(values))
     return numbers, int(bad[0]) if len(bad) else None
-
-
-def _days(values: pd.Series) -> np.ndarray:
-    """Returns dates (ISO 8601, or a column of dates) as days since 1970, nan where there is none."""
-    found = pd.to_datetime(values, errors="coerce", format="ISO8601", utc=True)
-    return ((found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(np.float64)
 
 
 def clean_numbers(column: pd.Series, date: bool = False) -> tuple[np.ndarray, list[str]]:
     """Returns a column as numbers, text and infinity in it as missing; and what is to be said of it."""
     values, bad = numbers_of(column, date)
-    notes = []
+    notes = [] if date else _written_notes(column, values)
     if bad is not None:
-        count = int((np.isnan(values) & column.notna().to_numpy()).sum())
+        count = int((np.isnan(values) & ~is_none(column)).sum())
         notes.append(
             f"the column {column.name!r} holds numbers, and text in {_rows(count)} (such as {shown(column.iloc[bad])} "
             f"in row {bad + 1}), which counts as missing"
@@ -206,6 +199,14 @@ def clean_numbers(column: pd.Series, date: bool = False) -> tuple[np.ndarray, li
         count = int(infinite.sum())
         notes.append(f"the column {column.name!r} holds infinity in {_rows(count)}, which counts as missing")
     return np.where(infinite, np.nan, values), notes
+
+
+def _written_notes(column: pd.Series, values: np.ndarray) -> list[str]:
+    """Returns a sentence if numbers of a column are written in another way than programs do."""
+    place = first_written(column, values)
+    if place is None:
+        return []
+    return [f"the column {column.name!r} has numbers such as {shown(column.iloc[place])}, read as {values[place]:.10g}"]
 
 
 def _rows(count: int) -> str:
@@ -278,7 +279,7 @@ def read_columns(
     if both:
         raise UserError(f"task.data.features and task.data.targets both name {both[0]!r}")
     features = list(features) or [name for name in names if name not in targets and name not in ignore]
-    y = np.stack([_target(frame[name], source) for name in targets], axis=1)
+    y = np.stack([_target(frame[name], source, notes) for name in targets], axis=1)
     known = np.isfinite(y).all(1)
     if not known.all():
         count = int((~known).sum())
@@ -302,11 +303,14 @@ def read_columns(
     return Rows(frame, features, list(targets), y, numbers, dates, notes)
 
 
-def _target(column: pd.Series, source: str) -> np.ndarray:
+def _target(column: pd.Series, source: str, notes: list[str]) -> np.ndarray:
     values, bad = numbers_of(column)
     if bad is not None:
         text = shown(column.iloc[bad])
         raise UserError(f"the target {column.name!r} of {source} holds text in row {bad + 1} ({text}); give numbers")
+    if pd.api.types.is_bool_dtype(column.dtype):
+        notes.append(f"the target {column.name!r} is true or false: 1 stands for true")
+    notes += _written_notes(column, values)
     return values
 
 
@@ -317,16 +321,16 @@ def _holds_dates(column: pd.Series) -> bool:
     if pd.api.types.is_numeric_dtype(column.dtype) or not _holds_words(column):
         return False
     there = column.dropna().astype("string")
-    dated = there[there.str.match(r"\s*\d{4}-\d\d")]
-    return len(dated) >= 0.5 * len(there) and bool(np.isfinite(_days(dated)).mean() >= 0.5)
+    dated = there[looks_dated(there)]
+    return len(dated) >= 0.5 * len(there) and bool(np.isfinite(days(dated)).mean() >= 0.5)
 
 
 def _holds_words(column: pd.Series) -> bool:
     """Whether fewer than half of the values that are there are numbers."""
     if pd.api.types.is_numeric_dtype(column.dtype):
         return False
-    there = column.dropna()
-    return bool(len(there)) and bool(pd.to_numeric(there, errors="coerce").notna().mean() < 0.5)
+    there = column[~is_none(column)]
+    return bool(len(there)) and bool(np.isfinite(numeric(there)).mean() < 0.5)
 
 
 def split_table(rows: Rows, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> Split:
@@ -422,9 +426,9 @@ def _words(values: pd.Series, notes: list[str]) -> WordColumn:
 
 
 def row_counter(frame: pd.DataFrame, name: str) -> bool:
-    """Whether a column only counts the rows, from 0 or 1."""
+    """Whether a column counts the rows, in any order, or has no name, or `id`, and no value twice."""
     column = frame[name]
-    if not pd.api.types.is_integer_dtype(column.dtype) or len(column) < 3:
+    if not pd.api.types.is_integer_dtype(column.dtype) or len(column) < 3 or not column.is_unique:
         return False
-    first = column.iloc[0]
-    return bool(first in (0, 1) and (column.to_numpy() == np.arange(first, first + len(column))).all())
+    is_named = str(name).strip().lower() not in ("id", "index", "unnamed: 0")
+    return not is_named or (column.min() in (0, 1) and column.max() - column.min() == len(column) - 1)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import codecs
 import csv
+import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,13 +19,14 @@ import pandas as pd
 from pydantic import BeforeValidator, Field
 from typing_extensions import override
 
-from ebmbench.core.errors import UserError, first_line
+from ebmbench.core.errors import UserError, first_line, shown
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split, split_off, split_rows
 from ebmbench.tasks.regression.data.frames import read_columns, row_counter, split_table
 
 PARQUET = (".parquet", ".pq")
 """How the names of Parquet files end; all others are CSV."""
+SEPARATORS = (",", ";", "\t", "|")
 CHUNK_ROWS = 100_000
 COPIES = 3
 """Of the numbers in memory at a time: the table, x, and x standardised."""
@@ -78,13 +80,18 @@ class Table(Data):
             raise UserError("task.data.path is not given: a CSV or Parquet file, such as data.path=houses.csv")
         path = Path(self.path).expanduser()
         frame, notes = read_table(path, self.memory_mb)
+        if frame.shape[1] == 1:
+            raise UserError(
+                f"{path.name} has one column, {str(frame.columns[0])!r}; a target and an input are two, and cells are "
+                "separated by a comma, a semicolon, a tab or |"
+            )
         ignore = list(self.ignore)
         counters = [
             name for name in map(str, frame.columns[:1])
             if name not in (*self.features, *self.targets, *ignore) and row_counter(frame, frame.columns[0])
         ]  # fmt: skip
         if counters:
-            notes.append(f"left out, for it only counts the rows: {counters[0]}")
+            notes.append(f"left out, for it only counts or names the rows: {counters[0]}")
             ignore += [counters[0].strip()]
         rows = read_columns(frame, self.targets, self.features, ignore, self.categorical, path.name)
         rows.notes[:0] = notes
@@ -200,6 +207,7 @@ def read_table(path: Path, memory_mb: int | None) -> tuple[pd.DataFrame, list[st
         if duplicates:
             raise UserError(f"{path.name} has {names.count(duplicates[0])} columns named {duplicates[0]!r}; rename one")
         first = pd.read_csv(path, **form.options, nrows=1000)
+        form, notes = _with_more_cells(path, form, first)
         _check_memory(path, first, memory_mb)
         frame = pd.concat(_chunks(path, form), ignore_index=True)
     except OSError as error:
@@ -208,21 +216,30 @@ def read_table(path: Path, memory_mb: int | None) -> tuple[pd.DataFrame, list[st
         raise UserError(f"{path} is no CSV file that can be read ({first_line(error)})") from None
     if not len(frame):
         raise UserError(f"{path} holds no rows")
-    return frame, form.notes
+    nameless = [name for name in frame if re.fullmatch(r"Unnamed: \d+", str(name)) and frame[name].isna().all()]
+    return frame.drop(columns=nameless), form.notes + notes
 
 
 @dataclass(frozen=True)
 class Form:
-    """How a CSV file is written."""
+    """How a CSV file is written.
+
+    Attributes:
+        skipped: lines before the names of the columns.
+        ends_empty: whether each row ends in a separator, and the first line does not.
+    """
 
     separator: str
     encoding: str
     decimal: str
+    skipped: int = 0
+    ends_empty: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
         """What pandas is to be told."""
-        return {"sep": self.separator, "encoding": self.encoding, "decimal": self.decimal}
+        options = {"sep": self.separator, "encoding": self.encoding, "decimal": self.decimal, "skiprows": self.skipped}
+        return {**options, "index_col": False} if self.ends_empty else options
 
     @property
     def notes(self) -> list[str]:
@@ -230,6 +247,24 @@ class Form:
         encoding = {"latin-1": ["it is not UTF-8, and was read as Latin-1"], "utf-16": ["it was read as UTF-16"]}
         decimal = ["the comma is taken as the decimal point"] if self.decimal == "," else []
         return encoding.get(self.encoding, []) + decimal
+
+
+def _with_more_cells(path: Path, form: Form, first: pd.DataFrame) -> tuple[Form, list[str]]:
+    """Returns how to read rows that have more cells than there are names, and what is to be said of it.
+
+    Args:
+        first: the first rows, as pandas reads them: it takes the cells in front for the names of the rows.
+    """
+    if isinstance(first.index, pd.RangeIndex):
+        return form, []
+    if first.index.nlevels > 1:
+        extra, names = first.index.nlevels, first.shape[1]
+        raise UserError(
+            f"{path.name} has {names} names of columns in its first line, and {names + extra} cells in a row"
+        )
+    if first.iloc[:, -1].isna().all():
+        return dataclasses.replace(form, ends_empty=True), []
+    return form, ["the rows have one cell more than there are names; the first one is taken for the row's name"]
 
 
 def _chunks(path: Path, form: Form) -> Iterator[pd.DataFrame]:
@@ -250,12 +285,49 @@ def _form(path: Path) -> tuple[Form, list[str]]:
     with open(path, newline="", encoding=encoding) as file:
         text = file.read(2**16)
     if re.search(r"[\x00-\x08\x0e-\x1f]", text):
-        raise ValueError("it holds bytes that are no text")
-    line = next((line for line in text.splitlines() if line.strip()), "")
-    separator = max((",", ";", "\t"), key=line.count)
-    decimal = "," if separator != "," and re.search(r"\d,\d", text) and not re.search(r"\d\.\d", text) else "."
+        raise ValueError(_kind(path))
+    lines = text.splitlines()
+    skipped = next((number for number, line in enumerate(lines) if line.strip()), 0)
+    said = re.fullmatch(r'"?sep=(.)"?', lines[skipped].strip()) if lines else None  # Excel's first line
+    skipped += said is not None
+    line = next((line for line in lines[skipped:] if line.strip()), "")
+    separator = said[1] if said else max(SEPARATORS, key=line.count)
+    if separator not in line:
+        _check_title(path, line, lines[skipped + 1 :])
+    # Dates and thousands have points too.
+    numbers = re.sub(r"\d{1,2}\.\d{1,2}\.\d{2,4}|\d{1,3}(\.\d{3})+(?=,\d)", "0", text)
+    decimal = "," if separator != "," and re.search(r"\d,\d", numbers) and not re.search(r"\d\.\d", numbers) else "."
     names = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
-    return Form(separator, encoding, decimal), names
+    return Form(separator, encoding, decimal, skipped if said else 0), names
+
+
+def _check_title(path: Path, line: str, rest: Sequence[str]) -> None:
+    """Refuses a file whose first line is a title or a comment: one cell, and more of them in a line after it."""
+    if line.count('"') % 2:
+        return  # a name goes on in the next line
+    for number, other in enumerate(rest[:10], 2):
+        count = max(len(next(csv.reader([other], delimiter=separator), [])) for separator in SEPARATORS)
+        if count > 1:
+            raise UserError(
+                f"{path.name} begins with the line {shown(line.strip())}, which is one cell, and line {number} has "
+                f"{count}; its first line must hold the names of the columns"
+            )
+
+
+KINDS = {
+    b"\x1f\x8b": "it is compressed by gzip; unpack it first",
+    b"PK\x03\x04": "it is an Excel file or a zip archive; save the table as CSV",
+    b"\xd0\xcf\x11\xe0": "it is an Excel file; save the table as CSV",
+    b"PAR1": "it is a Parquet file; give it a name that ends in .parquet",
+}
+"""What files that are no text begin with."""
+
+
+def _kind(path: Path) -> str:
+    """Returns what a file is that is no text."""
+    with open(path, "rb") as file:
+        start = file.read(8)
+    return next((text for magic, text in KINDS.items() if start.startswith(magic)), "it holds bytes that are no text")
 
 
 def _encoding(path: Path) -> str:
