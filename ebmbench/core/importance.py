@@ -25,6 +25,10 @@ FITTED = 32
 """Kernels of a fitted proposal."""
 COMPONENTS = 8
 """Components of a fitted mixture of normals."""
+EARLY = 3
+"""Rounds that have four times the draws: a mode that is lost while the power is low is not found again."""
+SETTLED = 1
+"""Rounds at the density itself after which a mixture is good enough if its draws are, too."""
 
 
 class Proposal(Protocol):
@@ -129,6 +133,10 @@ class Mixture:
             shares = (size + 0.01) / (size + 0.01).sum(-1, keepdim=True)
             found = Mixture(shares, centres, torch.linalg.cholesky(covariances + _floor(covariances)))
         return found
+
+    def of(self, rows: Tensor) -> Mixture:
+        """Returns those of some of the B densities, given by a mask or their places."""
+        return Mixture(self.shares[:, rows], self.centres[:, rows], self.chol[:, rows])
 
     def wider(self, factor: float) -> Mixture:
         """Returns it with standard deviations so many times as large."""
@@ -349,39 +357,55 @@ def _floor(covariance: Tensor) -> Tensor:
 
 
 def annealed(
-    log_density: Callable[[Tensor], Tensor],
+    density_of: Callable[[Tensor], Callable[[Tensor], Tensor]],
     start: Proposal,
-    lead: tuple[int, int],
+    rows: Tensor,
     count: int,
     generator: torch.Generator,
     rounds: int = 25,
-) -> Weighted:
-    """Draws from mixtures of normals that are fitted to powers of the density, rising to the first.
+) -> Mixture:
+    """Returns mixtures of normals that are fitted to powers of densities, rising to the first: `[1, B]` of them.
 
     (Tempering as in sequential Monte Carlo: Del Moral et al., 2006.) Where `adapted` follows the mass that the first
-    proposal meets, this finds modes that are far from it as well.
+    proposal meets, this finds modes that are far from it as well. `covering` makes a proposal of it.
 
     Args:
-        start: the first proposal, wide enough to meet every mode of a low power; every other one keeps a tenth of it.
-        count: draws of the last round, which are returned; the others have half of them.
+        density_of: from some of the rows to their log-densities, `[1, b, M, D] -> [1, b, M]`. Rows that are fitted are
+            not evaluated again.
+        start: the first proposal, wide enough to meet every mode of a low power.
+        rows: `[B]` which densities.
+        count: draws of a round.
         rounds: at most.
     """
-    few = max(32, count // 2)
-    made = draw(log_density, [(1.0, start)], lead, few, generator)
-    power = torch.zeros_like(made.log_z)
-    parts: Sequence[tuple[float, Proposal]] = [(1.0, start)]
-    for _ in range(rounds):
+    left = torch.arange(len(rows), device=rows.device)
+    made = draw(density_of(rows), [(1.0, start)], (1, len(rows)), 4 * count, generator)
+    power, stay = torch.zeros_like(made.log_z), torch.zeros(len(rows), device=rows.device)
+    places: list[Tensor] = []
+    fits: list[Mixture] = []
+    for number in range(rounds):
         log_q = made.log_values - made.log_weights
-        # It rises where the fit is poor, too: the effective size of the last round says whether that went well.
+        # It rises where the fit is poor, too: the effective size of what is drawn says whether that went well.
         least = (1.4 * power).clamp(max=1.0)
         power = flattening(made.log_values, log_q, least, 0.15, 30)
         flat = Weighted(made.y, power.unsqueeze(-1) * made.log_values - log_q, made.log_values)
         fitted = Mixture.fit(flat)
-        parts = [(0.6, fitted.wider(1.1)), (0.3, fitted.wider(2.0)), (0.1, start)]
-        if bool((power == 1).all()):
+        stay = torch.where(power[0] == 1, stay + 1, 0)
+        done = (stay > SETTLED) | ((stay == SETTLED) & (made.ess[0] >= 0.15)) | (number == rounds - 1)
+        places.append(left[done])
+        fits.append(fitted.of(done))
+        left, stay, power, fitted = left[~done], stay[~done], power[:, ~done], fitted.of(~done)
+        if not len(left):
             break
-        made = draw(log_density, parts, lead, few, generator)
-    return draw(log_density, parts, lead, count, generator)
+        size = 4 * count if number < EARLY else count
+        made = draw(density_of(rows[left]), covering(fitted, start), (1, len(left)), size, generator)
+    order = torch.cat(places).argsort()
+    names = ("shares", "centres", "chol")
+    return Mixture(*(torch.cat([getattr(fit, name) for fit in fits], dim=1)[:, order] for name in names))
+
+
+def covering(fitted: Mixture, start: Proposal) -> list[tuple[float, Proposal]]:
+    """Returns a proposal of wider copies of a mixture and, for a tenth, of the first proposal."""
+    return [(0.6, fitted.wider(1.1)), (0.3, fitted.wider(2.0)), (0.1, start)]
 
 
 def flattening(

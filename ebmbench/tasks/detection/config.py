@@ -254,7 +254,7 @@ class InferenceConfig(Section):
     step_centre: float = Field(4e-4, gt=0, le=10, description="first step length of the centre, relative to the box")
     step_size: float = Field(1.6e-3, gt=0, le=10, description="first step length of log width and height")
     bootstrap: int = Field(1000, ge=0, le=1_000_000, description="resamples of the images, for the gain's interval")
-    nll_boxes: int = Field(200, ge=0, le=10_000_000, description="true boxes whose NLL is taken: the split's first")
+    nll_boxes: int = Field(64, ge=0, le=10_000_000, description="true boxes whose NLL is taken: the split's first")
     nll_samples: int = Field(
         512, ge=1, le=1_048_576, description="importance samples for the log Z of each; more where that is too few"
     )

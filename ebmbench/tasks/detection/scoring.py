@@ -333,11 +333,12 @@ def _nll(
     task: DetectionTask, store: FeatureStore, images: Sequence[_Image], head: EnergyHead, seed: int, tell: Tell
 ) -> dict[str, float]:
     """Returns the mean NLL of true boxes, and what says how well it is known."""
-    names = ("box_nll", "box_nll_error", "box_nll_k", "box_nll_ess")
+    names = ("box_nll", "box_nll_spread", "box_nll_error", "box_nll_k", "box_nll_ess")
     if not images:
         return dict.fromkeys(names, math.nan)
     energy = _true_boxes(task, store, images, head)
     tell("box NLL", 0, len(energy))
     found = box_nll(energy.of, len(energy), seed, store.device, task.inference.nll_samples)
-    values = (found.nll.mean(), found.error.mean(), found.k_hat.quantile(0.9), found.ess.quantile(0.1))
+    spread = found.nll.std() / len(energy) ** 0.5 if len(energy) > 1 else found.nll.new_tensor(math.nan)
+    values = (found.nll.mean(), spread, found.error.mean(), found.k_hat.quantile(0.9), found.ess.quantile(0.1))
     return {name: float(value) for name, value in zip(names, values, strict=True)}

@@ -50,6 +50,7 @@ class DetectionTask(Task):
         Metric("ap_large", "AP large", "higher", tex=r"AP$_{\mathrm{L}}$", table=True),
         Metric("ar", "AR", "higher", table=True),
         Metric("box_nll", "box NLL", "lower", "box NLL, nats", table=True, figures=("ranking", "strip", "settings")),
+        Metric("box_nll_spread", "SE of the mean", title="standard error of the mean box NLL, nats"),
         Metric("box_nll_error", "its standard error", "lower", "standard error of a box's NLL, nats", table=True),
         Metric("box_nll_k", "its Pareto k", "lower", "Pareto k of the importance weights, 90 % of boxes", table=True),
         Metric("box_nll_ess", "its effective samples", "higher", "effective samples, 90 % of boxes have more"),

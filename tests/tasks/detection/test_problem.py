@@ -27,11 +27,13 @@ from ebmbench.engine.execute import execute, follow, result_rows
 from ebmbench.engine.runs import read_state
 from ebmbench.engine.train import Callbacks, Training, train
 from ebmbench.system import distributed
+from ebmbench.tasks.detection import base_training, data, pooling, records
 from ebmbench.tasks.detection import learner as learner_module
-from ebmbench.tasks.detection import pooling, records
 from ebmbench.tasks.detection import task as task_module
+from ebmbench.tasks.detection.data import open_split
 from ebmbench.tasks.detection.evaluation import paired_bootstrap
 from ebmbench.tasks.detection.learner import DetectionLearner
+from ebmbench.tasks.detection.read_ahead import ReadAhead
 from tests.processes import TINY, tiny
 from tests.waits import watched
 
@@ -477,3 +479,61 @@ def test_the_published_recipe_starts_on_tiny_coco(tmp_path: Path) -> None:
         loss.sum().backward()
         problem.optimizer.step()
         assert torch.isfinite(loss).all()
+
+
+# ------------------------------------------------------------------------------------------------- images read ahead
+
+
+def test_what_is_expected_is_read_once_and_what_is_not_wanted_is_let_go(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    split = open_split(coco_run(tmp_path, tmp_path, "task.data.workers=2").task.data, "train")
+    ahead = ReadAhead(split)
+    read: list[int] = []
+    load = split.load
+    split.load = lambda index: read.append(index) or load(index)  # type: ignore[method-assign,func-returns-value]
+    ahead.expect([0, 1])
+    ahead.expect([1, 2])
+    found = [ahead.load(index) for index in (1, 2, 3)]
+    assert sorted(read)[-3:] == [1, 2, 3] and read.count(1) == 1
+    for index, example in zip((1, 2, 3), found, strict=True):
+        assert example is not None and torch.equal(example.image, load(index).image)
+
+
+def test_images_in_memory_need_no_thread() -> None:
+    assert ReadAhead(open_split(tiny_run(Path("results")).task.data, "train"))._pool is None
+
+
+def test_the_number_of_threads_changes_no_result(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    seen = []
+    for workers in (0, 2):
+        results = tmp_path / str(workers)
+        short = f"task.data.workers={workers}", "task.base.iterations=3", "task.base.batch_size=2"
+        config = coco_run(tmp_path / "data", results, *short, "task.base.feature_cache_mb=0")
+        problem = build(config, (0,), torch.device("cpu"))
+        results.mkdir(exist_ok=True)
+        scores = problem.evaluate(results, [False])[0]
+        dataset = open_split(config.task.data, "train")
+        weights = base_training.train_base(config.task, dataset, torch.device("cpu"))[0].state_dict()
+        seen.append((config.run_hash, [losses(problem, step).item() for step in range(3)], scores, weights))
+    (first, some, scores, weights), (second, others, other_scores, other_weights) = seen
+    assert first == second and some == others and scores == pytest.approx(other_scores, rel=0, abs=0, nan_ok=True)
+    assert all(torch.equal(weights[name], other_weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_damaged_image_is_named_when_it_is_its_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    write_dataset(tmp_path)
+    monkeypatch.setattr(data, "CHECKED_IMAGES", 0)
+    path = tmp_path / "train2017" / "2.png"
+    path.write_bytes(path.read_bytes()[:200])
+    short = f"task.data.workers={workers}", "task.base.iterations=3", "task.base.batch_size=2"
+    config = coco_run(tmp_path, tmp_path / "results", *short)
+    with pytest.raises(UserError, match=r"2\.png, image 2 of instances_train2017\.json"):
+        base_training.train_base(config.task, open_split(config.task.data, "train"), torch.device("cpu"))
+    allowed = coco_run(tmp_path, tmp_path / "results", *short, "task.data.skip_bad_images=true")
+    split = open_split(allowed.task.data, "train")
+    base_training.train_base(allowed.task, split, torch.device("cpu"))
+    assert split.load(2) is None
