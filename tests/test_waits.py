@@ -5,6 +5,7 @@ What they take in seconds is measured by `python -m ebmbench.bench waits`; here 
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,20 @@ def test_settings_of_every_task_are_composed_without_pytorch(task: str, tmp_path
     assert not names
     assert "num_samples" in text
     assert not loaded(tmp_path, "describe", "method", "nce+")[0]
+
+
+@pytest.mark.parametrize("policy", [None, "active"])
+def test_threads_sleep_while_they_wait_unless_told_otherwise(policy: str | None) -> None:
+    script = """
+import os, sys
+from ebmbench.cli.main import main
+main(["describe", "method", "nce"])
+print("torch._C" in sys.modules, os.environ["OMP_WAIT_POLICY"])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {"OMP_WAIT_POLICY": policy} if policy else {}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"False {policy or 'passive'}"
 
 
 def test_a_package_that_waits_is_the_ordinary_one_once_it_is_used(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import importlib
 import sys
 
 from ebmbench.system.allocator import keep_freed_memory
+from ebmbench.system.threads import sleep_while_waiting
 
 BENCHMARKS = ("one_d", "waits", "pooling", "head", "sweep", "gpu", "coverage", "gradients")
 
@@ -16,7 +17,8 @@ def main(argv: list[str]) -> int:
     if name not in BENCHMARKS:
         print(f"{name} is no benchmark; there are {', '.join(BENCHMARKS)}", file=sys.stderr)
         return 2
-    keep_freed_memory()  # as a run does
+    sleep_while_waiting()  # as a run does
+    keep_freed_memory()
     return int(importlib.import_module(f"ebmbench.bench.{name}").main(argv[1:] if argv[:1] == [name] else argv) or 0)
 
 

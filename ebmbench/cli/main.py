@@ -24,6 +24,7 @@ from ebmbench.cli.warn import quiet_libraries
 from ebmbench.core.errors import UserError, shown
 from ebmbench.core.lazy import import_when_used
 from ebmbench.system.interrupt import stopping_signals
+from ebmbench.system.threads import sleep_while_waiting
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -104,6 +105,7 @@ def dispatch(words: list[str]) -> int:
         for folder in arguments.options["config_dir"]:
             use_config_dir(Path(folder).expanduser())
     import_when_used()
+    sleep_while_waiting()
     quiet_libraries()
     module, _, function = arguments.command.handler.partition(":")
     handler = cast(Callable[[Arguments], int], getattr(importlib.import_module(module), function))

@@ -12,10 +12,12 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.report.planned import error_path
 from ebmbench.system.files import write_atomically
+from ebmbench.system.threads import sleep_while_waiting
 
 
 def run_job(config_yaml: str, sweep_folder: str) -> int:
     """Carries out a run; returns the exit code: 0 done, 1 failed, 2 refused, 128 + n stopped by signal n."""
+    sleep_while_waiting()
     from ebmbench.engine.execute import execute, last_line
     from ebmbench.engine.summary import summary, table
     from ebmbench.system.interrupt import Interrupted
