@@ -33,7 +33,8 @@ from tests.sweep.made import sweep
         ("extended_1d", 14 * 2, ()),
         ("learned_proposals", 2 * 3 * 2, ("proposal.components",)),
         ("shapes_bases", 2 * 2, ("task.base.seed",)),
-        ("detection_sizes", 7 * 2, ("task.data.num_train", "task.inference.nms_order")),
+        ("detection_sizes", 4 * 2 * 2, ("task.data.num_train", "task.data.base_seed", "task.head.frozen")),
+        ("detection_sizes_bccd", 4 * 2, ("task.data.num_train", "task.head.frozen")),
     ],
 )
 def test_every_sweep_of_the_project_is_valid(name: str, jobs: int, axes: tuple[str, ...]) -> None:

@@ -161,7 +161,7 @@ def base_key(config: DetectionTask) -> str:
 
 
 def _identity(config: DetectionTask) -> dict[str, Any]:
-    return {"version": VERSION, "data": config.data.training_identity(), "base": config.base.identity()}
+    return {"version": VERSION, "data": config.data.of_base().training_identity(), "base": config.base.identity()}
 
 
 def load_base(config: DetectionTask, results_dir: Path, device: torch.device | str) -> BaseDetector:
@@ -313,7 +313,7 @@ def reopen(config: DetectionTask, record: Mapping[str, Any], results_dir: Path) 
 
 
 def _train_and_store(config: DetectionTask, folder: Path, device: torch.device | str) -> None:
-    dataset = open_split(config.data, "train")
+    dataset = open_split(config.data.of_base(), "train")
     saved = folder.with_suffix(".ckpt")
     for killed in folder.parent.glob(f".{saved.name}.*.tmp"):  # left half-written; ours alone, for we hold the lock
         killed.unlink(missing_ok=True)

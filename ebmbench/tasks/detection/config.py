@@ -52,6 +52,10 @@ class ImageData(Component):
         """The short side that images are resized to, and the longest that the long one may be."""
         return self.short_side, self.long_side
 
+    def of_base(self) -> ImageData:
+        """Returns the data whose training split the base detector is trained on: the same, if nothing else is said."""
+        return self
+
     def training_identity(self) -> dict[str, Any]:
         """Returns what a detector that is trained on the training split depends on."""
         return {
@@ -69,6 +73,9 @@ class ShapesData(ImageData):
 
     name: str = Field("shapes", pattern="^shapes$", description="shapes")
     data_seed: int = Field(0, ge=0, lt=2**31, description="the draw of all images")
+    base_seed: int | None = Field(
+        None, ge=0, lt=2**31, description="the draw of images that the base detector is trained on; null: the same"
+    )
     num_train: int = Field(2000, ge=1, le=1_000_000, description="training images")
     num_val: int = Field(500, ge=1, le=1_000_000, description="validation images")
     num_test: int = Field(500, ge=1, le=1_000_000, description="test images")
@@ -89,7 +96,14 @@ class ShapesData(ImageData):
     def identity(self) -> dict[str, Any]:
         from ebmbench.tasks.detection import shapes
 
-        return {**super().identity(), "version": shapes.VERSION}
+        found = {**super().identity(), "version": shapes.VERSION}
+        return found if self.base_seed is not None else {k: v for k, v in found.items() if k != "base_seed"}
+
+    @override
+    def of_base(self) -> ShapesData:
+        if self.base_seed is None:
+            return self
+        return self.model_copy(update={"data_seed": self.base_seed, "base_seed": None})
 
     @override
     def training_identity(self) -> dict[str, Any]:
@@ -234,6 +248,7 @@ class HeadConfig(Section):
         "relu", description="all but relu are smooth, which matters to methods that take derivatives in y"
     )
     from_base: bool = Field(True, description="the hidden layers start from the base detector's box head")
+    frozen: bool = Field(False, description="the hidden layers stay as they start; the last one alone learns")
     keep_level: bool = Field(
         True, description="a moved box is pooled from the pyramid level of the box it was made from: f has no jumps"
     )
@@ -243,6 +258,7 @@ class InferenceConfig(Section):
     """From candidates to detections: NMS in the order of f, then gradient ascent on f."""
 
     nms_order: Literal["f", "score"] = Field("f", description="what NMS goes by: f, or the base's class score")
+    other_order: bool = Field(False, description="score NMS in the other order, too: other_ap, other_gain")
     accept: bool = Field(
         True, description="report the base's boxes where the gain on the validation split may be nothing or a loss"
     )

@@ -99,6 +99,10 @@ class EnergyHead(nn.Module):
             head.energy.bias.zero_()
         return head.to(first.weight.device)
 
+    def trained(self, frozen: bool) -> dict[str, nn.Parameter]:
+        """Returns the parameters that learn, by name: all, or those of the last layer."""
+        return {name: p for name, p in self.named_parameters() if not frozen or name.startswith("energy.")}
+
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
         """`f` of K boxes: features `[K, 7, 7, C]`, labels `[K]` -> `[K]`; the last layer is never in half precision."""
         hidden = self.hidden(pooled)

@@ -134,7 +134,10 @@ class DetectionLearner(Learner):
         # On the last hidden layer at the target box.
         build = partial(own_networks, self.method, self.proposal, self.head.fc7.out_features, self.target_dim)
         self.own = OwnNetworks(build, self.seeds, self.device, torch.float32)
-        self.parameters: dict[str, Tensor] = {**dict(self.head.named_parameters()), **self.own.parameters}
+        trained = self.head.requires_grad_(False).trained(task.head.frozen)
+        for parameter in trained.values():
+            parameter.requires_grad_()
+        self.parameters: dict[str, Tensor] = {**trained, **self.own.parameters}
         self.optimizer = _optimizer(self.parameters, self.trainer)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(self.trainer))
 

@@ -97,8 +97,9 @@ class DetectionModel:
             ) from None
         base = reopen(task, record, run_dir.parent.parent)
         draws = Streams([seed], stacked=False).at(0)
-        head = EnergyHead.start(base.hidden_layers, len(base.category_ids), task.head.activation, False, draws)
-        head.load_state_dict({name: parameters[name] for name in head.state_dict()})
+        options, start = task.head, task.head.from_base and base.has_box_head
+        head = EnergyHead.start(base.hidden_layers, len(base.category_ids), options.activation, start, draws)
+        head.load_state_dict({**head.state_dict(), **{n: parameters[n] for n in head.trained(options.frozen)}})
         return DetectionModel(task, base, names, head, seed, _is_accepted(run_dir, seed))
 
     @torch.no_grad()

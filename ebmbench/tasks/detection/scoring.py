@@ -101,9 +101,11 @@ def score(
         row["val_ap"] = judged["refined"].metrics["ap"]
         if options.accept:
             gain = paired_bootstrap(judged["base"], judged["refined"], options.bootstrap)["ap"]
-            row |= _verdict(gain, stages, len(judged["base"].image_ids), seed)
+            row |= _verdict(gain, stages, row, len(judged["base"].image_ids), seed)
             if not row["accepted"] and "refined" in kept:
                 kept["reported"] = stages["base"]
+    if options.other_order:
+        row |= _other_order(task, store, val, head, tell)
     examples, images = as_tables(kept, seed)
     write_examples(run_dir, examples, f"examples.{seed}")
     write_examples(run_dir, images, "images")
@@ -132,7 +134,32 @@ def _validation(task: DetectionTask, store: FeatureStore, head: EnergyHead, tell
     return {name: evaluate(truth, boxes, found.image_ids, by_size=False) for name, boxes in parts.items()}
 
 
-def _verdict(gain: Interval, stages: Mapping[str, Evaluation], images: int, seed: int) -> dict[str, float]:
+def _in_other_order(task: DetectionTask) -> DetectionTask:
+    order = "score" if task.inference.nms_order == "f" else "f"
+    return task.model_copy(update={"inference": task.inference.model_copy(update={"nms_order": order})})
+
+
+def _other_order(
+    task: DetectionTask, store: FeatureStore, val: FeatureStore | None, head: EnergyHead, tell: Tell
+) -> dict[str, float]:
+    """Returns what the head gains where NMS goes by the other order, and whether it would be accepted."""
+    task, last = _in_other_order(task), task.inference.steps
+    found = detect_all(task, store, head, [last], tell=tell)
+    truth = store.dataset.ground_truth()
+    base, refined = (evaluate(truth, d, found.image_ids, by_size=False) for d in (found.base, found.after[last]))
+    gain = paired_bootstrap(base, refined, task.inference.bootstrap)["ap"]
+    row = {"other_ap": refined.metrics["ap"], "other_gain": gain.value}
+    row |= {"other_gain_low": gain.low, "other_gain_high": gain.high}
+    if val is not None:
+        judged = {"base": base, "refined": refined} if val is store else _validation(task, val, head, tell)
+        gain = paired_bootstrap(judged["base"], judged["refined"], task.inference.bootstrap)["ap"]
+        row["other_accepted"] = float(gain.low > 0)
+    return row
+
+
+def _verdict(
+    gain: Interval, stages: Mapping[str, Evaluation], gains: Mapping[str, float], images: int, seed: int
+) -> dict[str, float]:
     """Returns what acceptance adds to a row of metrics, and the base's in the place of a head's that is refused."""
     accepted = gain.low > 0
     row = {
@@ -141,6 +168,7 @@ def _verdict(gain: Interval, stages: Mapping[str, Evaluation], images: int, seed
         "val_gain_low": gain.low,
         "val_gain_high": gain.high,
         "head_ap": stages["refined"].metrics["ap"],
+        **{f"head_gain{end}": gains[f"ap_gain{end}"] for end in ("", "_low", "_high")},
     }
     if accepted:
         return row
@@ -151,8 +179,8 @@ def _verdict(gain: Interval, stages: Mapping[str, Evaluation], images: int, seed
         file=sys.stderr,
         flush=True,
     )
-    gains = {f"{name}_gain{end}": 0.0 for name in ("ap", "ap75") for end in ("", "_low", "_high")}
-    return {**row, **stages["base"].metrics, **gains}
+    none = {f"{name}_gain{end}": 0.0 for name in ("ap", "ap75") for end in ("", "_low", "_high")}
+    return {**row, **stages["base"].metrics, **none}
 
 
 @dataclass(frozen=True)
@@ -242,9 +270,10 @@ def _detect(task: DetectionTask, store: FeatureStore, head: EnergyHead, images: 
 
 def assist(task: DetectionTask, store: FeatureStore, val: FeatureStore | None, head: EnergyHead) -> None:
     """Does the share of `score` of a process that is not the first."""
-    detect_all(task, store, head, _measured_steps(task, store), first_boxes=0)
-    if val is not None and val is not store:
-        _detect_validation(task, val, head)
+    for number, asked in enumerate((task, _in_other_order(task)) if task.inference.other_order else (task,)):
+        detect_all(asked, store, head, [asked.inference.steps] if number else _measured_steps(asked, store))
+        if val is not None and val is not store:
+            _detect_validation(asked, val, head)
 
 
 def _row(stages: dict[str, Evaluation], options: InferenceConfig) -> dict[str, float]:

@@ -77,6 +77,14 @@ class DetectionTask(Task):
         Metric("val_gain_low", "gain in AP, validation, low"),
         Metric("val_gain_high", "gain in AP, validation, high"),
         Metric("head_ap", "AP of the head", "higher", "AP of the head's boxes, accepted or not, %"),
+        Metric("head_gain", "gain of the head", "higher", "gain in AP of the head's boxes, accepted or not"),
+        Metric("head_gain_low", "gain of the head, low"),
+        Metric("head_gain_high", "gain of the head, high"),
+        Metric("other_ap", "AP, other order", "higher", "AP of the head's boxes with NMS in the other order, %"),
+        Metric("other_gain", "gain in AP, other order", "higher"),
+        Metric("other_gain_low", "gain in AP, other order, low"),
+        Metric("other_gain_high", "gain in AP, other order, high"),
+        Metric("other_accepted", "accepted, other order", "higher"),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
         SweepFigure("detection_stages", later("ebmbench.tasks.detection.sweep_figures:stages")),

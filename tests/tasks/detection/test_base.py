@@ -81,6 +81,12 @@ def test_training_is_a_function_of_its_seed() -> None:
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
+def test_the_base_may_be_trained_on_other_images() -> None:
+    other, same = task_config({"base_seed": 1}), task_config()
+    assert base.base_key(other) == base.base_key(task_config({"data_seed": 1})) != base.base_key(same)
+    assert other.identity() != same.identity() and "base_seed" not in same.data.identity()
+
+
 class _Killed(BaseException):
     pass
 

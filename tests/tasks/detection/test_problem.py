@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ebmbench
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core import registry
@@ -479,6 +480,22 @@ def test_the_published_recipe_starts_on_tiny_coco(tmp_path: Path) -> None:
         loss.sum().backward()
         problem.optimizer.step()
         assert torch.isfinite(loss).all()
+
+
+def test_frozen_layers_stay_and_the_other_order_of_nms_is_scored_too(tmp_path: Path) -> None:
+    words = "task.head.frozen=true", "task.inference.accept=true"
+    config = tiny_run(tmp_path, "nce", *words, "task.inference.other_order=true")
+    outcome = execute(config, quiet=True)
+    (row,) = read_csv(outcome.run_dir / "metrics.csv")
+    other = execute(tiny_run(tmp_path, "nce", *words, "task.inference.nms_order=score"), quiet=True)
+    (expected,) = read_csv(other.run_dir / "metrics.csv")
+    assert float(row["other_ap"]) == float(expected["head_ap"]) and float(row["other_accepted"]) in (0, 1)
+    assert [float(row[f"other_gain{end}"]) for end in ("", "_low", "_high")] == [
+        float(expected[f"head_gain{end}"]) for end in ("", "_low", "_high")
+    ]
+    start, trained = build(config, (0,), torch.device("cpu")).head, ebmbench.load(outcome.run_dir)[0].head
+    same = {name: torch.equal(value, trained.state_dict()[name]) for name, value in start.state_dict().items()}
+    assert {name for name, is_same in same.items() if not is_same} == {"energy.weight", "energy.bias"}
 
 
 # ------------------------------------------------------------------------------------------------- images read ahead
