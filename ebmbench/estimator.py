@@ -180,6 +180,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
                 raise ValueError(
                     f"X has several columns named {X.columns[X.columns.duplicated()][0]!r}; rename or drop one"
                 )
+            if X.columns.nlevels > 1:
+                raise ValueError(f"X has columns of {X.columns.nlevels} levels; give each column one name")
             validate_data(self, X, reset=reset, skip_check_array=True)
             if not len(X) or not X.shape[1]:
                 raise ValueError(f"Found array with shape {X.shape}: at least one row and one column are required")

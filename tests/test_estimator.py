@@ -198,6 +198,16 @@ def test_a_target_may_have_the_name_of_a_column_and_columns_may_not_share_one() 
         clone(model).fit(pd.concat([frame, frame], axis=1), y)
 
 
+def test_columns_that_are_no_numbers_words_or_dates_are_one_sentence() -> None:
+    frame = pd.DataFrame(law(40)[0], columns=["a", "b"])
+    for column, kind in (([[1]] * 40, "lists or bytes"), ([b"x"] * 40, "lists or bytes"), (frame["a"] * 1j, "complex")):
+        with pytest.raises(ValueError, match=f"the column 'a' of X holds {kind}"):
+            EnergyRegressor(epochs=1, device="cpu").fit(frame.assign(a=column), frame["b"])
+    levels = pd.DataFrame(frame.to_numpy(), columns=pd.MultiIndex.from_tuples([("a", 1), ("a", 2)]))
+    with pytest.raises(ValueError, match="columns of 2 levels; give each column one name"):
+        EnergyRegressor(epochs=1, device="cpu").fit(levels, frame["b"])
+
+
 def test_a_fit_that_failed_leaves_no_model() -> None:
     model = EnergyRegressor("ml-exact", "gaussian", epochs=2, device="cpu")
     with pytest.raises(ValueError, match="no column is left as an input"):

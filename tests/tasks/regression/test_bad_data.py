@@ -115,6 +115,7 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | byte
         (lines("r{i},{i}.5,{i % 7},{i}"), ["a", "b"], "the first one is taken for the row's name"),
         (lines("{i % 28 + 1}.01.2024;{i % 7},5;{i},5", header="a;b;y"), ["a", "b"], "the comma is taken as the"),
         (lines("{i % 28 + 1}.01.2024,{i % 7},{i}"), ["a", "b"], "dates become days: a"),
+        (lines("{i % 12 + 1}/{i % 28 + 1}/2024,{i % 7},{i}"), ["b"], "left out, as dates such as '1/1/2024'"),
         (lines("{(i * 7) % 40},{i % 7},{i}"), ["b"], "left out, for it only counts or names the rows: a"),
         (lines("{i * 3 + 1000},{i % 7},{i}", header="id,b,y"), ["b"], "only counts or names the rows: id"),
         (lines("{i % 5},{i % 7},{i % 3 == 0}"), ["a", "b"], "the target 'y' is true or false: 1 stands for true"),

@@ -13,7 +13,7 @@ import torch
 from ebmbench.core.errors import UserError, did_you_mean, shown
 from ebmbench.tasks.regression.data.base import Arrays, Frame, Split
 from ebmbench.tasks.regression.data.transforms import register_transform
-from ebmbench.tasks.regression.data.written import days, first_written, is_none, looks_dated, numeric
+from ebmbench.tasks.regression.data.written import days, first_written, is_none, looks_dated, numeric, unclear_date
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -238,6 +238,17 @@ class Rows:
     notes: list[str] = field(default_factory=list)
 
 
+def refuse_nested(frame: pd.DataFrame, source: str) -> None:
+    """Raises UserError if a column holds what is neither a number nor a word nor a date."""
+    for name, column in frame.items():
+        first = column.dropna().iloc[:1]
+        kind = "complex numbers" if pd.api.types.is_complex_dtype(column.dtype) else "lists or bytes"
+        if kind != "lists or bytes" or any(
+            isinstance(v, list | tuple | set | dict | np.ndarray | bytes) for v in first
+        ):
+            raise UserError(f"the column {str(name)!r} of {source} holds {kind}; give a table of numbers and words")
+
+
 def read_columns(
     frame: pd.DataFrame,
     targets: Sequence[str] = (),
@@ -268,6 +279,7 @@ def read_columns(
         unknown = [name for name in chosen if name not in names]
         if unknown:
             raise UserError(f"task.data.{key}: {source} has no column {unknown[0]!r}{did_you_mean(unknown[0], names)}")
+    refuse_nested(frame[[name for name in names if name not in ignore]], source)
     notes = []
     if not targets:
         left = [name for name in names if name not in ignore]
@@ -410,6 +422,9 @@ def _useless(values: pd.Series, number: bool) -> str | None:
         return "empty"
     if there.nunique() == 1 and len(there) == len(values):
         return "constant"
+    date = None if number else unclear_date(there)
+    if date is not None:
+        return f"dates such as {shown(date)}, where day and month may be either one (write 2024-01-31)"
     if not number and len(values) >= 10 and there.nunique() > 0.5 * len(there):
         return "a different word in most rows"
     return None

@@ -22,7 +22,7 @@ from typing_extensions import override
 from ebmbench.core.errors import UserError, first_line, shown
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split, split_off, split_rows
-from ebmbench.tasks.regression.data.frames import read_columns, row_counter, split_table
+from ebmbench.tasks.regression.data.frames import read_columns, refuse_nested, row_counter, split_table
 
 PARQUET = (".parquet", ".pq")
 """How the names of Parquet files end; all others are CSV."""
@@ -386,11 +386,7 @@ def _parquet(path: Path, memory_mb: int | None) -> pd.DataFrame:
         raise UserError(f"{path} is no Parquet file that can be read ({first_line(error)})") from None
     if frame.index.names != [None]:
         frame = frame.reset_index()
-    for name, column in frame.items():
-        if any(isinstance(value, list | dict | np.ndarray | bytes) for value in column.dropna().iloc[:1]):
-            raise UserError(
-                f"the column {str(name)!r} of {path} holds lists or bytes; give a table of numbers and words"
-            )
+    refuse_nested(frame, path.name)
     if not len(frame):
         raise UserError(f"{path} holds no rows")
     return frame

@@ -54,14 +54,14 @@ def numeric(values: pd.Series) -> np.ndarray:
         elif _POINTS.fullmatch(number):
             found[place] = sign * float(number.replace(".", "").replace(",", "."))
         elif _ONE_COMMA.fullmatch(number):
-            commas.append((place, sign, number))
+            commas.append((int(place), sign, number))
     if commas:
         could_be_thousands = all(_THOUSANDS.fullmatch(number) for _, _, number in commas)
         decimals = bool((found[np.isfinite(found)] % 1 != 0).any())
         if not (could_be_thousands and decimals):
             point = "" if could_be_thousands else "."
-            for place, sign, number in commas:
-                found[place] = sign * float(number.replace(",", point))
+            for row, sign, number in commas:
+                found[row] = sign * float(number.replace(",", point))
     return found
 
 
@@ -92,6 +92,13 @@ def days(values: pd.Series) -> np.ndarray:
             others = pd.to_datetime(texts.str.split().str[0], errors="coerce", format="%d.%m.%Y", utc=True)
             found = found.where(~day_first, others)
     return ((found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(np.float64)
+
+
+def unclear_date(values: pd.Series) -> str | None:
+    """Returns one of a column's dates if most are such as `1/2/2024`, which may begin with the day or the month."""
+    texts = values.dropna().astype("string")
+    slashed = texts[texts.str.fullmatch(r"\s*\d{1,2}/\d{1,2}/(\d\d){1,2}\s*")]
+    return str(slashed.iloc[0]) if len(slashed) and len(slashed) >= 0.5 * len(texts) else None
 
 
 def looks_dated(texts: pd.Series) -> pd.Series:
