@@ -138,7 +138,7 @@ def test_all_derivatives_against_float64(shape: tuple[int, int, int]) -> None:
         gradients(
             (exact_both[0][..., 0] * weights + exact_both[1][..., 0] * other).sum(), [*exact_parameters.values()]
         ),
-        1e-5,
+        5e-5,
     )
 
 
