@@ -1,7 +1,7 @@
 """How long a person waits for a command: each in a process of its own, from the start to the end of the process.
 
     python -m ebmbench.bench waits [--repeats 7]             short commands
-    python -m ebmbench.bench waits --runs [--repeats 1]      whole runs at the published settings: some five minutes
+    python -m ebmbench.bench waits --runs [--repeats 1]      whole runs at the published settings: some three minutes
 
 The commands are those that a user types. They take turns, so that what else the machine does falls on all alike.
 """
@@ -96,7 +96,7 @@ RUNS = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures the waits and writes them; returns 1 if one takes more of the processor than it may."""
     parser = argparse.ArgumentParser(prog="python -m ebmbench.bench waits", description=__doc__.splitlines()[0])
-    parser.add_argument("--runs", action="store_true", help="whole runs at the published settings, some five minutes")
+    parser.add_argument("--runs", action="store_true", help="whole runs at the published settings, some three minutes")
     parser.add_argument("--repeats", type=int, help="of each command; 7, and 1 of whole runs")
     parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for waits.{csv,md}, runs.*")
     arguments = parser.parse_args(argv)
