@@ -111,9 +111,11 @@ def stress(folder: Path, jobs: int, kills: int, hosts: int = 1, epochs: int = 15
             workers.append(_worker(disturbed, report.workers, hosts))
             report.workers += 1
         time.sleep(chance.uniform(0.2, 2))
-        if report.kills < kills and (disturbed / "steps").is_dir():
+        training = _training(disturbed)
+        busy = [worker for worker in workers if training & set(_children(worker))]
+        if report.kills < kills and busy:
             how = ("worker", "machine", "asked")[report.kills % 3]
-            report.kills += _kill(chance.choice(workers), how)
+            report.kills += _kill(chance.choice(busy), how)
     for worker in workers:
         assert worker.wait(120) in (0, 130, -signal.SIGKILL), worker.output
     _check(quiet, disturbed, report)
@@ -152,18 +154,29 @@ def _kill(worker: Command, how: str) -> bool:
     if not worker.process.is_alive():
         return False
     signum = signal.SIGTERM if how == "asked" else signal.SIGKILL
-    for pid in [worker.process.pid, *(_children(worker.process.pid) if how == "machine" else ())]:
+    for pid in [worker.process.pid, *(_children(worker) if how == "machine" else ())]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signum)
     return True
 
 
-def _children(pid: int) -> list[int]:
-    """Returns the processes that a process started, and theirs."""
-    with contextlib.suppress(OSError):
-        text = "".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
-        return [found for child in map(int, text.split()) for found in (child, *_children(child))]
-    return []
+def _training(place: Path) -> set[int]:
+    """Returns the processes that took the last steps of jobs that are not done."""
+    done = {path.name for path in _done(place)}
+    texts = [path.read_text().split() for path in (place / "steps").iterdir() if path.name not in done]
+    return {int(words[-2]) for words in texts if words}
+
+
+def _children(worker: Command) -> list[int]:
+    """Returns the processes that a worker started, and theirs."""
+    found, new = [], [worker.process.pid]
+    while new:
+        pid = new.pop()
+        with contextlib.suppress(OSError):
+            text = "".join(path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/children"))
+            found += (more := [int(child) for child in text.split()])
+            new += more
+    return found
 
 
 def _check(quiet: Path, disturbed: Path, report: Report) -> None:
@@ -174,7 +187,7 @@ def _check(quiet: Path, disturbed: Path, report: Report) -> None:
     assert len(list((disturbed / "results" / "runs").iterdir())) == report.jobs == len(expected)
     for run_dir, other in zip(_done(disturbed), expected, strict=True):
         assert not differences(run_dir, other) and not runs.verify(run_dir), run_dir
-        assert {path.name for path in run_dir.iterdir()} == WHOLE - {"figures"} | {"plugins"}, sorted(run_dir.iterdir())
+        assert {path.name for path in run_dir.iterdir()} == WHOLE - {"figures"}, sorted(run_dir.iterdir())
         assert json.loads((run_dir / "status.json").read_text())["attempt"] == 1
         assert logs.count(f"done    {run_dir.name} ") <= 1, logs
         lines = [line.split() for line in (disturbed / "steps" / run_dir.name).read_text().splitlines()]
