@@ -8,7 +8,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -26,11 +26,21 @@ class Command:
 
     Args:
         largest_file: bytes that it may write to one file: a stand-in for a full disk where none can be mounted.
+        folder: its working directory; this process's if not given.
+        environment: variables that it has beside this process's.
     """
 
-    def __init__(self, arguments: list[str], log: Path, largest_file: int | None = None) -> None:
+    def __init__(
+        self,
+        arguments: list[str],
+        log: Path,
+        largest_file: int | None = None,
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.log = log
-        self.process = CONTEXT.Process(target=_run, args=(arguments, str(log), largest_file))
+        about = (arguments, str(log), largest_file, str(folder or Path.cwd()), dict(environment or {}))
+        self.process = CONTEXT.Process(target=_run, args=about)
         self.process.start()
 
     @property
@@ -65,8 +75,10 @@ class Command:
             time.sleep(0.005)
 
 
-def _run(arguments: list[str], log: str, largest_file: int | None) -> None:
+def _run(arguments: list[str], log: str, largest_file: int | None, folder: str, environment: dict[str, str]) -> None:
     silence(log)
+    os.chdir(folder)
+    os.environ.update(environment)
     if largest_file is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest_file, largest_file))
     from ebmbench.cli.main import main

@@ -10,6 +10,7 @@ from tests.soak import soak
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_ten_kills_lose_and_change_nothing(tmp_path: Path) -> None:
     report = soak(10, ["nce+", "ml-mcmc", "sm"], tmp_path, epochs=60)
     print(report)

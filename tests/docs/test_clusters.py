@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 import subprocess
+import tomllib
 
 import pytest
 import yaml
@@ -34,6 +36,25 @@ def test_the_commands_are_there() -> None:
     for words in found:
         arguments = parse(words)
         assert arguments.command.path[0] == "sweep" and (arguments.names or arguments.command.name == "sweep merge")
+
+
+def test_the_container_is_made_of_what_there_is() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lines = [line.split(maxsplit=1) for line in blocks("dockerfile")[0].splitlines()]
+    assert [word for word, _ in lines] == ["FROM", "RUN", "COPY", "RUN", "ENV", "RUN", "WORKDIR", "ENTRYPOINT"]
+    (image,) = [text for word, text in lines if word == "FROM"]
+    python = image.removeprefix("python:").removesuffix("-slim")
+    assert f"Programming Language :: Python :: {python}" in project["project"]["classifiers"]
+    for run in (text for word, text in lines if word == "RUN"):
+        subprocess.run(["bash", "-n"], input=run, text=True, check=True)
+        for extras in re.findall(r"/src\[(.*?)\]", run):
+            assert set(extras.split(",")) <= project["project"]["optional-dependencies"].keys()
+    assert json.loads(lines[-1][1])[0] in project["project"]["scripts"]
+    ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")]
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {"pyproject.toml", project["project"]["readme"], *project["project"]["license-files"]}
+    needed |= {*wheel["packages"], *wheel["force-include"]}
+    assert not needed & set(ignored) and {".git", ".venv", "results"} <= set(ignored)
 
 
 def test_the_workflow_and_the_hooks_call_what_there_is() -> None:

@@ -12,6 +12,7 @@ from tests.docs_runner import ROOT, run_document
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_every_block_of_the_document(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     _, predicted, gaussian, python, search = run_document(ROOT / "docs" / "your-data.md", tmp_path)

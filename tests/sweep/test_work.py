@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import random
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -17,8 +15,8 @@ from ebmbench.sweep import work as worker
 from ebmbench.sweep.plan import make_plan, write_plan
 from ebmbench.sweep.status import counts, job_states
 from ebmbench.system.locking import Lock
-from tests.processes import Command
 from tests.sweep.made import made_plan, make_done, sweep
+from tests.sweep.stress import stress
 from tests.sweep.test_submit import place, write_sweep  # noqa: F401
 
 
@@ -77,31 +75,12 @@ def test_no_more_jobs_than_allowed(place: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.slow
-def test_workers_that_are_killed_at_random_do_every_job_once(place: Path) -> None:  # noqa: F811
-    results = submitted(place, "nce,nce+,ml-is,kld-is,sm,dsm,ml-mcmc,ed,mdsm", epochs=400)
-    chance, number, killed = random.Random(0), 0, 0
-    workers: list[Command] = []
-    give_up = time.monotonic() + 500
-    while said(results) != "9 done":
-        assert time.monotonic() < give_up, (said(results), *(w.output for w in workers))
-        workers = [w for w in workers if w.process.is_alive()]
-        while len(workers) < 4:
-            workers.append(Command(["sweep", "work", "own", "--jobs", "3"], place / f"log{number}"))
-            number += 1
-        time.sleep(chance.uniform(1, 5))
-        if killed < 10:
-            chance.choice(workers).process.kill()
-            killed += 1
-    for left in workers:
-        left.wait(60)
-    logs = "".join(path.read_text() for path in place.glob("log*"))
-    print(f"{killed} kills, {number} workers\n{logs}")
-    assert killed > 3 and "Traceback" not in logs and "FAILED" not in logs
-    statuses = [json.loads(path.read_text()) for path in results.glob("runs/*/status.json")]
-    assert [status["attempt"] for status in statuses] == [1] * 9
-    assert logs.count("] done ") + killed >= 9  # a worker may be killed just after its job was done
-    assert all(logs.count(f"done    {path.name} ") <= 1 for path in results.glob("runs/*"))
-    assert not any(runs.verify(path) for path in results.glob("runs/*"))
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_eight_workers_that_are_killed_at_random_do_every_job_once(hosts: int, tmp_path: Path) -> None:
+    report = stress(tmp_path, jobs=6, kills=6, hosts=hosts)
+    print(report)
+    assert report.kills > 3 and report.resumed > 0
 
 
 def test_results_of_several_machines_are_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
