@@ -14,7 +14,7 @@ import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -174,12 +174,14 @@ class Part:
         annotations: the checked tables images, annotations and categories.
         folder: that the images' file names are in.
         digest: a hash of the annotations.
+        notes: what people should know of how they were read, a sentence each.
     """
 
     file: Path
     annotations: dict[str, list[dict[str, Any]]]
     folder: Path
     digest: str
+    notes: tuple[str, ...] = ()
 
     @staticmethod
     def of_file(file: Path, folder: Path) -> Part:
@@ -191,7 +193,7 @@ class Part:
         tables = dict(self.annotations)
         tables["images"] = [image for image in tables["images"] if image["id"] in ids]
         tables["annotations"] = [one for one in tables["annotations"] if one["image_id"] in ids]
-        return Part(self.file, tables, self.folder, hash_of([self.digest, sorted(ids)]))
+        return replace(self, annotations=tables, digest=hash_of([self.digest, sorted(ids)]))
 
     def some(self, count: int) -> Part:
         """Returns the part of so many images that have annotations; a larger one holds a smaller one."""
@@ -228,11 +230,13 @@ class CocoDataset:
         if self.split == "train" and self.config.num_train is not None:
             part = part.some(self.config.num_train)
         self.folder, self.annotation_file, self.content = part.folder, part.file, part.content
+        self.notes += part.notes
         annotations, content = part.file, part.annotations
         self._sides, self.workers = self.config.sides, self.config.workers
         self._images = {image["id"]: image for image in content["images"]}
         self._annotations = content["annotations"]
         self.categories = {c["id"]: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])}
+        self._check_names()
         self._boxes: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in self._images}
         crowds = degenerate = 0
         for annotation in self._annotations:
@@ -254,13 +258,23 @@ class CocoDataset:
             self.image_ids = [image_id for image_id in self.image_ids if self._boxes[image_id]]
         for count, what in (
             (crowds, "crowd boxes, left out of training"),
-            (degenerate, "degenerate boxes (under a pixel wide or high), left out of training"),
+            (degenerate, "degenerate boxes (under a pixel of them is in the image), left out of training"),
             (len(empty) if self.split == "train" else 0, "images without boxes, left out of training"),
         ):
             if count:
                 self.notes.append(f"{annotations.name}: {count} {what}.")
         self._check_files()
         self._check_images()
+
+    def _check_names(self) -> None:
+        """Says where two classes differ in case alone, which is a slip more often than not."""
+        seen: dict[str, str] = {}
+        for name in self.categories.values():
+            other = seen.setdefault(name.casefold(), name)
+            if other != name:
+                self.notes.append(
+                    f"{self.annotation_file.name}: {other!r} and {name!r} are two classes; they differ in case alone."
+                )
 
     def _path(self, image: dict[str, Any]) -> Path:
         name = image["file_name"]

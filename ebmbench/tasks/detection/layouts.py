@@ -13,8 +13,9 @@ import os
 import re
 import statistics
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -141,7 +142,7 @@ def _split_off(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
     if len(ids) - count < 2:
         raise UserError(f"{part.file} names {len(ids)} images: too few for training, validation and test")
     taken = {ids[place] for place in np.random.default_rng(seed).permutation(len(ids))[:count]}
-    return part.only(set(ids) - taken), part.only(taken)
+    return part.only(set(ids) - taken), replace(part.only(taken), notes=())
 
 
 # ---------------------------------------------------------------------------------------------------------- COCO
@@ -196,6 +197,7 @@ def _coco_part(root: Path, path: Path, split: str) -> Part:
     names = [str(image["file_name"]) for image in read_annotations(path)["images"][:50]]
     near = [path.parent, *(folder for folder in path.parents if folder == root or root in folder.parents)]
     inside = [folder / name for folder in near for name in (*_named_like(folder, split), *IMAGE_FOLDERS)]
+    inside += [entry for folder in near for entry in sorted(folder.iterdir()) if entry.is_dir()]
     for folder in [*near, *inside]:
         if folder.is_dir() and all(_is_file(folder / name) for name in names):
             return Part.of_file(path, folder)
@@ -230,22 +232,42 @@ class _VocImage:
 
 def _voc(root: Path) -> dict[str, Part]:
     """Returns the parts that XML files give, by split."""
-    images = {path.stem: image for path in _files(root, (".xml",)) if (image := _voc_image(root, path))}
+    paths = list(_files(root, (".xml",)))
+    empty = [path for path in paths if not path.read_bytes().strip()]
+    images = {path.stem: image for path in paths if path not in empty and (image := _voc_image(root, path))}
     if not images:
         return {}
-    classes = sorted({name for image in images.values() for name, _ in image.boxes})
+    notes = [f"{path} is empty; its image is left out." for path in empty]
+    spelling = _spelling(images.values(), notes)
+    classes = sorted(set(spelling.values()))
+
+    def part(chosen: Iterable[_VocImage], said: Sequence[str] = ()) -> Part:
+        return replace(_voc_part(root, chosen, classes, spelling), notes=tuple(said))
+
     lists = {path.stem: path for path in _files(root, (".txt",)) if path.parent.name == "Main"}
     if "train" not in lists:
-        return {"train": _voc_part(root, images.values(), classes)}
+        return {"train": part(images.values(), notes)}
     found = {}
     for split in SPLITS:
         if split in lists:
             stems = [line.split()[0] for line in lists[split].read_text().splitlines() if line.split()]
+            stems = [stem for stem in stems if stem not in {path.stem for path in empty}]
             missing = next((stem for stem in stems if stem not in images), None)
             if missing is not None:
                 raise UserError(f"{lists[split]} names {missing!r}, of which there is no XML file")
-            found[split] = _voc_part(root, [images[stem] for stem in stems], classes)
+            found[split] = part([images[stem] for stem in stems], notes if split == "train" else ())
     return found
+
+
+def _spelling(images: Iterable[_VocImage], notes: list[str]) -> dict[str, str]:
+    """Returns the name of the class of each spelling: of those that differ in case alone the most frequent one."""
+    counts = Counter(name for image in images for name, _ in image.boxes)
+    chosen: dict[str, str] = {}
+    for name, count in counts.most_common():
+        usual = chosen.setdefault(name.casefold(), name)
+        if usual != name:
+            notes.append(f"{count} boxes of class {name!r} are taken for {usual!r}: they differ in case alone.")
+    return {name: chosen[name.casefold()] for name in counts}
 
 
 def _voc_image(root: Path, path: Path) -> _VocImage | None:
@@ -274,9 +296,9 @@ def _voc_image(root: Path, path: Path) -> _VocImage | None:
     except ValueError as error:
         raise UserError(f"{path} is not in Pascal VOC's format: {error}") from None
     folders = [path.parent, path.parent.parent, *(path.parent.parent / folder for folder in IMAGE_FOLDERS)]
-    file = next((folder / name for folder in folders if _is_file(folder / name)), None)
-    if file is None:
-        raise UserError(f"{path} names the image {name!r}, which is not there")
+    near = [folder for folder in folders[2:] if folder.is_dir()] + folders[:1]
+    # What is missing is named when the split is opened, where it may be left out.
+    file = next((folder / name for folder in folders if _is_file(folder / name)), near[0] / name)
     return _VocImage(file, width, height, boxes)
 
 
@@ -287,13 +309,13 @@ def _text(element: ET.Element, path: str) -> str:
     return found.strip()
 
 
-def _voc_part(root: Path, images: Iterable[_VocImage], classes: list[str]) -> Part:
+def _voc_part(root: Path, images: Iterable[_VocImage], classes: list[str], spelling: Mapping[str, str]) -> Part:
     annotations: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
     annotations["categories"] = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     for number, image in enumerate(images, start=1):
         name = str(image.file.relative_to(root))
         annotations["images"].append({"id": number, "file_name": name, "width": image.width, "height": image.height})
         for label, box in image.boxes:
-            entry = {"image_id": number, "category_id": classes.index(label) + 1, "bbox": box}
+            entry = {"image_id": number, "category_id": classes.index(spelling[label]) + 1, "bbox": box}
             annotations["annotations"].append({**entry, "iscrowd": 0, "area": box[2] * box[3]})
     return Part(root, annotations, root, hash_of(annotations))

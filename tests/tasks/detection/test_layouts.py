@@ -85,7 +85,7 @@ def test_a_folder_for_each_split(tmp_path: Path) -> None:
     assert counts(tmp_path) == [5, 2, 2]
 
 
-@pytest.mark.parametrize("folder", ["images", ".", "imgs"])
+@pytest.mark.parametrize("folder", ["images", ".", "imgs", "my photos"])
 def test_one_annotation_file_is_split_at_random(tmp_path: Path, folder: str) -> None:
     coco(tmp_path / "labels.json", tmp_path / folder, names(20))
     assert counts(tmp_path) == [14, 3, 3]
@@ -109,6 +109,33 @@ def test_pascal_voc_with_and_without_lists(tmp_path: Path) -> None:
     (lists / "val.txt").write_text("6\nnone\n")
     with pytest.raises(UserError, match=r"val\.txt names 'none', of which there is no XML file"):
         counts(tmp_path)
+
+
+def test_slips_in_pascal_voc_are_mended_and_said(tmp_path: Path) -> None:
+    """A class in two spellings, an empty file, a missing image that the user allows to be left out."""
+    voc(tmp_path, [str(number) for number in range(12)])
+    annotations = tmp_path / "Annotations"
+    text = (annotations / "0.xml").read_text()
+    (annotations / "0.xml").write_text(text.replace("<name>dog", "<name>Dog"))
+    (annotations / "1.xml").write_text("\n")
+    (tmp_path / "JPEGImages" / "2.png").unlink()
+    with pytest.raises(UserError, match=r"2\.png.*is not in.*skip_bad_images"):
+        for split in ("train", "val", "test"):
+            open_split(MineData(root=str(tmp_path)), split)
+    data = MineData(root=str(tmp_path), skip_bad_images=True)
+    splits = [open_split(data, split) for split in ("train", "val", "test")]
+    assert sum(len(split.image_ids) for split in splits) == 10 and splits[0].categories == {1: "cat", 2: "dog"}
+    said = [note for split in splits for note in split.notes]
+    assert sum("'Dog' are taken for 'dog'" in note for note in said) == 1
+    assert sum("1.xml is empty" in note for note in said) == 1
+
+
+def test_classes_that_differ_in_case_alone_are_said(tmp_path: Path) -> None:
+    coco(tmp_path / "all.json", tmp_path / "images", names(10))
+    content = json.loads((tmp_path / "all.json").read_text())
+    content["categories"].append({"id": 99, "name": content["categories"][0]["name"].upper()})
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    assert any("differ in case alone" in note for note in open_split(MineData(root=str(tmp_path)), "train").notes)
 
 
 def test_folders_that_are_no_dataset_are_named(tmp_path: Path) -> None:
