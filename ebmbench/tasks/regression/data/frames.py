@@ -241,11 +241,10 @@ class Rows:
 def refuse_nested(frame: pd.DataFrame, source: str) -> None:
     """Raises UserError if a column holds what is neither a number nor a word nor a date."""
     for name, column in frame.items():
+        is_complex = pd.api.types.is_complex_dtype(column.dtype)
         first = column.dropna().iloc[:1]
-        kind = "complex numbers" if pd.api.types.is_complex_dtype(column.dtype) else "lists or bytes"
-        if kind != "lists or bytes" or any(
-            isinstance(v, list | tuple | set | dict | np.ndarray | bytes) for v in first
-        ):
+        if is_complex or any(isinstance(value, list | tuple | set | dict | np.ndarray | bytes) for value in first):
+            kind = "complex numbers" if is_complex else "lists or bytes"
             raise UserError(f"the column {str(name)!r} of {source} holds {kind}; give a table of numbers and words")
 
 
