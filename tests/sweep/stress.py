@@ -110,7 +110,7 @@ def stress(folder: Path, jobs: int, kills: int, hosts: int = 1, epochs: int = 15
         while len(workers) < WORKERS:
             workers.append(_worker(disturbed, report.workers, hosts))
             report.workers += 1
-        time.sleep(chance.uniform(0.2, 2))
+        time.sleep(chance.uniform(0.1, 1))
         training = _training(disturbed)
         busy = [worker for worker in workers if training & set(_children(worker))]
         if report.kills < kills and busy:
