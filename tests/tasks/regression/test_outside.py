@@ -18,6 +18,7 @@ from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
 from ebmbench.sweep import tune
+from ebmbench.tasks.examples import read_examples
 from ebmbench.tasks.regression.networks.outside import Rows
 from ebmbench.tasks.regression.networks.treeffuser import Treeffuser, _kernel_density
 
@@ -87,7 +88,7 @@ def test_a_plug_in_is_scored_kept_and_loaded_as_a_network_is(folder: Path) -> No
     assert (scores["energy_evaluations"] == 0).all() and scores["ensemble_nll"].nunique() == 1
     assert len(pd.read_csv(run_dir / "history.csv")) == 2  # a row for each seed
     models = ebmbench.load(run_dir)
-    rows = pd.read_parquet(run_dir / "examples.parquet")
+    rows = read_examples(run_dir)
     part = rows[rows["seed"] == 9]
     known = frame.iloc[part["row"]]
     np.testing.assert_allclose(models[9].log_prob(known, known["y0"]), part["log_prob"], rtol=1e-6)
