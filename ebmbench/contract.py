@@ -33,6 +33,7 @@ from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.tasks.base import Setup, Task
 from ebmbench.tasks.regression.networks.base import Network
 from ebmbench.tasks.regression.networks.outside import Outside, Rows
+from ebmbench.tasks.regression.stack import Place
 
 Check = Callable[[Any], Iterator[str]]
 DIMENSIONS = (1, 4)
@@ -418,7 +419,7 @@ def proposal_seeds(cls: type[Proposal]) -> Iterator[str]:
 
 def _stack(cls: type[Network], dim: int, seeds: list[int]) -> Any:
     network = cls.model_validate({})
-    return network.stack(cls.trial_shape, dim, seeds, torch.device("cpu"), torch.float64, "auto")
+    return network.stack(cls.trial_shape, dim, Place(seeds, torch.device("cpu"), torch.float64))
 
 
 def _inputs(cls: type[Network], seeds: int, dim: int) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,7 @@ from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.tasks.regression.base_density import BaseDensity, WithBase
 from ebmbench.tasks.regression.networks.fused_head import SERIAL, HeadStack
 from ebmbench.tasks.regression.networks.mlp import MLP
-from ebmbench.tasks.regression.stack import Stack
+from ebmbench.tasks.regression.stack import Place, Stack
 
 pytestmark = pytest.mark.skipif(build.unavailable() is not None, reason=f"no kernels: {build.unavailable()}")
 
@@ -33,8 +33,8 @@ METHODS: dict[str, Method] = {
 def stacks(width: int, dim: int, seeds: int) -> tuple[Stack, Stack]:
     """The same models by the kernel, and by PyTorch in float64; their weights are large enough to saturate."""
     network = MLP(head_width=width)
-    fused = network.stack((3,), dim, range(seeds), CPU, torch.float32, "auto")
-    exact = network.stack((3,), dim, range(seeds), CPU, torch.float64, "plain")
+    fused = network.stack((3,), dim, Place(range(seeds), CPU))
+    exact = network.stack((3,), dim, Place(range(seeds), CPU, torch.float64, "plain"))
     with torch.no_grad():
         fused.flat.mul_(1.5)
         exact.flat.copy_(fused.flat.double())
@@ -127,7 +127,7 @@ def test_a_seed_whose_weights_are_not_finite_says_so_and_leaves_the_others_alone
 
 def test_what_the_kernel_has_no_room_for_takes_the_plain_path() -> None:
     for network, dim, backend in ((MLP(head_width=65), 1, "auto"), (MLP(), 17, "auto"), (MLP(), 1, "plain")):
-        assert not isinstance(network.stack((3,), dim, (0,), CPU, torch.float32, backend), HeadStack)
+        assert not isinstance(network.stack((3,), dim, Place((0,), CPU, backend=backend)), HeadStack)
 
 
 def test_score_methods_of_a_model_with_a_base_density_use_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:

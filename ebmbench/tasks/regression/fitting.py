@@ -26,6 +26,7 @@ from ebmbench.tasks.regression.conditional import Conditionals
 from ebmbench.tasks.regression.data.base import Split, check_targets, far_notes, outside_notes
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.scaling import Scaling
+from ebmbench.tasks.regression.stack import Place
 
 if TYPE_CHECKING:
     from ebmbench.tasks.regression.task import Regression
@@ -56,7 +57,7 @@ class FitLearner(RegressionLearner):
         self.task, self.split, trainer = task, split or load(task), setup.trainer
         self.scaling = Scaling.of(self.split.train.x, self.split.train.y)
         x, y = self.standardised(self.split.train.x, self.split.train.y, device)
-        stack = task.network.stack(tuple(x.shape[1:]), y.shape[1], seeds, device, torch.float32, setup.backend)
+        stack = task.network.stack(tuple(x.shape[1:]), y.shape[1], Place(seeds, device, backend=setup.backend))
         super().__init__(stack, x, y, setup.method, setup.proposal, seeds, trainer.epochs, trainer.batch_size)
         self.trainer = trainer
         self.val = self.standardised(self.split.val.x, self.split.val.y, device)

@@ -22,6 +22,7 @@ from ebmbench.tasks.regression.data.base import Frame
 from ebmbench.tasks.regression.density import GridDensity
 from ebmbench.tasks.regression.networks.base import Network
 from ebmbench.tasks.regression.scaling import Scaling
+from ebmbench.tasks.regression.stack import Place
 
 ROWS = 256
 """Rows that are worked on at a time, for one target; for several a quarter."""
@@ -64,9 +65,8 @@ class RegressionModel:
         self.seeds, self.targets = tuple(seeds), list(plain["targets"])
         self.transform = transforms.restore(plain["transform"])
         self.scaling = Scaling.restore(plain["scaling"])
-        stack = network.stack(
-            tuple(plain["x_shape"]), self.dim, self.seeds, torch.device("cpu"), torch.float32, backend
-        )
+        place = Place(self.seeds, torch.device("cpu"), backend=backend)
+        stack = network.stack(tuple(plain["x_shape"]), self.dim, place)
         stack.load(parameters)
         nodes, cloud = None, None
         if "nodes" in plain:

@@ -6,6 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +15,16 @@ from ebmbench.core.energy import Energy
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Place:
+    """The seeds of S models, and where and how they compute."""
+
+    seeds: Sequence[int]
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    backend: str = "auto"
 
 
 class Stack(ABC):

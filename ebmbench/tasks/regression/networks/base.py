@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from ebmbench.core.settings import Component
-from ebmbench.tasks.regression.stack import Stack
+from ebmbench.tasks.regression.stack import Place, Stack
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
 
@@ -35,16 +33,8 @@ class Network(Component):
         seeded for each model.
         """
 
-    def stack(
-        self,
-        x_shape: tuple[int, ...],
-        dim: int,
-        seeds: Sequence[int],
-        device: torch.device,
-        dtype: torch.dtype,
-        backend: str,
-    ) -> Stack:
+    def stack(self, x_shape: tuple[int, ...], dim: int, place: Place) -> Stack:
         """Returns S models side by side. A network with a faster way to run them defines this too."""
         from ebmbench.tasks.regression.module_stack import ModuleStack
 
-        return ModuleStack(lambda: self.build(x_shape, dim), seeds, device, dtype)
+        return ModuleStack(lambda: self.build(x_shape, dim), place.seeds, place.device, place.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -11,10 +10,9 @@ from typing_extensions import override
 from ebmbench.tasks.regression.networks.encoded import Encoded
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
 
-    from ebmbench.tasks.regression.stack import Stack
+    from ebmbench.tasks.regression.stack import Place, Stack
 
 
 class WithEnergyHead(Encoded):
@@ -30,17 +28,9 @@ class WithEnergyHead(Encoded):
         return EnergyHead(features, dim, self.head_width, self.slope)
 
     @override
-    def stack(
-        self,
-        x_shape: tuple[int, ...],
-        dim: int,
-        seeds: Sequence[int],
-        device: torch.device,
-        dtype: torch.dtype,
-        backend: str,
-    ) -> Stack:
+    def stack(self, x_shape: tuple[int, ...], dim: int, place: Place) -> Stack:
         from ebmbench.tasks.regression.networks.fused_head import HeadStack, can_fuse
 
-        if not can_fuse(self.head_width, dim, backend, device, dtype):
-            return super().stack(x_shape, dim, seeds, device, dtype, backend)
-        return HeadStack(lambda: self.build(x_shape, dim), seeds, device, dtype)
+        if not can_fuse(self.head_width, dim, place.backend, place.device, place.dtype):
+            return super().stack(x_shape, dim, place)
+        return HeadStack(lambda: self.build(x_shape, dim), place.seeds, place.device, place.dtype)

@@ -13,7 +13,7 @@ from typing_extensions import override
 from ebmbench.core.energy import Energy
 from ebmbench.core.errors import UserError
 from ebmbench.tasks.regression.networks.base import Network
-from ebmbench.tasks.regression.stack import Stack
+from ebmbench.tasks.regression.stack import Place, Stack
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -61,16 +61,8 @@ class Outside(Network):
         raise NotImplementedError(f"network={self.name} is no module")
 
     @override
-    def stack(
-        self,
-        x_shape: tuple[int, ...],
-        dim: int,
-        seeds: Sequence[int],
-        device: torch.device,
-        dtype: torch.dtype,
-        backend: str,
-    ) -> Stack:
-        return OutsideStack(self, len(seeds), device)
+    def stack(self, x_shape: tuple[int, ...], dim: int, place: Place) -> Stack:
+        return OutsideStack(self, len(place.seeds), place.device)
 
 
 class OutsideStack(Stack):

@@ -18,7 +18,7 @@ from ebmbench.core.registry import register
 from ebmbench.core.rng import Streams
 from ebmbench.native.build import unavailable
 from ebmbench.tasks.regression.networks.base import Network
-from ebmbench.tasks.regression.stack import Stack, split_flat
+from ebmbench.tasks.regression.stack import Place, Stack, split_flat
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -142,15 +142,7 @@ class Paper(Network):
         raise NotImplementedError("the paper's network has a stack of its own")
 
     @override
-    def stack(
-        self,
-        x_shape: tuple[int, ...],
-        dim: int,
-        seeds: Sequence[int],
-        device: torch.device,
-        dtype: torch.dtype,
-        backend: str,
-    ) -> Stack:
+    def stack(self, x_shape: tuple[int, ...], dim: int, place: Place) -> Stack:
         if x_shape not in ((), (1,)) or dim != 1:
             raise UserError(f"network=paper takes one number x and one number y, not {x_shape} and {dim}")
-        return PaperStack(seeds, device, dtype, backend)
+        return PaperStack(place.seeds, place.device, place.dtype, place.backend)

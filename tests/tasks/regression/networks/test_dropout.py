@@ -8,13 +8,13 @@ from torch import Tensor
 
 from ebmbench.tasks.regression.networks.dropout import Dropout
 from ebmbench.tasks.regression.networks.mlp import MLP
-from ebmbench.tasks.regression.stack import Stack
+from ebmbench.tasks.regression.stack import Place, Stack
 
 CPU = torch.device("cpu")
 
 
 def models(*seeds: int) -> Stack:
-    return MLP(dropout=0.3, width=40).stack((6,), 1, seeds, CPU, torch.float32, "auto")
+    return MLP(dropout=0.3, width=40).stack((6,), 1, Place(seeds, CPU))
 
 
 def features(stack: Stack, step: int, x: Tensor) -> Tensor:

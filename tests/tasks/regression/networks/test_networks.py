@@ -20,7 +20,7 @@ from ebmbench.tasks.regression.networks.histogram import Histogram
 from ebmbench.tasks.regression.networks.mdn import MDN
 from ebmbench.tasks.regression.networks.mlp import MLP
 from ebmbench.tasks.regression.networks.outside import Outside
-from ebmbench.tasks.regression.stack import Stack
+from ebmbench.tasks.regression.stack import Place, Stack
 
 CPU = torch.device("cpu")
 OUTSIDE = {name for name, cls in registry.known("task/network").items() if issubclass(cls, Outside)}
@@ -40,7 +40,7 @@ def shape_of(name: str) -> tuple[int, ...]:
 
 
 def stack(network: Network, seeds: list[int], dim: int, dtype: torch.dtype = torch.float64) -> Stack:
-    return network.stack(shape_of(network.name), dim, seeds, CPU, dtype, "auto")
+    return network.stack(shape_of(network.name), dim, Place(seeds, CPU, dtype))
 
 
 def batch(
