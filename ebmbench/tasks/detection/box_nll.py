@@ -25,8 +25,8 @@ from ebmbench.core import importance
 from ebmbench.core.energy import Energy
 from ebmbench.core.importance import Mixture, Weighted
 
-LEAST_ESS = 100
-"""Effective samples that a box must have, for a standard error of log Z of 0.1: that of a mean of 100 boxes is 0.01."""
+LEAST_ESS = 200
+"""Effective samples that a box must have, for a standard error of log Z of 0.07."""
 MOST_SAMPLES = 2**13
 """Samples of a box that does not get there."""
 BOXES_AT_A_TIME = 256

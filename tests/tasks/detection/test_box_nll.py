@@ -40,7 +40,7 @@ def truncated_nll(std: Tensor, mean: Tensor) -> Tensor:
 
 def check(found: BoxNLL, expected: Tensor) -> None:
     """It is right within its error, and says that it can be trusted."""
-    assert (found.ess >= LEAST_ESS).all() and (found.error < 0.11).all() and (found.k_hat < TRUSTED_K).all()
+    assert (found.ess >= LEAST_ESS).all() and (found.error < 0.08).all() and (found.k_hat < TRUSTED_K).all()
     assert ((found.nll - expected).abs() < 4 * found.error + 1e-6).all()
 
 
