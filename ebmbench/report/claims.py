@@ -238,8 +238,9 @@ def results_text(results_dir: Path) -> str:
     """
     columns = [
         (group, scores.summarise(group.frame, ["task", "dataset"], "method", [group.headline]))
-        for name in COMPARED
-        for group in groups(frame.load(results_dir / name).done, ())
+        for results in _collected(results_dir)
+        if results.name in COMPARED
+        for group in groups(results.done, ())
     ]
     methods = list(dict.fromkeys(method for group, _ in columns for method in group.methods))
     rows = [[method_cell(method), *(_marked_cell(table, method) for _, table in columns)] for method in methods]

@@ -59,8 +59,10 @@ def test_a_head_is_accepted_where_its_gain_is_above_nothing(
         "base": Evaluation(dict.fromkeys(NAMES, 30.0), (), ()),
         "refined": Evaluation(dict.fromkeys(NAMES, 33.0), (), ()),
     }
-    row = scoring._verdict(Interval(2.0, low, 5.0), stages, 35, seed=4)
+    gains = {"ap_gain": 2.5, "ap_gain_low": 1.0, "ap_gain_high": 4.0}
+    row = scoring._verdict(Interval(2.0, low, 5.0), stages, gains, 35, seed=4)
     assert row["accepted"] == float(accepted) and row["head_ap"] == 33 and row["val_gain"] == 2
+    assert [row[f"head_gain{end}"] for end in ("", "_low", "_high")] == [2.5, 1.0, 4.0]
     said = capsys.readouterr().err
     if accepted:
         assert "ap" not in row and not said
