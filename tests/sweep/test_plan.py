@@ -31,7 +31,7 @@ from tests.sweep.made import sweep
         ("uci_small", 4 * 8 * (2 + 2), ("task/network", "task.data.split")),
         ("dimension", 13 * (5 + 4 + 5), ("task.data.dim", "task.data.law")),
         ("extended_1d", 14 * 2, ()),
-        ("learned_proposals", 2 * 3 * 2, ("proposal.components",)),
+        ("learned_proposals", 3 * 2, ("proposal.components",)),
         ("shapes_bases", 2 * 2, ("task.base.seed",)),
         ("detection_sizes", 4 * 2 * 2, ("task.data.num_train", "task.data.base_seed", "task.head.frozen")),
         ("detection_sizes_bccd", 4 * 2, ("task.data.num_train", "task.head.frozen")),
