@@ -273,8 +273,15 @@ def test_a_multirun_runs_every_combination(elsewhere: Path, capsys: pytest.Captu
     out = capsys.readouterr().out
     names = sorted(p.name.rsplit("-", 1)[0] for p in (elsewhere / "results" / "runs").iterdir())
     assert names == ["1d-1-nce", "1d-1-nce-plus"]
-    assert sum(line.endswith("  done") for line in out.splitlines()) == 2
+    assert sum("  done" in line for line in out.splitlines()) == 2
     assert not (elsewhere / "outputs").exists() and not (elsewhere / "multirun").exists()
+
+
+def test_a_multirun_says_which_models_are_doubtful(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["-m", *SMOKE, "method=nce", "trainer.epochs=60", "trainer.learning_rate=0.01,10"]) == 0
+    learned, wild = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1d-1  nce")]
+    assert wild.endswith("  done, 1 of 1 not to be trusted")
+    assert learned.endswith("  done")
 
 
 def test_one_bad_job_of_a_multirun_stops_all_before_the_first(

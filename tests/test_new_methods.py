@@ -29,6 +29,7 @@ from ebmbench.methods.persistent import PCD
 from ebmbench.methods.score import DSM, SM
 from ebmbench.methods.self_normalised import LINEAR_FROM, SNL, NCEBinary
 from ebmbench.methods.sliced import SSM
+from ebmbench.proposals.learned import WIDEST, Learned
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.system.interrupt import Interrupted, StopFlag
 from ebmbench.tasks.regression.learner import RegressionLearner
@@ -555,6 +556,26 @@ def test_energy_evaluations_count_those_of_a_learned_proposal(words: str, count:
     samples = [] if words in ("method=ssm", "method=ml-exact") else ["method.num_samples=64"]
     config = compose(["task=1d", *words.split(), *samples])
     assert energy_evaluations(config, 1, partition_nodes=512) == count
+
+
+def test_no_gaussian_of_a_learned_proposal_is_wider_than_its_bound() -> None:
+    outputs = torch.tensor([[0.0, 0.0, -3.0, 1000.0, 0.0, 0.0]], dtype=torch.float64)  # means, log variances, logits
+    proposal, y = Learned(components=2, scale=0.5), torch.zeros(1, 1, dtype=torch.float64)
+    step = Step(Streams([0], stacked=False).at(0), proposal, {"proposal": lambda: outputs})
+    variances = proposal.mixture(y, step).log_variances.exp().flatten()
+    assert variances[0] == pytest.approx(math.exp(-3) * 0.5**2, rel=0.01)
+    assert variances[1] == pytest.approx((WIDEST * 0.5) ** 2)
+    samples, log_q = proposal.sample(y, 1000, step)
+    assert samples.abs().max() < 10 and log_q.isfinite().all()
+
+
+@pytest.mark.slow
+def test_many_gaussians_train_without_growing_apart() -> None:
+    """Seed 2 diverged at step 876 while a Gaussian could be as wide as it liked."""
+    words = ["method=nce", "method.num_samples=256", "proposal=learned", "proposal.components=16", "trainer.epochs=15"]
+    config = compose(["task=1d", *words])
+    learner = config.task.learner(config.setup, (2,), torch.device("cpu"))
+    assert train(learner).alive.all() and learner.num_steps > 900
 
 
 def test_colours_markers_and_places_are_all_different() -> None:

@@ -63,6 +63,9 @@ def _row(job: Compared, axes: Sequence[str], metrics: Sequence[Metric]) -> list[
         rows = runs.read_metrics(config.run_dir) if state in runs.FINISHED else []
     good = [row for row in rows if row.get("diverged") == "0"]
     count = f"{len(good)}/{len(config.seeds)}" if len(good) < len(config.seeds) else str(len(good))
+    unsure = sum(row.get("trusted") == "0" for row in good)
+    if unsure:
+        state += f", {unsure} of {len(good)} not to be trusted"
     means = [_mean([row.get(metric.name, "") for row in good]) for metric in metrics]
     settings = [str(job.axes.get(key, "")) for key in axes]
     seconds = _mean([row.get("train_seconds", "") for row in rows])

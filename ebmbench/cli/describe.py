@@ -83,7 +83,7 @@ def page(group: str = "", name: str = "") -> list[str]:
         raise UserError(f"describe --markdown takes one group: {', '.join(registry.groups())}")
     known = registry.known(group)
     lines = [
-        f"# {group}",
+        f"# Every {group}",
         "",
         f"What `{group}=NAME` chooses. This page is made from the classes: `python -m ebmbench describe {group} "
         "--markdown`. Notation: `f(x, y)` is the energy network, `q` the proposal, `y_i` the target, `y_m` the M "

@@ -35,6 +35,20 @@ def color(method: str) -> str:
     return str(getattr(registry.known("method").get(method), "color", UNKNOWN_COLOR))
 
 
+def on_dark(color: str, paper: str) -> str:
+    """Returns a colour `#rrggbb`, with as much white as it takes to be seen on dark paper (WCAG's contrast 3)."""
+    rgb = [int(color[place : place + 2], 16) for place in (1, 3, 5)]
+    mixed = (f"#{''.join(f'{round(c + (255 - c) * share / 20):02x}' for c in rgb)}" for share in range(21))
+    return next(made for made in mixed if _luminance(made) + 0.05 >= 3 * (_luminance(paper) + 0.05))
+
+
+def _luminance(color: str) -> float:
+    """Returns WCAG 2's relative luminance of `#rrggbb`, 0 to 1."""
+    parts = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
 def marker(method: str) -> str:
     """Returns a method's marker, as matplotlib names it."""
     return str(getattr(registry.known("method").get(method), "marker", UNKNOWN_MARKER))

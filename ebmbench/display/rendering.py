@@ -25,6 +25,7 @@ from matplotlib.figure import Figure as MplFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from ebmbench.core import registry
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.table import csv_text
@@ -32,6 +33,19 @@ from ebmbench.display.table import csv_text
 # Ink of text, axes and grid. On the page, to_svg replaces each by a CSS colour of the light or dark theme.
 INK, MUTED, GRID = "#1b1c1e", "#5b5c5e", "#dcdddf"
 _CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
+DARK_PAPER = "#15171a"
+
+
+def dark_colors() -> dict[str, str]:
+    """Returns what the colours of methods become on the page's dark paper, for those that would vanish there."""
+    colors = {palette.color(name) for name in registry.known("method")}
+    lighter = {color: palette.on_dark(color, DARK_PAPER) for color in sorted(colors)}
+    return {color: light for color, light in lighter.items() if light != color.lower()}
+
+
+def themed(color: str) -> str:
+    """Returns a method's colour as CSS that follows the page's theme."""
+    return f"var(--c{color[1:].lower()}, {color})" if color in dark_colors() else color
 
 
 @dataclass(frozen=True)
@@ -175,7 +189,7 @@ def to_svg(panel: Panel, prefix: str) -> str:
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r"url\(#", f"url(#{prefix}-", text)
     text = re.sub(r'xlink:href="#', f'xlink:href="#{prefix}-', text)
-    for color, css in _CSS.items():
+    for color, css in [*_CSS.items(), *((color.lower(), themed(color)) for color in dark_colors())]:
         text = text.replace(color, css)
     text = text.replace("'DejaVu Sans'", "system-ui, sans-serif")
     width, height = (72 * inches for inches in panel.size)

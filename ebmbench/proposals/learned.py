@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 
 WIDEST = 3.0
-"""Bound of a standard deviation, in units of `scale`. What has no samples far out holds no f down there: without a bound
-a Gaussian that once is wide meets a high f, is drawn to it and grows without end (at K = 16 in every run of ours)."""
+"""Bound of a standard deviation, in units of `scale`. Nothing holds f down where no samples come: a Gaussian that is
+very wide meets a high f there, is drawn to it, and grows without end. Without a bound all seeds diverged at K = 16."""
 
 
 @dataclass(frozen=True)

@@ -102,19 +102,24 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
     table = scores.summarise(equal, ["task", "dataset", axis], "method", [metric])
     best: list[str] = []
     decided: list[str] = []
+    unranked: list[str] = []
     for value, own in table.groupby(axis, sort=True):
         first = own[own["verdict"] == "best"]
         if len(first):
             best.append(f"`{first['method'].iloc[0]}` at {plain(value)}")
             if set(own["verdict"]) == {"best", "worse"}:
                 decided.append(plain(value))
+        else:
+            unranked.append(plain(value))
     if not best:
         return Finding(group.title, f"There is no ranking by mean {metric.label} at any {sign}.")
-    where = f"At {sign} = {_and(decided)} it is" if decided else f"At no {sign} is it"
+    where = f"At {sign} = {listed(decided)} it is" if decided else f"At no {sign} is it"
     text = (
         f"The best mean {metric.label} by {sign}: {', '.join(best)}. {where} decided against all others "
         f"(p < {scores.SIGNIFICANCE}, paired by seed, Holm)."
     )
+    if unranked:
+        text += f" None is ranked at {listed(unranked)}."
     return Finding(group.title, text)
 
 
@@ -164,16 +169,19 @@ def _said(title: str, metric: Metric, rows: Sequence[Row], names: Sequence[str],
         comparisons = max(row["comparisons"] for row in rows)
         how = f"p < {scores.SIGNIFICANCE}, paired by {unit}, Holm over {comparisons} comparisons"
         verb = "is" if len(found["worse"]) == 1 else "are"
-        said[0] += f"; {_and(found['worse'])} {verb} worse ({how})"
+        said[0] += f"; {listed(found['worse'])} {verb} worse ({how})"
     said[0] += "."
     if "equivalent" in found:
-        said.append(f"Equivalent to it: {_and(found['equivalent'])}.")
+        said.append(f"Equivalent to it: {listed(found['equivalent'])}.")
     if "not decided" in found:
         tested = any(row["p_holm"] == row["p_holm"] for row in rows)
         few = "" if tested else f", for so few {unit}s support no test"
-        said.append(f"Not decided against it{few}: {_and(found['not decided'])}.")
-    if found.get(""):
-        said.append(f"Not ranked, for a {unit} has no value: {_and(found[''])}.")
+        said.append(f"Not decided against it{few}: {listed(found['not decided'])}.")
+    without = found.get("", [])
+    unsure = [name for name in without if by_name[name]["n"] == by_name[name].get("n_untrusted")]
+    for why, those in (("no {} is trusted", unsure), ("a {} has no value", [n for n in without if n not in unsure])):
+        if those:
+            said.append(f"Not ranked, for {why.format(unit)}: {listed(those)}.")
     if len(said) == 1:
         said.append("Every difference from it is decided.")
     return Finding(title, " ".join(said), values)
@@ -189,7 +197,8 @@ def _interval(row: Row, places: int | None) -> str:
     return mean_cell({**row, "seeds": row["n"], "diverged": 0}, places).whole
 
 
-def _and(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """Returns names as a sentence lists them: `a, b and c`."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 

@@ -436,7 +436,7 @@ def results(*targets: str | Path, results_dir: str | Path = "results") -> pd.Dat
 
     Returns:
         Columns: `IDENTITY` (run_id, config_hash, task, dataset, method, seed, state, error, commit, finished), the
-        settings that vary under their dotted names, the metrics, `diverged` and `trusted` (0 or 1).
+            settings that vary under their dotted names, the metrics, `diverged` and `trusted` (0 or 1).
 
     Raises:
         UserError: nothing is there under that name.

@@ -78,7 +78,9 @@ def render(results: Results, how: str) -> str:
     )
     environment.filters["csv_uri"] = csv_uri
     environment.filters["marked"] = marked
+    environment.filters["unbroken"] = unbroken
     environment.globals["swatch"] = swatch
+    environment.globals["dark_colors"] = rendering.dark_colors()
     troubles: list[str] = []
     drawn = [(figure, _draw(figure, troubles)) for figure in plots.all_figures(results, troubles)]
     images = [*example_images(results), *_pictures(results, {figure.name for figure, _ in drawn})]
@@ -127,6 +129,11 @@ def marked(text: str) -> Markup:
     return Markup("").join(parts)  # escapes what is no markup
 
 
+def unbroken(head: str) -> str:
+    """Returns the head of a column such that no line ends within a method's name, or before an arrow."""
+    return re.sub(" (?=[↑↓])", "\N{NO-BREAK SPACE}", head).replace("-", "\N{NON-BREAKING HYPHEN}")
+
+
 def csv_uri(frame: pd.DataFrame) -> str:
     """Returns the numbers as a data: URI that downloads as CSV."""
     return "data:text/csv;base64," + base64.b64encode(csv_text(frame, digits=None).encode()).decode()
@@ -137,7 +144,14 @@ _SHAPES = {
     "s": '<rect x="3" y="3" width="8" height="8"/>',
     "^": '<path d="M7 2l5 9.5H2z"/>',
     "v": '<path d="M7 12l5-9.5H2z"/>',
+    "<": '<path d="M2 7l9.5-5v10z"/>',
+    ">": '<path d="M12 7L2.500 2v10z"/>',
     "D": '<path d="M7 1.5L12.500 7 7 12.500 1.500 7z"/>',
+    "d": '<path d="M7 1l3.500 6L7 13 3.500 7z"/>',
+    "p": '<path d="M7 2l5 3.640-1.910 5.870H3.910L2 5.640z"/>',
+    "h": '<path d="M7 1.800l4.500 2.600v5.200L7 12.200 2.500 9.600V4.400z"/>',
+    "8": '<path d="M5 2.200h4L11.800 5v4L9 11.800H5L2.200 9V5z"/>',
+    "*": '<path d="M7 1l1.500 4h4.200L9.400 7.700l1.200 4.200L7 9.500l-3.600 2.400 1.200-4.200L1.300 5h4.200z"/>',
     "P": '<path d="M5 2h4v3h3v4H9v3H5V9H2V5h3z"/>',
     "X": '<path d="M4 1.500l3 3 3-3L12.500 4l-3 3 3 3L10 12.500l-3-3-3 3L1.500 10l3-3-3-3z"/>',
 }
@@ -149,8 +163,8 @@ def swatch(name: str) -> Markup:
     color = TRUTH_COLOR if is_truth else palette.color(name)
     bar = '<rect y="5" width="14" height="4"/>'
     shape = bar if is_truth else _SHAPES.get(palette.marker(name), _SHAPES["o"])
-    return Markup('<svg class="swatch" viewBox="0 0 14 14" fill="{}" aria-hidden="true">{}</svg>').format(
-        color, Markup(shape)
+    return Markup('<svg class="swatch" viewBox="0 0 14 14" style="fill: {}" aria-hidden="true">{}</svg>').format(
+        rendering.themed(color), Markup(shape)
     )
 
 
@@ -237,7 +251,7 @@ def warnings(results: Results) -> list[str]:
     runs = done[["task", "dataset", "method"]].drop_duplicates().itertuples(index=False)
     tuned = {method for task, dataset, method in runs if reported.is_tuned_per_dataset(task, str(dataset), method)}
     if tuned and len(tuned) < done["method"].nunique():
-        names_of = " and ".join(map(str, palette.in_order(tuned)))
+        names_of = claims.listed(list(map(str, palette.in_order(tuned))))
         said.append(f"The settings of {names_of} were chosen for each dataset; those of the other methods were not.")
     return said
 

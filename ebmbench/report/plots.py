@@ -309,10 +309,11 @@ def settings(results: Results) -> Iterator[Figure]:
             about.append((metric, label))
             scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
             name = reported.title(key, task.name, methods_of(table))
+        every = sorted({value for table in tables for value in table[key]})
         panels = [
             Panel(
                 f"{label}: {_short_title(metric)}",
-                _settings_panel(table, key, name, metric.label, scales[_unit(results, metric, label)]),
+                _settings_panel(table, key, every, name, metric.label, scales[_unit(results, metric, label)]),
             )
             for table, (metric, label) in zip(tables, about, strict=True)
         ]
@@ -339,8 +340,10 @@ def _widest(part: pd.DataFrame, key: str, others: list[str]) -> Iterator[pd.Data
 
 
 def _settings_panel(
-    table: pd.DataFrame, key: str, name: str, quality: str, scale: Scale | None
+    table: pd.DataFrame, key: str, values: list[float], name: str, quality: str, scale: Scale | None
 ) -> Callable[[Axes], None]:
+    """Returns what draws a metric against a setting; `values` of the setting, in any panel, choose the axis."""
+
     def draw(axes: Axes) -> None:
         for method in methods_of(table):
             part = table[table["method"] == method].sort_values(key)
@@ -349,7 +352,6 @@ def _settings_panel(
             axes.plot(part[key], part["mean"], color=color, marker=palette.marker(method))
         axes.set_xlabel(name)
         axes.set_ylabel(quality)
-        values = table[key].to_list()
         across = Scale.of(values)
         if across and across.log:
             if all(math.log2(value).is_integer() for value in values):  # numbers of samples, most often

@@ -199,7 +199,7 @@ class _Tests:
     common: NDArrayBool
     """Which units (seeds, or draws of the data) all that are compared have: `[units]`."""
     ranked: list[int]
-    """Those that have a value at each of them."""
+    """Those that have a value at each of them, and a trusted one at least at one."""
     pairs: list[tuple[int, int]]
     p_holm: dict[tuple[int, int], float]
     """nan where the units cannot support a test."""
@@ -212,6 +212,7 @@ def _test(
     present: NDArrayBool,
     units: Sequence[object],
     unit: str,
+    doubtful: NDArrayBool | None = None,
     p_value: Callable[[int, int, NDArrayBool], float] | None = None,
 ) -> _Tests:
     """Tests all pairs, paired by unit; arguments as in `_rank`, but `turned` so that lower is better."""
@@ -224,6 +225,8 @@ def _test(
         found = _listed([name for name, both in zip(units, common, strict=True) if both])
         notes.append(f"Ranked and tested over the {count} {unit}s that all have ({found}).")
     ranked = [i for i in range(len(turned)) if np.isfinite(turned[i, common]).all()]
+    if doubtful is not None:
+        ranked = [i for i in ranked if not doubtful[i, common].all()]
     pairs = list(itertools.combinations(ranked, 2))
     if not pairs:
         return _Tests(common, ranked, pairs, {}, notes)
@@ -267,10 +270,13 @@ def _rank(
     if metric.better is None or len(names) < 2:
         return rows
     turned = badness(metric, table)
-    tests = _test(turned, present, units, unit, p_value)
+    tests = _test(turned, present, units, unit, doubtful, p_value)
     shared, count = turned[:, tests.common], int(tests.common.sum())
     best = min(tests.ranked, key=lambda i: float(shared[i].mean()), default=-1)
     notes = list(tests.notes)
+    if doubtful is not None and count:
+        unsure = [str(name) for name, mine in zip(names, doubtful[:, tests.common], strict=True) if mine.all()]
+        notes = [f"Not ranked, for no {unit} is trusted: {', '.join(unsure)}.", *notes] if unsure else notes
     if tests.ranked and doubtful is not None:
         notes += _note_of_doubt(names, tests, turned, doubtful, best, unit)
     for i, row in enumerate(rows):
@@ -279,7 +285,7 @@ def _rank(
         if i not in tests.ranked:
             lost = int((~np.isfinite(shared[i])).sum())
             alone = [f"{names[i]} is not ranked: it has no value at {lost} of the {count} {unit}s."] if lost else []
-            row["note"] = " ".join([*tests.notes, *alone])
+            row["note"] = " ".join([*notes, *alone])
             continue
         p = tests.p_holm.get((min(i, best), max(i, best)), np.nan)
         row |= {"ranked_over": count, "mean_ranked": float(table[i, tests.common].mean()), "p_holm": p}
@@ -335,7 +341,7 @@ def compare(
     for key, part in frame.groupby(list(groups), sort=True, dropna=False):
         names, seeds, table = _by_seed(part, over, metric)
         turned = badness(metric, table)
-        tests = _test(turned, _present(part, over), seeds, "seed")
+        tests = _test(turned, _present(part, over), seeds, "seed", _present(part, over, part["trusted"] == 0))
         shared = turned[:, tests.common]
         for i, j in itertools.combinations(range(len(names)), 2):
             both = tests.common & np.isfinite(table[i]) & np.isfinite(table[j])

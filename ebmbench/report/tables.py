@@ -574,21 +574,13 @@ def _label(column: str, value: Any, task: type[Task] | None) -> str:
 def _without_doubtful(cells: pd.DataFrame, task: type[Task]) -> list[str]:
     """Says what the means are without the seeds that are not trusted, where they differ as printed."""
     means: dict[str, list[str]] = {}
-    none: dict[str, None] = {}
     places = _places(cells, "metric")
     for row in cells[cells["n_untrusted"] > 0].to_dict("records"):
         mean, trusted = (number(row[name], places[row["metric"]]) for name in ("mean", "mean_trusted"))
-        if math.isnan(row["mean_trusted"]):
-            none[str(row["method"])] = None
-        elif mean != trusted:
+        if not math.isnan(row["mean_trusted"]) and mean != trusted:
             means.setdefault(_label("metric", row["metric"], task), []).append(f"{row['method']} {trusted}")
-    said = []
-    if means:
-        parts = "; ".join(f"{label}: {', '.join(found)}" for label, found in means.items())
-        said.append(f"Seeds that are not trusted ({task.doubt}) are in the means. Without them: {parts}.")
-    if none:
-        said.append(f"No seed is trusted ({task.doubt}) of: {', '.join(none)}.")
-    return said
+    parts = "; ".join(f"{label}: {', '.join(found)}" for label, found in means.items())
+    return [f"Seeds that are not trusted ({task.doubt}) are in the means. Without them: {parts}."] if parts else []
 
 
 def _few_seeds(cells: pd.DataFrame) -> list[str]:

@@ -57,6 +57,12 @@ def test_a_method_that_diverges_is_not_ranked_and_one_alone_is_not_compared() ->
     text = found(frame_of({("nce",): noisy(0.1, 9), ("sm",): noisy(0.2, 9), ("dsm",): [math.nan, *noisy(0.05, 8)]}))
     assert "`nce` has the best mean" in text and text.endswith("Not ranked, for a seed has no value: `dsm`.")
     assert "Nothing is compared with it." in found(frame_of({("nce",): noisy(0.1)}))
+    unsure = frame_of({("nce",): noisy(0.1, 9), ("sm",): noisy(0.2, 9), ("dsm",): noisy(0.05, 9)})
+    unsure.loc[unsure["method"] == "dsm", "trusted"] = 0
+    text = found(unsure)
+    assert "`nce` has the best mean" in text and text.endswith("Not ranked, for no seed is trusted: `dsm`.")
+    text = found(unsure.assign(trusted=0))
+    assert text.startswith("There is no ranking by mean D_KL over 9 seeds. Not ranked, for no seed is trusted: nce")
     text = found(frame_of({("nce",): [0.1], ("sm",): [0.2]}))
     assert text.startswith("There is no ranking by mean D_KL over 1 seed.")
 
@@ -67,6 +73,8 @@ def test_settings_and_draws_of_the_data_are_said_as_what_they_are() -> None:
     grid = {(m, k): noisy(1 / k + (m == "nce") * (k - 8), 20, k) for m in ("nce", "ml-is") for k in (4, 16)}
     text = found(frame_of(grid, ("method.num_samples",)), ("method.num_samples",))
     assert "by M: `nce` at 4, `ml-is` at 16. At M = 4 and 16 it is decided against all others" in text
+    unsure = frame_of(grid, ("method.num_samples",)).assign(trusted=lambda rows: (rows["method.num_samples"] == 4) * 1)
+    assert found(unsure, ("method.num_samples",)).endswith("None is ranked at 16.")
     rng = np.random.default_rng(0)
     drawn = {(m, d): (v + rng.normal(0, 0.01, 4)).tolist() for m, v in (("nce", 1), ("sm", 2)) for d in range(8)}
     text = found(frame_of(drawn, ("task.data_seed",)), ("task.data_seed",))

@@ -16,8 +16,9 @@ from PIL import Image
 
 from ebmbench.core import registry
 from ebmbench.display import palette, rendering
-from ebmbench.report import frame, plots
+from ebmbench.report import frame, html, plots
 from tests.report.made_runs import METHODS_1D
+from tests.report.test_tables import frame_of, noisy
 
 METHODS = METHODS_1D  # the seven that the paper compares
 METHOD_COLORS = {name: palette.color(name) for name in METHODS}
@@ -165,6 +166,23 @@ def test_one_colour_and_marker_for_each_method() -> None:
     own = [name for name, cls in registry.known("method").items() if cls.__module__.startswith("ebmbench.")]
     assert len({(palette.color(name), palette.marker(name)) for name in own}) == len(own) >= len(METHODS)
     assert len(set(METHOD_COLORS.values())) == len(set(METHOD_MARKERS.values())) == 7
+
+
+def test_the_page_has_the_marker_of_each_method_and_none_vanishes_on_dark_paper() -> None:
+    own = [name for name, cls in registry.known("method").items() if cls.__module__.startswith("ebmbench.")]
+    assert len({re.sub('fill: [^"]*', "", html.swatch(name)) for name in own}) == len(own)
+    dark = rendering.dark_colors()
+    assert palette.color("ml-exact") in dark and palette.color("nce") not in dark
+    assert palette.on_dark("#000000", "#000000") == "#666666"  # luminance 0.13; 0.25 less white has 0.097, not 0.1
+    for color, light in dark.items():
+        assert f"var(--c{color[1:].lower()}, {color})" == rendering.themed(color) and light > color
+
+
+def test_every_panel_of_a_figure_has_the_same_axis_of_the_setting() -> None:
+    rows = frame_of({(m, k): noisy(1, 4) for m in ("nce", "ml-is") for k in (1, 2, 4, 16)}, ("method.num_samples",))
+    rows["nll"] = rows["d_kl"].where(rows["method.num_samples"] > 2)  # alone, 4 and 16 would be linear
+    (figure,) = plots.settings(frame.Results("made", rows, ("method.num_samples",)))
+    assert [axes_of(panel).get_xscale() for panel in figure.panels] == ["log", "log"]
 
 
 # Linear RGB to what a dichromat sees (Viénot, Brettel & Mollon 1999), protanopia and deuteranopia.

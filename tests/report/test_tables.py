@@ -355,3 +355,18 @@ def test_methods_of_which_every_seed_diverged_are_counted_in_every_table() -> No
     entries = ("scores", "comparisons", "audit", "draws", {"grid": {"by": "task.data_seed"}})
     text = build(frame, "s", "", entries, axes)["tables.md"]
     assert text.count("| nce | – † | ∞ | 0 | 2 |") == 2 and "| method | D_KL ↓ | median | n | diverged |" in text
+
+
+def test_a_method_without_a_trusted_seed_is_not_ranked() -> None:
+    frame = frame_of({("nce",): noisy(0.2, 10), ("dsm",): noisy(0.3, 10, 1), ("sm",): noisy(0.1, 10, 2)})
+    frame.loc[frame["method"] == "sm", "trusted"] = 0
+    rows = summary(frame)
+    assert rows["verdict"].to_dict() == {"nce": "best", "dsm": "worse", "sm": ""}
+    assert (rows["comparisons"].drop("sm") == 1).all() and rows.loc["sm", "mark"] == ""
+    assert set(rows["note"]) == {"Not ranked, for no seed is trusted: sm."}
+    pairs = scores.compare(frame, ["task", "dataset"], "method", D_KL).set_index(["first", "second"])
+    assert pairs["p_holm"].isna().to_dict() == {("nce", "dsm"): False, ("nce", "sm"): True, ("dsm", "sm"): True}
+    frame["trusted"] = 0
+    for table in tables.score_tables(frame, (), {})[:2]:
+        assert not any(cell.mark == "best" for row in table.rows for cell in row)
+        assert "Not ranked, for no seed is trusted: nce, dsm, sm." in table.notes
