@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ebmbench.cli import launcher
 from ebmbench.cli.comparison import Compared, comparison
-from ebmbench.cli.run import all_diverged, is_follower, run_one, with_hydra
+from ebmbench.cli.run import is_follower, run_one, with_hydra
 from ebmbench.cli.warn import quiet_libraries
 from ebmbench.config import compose as composition
 from ebmbench.config.run import RunConfig
@@ -48,10 +48,12 @@ def multirun(words: Sequence[str]) -> int:
         return 0
     print(comparison(jobs))
     for job in jobs:
-        if all_diverged(job.config):
+        if runs.all_diverged(job.config.run_dir):
             print(f"ebmbench: every seed of {job.config.run_id} diverged", file=sys.stderr)
     failed = [
-        job for job in jobs if all_diverged(job.config) or runs.read_state(job.config.run_dir) not in runs.FINISHED
+        job
+        for job in jobs
+        if runs.all_diverged(job.config.run_dir) or runs.read_state(job.config.run_dir) not in runs.FINISHED
     ]
     return 1 if failed else 0
 

@@ -83,17 +83,11 @@ def run_one(config: RunConfig) -> int:
 
 def _judge(outcome: Outcome, config: RunConfig) -> int:
     """Returns the exit code of a run that is through: a run without a single trained model is no success."""
-    if not all_diverged(config):
+    if not runs.all_diverged(config.run_dir):
         return 0
     what = "the only seed" if len(config.seeds) == 1 else f"all {len(config.seeds)} seeds"
     print(f"ebmbench: {what} diverged: there is no result; try a smaller trainer.learning_rate", file=sys.stderr)
     return 1
-
-
-def all_diverged(config: RunConfig) -> bool:
-    """Returns whether a run is through, and no seed of it trained to its end."""
-    status = runs.read_status(config.run_dir)
-    return status is not None and status.state == "done" and len(status.diverged) == len(config.seeds)
 
 
 # ---------------------------------------------------------------------------------------- several processes (torchrun)

@@ -147,6 +147,12 @@ def read_status(run_dir: Path) -> Status | None:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
 
 
+def all_diverged(run_dir: Path) -> bool:
+    """Returns whether a run is through, and no seed of it trained to its end."""
+    status = read_status(run_dir)
+    return status is not None and status.state == "done" and len(status.diverged) == len(status.seeds)
+
+
 def read_state(run_dir: Path, thorough: bool = False) -> str:
     """Returns missing, running, interrupted, failed, damaged, done, or diverged (done, with a seed that diverged).
 

@@ -17,7 +17,7 @@ from ebmbench.config import compose as composition
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, did_you_mean, first_line
 from ebmbench.engine.execute import need_memory, resolve_device
-from ebmbench.engine.runs import FINISHED
+from ebmbench.engine.runs import FINISHED, all_diverged
 from ebmbench.report.frame import Run
 from ebmbench.report.planned import Plan, sweep_dir
 from ebmbench.sweep import local, slurm
@@ -153,7 +153,12 @@ def submit(
         codes = local.run_pool(configs, slots, folder, _count(settings.get("max_num_restarts")))
     states = job_states(plan, results_dir)
     print(f"{plan.name}: {counts(states)}")
-    failed = [state for state in states if state.job.run_id in codes and state.state not in FINISHED]
+    failed = [
+        state
+        for state in states
+        if state.job.run_id in codes
+        and (state.state not in FINISHED or all_diverged(state.job.run_config(results_dir).run_dir))
+    ]
     for state in failed:
         print(f"  {state.state:12}{state.job.run_id}  {state.detail}".rstrip(), file=sys.stderr)
     if len(codes) < len(configs) or any(code > 128 for code in codes.values()):

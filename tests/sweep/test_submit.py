@@ -97,6 +97,15 @@ def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, capsys:
     assert "0 to run" in capsys.readouterr().out
 
 
+def test_a_sweep_with_a_job_of_which_every_seed_diverged_is_no_success(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(place, "dsm', method.sigma: '1.0e-30")  # the loss overflows
+    assert sweep(["submit", "own"]) == 1
+    assert states(place) == {"dsm": "diverged"}
+    assert "  diverged    1d-1-dsm-" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_sweep_that_goes_on(place: Path) -> None:
     write_sweep(place, "sm,nce", epochs=2000)
