@@ -391,8 +391,8 @@ def maps(results: Results) -> Iterator[Figure]:
                 "map-" + key.replace(".", "-"),
                 f"Method by {column}",
                 "Mean over the seeds that ran at every value. Bright is the best of a column, dark the worst, and a "
-                "frame marks the best mean; whether a test decided it is in the tables. On the right what a seed "
-                "cost, as a mean over the columns.",
+                "frame marks the best mean, where methods are ranked; whether a test decided it is in the tables. On "
+                "the right what a seed cost, as a mean over the columns.",
                 tuple(panels),
                 pd.concat(tables),
                 short=f"Map of {key.rpartition('.')[2].replace('_', ' ')}",
@@ -414,9 +414,9 @@ def _map_panel(table: pd.DataFrame, key: str, name: str, metric: Metric, costs: 
                 axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=color, lw=0))
                 ink = "#000000" if np.dot(color[:3], (0.299, 0.587, 0.114)) > 0.5 else "#ffffff"
                 axes.text(column, row, _two_digits(mean), ha="center", va="center", color=ink, fontsize=7)
-            if np.isfinite(bad).any():
-                best = int(np.nanargmin(bad))
-                axes.add_patch(Rectangle((column - 0.46, best - 0.42), 0.92, 0.84, fill=False, ec="#000000", lw=1.2))
+        for method, value in table.loc[table["mark"] == "best", ["method", key]].itertuples(index=False):
+            corner = (values.index(value) - 0.46, methods.index(method) - 0.42)
+            axes.add_patch(Rectangle(corner, 0.92, 0.84, fill=False, ec="#000000", lw=1.2))
         axes.set_xlim(-0.5, len(values) - 0.5 + 1.1 * len(costs))
         axes.set_ylim(len(methods) - 0.5, -0.5)
         axes.set_xticks(range(len(values)), [plain_number(value) for value in values])
