@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import is_color_like, to_hex
 from matplotlib.figure import Figure as MplFigure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
@@ -38,14 +39,16 @@ DARK_PAPER = "#15171a"
 
 def dark_colors() -> dict[str, str]:
     """Returns what the colours of methods become on the page's dark paper, for those that would vanish there."""
-    colors = {palette.color(name) for name in registry.known("method")}
+    named = (palette.color(name) for name in registry.known("method"))
+    colors = {to_hex(color) for color in named if is_color_like(color)}
     lighter = {color: palette.on_dark(color, DARK_PAPER) for color in sorted(colors)}
-    return {color: light for color, light in lighter.items() if light != color.lower()}
+    return {color: light for color, light in lighter.items() if light != color}
 
 
 def themed(color: str) -> str:
     """Returns a method's colour as CSS that follows the page's theme."""
-    return f"var(--c{color[1:].lower()}, {color})" if color in dark_colors() else color
+    known = to_hex(color)
+    return f"var(--c{known[1:]}, {color})" if known in dark_colors() else color
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ def to_svg(panel: Panel, prefix: str) -> str:
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r"url\(#", f"url(#{prefix}-", text)
     text = re.sub(r'xlink:href="#', f'xlink:href="#{prefix}-', text)
-    for color, css in [*_CSS.items(), *((color.lower(), themed(color)) for color in dark_colors())]:
+    for color, css in [*_CSS.items(), *((color, themed(color)) for color in dark_colors())]:
         text = text.replace(color, css)
     text = text.replace("'DejaVu Sans'", "system-ui, sans-serif")
     width, height = (72 * inches for inches in panel.size)

@@ -106,7 +106,8 @@ def test_a_plug_in_trains_and_stands_beside_the_others(tmp_path: Path) -> None:
     assert ebmbench("sweep", "resume", "own").count("0 to run") == 1
     ebmbench("report", "own")
     page = (tmp_path / "results" / "own" / "report.html").read_text()
-    assert page.count('fill="#123456"') > 2 and "#123456" in page.split('id="strip"')[1]
+    assert page.count("var(--c123456, #123456)") > 2 and "#123456" in page.split('id="strip"')[1]
+    assert "--c123456: #" in page  # too dark for dark paper
     # Without the raw runs and the plan: the tables alone.
     shutil.rmtree(tmp_path / "results" / "sweeps")
     shutil.rmtree(tmp_path / "results" / "runs")
