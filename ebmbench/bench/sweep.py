@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 made_runs.make(folder, count, arguments.seeds)
             for command in arguments.commands:
                 words = [*COMMANDS[command].split(), made_runs.NAME, f"results_dir={folder}"]
-                took = run(["-m", "ebmbench", *words], folder)
+                took = run(["-m", "ebmbench", *words], folder, damaged=True)
                 rows.append({"command": command, "runs": count, **dataclasses.asdict(took)})
                 print(f"{count:8} {command:8} {took.seconds:8.1f} s", flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
