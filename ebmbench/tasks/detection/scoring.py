@@ -128,7 +128,10 @@ def _detect_validation(
 
 def _validation(task: DetectionTask, store: FeatureStore, head: EnergyHead, tell: Tell) -> dict[str, Evaluation]:
     """Returns what the base and the head score on the validation split."""
-    found = _detect_validation(task, store, head, tell)
+    return _base_and_refined(task, store, _detect_validation(task, store, head, tell))
+
+
+def _base_and_refined(task: DetectionTask, store: FeatureStore, found: Found) -> dict[str, Evaluation]:
     truth = store.dataset.ground_truth()
     parts = {"base": found.base, "refined": found.after[task.inference.steps]}
     return {name: evaluate(truth, boxes, found.image_ids, by_size=False) for name, boxes in parts.items()}
@@ -143,15 +146,13 @@ def _other_order(
     task: DetectionTask, store: FeatureStore, val: FeatureStore | None, head: EnergyHead, tell: Tell
 ) -> dict[str, float]:
     """Returns what the head gains where NMS goes by the other order, and whether it would be accepted."""
-    task, last = _in_other_order(task), task.inference.steps
-    found = detect_all(task, store, head, [last], tell=tell)
-    truth = store.dataset.ground_truth()
-    base, refined = (evaluate(truth, d, found.image_ids, by_size=False) for d in (found.base, found.after[last]))
-    gain = paired_bootstrap(base, refined, task.inference.bootstrap)["ap"]
-    row = {"other_ap": refined.metrics["ap"], "other_gain": gain.value}
+    task = _in_other_order(task)
+    stages = _base_and_refined(task, store, detect_all(task, store, head, [task.inference.steps], tell=tell))
+    gain = paired_bootstrap(stages["base"], stages["refined"], task.inference.bootstrap)["ap"]
+    row = {"other_ap": stages["refined"].metrics["ap"], "other_gain": gain.value}
     row |= {"other_gain_low": gain.low, "other_gain_high": gain.high}
     if val is not None:
-        judged = {"base": base, "refined": refined} if val is store else _validation(task, val, head, tell)
+        judged = stages if val is store else _validation(task, val, head, tell)
         gain = paired_bootstrap(judged["base"], judged["refined"], task.inference.bootstrap)["ap"]
         row["other_accepted"] = float(gain.low > 0)
     return row

@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from ebmbench.core.extras import need
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.networks.outside import Density, Fitted, Outside, Rows
+from ebmbench.tasks.regression.networks.outside import Density, Fitted, Outside, Rows, as_columns
 
 if TYPE_CHECKING:
     from sklearn.tree import DecisionTreeRegressor
@@ -75,9 +75,9 @@ class NGBoost(Outside):
                 verbose=False,
             )
             model.fit(
-                _table(train.x),
+                as_columns(train.x, np.float32),
                 train.y[:, target],
-                _table(val.x),
+                as_columns(val.x, np.float32),
                 val.y[:, target],
                 val_loss_monitor=watch,
                 early_stopping_rounds=self.patience,
@@ -103,7 +103,7 @@ class NGBoost(Outside):
 
     @override
     def density(self, fitted: Fitted, x: np.ndarray) -> Density:
-        outputs = fitted["start"] + _sums(fitted, _table(x))
+        outputs = fitted["start"] + _sums(fitted, as_columns(x, np.float32))
         mean, log_std = outputs[:, None, 0::2], np.maximum(outputs[:, None, 1::2], LOWEST_LOG_STD)
 
         def log_prob(y: np.ndarray) -> np.ndarray:
@@ -111,11 +111,6 @@ class NGBoost(Outside):
             return -(0.5 * z**2 + log_std + 0.5 * math.log(2 * math.pi)).sum(-1)
 
         return log_prob
-
-
-def _table(x: np.ndarray) -> np.ndarray:
-    """Returns inputs of any shape as float32 columns, as trees split them."""
-    return x.reshape(len(x), -1).astype(np.float32)
 
 
 def _nodes(tree: DecisionTreeRegressor, columns: np.ndarray, step: float) -> dict[str, np.ndarray]:

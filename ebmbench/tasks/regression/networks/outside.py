@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -114,3 +114,8 @@ class _LogProb:
 
 def _no_features() -> Tensor:
     raise UserError("a model that a library trained has no features of x")
+
+
+def as_columns(x: np.ndarray, dtype: type[np.floating[Any]]) -> np.ndarray:
+    """Returns inputs of any shape as columns, as trees split them: `[B, ...] -> [B, p]`."""
+    return x.reshape(len(x), -1).astype(dtype)

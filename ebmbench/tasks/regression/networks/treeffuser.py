@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from ebmbench.core.extras import need
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.networks.outside import Density, Fitted, Outside, Rows
+from ebmbench.tasks.regression.networks.outside import Density, Fitted, Outside, Rows, as_columns
 
 WIDTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0)
 """Of the kernels, relative to Scott's rule; validation rows choose."""
@@ -54,7 +54,7 @@ class Treeffuser(Outside):
     @override
     def fit(self, train: Rows, val: Rows, seed: int, report: Callable[[int, int], None]) -> Fitted:
         treeffuser = need("treeffuser", "outside")
-        x, val_x = _table(train.x), _table(val.x)
+        x, val_x = as_columns(train.x, np.float64), as_columns(val.x, np.float64)
         model = treeffuser.Treeffuser(
             n_repeats=self.repeats,
             n_estimators=self.trees,
@@ -128,11 +128,7 @@ class Treeffuser(Outside):
     @override
     def density(self, fitted: Fitted, x: np.ndarray) -> Density:
         dim = sum(name.startswith("trees.") for name in fitted)
-        return _kernel_density(self._draws(fitted, _table(x), dim), float(fitted["width"]))
-
-
-def _table(x: np.ndarray) -> np.ndarray:
-    return x.reshape(len(x), -1).astype(np.float64)
+        return _kernel_density(self._draws(fitted, as_columns(x, np.float64), dim), float(fitted["width"]))
 
 
 def _threads() -> int:
