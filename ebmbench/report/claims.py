@@ -189,7 +189,8 @@ def _said(title: str, metric: Metric, rows: Sequence[Row], names: Sequence[str],
 
 def _value(row: Row) -> str:
     doubtful = row.get("n_untrusted") and abs(row["mean"] - row["mean_trusted"]) > 0.05 * abs(row["mean"])
-    without = f" ({number(row['mean_trusted'], 2)} without {row['n_untrusted']} doubtful seeds)" if doubtful else ""
+    seeds = f"{row['n_untrusted']} doubtful seed{'s' if row['n_untrusted'] > 1 else ''}" if doubtful else ""
+    without = f" ({number(row['mean_trusted'], 2)} without {seeds})" if doubtful else ""
     return number(row["mean"]) + without if abs(row["mean"]) >= 100 else f"{row['mean']:.3g}" + without
 
 

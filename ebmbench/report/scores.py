@@ -449,15 +449,16 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
 
     Returns:
         Columns: the groups, metric, method; draws (how many there are), n (those at which every seed has a value),
-        seeds (of each draw), diverged; mean, low, high (over all draws and seeds, by `stats.variance_components`);
-        std_draws, std_seeds, std_residual (between draws, between seeds, the rest); from ranked_over to note as in
-        `summarise`, with draws as what is paired; a p-value is the larger one of that of `stats.paired_p_value` over
-        the draws' means and that of the mixed model; ranks (one per draw), tau (mean over pairs of draws).
+        seeds (of each draw), diverged; n_untrusted (seeds, over all draws) and mean_trusted, as in `summarise`; mean,
+        low, high (over all draws and seeds, by `stats.variance_components`); std_draws, std_seeds, std_residual
+        (between draws, between seeds, the rest); from ranked_over to note as in `summarise`, with draws as what is
+        paired; a p-value is the larger one of that of `stats.paired_p_value` over the draws' means and that of the
+        mixed model; ranks (one per draw), tau (mean over pairs of draws).
     """
     rows: list[dict[str, Any]] = []
     for key, part in frame.groupby(list(groups), sort=True, dropna=False):
         names, numbers = in_order(part["method"].tolist()), sorted(set(part[draw]))
-        cube, present = _by_draw(part, names, numbers, draw, metric)
+        cube, present, untrusted = _by_draw(part, names, numbers, draw, metric)
         means = cube.mean(2) if cube.shape[2] else np.full(cube.shape[:2], np.nan)
         columns = [stats.ranks(badness(metric, means[:, j]).tolist()) for j in range(len(numbers))]
         taus = [stats.kendall_tau(a, b) for i, a in enumerate(columns) for b in columns[:i]]
@@ -467,10 +468,12 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
             alone = float(stats.paired_p_values(difference.mean(1)[None])[0])
             return max(alone, stats.variance_components(difference).p_value) if difference.shape[1] > 1 else alone
 
-        ranking = _rank(metric, names, numbers, means, present, unit="draw", p_value=p_value)
+        doubtful = np.logical_and.reduce(untrusted, axis=2)
+        ranking = _rank(metric, names, numbers, means, present, doubtful=doubtful, unit="draw", p_value=p_value)
         for i, name in enumerate(names):
             good = cube[i][np.isfinite(means[i])]
             split = stats.variance_components(good)
+            trusted = cube[i][np.isfinite(cube[i]) & ~untrusted[i]]
             rows.append(
                 {
                     **dict(zip(groups, key, strict=True)),
@@ -480,6 +483,8 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
                     "n": len(good),
                     "seeds": cube.shape[2],
                     "diverged": int((part[part["method"] == name]["diverged"] == 1).sum()),
+                    "n_untrusted": int((np.isfinite(cube[i]) & untrusted[i]).sum()),
+                    "mean_trusted": float(trusted.mean()) if len(trusted) else np.nan,
                     "mean": split.mean,
                     "low": split.low,
                     "high": split.high,
@@ -496,15 +501,15 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
 
 def _by_draw(
     part: pd.DataFrame, names: Sequence[object], numbers: Sequence[object], draw: str, metric: Metric
-) -> tuple[Values, NDArrayBool]:
-    """The metric `[methods, draws, common seeds]`, and which draws of a method are there: `[methods, draws]`."""
+) -> tuple[Values, NDArrayBool, NDArrayBool]:
+    """The metric `[methods, draws, common seeds]`; which draws of a method are there; which values are not trusted."""
     cells = {cell: own for cell, own in part.groupby(["method", draw], sort=False)}
     common = sorted(set.intersection(*(set(own["seed"]) for own in cells.values())))
     cube = np.full((len(names), len(numbers), len(common)), np.nan)
-    present = np.zeros(cube.shape[:2], dtype=bool)
+    present, untrusted = np.zeros(cube.shape[:2], dtype=bool), np.zeros(cube.shape, dtype=bool)
     for (name, number), own in cells.items():
         i, j = names.index(name), numbers.index(number)
         present[i, j] = True
-        values = dict(zip(own["seed"], usable(own, metric), strict=True))
-        cube[i, j] = [values[seed] for seed in common]
-    return cube, present
+        own = own.set_index("seed", drop=False).loc[common]
+        cube[i, j], untrusted[i, j] = usable(own, metric), own["trusted"] == 0
+    return cube, present, untrusted

@@ -210,7 +210,7 @@ def _headline_table(group: Group, rows: list[dict[str, Any]]) -> Table:
                 code_cell(row["config_hash"]),
             ]
         )
-    header = [Cell("method"), _head(group.headline, arrow=True), *([Cell("trusted seeds alone")] if doubtful else [])]
+    header = [Cell("method"), _head(group.headline, arrow=True), *_trusted_head(doubtful)]
     header += [Cell("median"), Cell("mean of the best"), Cell("P(beats the best)"), Cell("p (Holm)"), Cell("verdict")]
     header += [*_count_heads(doubtful), Cell("settings")]
     count = max(row["comparisons"] for row in rows)
@@ -355,24 +355,27 @@ def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
             records = data.to_dict("records")
             places, parts = places_of(*records), ("std_draws", "std_seeds", "std_residual")
             std_places = _decimals_of(pd.concat(data[name] for name in parts), digits=2)
+            doubtful = bool(data["n_untrusted"].any())
             rows = []
             for row in records:
                 cells = [mean_cell({**row, "seeds": row["draws"]}, places)]
+                cells += [number_cell(row["mean_trusted"], places)] if doubtful else []
                 cells += [number_cell(row[name], std_places) for name in parts]
                 cells += [Cell(row["ranks"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
-                rows.append([method_cell(row["method"]), *cells, Cell(str(row["diverged"]), sort=row["diverged"])])
-            header = [Cell("method"), _head(metric, arrow=True), Cell("std between draws")]
+                rows.append([method_cell(row["method"]), *cells, *_counts(row, doubtful)[1:]])
+            header = [Cell("method"), _head(metric, arrow=True), *_trusted_head(doubtful), Cell("std between draws")]
             header += [Cell("std between seeds"), Cell("std of the rest"), Cell("rank at each draw"), Cell("p (Holm)")]
-            header += [Cell("verdict"), Cell("diverged")]
+            header += [Cell("verdict"), *_count_heads(doubtful)[1:]]
             numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
             note = (
                 f"Draws of the {group.task.draw_of}: {draw} = {numbers}. Mean and 95 % interval over draws and "
                 f"{records[0]['seeds']} seeds, by a mixed model; tests paired by draw. Mean Kendall's tau between the "
                 f"rankings of two draws: {records[0]['tau']:.2f}."
             )
+            doubt = [f"Seeds that are not trusted ({group.task.doubt}) are in the means."] if doubtful else []
             of = group.task.draw_of.removeprefix("training ")
             title = f"{group.title}: {metric.label}; does the draw of the {of} decide?"
-            notes = [MARKS.replace("by seed", "by draw"), note, *_notes(data)]
+            notes = [MARKS.replace("by seed", "by draw"), note, *doubt, *_notes(data)]
             tables.append(Table(title, header, rows, notes, data, "draws.csv"))
     return tables
 
@@ -496,6 +499,10 @@ def mean_cell(row: dict[str, Any], places: int | None) -> Cell:
 
 def _count_heads(doubtful: bool = False) -> list[Cell]:
     return [Cell("n"), Cell("diverged"), *([Cell("not trusted")] if doubtful else [])]
+
+
+def _trusted_head(doubtful: bool) -> list[Cell]:
+    return [Cell("trusted seeds alone")] if doubtful else []
 
 
 def _counts(row: dict[str, Any], doubtful: bool = False) -> list[Cell]:

@@ -115,6 +115,28 @@ def test_draws_of_the_data_are_the_units_of_their_table() -> None:
     assert "does the draw of the data decide?" in build(frame, "d", "", ("draws",), axes)["tables.md"]
 
 
+def test_draws_show_what_is_not_trusted() -> None:
+    axes = ("task.data_seed",)
+    values = {
+        (method, draw): [mean, mean + 0.1 * draw, 9.0]
+        for method, mean in (("nce", 1.0), ("sm", 2.0))
+        for draw in range(6)
+    }
+    frame = frame_of(values, axes)
+    sm = frame["method"] == "sm"
+    frame.loc[sm & (frame["seed"] == 2), "trusted"] = 0
+    rows = scores.draws(frame, ["task", "dataset"], D_KL, DRAW).set_index("method")
+    assert rows["n_untrusted"].to_dict() == {"nce": 0, "sm": 6}
+    alone = [value for draw in range(6) for value in values["sm", draw][:2]]
+    assert rows.loc["sm", "mean_trusted"] == pytest.approx(np.mean(alone)) and rows.loc["sm", "mean"] > 4
+    text = build(frame, "d", "", ("draws",), axes)["tables.md"]
+    assert "trusted seeds alone" in text and "| not trusted |" in text and "Seeds that are not trusted" in text
+
+    frame.loc[sm, "trusted"] = 0
+    rows = scores.draws(frame, ["task", "dataset"], D_KL, DRAW).set_index("method")
+    assert rows.loc["sm", "verdict"] == "" and "Not ranked, for no draw is trusted: sm." in rows.loc["sm", "note"]
+
+
 def test_draws_show_other_settings_and_metrics_beside_the_methods() -> None:
     axes = ("task.data_seed", "task/network")
     values = {
