@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ebmbench.config.run import RunConfig
+from ebmbench.engine.runs import read_state
 from ebmbench.report.planned import error_path
 from ebmbench.sweep.job import run_job, write_error
 from ebmbench.sweep.watch import Watch
@@ -103,8 +104,8 @@ def run_pool(
                     watch.say(f"killed  {config.run_id}  {seconds:.1f} s; it starts again ({which})")
                     continue
                 codes[config.run_id] = code = _exit_code(process, config, folder, starts[config.run_id])
-                word = "done" if code == 0 else ("stopped" if code > 128 else "FAILED")
-                watch.say(f"[{len(codes)}/{len(configs)}] {word:8}{config.run_id}  {seconds:.1f} s")
+                word = read_state(config.run_dir) if code == 0 else ("stopped" if code > 128 else "FAILED")
+                watch.say(f"[{len(codes)}/{len(configs)}] {word:9}{config.run_id}  {seconds:.1f} s")
             watch.refresh()
             stop.pass_on([process for _, _, process, _ in active.values()])
     return codes

@@ -103,7 +103,8 @@ def test_a_sweep_with_a_job_of_which_every_seed_diverged_is_no_success(
     write_sweep(place, "dsm', method.sigma: '1.0e-30")  # the loss overflows
     assert sweep(["submit", "own"]) == 1
     assert states(place) == {"dsm": "diverged"}
-    assert "  diverged    1d-1-dsm-" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "  diverged    1d-1-dsm-" in said.err and "[1/1] diverged 1d-1-dsm-" in said.out
 
 
 @pytest.mark.slow
