@@ -28,6 +28,8 @@ COMPARED = ("paper_1d", "shapes")
 """The sweeps that compare the paper's seven methods at published settings, or as near to them as two cores allow."""
 UNDECIDED = "°"
 """Marks a mean whose difference from the best one is not decided."""
+DOUBTFUL = "‡"
+"""Marks a mean that holds seeds that are not trusted."""
 
 Row = dict[str, Any]
 
@@ -187,10 +189,18 @@ def _said(title: str, metric: Metric, rows: Sequence[Row], names: Sequence[str],
     return Finding(title, " ".join(said), values)
 
 
+def _is_doubtful(row: Row) -> bool:
+    """Whether the seeds that are not trusted make a mean another one."""
+    return bool(row.get("n_untrusted")) and abs(row["mean"] - row["mean_trusted"]) > 0.05 * abs(row["mean"])
+
+
+def _without(row: Row) -> str:
+    seeds = f"{row['n_untrusted']} doubtful seed{'s' if row['n_untrusted'] > 1 else ''}"
+    return f"{number(row['mean_trusted'], 2)} without {seeds}"
+
+
 def _value(row: Row) -> str:
-    doubtful = row.get("n_untrusted") and abs(row["mean"] - row["mean_trusted"]) > 0.05 * abs(row["mean"])
-    seeds = f"{row['n_untrusted']} doubtful seed{'s' if row['n_untrusted'] > 1 else ''}" if doubtful else ""
-    without = f" ({number(row['mean_trusted'], 2)} without {seeds})" if doubtful else ""
+    without = f" ({_without(row)})" if _is_doubtful(row) else ""
     return number(row["mean"]) + without if abs(row["mean"]) >= 100 else f"{row['mean']:.3g}" + without
 
 
@@ -264,6 +274,13 @@ def results_text(results_dir: Path) -> str:
         "Mean over seeds and its 95 % interval. Bold: the best mean. "
         f"{UNDECIDED}: the difference from it is not decided; every other one is."
     )
+    doubtful = [
+        f"{group.title}: {', '.join(means)}"
+        for group, table in columns
+        if (means := [f"`{row['method']}` {_without(row)}" for row in _records(table) if _is_doubtful(row)])
+    ]
+    if doubtful:
+        lines[-1] += f" {DOUBTFUL}: with seeds whose numbers are not trusted. {'; '.join(doubtful)}."
     lines += ["", *(f"- {finding.title}: {finding.text}" for finding in said)]
     return "\n".join(lines) + "\n"
 
@@ -279,8 +296,8 @@ def _marked_cell(table: pd.DataFrame, method: object) -> Cell:
         return Cell("–")
     places = places_of(*_records(table))
     cell = mean_cell(own[0], places)
-    beside = f"{cell.beside} {UNDECIDED}".strip() if own[0]["verdict"] == "not decided" else cell.beside
-    return Cell(cell.text, beside, cell.mark, sort=cell.sort)
+    marks = [UNDECIDED] * (own[0]["verdict"] == "not decided") + [DOUBTFUL] * _is_doubtful(own[0])
+    return Cell(cell.text, " ".join([cell.beside, *marks]).strip(), cell.mark, sort=cell.sort)
 
 
 def speed_text(results_dir: Path) -> str:

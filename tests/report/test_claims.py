@@ -41,6 +41,23 @@ def test_another_result_is_another_sentence(text: Callable[[Path], str], tmp_pat
     assert "for so few seeds support no test" in text(tmp_path)
 
 
+def test_a_mean_with_doubtful_seeds_is_marked(tmp_path: Path) -> None:
+    folder = tmp_path / "paper_1d"
+    folder.mkdir()
+    source = ROOT / "results" / "paper_1d"
+    (folder / "sweep.json").write_text((source / "sweep.json").read_text())
+    runs = frame.read_runs_csv((source / "runs.csv").read_text())
+    runs["trusted"] = 1
+    runs.to_csv(folder / "runs.csv", index=False)
+    assert claims.DOUBTFUL not in claims.results_text(tmp_path)
+    first = (runs["method"] == "nce") & (runs["dataset"] == "1")
+    runs.loc[first & (runs["seed"] == 0), ["d_kl", "trusted"]] = 2.0, 0
+    runs.to_csv(folder / "runs.csv", index=False)
+    alone = runs.loc[first & (runs["seed"] > 0), "d_kl"].mean()
+    text = claims.results_text(tmp_path)
+    assert text.count("‡ |") == 1 and f"1D, dataset 1: `nce` {alone:.2f} without 1 doubtful seed." in text
+
+
 def found(rows: pd.DataFrame, axes: tuple[str, ...] = ()) -> str:
     (finding,) = claims.findings(frame.Results("made", rows, axes))
     return finding.text
