@@ -176,7 +176,7 @@ def score_tables(results: Results) -> list[Table]:
     if results.done.empty:
         return []
     made = [*tables.score_tables(results.comparison, [], {}), *tables.cost_tables(results.comparison, [], {})]
-    return [*made, *(tables.variant_tables(results) if results.varies else [])]
+    return [*made, *(tables.variant_tables(results.done, results.axes, {}) if results.varies else [])]
 
 
 def comparison_tables(results: Results) -> list[Table]:

@@ -49,7 +49,9 @@ def comparable(value: Any) -> Any:
 
 
 def plain(value: Any) -> str:
-    """Returns a value as it is printed."""
+    """Returns a value as it is printed; what is missing, as in YAML."""
+    if value is None or value != value:
+        return "null"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -400,6 +400,8 @@ def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
     many = frame["method"].nunique() > 1
     other = [axis for axis in axes if axis != by]
     across = "method" if many or not other else other[0]
+    if frame[across].isna().any():  # a setting that is null in some runs
+        frame = frame.assign(**{across: frame[across].map(plain)})
     tables = []
     for group in groups(frame, [axis for axis in axes if axis not in (by, across)]):
         # Compared are the methods at equal setting; of one method, the settings.
@@ -432,30 +434,24 @@ def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
     return tables
 
 
-KINDS: dict[str, Callable[[pd.DataFrame, Sequence[str], dict[str, Any]], list[Table]]] = {
-    "scores": score_tables,
-    "cost": cost_tables,
-    "comparisons": comparison_tables,
-    "pairs": pair_tables,
-    "audit": audit_tables,
-    "draws": draw_tables,
-    "grid": grid_tables,
-}
-"""What `sweep.tables` may name. Each makes tables of the runs that are done and the settings that vary."""
+def variant_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
+    """Returns a table per dataset with a row per method and value of what is varied.
 
-
-def variant_tables(results: Results) -> list[Table]:
-    """Returns a table per dataset with a row per variant, where settings are varied."""
+    Options: `metrics`, and `intervals: false`, for means alone.
+    """
     tables = []
-    for group in groups(results.done, []):
+    for group in groups(frame, []):
         shown = ("ranking", "settings")
         metrics = [m for m in metrics_of(group.task, group.frame) if m.table or set(shown) & set(m.figures)]
         metrics = [m for m in metrics if not m.only_with or _is_set(group.frame, m.only_with)]
+        metrics = [_metric(group.task, name) for name in options.get("metrics", ())] or metrics
         cells = group.frame.assign(cell=group.frame["method"] + " | " + group.frame["variant"])
         data = scores.summarise(cells, group.keys, "cell", metrics)
-        by = {(row["cell"], row["metric"]): row | {"mark": ""} for row in data.to_dict("records")}
+        with_intervals = options.get("intervals", True)
+        plain_row = {"mark": ""} if with_intervals else {"mark": "", "low": math.nan}
+        by = {(row["cell"], row["metric"]): row | plain_row for row in data.to_dict("records")}
         places = _places(data, "metric")
-        values = [axis for axis in results.axes if group.frame[axis].nunique() > 1]
+        values = [axis for axis in axes if group.frame[axis].nunique() > 1]
         first = cells.drop_duplicates("cell").sort_values(values, kind="stable")
         rows: list[list[Cell]] = []
         for method in group.methods:
@@ -465,9 +461,22 @@ def variant_tables(results: Results) -> list[Table]:
                 counts = Cell(f"{row['n']} of {row['seeds']}", sort=row["n"])
                 rows.append([method_cell(method), Cell(variant or "–", sort=len(rows)), counts, *means])
         header = [Cell("method"), Cell("varied"), Cell("seeds with a value"), *(_head(m, arrow=True) for m in metrics)]
-        notes = ["Mean over seeds with 95 % interval."]
-        tables.append(Table(f"{group.title}: all variants", header, rows, notes, data))
+        notes = ["Mean over seeds with 95 % interval." if with_intervals else "Means over seeds."]
+        tables.append(Table(f"{group.title}: all variants", header, rows, notes, data, "variants.csv"))
     return tables
+
+
+KINDS: dict[str, Callable[[pd.DataFrame, Sequence[str], dict[str, Any]], list[Table]]] = {
+    "scores": score_tables,
+    "cost": cost_tables,
+    "comparisons": comparison_tables,
+    "pairs": pair_tables,
+    "audit": audit_tables,
+    "draws": draw_tables,
+    "grid": grid_tables,
+    "variants": variant_tables,
+}
+"""What `sweep.tables` may name. Each makes tables of the runs that are done and the settings that vary."""
 
 
 def _is_set(frame: pd.DataFrame, setting: str) -> bool:

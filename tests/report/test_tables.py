@@ -91,6 +91,21 @@ def test_a_grid_over_what_is_not_swept_is_refused() -> None:
         build(frame, "g", "", ({"grid": {"by": "noise.beta"}},), ())
 
 
+def test_a_setting_that_is_null_has_a_column() -> None:
+    axes = ("task.data.num_train", "task.data.base_seed")
+    values = {("nce", images, seed): [images / 100] * 2 for images in (25, 100) for seed in (None, 1)}
+    text = build(frame_of(values, axes), "n", "", ({"grid": {"by": axes[0]}},), axes)["tables.md"]
+    assert "| base_seed = 1 | base_seed = null |" in text and "| 25 | **0.250**" in text
+
+
+def test_variants_have_a_row_each_and_the_metrics_asked_for() -> None:
+    axes = ("task.data.num_train",)
+    frame = frame_of({("nce", images): [images / 100, images / 100 + 1] for images in (25, 100)}, axes)
+    for options, cell in (({}, "0.8 [−5.6, 7.1]"), ({"intervals": False}, "0.8")):
+        made = build(frame, "v", "", ({"variants": {"metrics": ["d_kl"], **options}},), axes)
+        assert f"| nce | num train = 25 | 2 of 2 | {cell} |" in made["tables.md"] and "variants.csv" in made
+
+
 def test_draws_of_the_data_are_the_units_of_their_table() -> None:
     axes = ("task.data_seed",)
     rng = np.random.default_rng(3)

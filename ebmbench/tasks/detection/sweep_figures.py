@@ -15,6 +15,7 @@ from ebmbench.display.table import Cell, Table
 from ebmbench.tasks.base import SweepResults
 
 BASE_SEED = "task.base.seed"
+NUM_TRAIN = "task.data.num_train"
 RESAMPLES = 400
 
 
@@ -186,6 +187,85 @@ def _gains_panel(rows: pd.DataFrame, names: list[str], metric: str) -> Callable[
         axes.set_xlabel(f"gain in {metric.upper()}, points")
 
     return draw
+
+
+ORDERS = {"head": ("accepted", "NMS as set"), "other": ("other_accepted", "NMS in the other order")}
+"""The heads' metrics in both orders: how their names begin, whether they are accepted, title."""
+LINES = ("#0072B2", "#56B4E9", "#D55E00", "#E69F00", "#009E73", "#CC79A7")
+"""Colours of settings that vary beside the number of images."""
+
+
+def images(results: SweepResults) -> Iterator[Figure]:
+    """The gain in AP by the number of training images, a line for each of the other settings, in both orders of NMS."""
+    done = results.done
+    if not {NUM_TRAIN, "head_gain"} <= set(done.columns) or done[NUM_TRAIN].nunique() < 2:
+        return
+    settings = [name for name in done.columns if "." in name and name != NUM_TRAIN]
+    settings = [name for name in settings if done[name].nunique(dropna=False) > 1]
+    rows = []
+    for key, part in done.groupby(["label", "method", *settings, NUM_TRAIN], sort=True, dropna=False):
+        for order, (accepted, _) in ORDERS.items():
+            names = [f"{order}_gain", f"{order}_gain_low", f"{order}_gain_high", accepted]
+            if set(names) <= set(part.columns) and part[names].notna().all(axis=None):
+                values = dict(zip(("gain", "low", "high", "accepted"), part[names].mean(), strict=True))
+                rows.append(
+                    dict(zip(["label", "method", *settings, NUM_TRAIN], key, strict=True), order=order, **values)
+                )
+    data = pd.DataFrame(rows)
+    if data.empty:
+        return
+    scale = Scale.of(data[["low", "high"]].to_numpy().ravel())
+    panels = [
+        Panel(f"{label}: {ORDERS[order][1]}", _images_panel(part, settings, order == "head", scale), (4.2, 3.0))
+        for (label, order), part in data.groupby(["label", "order"])
+    ]
+    yield Figure(
+        "images",
+        "Gain in AP by the number of training images",
+        "AP of the head's boxes less that of the base detector's. Mean over seeds; bars: mean ends of a seed's 95 % "
+        "interval over images. Filled: the validation split accepts every seed; hollow: not, and the base detector's "
+        "boxes are reported. base_seed null: the base detector has seen the head's training images.",
+        tuple(panels),
+        data,
+        paired=True,
+    )
+
+
+def _images_panel(
+    rows: pd.DataFrame, settings: list[str], with_legend: bool, scale: Scale | None
+) -> Callable[[Axes], None]:
+    def draw(axes: Axes) -> None:
+        axes.axhline(0, color=TRUTH_COLOR, lw=1.2, alpha=0.7)
+        lines = list(rows.groupby(["method", *settings], sort=True, dropna=False))
+        for place, (key, part) in enumerate(lines):
+            color = LINES[place % len(LINES)]
+            name = ", ".join(
+                [key[0], *(f"{s.rpartition('.')[2]} {_word(v)}" for s, v in zip(settings, key[1:], strict=True))]
+            )
+            x = part[NUM_TRAIN] * 1.04 ** (place - (len(lines) - 1) / 2)
+            axes.plot(x, part["gain"], color=color, lw=1.4, label=name)
+            axes.vlines(x, part["low"], part["high"], color=color, lw=1.4)
+            for at, row in zip(x, part.to_dict("records"), strict=True):
+                face = color if row["accepted"] == 1 else axes.get_facecolor()
+                axes.plot(at, row["gain"], marker="o", mfc=face, mec=color, ms=5)
+        axes.set_xscale("log")
+        ticks = sorted(set(rows[NUM_TRAIN]))
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
+        axes.set_xlabel("training images")
+        axes.set_ylabel("gain in AP, points")
+        if scale:
+            scale.apply(axes, "y")
+        if with_legend:
+            axes.legend(fontsize=7, loc="upper left")
+
+    return draw
+
+
+def _word(value: object) -> str:
+    if value is None or value != value:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def stages_table(title: str, group: pd.DataFrame) -> Table:
