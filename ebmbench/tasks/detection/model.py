@@ -19,7 +19,7 @@ from ebmbench.core.rng import Streams
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.base import BaseDetector, reopen
 from ebmbench.tasks.detection.box_nll import weighted_draws
-from ebmbench.tasks.detection.data import BAD_IMAGE, read_image
+from ebmbench.tasks.detection.data import BAD_IMAGE, SUFFIXES, read_image
 from ebmbench.tasks.detection.features import ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
 from ebmbench.tasks.detection.inference import base_detections, detect
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 RECORD = "detector.json"
 """The file of a run directory that says which base detector its heads stand on."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 SAMPLES, LEAST_ESS = 128, 40
 """Importance samples for the density and the intervals of a box, and how many of them must be effective."""
 DRAWN_SCORE = 0.5

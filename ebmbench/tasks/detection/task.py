@@ -195,7 +195,12 @@ def _frozen(task: DetectionTask, results_dir: Path, device: torch.device) -> Fro
     first = datasets[0].categories
     for name, dataset in zip(names, datasets, strict=True):
         for number, called in dataset.categories.items():
-            if first.get(number, called) != called:
+            if number not in first:
+                raise UserError(
+                    f"class {called!r} of the {name} split of task.data.name={task.data.name} is not in the training "
+                    "split: nothing can learn it"
+                )
+            if first[number] != called:
                 raise UserError(
                     f"category {number} is {first[number]!r} in the training split and {called!r} in the {name} split "
                     f"of task.data.name={task.data.name}; give a class the same id in all splits"
