@@ -134,6 +134,13 @@ class DetectionTask(Task):
         return DetectionLearner(self, setup, _frozen(self, setup.results_dir, device), seeds[0], device)
 
     @override
+    def assist(self, device: torch.device) -> None:
+        from ebmbench.tasks.detection.base_training import assist_base
+        from ebmbench.tasks.detection.data import open_split
+
+        assist_base(self, open_split(self.data.of_base(), "train"), device)
+
+    @override
     def is_broken(self, scores: Mapping[str, float]) -> bool:
         # Without a true box to score there is neither AP nor NLL, and nothing can be said.
         scored = bool(self.inference.nll_boxes) and math.isfinite(scores["ap"])
