@@ -405,6 +405,9 @@ def follow(config: RunConfig, device: torch.device) -> None:
     with StopFlag() as stop, stop.deferred():
         while (order := distributed.receive_step(device)) is not None:
             seed, step = order
+            if step == distributed.PREPARE:
+                config.task.assist(device)
+                continue
             if training is None or training.learner.seeds != (seed,):
                 training = Training(config.task.learner(config.setup, (seed,), device))
             distributed.share_parameters(list(training.learner.parameters.values()))

@@ -57,8 +57,10 @@ class ProgressDisplay:
             self._bar.update(progress.step - self._bar.n)
         elif not self.quiet and time.monotonic() - self._last_line >= PLAIN_SECONDS:
             self._last_line = time.monotonic()
-            share = 100 * progress.step / self.learner.num_steps
-            self.message(f"{share:.0f} %, step {progress.step}/{self.learner.num_steps}{self._loss}")
+            total, (first, started) = self.learner.num_steps, self._first
+            left = (self._last_line - started) / max(progress.step - first, 1) * (total - progress.step)
+            text = f"{100 * progress.step / total:.0f} %, step {progress.step}/{total}, {left:.0f} s left"
+            self.message(f"{text}{self._loss}")
 
     def epoch(self, rows: list[dict[str, Any]]) -> None:
         """Called with the history's rows."""

@@ -24,13 +24,19 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _STOP = -1
-EVALUATE = -2
-"""In the place of a step: rank 0 begins an evaluation, and the others do their share of it."""
+EVALUATE, PREPARE = -2, -3
+"""In the place of a step: rank 0 begins an evaluation, or what comes before the first step, and the others do their
+share of it."""
 
 
 def world() -> tuple[int, int]:
     """Rank and number of processes, as torchrun sets them."""
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def joined() -> tuple[int, int]:
+    """Rank and number of the processes that this one has joined; 0 and 1 where it is alone."""
+    return world() if torch.distributed.is_initialized() else (0, 1)
 
 
 def device_of_rank(device: torch.device) -> torch.device:
@@ -120,6 +126,18 @@ def sum_on_leader(tensor: Tensor) -> Tensor:
     """The sum over all ranks; it is whole on rank 0 alone."""
     torch.distributed.reduce(tensor, dst=0)
     return tensor
+
+
+def say(value: Any) -> None:
+    """Rank 0: sends a value to the others, who `hear` it."""
+    torch.distributed.broadcast_object_list([value], src=0)
+
+
+def hear() -> Any:
+    """The other ranks: returns what rank 0 says."""
+    heard: list[Any] = [None]
+    torch.distributed.broadcast_object_list(heard, src=0)
+    return heard[0]
 
 
 def gather_on_leader(value: Any) -> list[Any]:

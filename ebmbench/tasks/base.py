@@ -275,6 +275,9 @@ class Task(Component):
         """Returns the memory that a step takes for each seed, about; None where seeds train one after the other."""
         return None
 
+    def assist(self, device: torch.device) -> None:
+        """Does this process's part of what rank 0 began before the first step, where several (torchrun) share it."""
+
     def is_broken(self, scores: Mapping[str, float]) -> bool:
         """Returns whether the scores show that a model has finite weights and energies that are not finite."""
         return not _is_finite(scores[self.metrics[0].name])

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import StopFlag
 from ebmbench.tasks.detection.architectures import architecture
-from ebmbench.tasks.detection.data import Dataset, flip_boxes
-from ebmbench.tasks.detection.read_ahead import ReadAhead
+from ebmbench.tasks.detection.base_sharing import Batch, Part, Worker, follow, leading
+from ebmbench.tasks.detection.data import Dataset
 from ebmbench.tasks.detection.task import DetectionTask
 
 CHECKPOINT_SECONDS = 60.0
@@ -32,7 +32,8 @@ def train_base(
 ) -> tuple[nn.Module, float]:
     """Trains a detector from scratch: AdamW, linear warm-up, cosine to zero, horizontal flips.
 
-    Deterministic for the same settings, number of threads and device, also when it was stopped in between.
+    Deterministic for the same settings, number of threads and device, also when it was stopped in between. Several
+    processes (torchrun) share it, rank 0 being here and the others in `assist_base`.
 
     Args:
         saved: the checkpoint that it goes on from, and that it writes; the caller deletes it.
@@ -44,18 +45,15 @@ def train_base(
         Interrupted: a signal came; a checkpoint was saved.
         UserError: the loss is not finite.
     """
-    base, data = config.base, config.data
-    label_of = {category: label for label, category in enumerate(dataset.categories, start=1)}
+    base, part = config.base, Part.here(config.base.batch_size)
     _say(
         f"Training the base detector ({base.architecture}, {base.iterations} iterations of {base.batch_size} images); "
         "it is stored and shared by all methods and seeds."
     )
-    with seeded(base.seed), StopFlag() as stop, stop.deferred():
-        model = architecture(base.architecture).build(len(dataset.categories) + 1, *data.sides)
-        if base.backbone is not None:
-            _start_backbone(model, Path(base.backbone).expanduser())
-        model.to(device)
-        model.train()
+    where = torch.device(device)
+    with seeded(base.seed), StopFlag() as stop, stop.deferred(), leading(part, where) as tell:
+        worker = worker_of(config, dataset, where, part)
+        model = worker.model
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=base.learning_rate, weight_decay=base.weight_decay, fused=True
         )
@@ -63,32 +61,18 @@ def train_base(
             optimizer,
             lambda step: min((step + 1) / max(base.warmup, 1), 0.5 + 0.5 * math.cos(math.pi * step / base.iterations)),
         )
-        training = _Training(model, optimizer, schedule, torch.device(device))
+        training = _Training(model, optimizer, schedule, where)
         if saved is not None:
             training.restore(saved)
-        ahead = ReadAhead(dataset)
         started, last_save = time.perf_counter() - training.seconds, time.monotonic()
         for step in range(training.step, base.iterations):
-            images: list[Tensor] = []
-            targets: list[dict[str, Tensor]] = []
-            while len(images) < base.batch_size:
-                example = ahead.load(training.next_index(len(dataset.image_ids)))
-                if example is None:
-                    continue
-                image, boxes = example.image.to(device).float() / 255, example.boxes.to(device)
-                if torch.rand(()) < 0.5:
-                    image, boxes = image.flip(-1), flip_boxes(boxes, image.shape[-1])
-                labels = torch.tensor([label_of[c] for c in example.categories.tolist()], device=device)
-                images.append(image)
-                targets.append({"boxes": boxes, "labels": labels})
-            ahead.expect(training.order[: -base.batch_size - 1 : -1])
-            loss = sum(model(images, targets).values())
-            optimizer.zero_grad()
-            loss.backward()
+            batch = training.next_batch(len(dataset.image_ids), base.batch_size)
+            tell(worker, batch)
+            loss = worker.gradient(batch)
             nn.utils.clip_grad_norm_(model.parameters(), 10.0)
             optimizer.step()
             schedule.step()
-            training.running += float(loss.detach())
+            training.running += float(loss)
             if not math.isfinite(training.running):
                 if saved is not None:
                     checkpoint.remove(saved)  # other settings have another key: nothing goes on from it
@@ -114,6 +98,15 @@ def train_base(
     return model, training.seconds
 
 
+def worker_of(config: DetectionTask, dataset: Dataset, device: torch.device, part: Part) -> Worker:
+    """Returns what computes a process's part of the gradients of a new detector."""
+    base = config.base
+    model = architecture(base.architecture).build(len(dataset.categories) + 1, *config.data.sides)
+    if base.backbone is not None:
+        _start_backbone(model, Path(base.backbone).expanduser())
+    return Worker(model, dataset, device, part, base.batch_size)
+
+
 @dataclass
 class _Training:
     """The training of a base detector between two steps: all that the rest of it depends on."""
@@ -127,11 +120,15 @@ class _Training:
     running: float = 0.0  # sum of the losses since they were last shown
     order: list[int] = field(default_factory=list)  # what is left of the epoch's images, the next one last
 
-    def next_index(self, count: int) -> int:
-        """The next image of an endless row of permutations."""
-        if not self.order:
-            self.order = torch.randperm(count).tolist()[::-1]
-        return self.order.pop()
+    def next_batch(self, count: int, batch_size: int) -> Batch:
+        """Returns the next images of an endless row of permutations of `count`."""
+        indices, flips = [], []
+        for _ in range(batch_size):
+            if not self.order:
+                self.order = torch.randperm(count).tolist()[::-1]
+            indices.append(self.order.pop())
+            flips.append(bool(torch.rand(()) < 0.5))
+        return Batch(indices, flips, self.order[: -batch_size - 1 : -1])
 
     def _made_on(self) -> dict[str, Any]:
         """What another result than an uninterrupted training's can come from."""
@@ -188,6 +185,12 @@ def _start_backbone(model: Any, path: Path) -> None:
         raise UserError(
             f"task.base.backbone: {path} does not start the backbone of this task.base.architecture: {detail:.160}"
         ) from None
+
+
+def assist_base(config: DetectionTask, dataset: Dataset, device: torch.device) -> None:
+    """Does the part of a process that is not the first in the training of a base detector."""
+    with seeded(config.base.seed):
+        follow(worker_of(config, dataset, device, Part.here(config.base.batch_size)))
 
 
 @contextmanager

@@ -36,21 +36,26 @@ NOTHING = -1e30
 
 @dataclass(frozen=True)
 class Uniform:
-    """The uniform density on the cube."""
+    """The uniform density on a box around 0.
 
-    device: torch.device
+    Attributes:
+        half: how far each coordinate goes, up and down, `[4]`.
+    """
+
+    half: Tensor
 
     def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
         """Returns `count` draws for each of B boxes, `[B, count, 4]`."""
-        return 2 * torch.rand((lead[1], count, 4), generator=generator, dtype=torch.float64).to(self.device) - 1
+        draws = torch.rand((lead[1], count, 4), generator=generator, dtype=torch.float64).to(self.half.device)
+        return (2 * draws - 1) * self.half
 
     def log_prob(self, y: Tensor) -> Tensor:
-        """Returns the log-density at y, `NOTHING` outside the cube: `[..., 4] -> [...]`."""
-        return torch.where(_is_inside(y), -y.shape[-1] * math.log(2.0), NOTHING)
+        """Returns the log-density at y, `NOTHING` outside: `[..., 4] -> [...]`."""
+        return torch.where(self.has(y), -float((2 * self.half).log().sum()), NOTHING)
 
-
-def _is_inside(y: Tensor) -> Tensor:
-    return (y.abs() <= 1).all(-1)
+    def has(self, y: Tensor) -> Tensor:
+        """Returns whether y is inside: `[..., 4] -> [...]`."""
+        return (y.abs() <= self.half).all(-1)
 
 
 @torch.no_grad()
@@ -61,6 +66,7 @@ def weighted_draws(
     device: torch.device,
     samples: int,
     least_ess: float = LEAST_ESS,
+    half: tuple[float, float] = (1.0, 1.0),
 ) -> Iterator[tuple[Tensor, Weighted]]:
     """Yields some of the boxes, and draws with their weights `exp f / q`: `[1, n, M, 4]`. Each box comes once.
 
@@ -70,18 +76,19 @@ def weighted_draws(
         seed: of the draws.
         samples: draws of a box; four times as many for boxes of which fewer than `least_ess` are effective, again and
             again, up to `MOST_SAMPLES`.
+        half: how far the density's centres and log sizes go.
     """
     generator = torch.Generator().manual_seed(seed)
-    start = Uniform(device)
+    start = Uniform(torch.tensor(half, dtype=torch.float64, device=device).repeat_interleave(2))
     broken = torch.zeros(count, dtype=torch.bool, device=device)
 
     def density_of(rows: Tensor) -> Callable[[Tensor], Tensor]:
         f = energies(rows)
 
         def log_density(y: Tensor) -> Tensor:
-            value = f(y[0].clamp(-1, 1).float()).double()
+            value = f(torch.minimum(torch.maximum(y[0], -start.half), start.half).float()).double()
             broken[rows] |= ~value.isfinite().all(-1)
-            return torch.where(_is_inside(y) & value.isfinite(), value, NOTHING)
+            return torch.where(start.has(y) & value.isfinite(), value, NOTHING)
 
         return log_density
 

@@ -175,6 +175,7 @@ class Part:
         folder: that the images' file names are in.
         digest: a hash of the annotations.
         notes: what people should know of how they were read, a sentence each.
+        drawn: whether its images were taken at random from those for training.
     """
 
     file: Path
@@ -182,6 +183,7 @@ class Part:
     folder: Path
     digest: str
     notes: tuple[str, ...] = ()
+    drawn: bool = False
 
     @staticmethod
     def of_file(file: Path, folder: Path) -> Part:
@@ -205,7 +207,7 @@ class Part:
     def content(self) -> str:
         """A hash of the annotations, and of the images' sizes."""
         names = (str(image["file_name"]) for image in self.annotations["images"])
-        return hash_of([self.digest, [_size(self.folder / name) for name in names]])
+        return hash_of([self.digest, [size_of(self.folder / name) for name in names]])
 
 
 @dataclass
@@ -238,7 +240,7 @@ class CocoDataset:
         self.categories = {c["id"]: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])}
         self._check_names()
         self._boxes: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in self._images}
-        crowds = degenerate = 0
+        crowds = slivers = 0
         for annotation in self._annotations:
             x, y, w, h = annotation["bbox"]
             image = self._images[annotation["image_id"]]
@@ -247,22 +249,34 @@ class CocoDataset:
             if annotation["iscrowd"]:
                 crowds += 1
             elif x2 - x1 < 1 or y2 - y1 < 1:
-                degenerate += 1
+                slivers += 1
             else:
                 self._boxes[image["id"]].append(([x1, y1, x2, y2], annotation["category_id"]))
         self.image_ids = list(self._images)
+        self._check_form(annotations)
         empty = [image_id for image_id, boxes in self._boxes.items() if not boxes]
         if len(empty) == len(self.image_ids):
-            raise UserError(f"{annotations} holds no box to learn from or to score: all its images are empty.")
-        if self.split == "train":
+            more = "; another task.data.split_seed draws another split" if part.drawn else ""
+            raise UserError(
+                f"{annotations}: {counted(len(empty), 'image')} of the {self.split} split, and no box in them to learn "
+                f"from or to score{more}"
+            )
+        training = self.split == "train"
+        if training:
             self.image_ids = [image_id for image_id in self.image_ids if self._boxes[image_id]]
-        for count, what in (
-            (crowds, "crowd boxes, left out of training"),
-            (degenerate, "degenerate boxes (under a pixel of them is in the image), left out of training"),
-            (len(empty) if self.split == "train" else 0, "images without boxes, left out of training"),
+        where, then = f"{annotations.name}, {self.split} split", "training leaves them out"
+        for count, what, scored in (
+            (crowds, counted(crowds, "crowd box", "crowd boxes"), "scores ignore them"),
+            (
+                slivers,
+                f"{counted(slivers, 'box', 'boxes')} with less than a pixel inside the image",
+                "scores have them",
+            ),
+            (len(empty) if training else 0, f"{counted(len(empty), 'image')} without boxes", ""),
         ):
             if count:
-                self.notes.append(f"{annotations.name}: {count} {what}.")
+                self.notes.append(f"{where}: {what}; {then if training else scored}.")
+        self._check_classes(where)
         self._check_files()
         self._check_images()
 
@@ -275,6 +289,30 @@ class CocoDataset:
                 self.notes.append(
                     f"{self.annotation_file.name}: {other!r} and {name!r} are two classes; they differ in case alone."
                 )
+
+    def _check_form(self, annotations: Path) -> None:
+        """Refuses boxes that are none of COCO's: fractions of the image, or two corners.
+
+        They are taken for corners where all of them lie in their images as such, and a third does not otherwise.
+        """
+        boxes = [(a["bbox"], self._images[a["image_id"]]) for a in self._annotations]
+        if boxes and all(max(box) <= 1 for box, _ in boxes):
+            raise UserError(f"{annotations}: all boxes are fractions; COCO's are in pixels: x, y, width, height")
+
+        def is_in(x2: float, y2: float, image: dict[str, Any]) -> bool:
+            return x2 <= 1.05 * image["width"] + 1 and y2 <= 1.05 * image["height"] + 1
+
+        outside = sum(not is_in(x + w, y + h, image) for (x, y, w, h), image in boxes)
+        if 3 * outside > len(boxes) and all(x < w and y < h and is_in(w, h, image) for (x, y, w, h), image in boxes):
+            raise UserError(f"{annotations}: the boxes are x1, y1, x2, y2; COCO's are x, y, width, height")
+
+    def _check_classes(self, where: str) -> None:
+        """Says which classes have no box to learn from."""
+        if self.split == "train":
+            known = {category for boxes in self._boxes.values() for _, category in boxes}
+            missing = [repr(name) for number, name in self.categories.items() if number not in known]
+            if missing:
+                self.notes.append(f"{where}: no box of {', '.join(missing[:9])} to learn from.")
 
     def _path(self, image: dict[str, Any]) -> Path:
         name = image["file_name"]
@@ -383,6 +421,8 @@ class CocoDataset:
 
 BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for a file that is no image, or a damaged one."""
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+"""Endings of the names of image files."""
 CHECKED_IMAGES = 5000
 """A split with no more images is read once before anything is trained."""
 
@@ -425,7 +465,8 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
         return image.convert("RGB")
 
 
-def _size(path: Path) -> int | None:
+def size_of(path: Path) -> int | None:
+    """Returns the size of a file in bytes, None where there is none."""
     try:
         return path.stat().st_size
     except OSError:  # missing, or a name that no file can have
@@ -475,7 +516,8 @@ def _read_annotations(path: Path, *changed: int) -> dict[str, list[dict[str, Any
                 raise refuse(table, place, "is not an object")
             for name, kind in {"id": int, **fields}.items():
                 if not isinstance(entry.get(name), kind):
-                    raise refuse(table, place, f"has no {name} that is a {kind.__name__}")
+                    what = "a whole number" if kind is int else "text"
+                    raise refuse(table, place, f"has {name} {shown(entry.get(name))}, which is not {what}")
             if entry["id"] in seen[table]:
                 raise refuse(table, place, f"repeats the id {entry['id']}")
             seen[table].add(entry["id"])
@@ -494,8 +536,16 @@ def _read_annotations(path: Path, *changed: int) -> dict[str, list[dict[str, Any
         if not _is_number(entry.setdefault("area", max(box[2], 0) * max(box[3], 0))):
             raise refuse("annotations", place, f"has area {entry['area']!r}, not a number")
     if not content["images"] or not content["annotations"]:
-        raise UserError(f"{path} holds {len(content['images'])} images and {len(content['annotations'])} boxes.")
+        numbers = (
+            f"{counted(len(content['images']), 'image')} and {counted(len(content['annotations']), 'box', 'boxes')}"
+        )
+        raise UserError(f"{path} has {numbers}: there is nothing to learn from or to score")
     return {table: content[table] for table in tables}
+
+
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Returns a number with its noun: `1 image`, `2 images`."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def _is_number(value: object) -> bool:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -210,13 +210,20 @@ def as_tables(stages: Mapping[str, Evaluation], seed: int) -> tuple[pd.DataFrame
     """Returns a row for each detection of each stage, and a row for each image and category.
 
     Detections have `true` and `false`: bit t is set where, at the t-th IoU threshold (0.50, 0.55, … 0.95), it is
-    matched, or counts as a false one. Images have `positives`, the boxes to be found.
+    matched, or counts as a false one. A stage that found nothing has one row, with neither. Images have `positives`,
+    the boxes to be found.
     """
     bits = 2 ** np.arange(10)
     rows = []
     for stage, found in stages.items():
         ids = np.array(found.image_ids)
-        for part in found.classes:
+        parts = found.classes
+        if not any(len(part.score) for part in parts):
+            nothing = np.zeros((10, 1))
+            parts = tuple(
+                replace(p, score=nothing[0], image=np.zeros(1, int), true=nothing, false=nothing) for p in parts
+            )
+        for part in parts:
             columns = {"image_id": ids[part.image], "category_id": part.category, "score": part.score}
             marks = {"true": bits @ part.true, "false": bits @ part.false}
             marks = {name: values.astype(np.int16) for name, values in marks.items()}

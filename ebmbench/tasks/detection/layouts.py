@@ -9,6 +9,7 @@ Known layouts, in this order:
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import statistics
@@ -21,13 +22,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from PIL import Image
 from pydantic import Field
 from typing_extensions import override
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
-from ebmbench.tasks.detection.config import NAME, NAME_TEXT, SPLITS, FileData
-from ebmbench.tasks.detection.data import Dataset, Part, hash_of, read_annotations
+from ebmbench.tasks.detection.config import NAME, NAME_TEXT, SPLITS, FileData, fingerprint_of
+from ebmbench.tasks.detection.data import (
+    BAD_IMAGE,
+    SUFFIXES,
+    Dataset,
+    Part,
+    counted,
+    hash_of,
+    read_annotations,
+    size_of,
+)
 
 SPLIT_WORDS = {"train": "train|training", "val": "val|valid|validation|dev", "test": "test|testing"}
 IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img", "data")
@@ -71,12 +82,13 @@ class MineData(FileData):
     def open(self, split: str) -> Dataset:
         made = super().open(split)
         if split == "train":
-            counts = [f"{len(self.part(name).annotations['images'])} for {name}" for name in SPLITS]
-            made.notes.insert(
-                0,
-                f"{self.root}: {', '.join(counts)}; images are resized to a short side of {self.sides[0]} pixels "
-                f"(task.data.short_side changes it)",
-            )
+            parts = {name: self.part(name) for name in SPLITS}
+            numbers = ", ".join(f"{len(part.annotations['images'])} for {name}" for name, part in parts.items())
+            drawn = [name for name, part in parts.items() if part.drawn]
+            text = f"{self.root}: {counted(len(made.categories), 'class', 'classes')}; images: {numbers}"
+            text += f" ({' and '.join(drawn)} drawn at random from those for training)" if drawn else ""
+            short = f"they are resized to a short side of {self.sides[0]} pixels (task.data.short_side changes it)"
+            made.notes[:0] = [f"{text}; {short}.", *_in_several(parts)]
         return made
 
     @property
@@ -94,6 +106,21 @@ def _short_side(annotations: Mapping[str, Any]) -> int:
     share = statistics.median(boxes) or 1.0
     wanted = min(max(LEAST_BOX / max(share, 1e-3), SHORT_SIDES[0]), SHORT_SIDES[1])
     return max(32, 8 * round(min(usual, wanted) / 8))
+
+
+def _in_several(parts: Mapping[str, Part]) -> Iterator[str]:
+    """Yields a sentence for two splits that have images in common, by the content of their files."""
+    files = {
+        name: [part.folder / str(image["file_name"]) for image in part.annotations["images"]]
+        for name, part in parts.items()
+    }
+    sizes = {name: {path: size for path in paths if (size := size_of(path))} for name, paths in files.items()}
+    for one, other in itertools.combinations(parts, 2):
+        both = set(sizes[one].values()) & set(sizes[other].values())
+        found = [{fingerprint_of(path) for path, size in sizes[name].items() if size in both} for name in (one, other)]
+        common = len(found[0] & found[1])
+        if common:
+            yield f"{counted(common, 'image is', 'images are')} in both {one} and {other}: scores may be too good."
 
 
 def _stamp(root: Path) -> tuple[int, int]:
@@ -140,9 +167,9 @@ def _split_off(part: Part, fraction: float, seed: int) -> tuple[Part, Part]:
     ids = [image["id"] for image in part.annotations["images"]]
     count = max(1, round(fraction * len(ids)))
     if len(ids) - count < 2:
-        raise UserError(f"{part.file} names {len(ids)} images: too few for training, validation and test")
+        raise UserError(f"{part.file} has too few images for training, validation and test")
     taken = {ids[place] for place in np.random.default_rng(seed).permutation(len(ids))[:count]}
-    return part.only(set(ids) - taken), replace(part.only(taken), notes=())
+    return part.only(set(ids) - taken), replace(part.only(taken), notes=(), drawn=True)
 
 
 # ---------------------------------------------------------------------------------------------------------- COCO
@@ -297,9 +324,22 @@ def _voc_image(root: Path, path: Path) -> _VocImage | None:
         raise UserError(f"{path} is not in Pascal VOC's format: {error}") from None
     folders = [path.parent, path.parent.parent, *(path.parent.parent / folder for folder in IMAGE_FOLDERS)]
     near = [folder for folder in folders[2:] if folder.is_dir()] + folders[:1]
+    # Where images were converted or renamed, the file beside has the XML file's own name.
+    known = [name, *(path.stem + suffix for suffix in (*SUFFIXES, *map(str.upper, SUFFIXES)))]
     # What is missing is named when the split is opened, where it may be left out.
-    file = next((folder / name for folder in folders if _is_file(folder / name)), near[0] / name)
+    file = next((f / n for n in known for f in folders if _is_file(f / n)), near[0] / name)
+    if not (width and height):  # as some tools write it
+        width, height = _size_of_image(file)
     return _VocImage(file, width, height, boxes)
+
+
+def _size_of_image(file: Path) -> tuple[int, int]:
+    """Returns width and height, zero where it cannot be read: that is named when the split is opened."""
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except BAD_IMAGE:
+        return 0, 0
 
 
 def _text(element: ET.Element, path: str) -> str:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from ebmbench.core.errors import UserError
@@ -19,7 +22,7 @@ from ebmbench.core.rng import Streams
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.base import BaseDetector, reopen
 from ebmbench.tasks.detection.box_nll import weighted_draws
-from ebmbench.tasks.detection.data import BAD_IMAGE, read_image
+from ebmbench.tasks.detection.data import BAD_IMAGE, SUFFIXES, counted, read_image
 from ebmbench.tasks.detection.features import ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
 from ebmbench.tasks.detection.inference import base_detections, detect
@@ -29,11 +32,16 @@ if TYPE_CHECKING:
 
 RECORD = "detector.json"
 """The file of a run directory that says which base detector its heads stand on."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
 SAMPLES, LEAST_ESS = 128, 40
 """Importance samples for the density and the intervals of a box, and how many of them must be effective."""
+SAME_OBJECT = (0.5, math.log(2))
+"""How far centres and log sizes go, relative to a box, of boxes that may be the same object's."""
 DRAWN_SCORE = 0.5
 """Class score from which a box is drawn into a picture."""
+COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Of the classes in pictures, in turn."""
+SAY_SECONDS = 10.0
+"""Time between two lines that say how far a prediction of many images is."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +53,10 @@ class Prediction:
         labels: names of the classes, N of them.
         scores: class scores of the base detector, `[N]`.
         energies: f at the boxes, `[N]`.
-        log_density: `log p(y|x)` at the boxes, in coordinates relative to them (docs/detection.md), `[N]` float64.
-        low, high: ends of the central interval of each of x1 y1 x2 y2 that the density gives, `[N, 4]`.
+        log_density: `log p(y|x)` at the boxes, in coordinates relative to them (docs/detection.md), `[N]` float64; the
+            density is that of the boxes nearby, whose centre is at most half the width and height away and whose sides
+            are half to twice as long: those farther away are other objects'.
+        low, high: ends of the central interval of each of x1 y1 x2 y2 that this density gives, `[N, 4]`.
     """
 
     boxes: Tensor
@@ -169,7 +179,7 @@ def _uncertainty(energy: BoxEnergy, seed: int, level: float) -> tuple[Tensor, Te
     values = energy(torch.zeros(len(energy), 1, 4, device=device))[:, 0] if len(energy) else torch.zeros(0)
     log_density = values.double()
     low, high = torch.zeros(2, len(energy), 4, dtype=torch.float64, device=device)
-    for rows, made in weighted_draws(energy.of, len(energy), seed, device, SAMPLES, LEAST_ESS):
+    for rows, made in weighted_draws(energy.of, len(energy), seed, device, SAMPLES, LEAST_ESS, SAME_OBJECT):
         corners = replace(made, y=energy.of(rows).boxes(made.y[0]).double().unsqueeze(0))
         log_density[rows] -= made.log_z[0]
         low[rows], high[rows] = (corners.quantile(p)[0] for p in ((1 - level) / 2, (1 + level) / 2))
@@ -194,15 +204,43 @@ def predict_files(models: Mapping[int, DetectionModel], files: Sequence[Path], o
     if not images:
         raise UserError(f"there is no image in {files[0]}; known are {', '.join(SUFFIXES)}")
     folder = out.with_name(f"{out.stem}-pictures")
-    folder.mkdir(exist_ok=True)
-    found = []
+    found: list[dict[str, Any]] = []
+    started = said = time.monotonic()
     for number, path in enumerate(images):
-        pixels = as_pixels(path)
+        now = time.monotonic()
+        if now - said >= SAY_SECONDS and number:
+            said, left = now, (now - started) / number * (len(images) - number)
+            _say(f"{number} of {len(images)} images, {left:.0f} s left")
+        try:
+            pixels = as_pixels(path)
+        except UserError as error:
+            if path in files:
+                raise
+            _say(f"{error}; it is left out")
+            continue
         made = model.predict(pixels.permute(1, 2, 0), level)
         found.append({"file": str(path), "width": pixels.shape[2], "height": pixels.shape[1], "objects": _plain(made)})
-        _draw(pixels, made).save(folder / f"{number:04d}-{path.stem[:80]}.png")
-    record = {"seed": model.seed, "accepted": model.accepted, "level": level, "images": found}
-    write_atomically(out, (json.dumps(record, indent=1) + "\n").encode())
+        folder.mkdir(exist_ok=True)
+        _draw(pixels, made, list(model.names.values())).save(folder / f"{number:04d}-{path.stem[:80]}.png")
+    if not found:
+        raise UserError(f"{images[0].parent}: none of the {len(images)} images can be read")
+    write_atomically(out, _as_json({"seed": model.seed, "accepted": model.accepted, "level": level}, found).encode())
+    objects = sum(len(image["objects"]) for image in found)
+    _say(f"{counted(objects, 'object')} in {counted(len(found), 'image')}: {out}, and pictures in {folder}/")
+
+
+def _say(text: str) -> None:
+    print(f"ebmbench: {text}", file=sys.stderr, flush=True)
+
+
+def _as_json(about: Mapping[str, Any], found: Sequence[Mapping[str, Any]]) -> str:
+    """Returns JSON with a line for each object."""
+    images = []
+    for image in found:
+        objects = ",\n".join(f"    {json.dumps(one)}" for one in image["objects"])
+        head = json.dumps({key: value for key, value in image.items() if key != "objects"})[:-1]
+        images.append(f'  {head}, "objects": [' + (f"\n{objects}\n  " if objects else "") + "]}")
+    return json.dumps(about)[:-1] + ', "images": [\n' + ",\n".join(images) + "\n]}\n"
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -225,18 +263,20 @@ def _plain(made: Prediction) -> list[dict[str, Any]]:
     ]
 
 
-def _draw(pixels: Tensor, made: Prediction) -> Image.Image:
+def _draw(pixels: Tensor, made: Prediction, classes: Sequence[str]) -> Image.Image:
     """Returns the image with the boxes that have a high class score, and their names."""
     picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     scale = max(1, round(640 / max(picture.size)))  # small images are enlarged, so that a name can be read
     picture = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
-    pen = ImageDraw.Draw(picture)
+    size = max(12, round(0.018 * max(picture.size)))  # of the letters, which large images must show, too
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
     for box, label, score in zip(made.boxes, made.labels, made.scores.tolist(), strict=True):
         if score >= DRAWN_SCORE:
+            color = COLORS[classes.index(label) % len(COLORS)] if label in classes else COLORS[0]
             x1, y1, x2, y2 = (scale * box).tolist()
-            pen.rectangle((x1, y1, x2, y2), outline="#D55E00", width=2)
-            text = f"{label} {score:.2f}"
-            left, top, right, bottom = pen.textbbox((x1, max(0, y1 - 12)), text)
-            pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill="#D55E00")
-            pen.text((x1, max(0, y1 - 12)), text, fill="white")
+            pen.rectangle((x1, y1, x2, y2), outline=color, width=max(2, size // 6))
+            place, text = (x1, max(0, y1 - 1.2 * size)), f"{label} {score:.2f}"
+            left, top, right, bottom = pen.textbbox(place, text, font)
+            pen.rectangle((left - 1, top - 1, right + 1, bottom + 1), fill=color)
+            pen.text(place, text, "white", font)
     return picture

@@ -21,6 +21,7 @@ from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.architectures import Candidates
 from ebmbench.tasks.detection.box_nll import box_nll
 from ebmbench.tasks.detection.config import InferenceConfig
+from ebmbench.tasks.detection.data import counted
 from ebmbench.tasks.detection.evaluation import Detection, Evaluation, Interval, as_tables, evaluate, paired_bootstrap
 from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
@@ -173,10 +174,12 @@ def _verdict(
     }
     if accepted:
         return row
+    gained = f"it gains {gain.value:.1f} AP [{gain.low:.1f}, {gain.high:.1f}]"
+    if gain.high > gain.low:
+        gained += f", and less than {(gain.high - gain.low) / 2:.1f} cannot be told from nothing there"
     print(
-        f"ebmbench: seed {seed}: the head is not accepted: on the {images} images of the validation split it gains "
-        f"{gain.value:.1f} AP [{gain.low:.1f}, {gain.high:.1f}], and a gain under {(gain.high - gain.low) / 2:.1f} "
-        "cannot be told from none there; the base's boxes are reported (task.inference.accept=false changes that)",
+        f"ebmbench: seed {seed}: the head is not accepted: on the {counted(images, 'image')} of the validation split "
+        f"{gained}; the base's boxes are reported (task.inference.accept=false changes that)",
         file=sys.stderr,
         flush=True,
     )

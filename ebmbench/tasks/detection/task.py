@@ -135,6 +135,13 @@ class DetectionTask(Task):
         return DetectionLearner(self, setup, _frozen(self, setup.results_dir, device), seeds[0], device)
 
     @override
+    def assist(self, device: torch.device) -> None:
+        from ebmbench.tasks.detection.base_training import assist_base
+        from ebmbench.tasks.detection.data import open_split
+
+        assist_base(self, open_split(self.data.of_base(), "train"), device)
+
+    @override
     def is_broken(self, scores: Mapping[str, float]) -> bool:
         # Without a true box to score there is neither AP nor NLL, and nothing can be said.
         scored = bool(self.inference.nll_boxes) and math.isfinite(scores["ap"])
@@ -196,7 +203,12 @@ def _frozen(task: DetectionTask, results_dir: Path, device: torch.device) -> Fro
     first = datasets[0].categories
     for name, dataset in zip(names, datasets, strict=True):
         for number, called in dataset.categories.items():
-            if first.get(number, called) != called:
+            if number not in first:
+                raise UserError(
+                    f"class {called!r} of the {name} split of task.data.name={task.data.name} is not in the training "
+                    "split: nothing can learn it"
+                )
+            if first[number] != called:
                 raise UserError(
                     f"category {number} is {first[number]!r} in the training split and {called!r} in the {name} split "
                     f"of task.data.name={task.data.name}; give a class the same id in all splits"

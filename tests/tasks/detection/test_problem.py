@@ -31,6 +31,7 @@ from ebmbench.system import distributed
 from ebmbench.tasks.detection import base_training, data, pooling, records
 from ebmbench.tasks.detection import learner as learner_module
 from ebmbench.tasks.detection import task as task_module
+from ebmbench.tasks.detection.base_sharing import Batch, Part
 from ebmbench.tasks.detection.data import open_split
 from ebmbench.tasks.detection.evaluation import paired_bootstrap
 from ebmbench.tasks.detection.learner import DetectionLearner
@@ -344,6 +345,69 @@ def test_two_processes_have_the_loss_and_the_scores_of_one(
         assert parts[0].read_bytes() == parts[1].read_bytes() and len(json.loads(parts[0].read_text()))
     assert got_loss == pytest.approx(loss, rel=1e-6)
     torch.testing.assert_close(got_grads, grads, rtol=1e-4, atol=1e-7)
+
+
+BASE = ["task.base.weights=train", "task.base.iterations=2", "task.base.batch_size=5", "task.base.warmup=1"]
+
+
+def _base_gradient(rank: int, world: int, port: int, root: str, where: str) -> None:
+    """Of one batch, in double precision: with rounding as coarse as it is, other proposals would be chosen."""
+    torch.set_num_threads(1)
+    if world > 1:
+        be_rank(rank, port)
+        distributed.join(torch.device("cpu"))
+    task = coco_run(Path(root), Path(where).parent, *BASE).task
+    dataset = open_split(task.data, "train")
+    with base_training.seeded(0):
+        worker = base_training.worker_of(task, dataset, torch.device("cpu"), Part(rank, world))
+        worker.model.double()
+        torch.manual_seed(7)
+        loss = worker.gradient(Batch([3, 1, 0, 5, 2], [True, False, False, True, False], []))
+        after = torch.rand(3)
+    if rank == 0:
+        grads = {name: p.grad for name, p in worker.model.named_parameters()}
+        torch.save((loss, grads, dict(worker.model.named_buffers()), after), where)
+
+
+def test_two_processes_have_the_gradient_of_the_base_detector_of_one(tmp_path: Path) -> None:
+    """Five images of different sizes: one process takes three of them, and pads them to what the other has."""
+    write_dataset(tmp_path / "data", 6)
+    context = multiprocessing.get_context("spawn")
+    port = 27_000 + os.getpid() % 1000
+    _base_gradient(0, 1, port, str(tmp_path / "data"), str(tmp_path / "one.pt"))
+    about = 2, port, str(tmp_path / "data"), str(tmp_path / "two.pt")
+    join([context.Process(target=_base_gradient, args=(rank, *about)) for rank in (0, 1)])
+    one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
+    torch.testing.assert_close(two[0].double(), one[0].double(), rtol=1e-6, atol=0)
+    assert torch.equal(one[3], two[3]) and one[1].keys() == two[1].keys()
+    for name, grad in one[1].items():
+        assert (two[1][name] - grad).norm() <= 1e-5 * grad.norm(), name
+    for name, value in one[2].items():
+        torch.testing.assert_close(two[2][name], value, rtol=1e-5, atol=1e-6)
+
+
+def _train_base(rank: int, port: int, root: str, results: str) -> None:
+    be_rank(rank, port)
+    torch.set_num_threads(1)
+    config = coco_run(Path(root), Path(results), *BASE)
+    if rank:
+        follow(config, torch.device("cpu"))
+        return
+    with distributed.leading(torch.device("cpu")):
+        problem = build(config, (0,), torch.device("cpu"))
+        assert losses(problem, 1).isfinite()  # the other process goes on to the head
+
+
+def test_two_processes_train_a_base_detector_and_then_the_head(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data", 6)
+    port = 26_000 + os.getpid() % 1000
+    context = multiprocessing.get_context("spawn")
+    about = port, str(tmp_path / "data"), str(tmp_path / "two")
+    join([context.Process(target=_train_base, args=(rank, *about)) for rank in (0, 1)])
+    (path,) = (tmp_path / "two" / "base").glob("*/model.pt")
+    state = torch.load(path, weights_only=True)
+    assert all(value.isfinite().all() for value in state.values())
+    assert state["backbone.stem.1.num_batches_tracked"] == 2
 
 
 def steps_done(run_dir: Path) -> int:
