@@ -38,6 +38,7 @@ from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
 
 SAMPLERS = ("random", "tpe")
+NETWORK = ("network", "task/network")
 TOGETHER = 4
 """Trials of a method that `tpe` proposes at a time: it learns from those before."""
 
@@ -63,6 +64,12 @@ class Search:
     def asked(self) -> list[str]:
         """The settings that results depend on: not where results lie and what computes."""
         return [word for word in self.settings if word.partition("=")[0] not in Launch.model_fields]
+
+    @property
+    def network(self) -> str:
+        """The network that is set for all trials, as it stands behind a method in a table of settings."""
+        given = [word.partition("=")[2] for word in self.settings if word.partition("=")[0] in NETWORK]
+        return f", {given[-1]}" if given else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,20 +281,26 @@ def _tell(optuna: Any, study: Any, row: Mapping[str, Any], metric: Metric) -> No
         study.tell(row["trial"], state=optuna.trial.TrialState.FAIL)
 
 
-def best(rows: pd.DataFrame, trials: Sequence[Trial], metric: Metric) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns the settings of each method's best trial as a table of settings: task-dataset, method, key, value."""
+def best(
+    rows: pd.DataFrame, trials: Sequence[Trial], metric: Metric, network: str = ""
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns the settings of each method's best trial as a table of settings: task-dataset, method, key, value.
+
+    Args:
+        network: what stands behind the method there, such as `, mdn`.
+    """
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for method, part in rows[rows["state"] == "done"].groupby("method", sort=False):
         values = part[metric.name]
         number = part["trial"][values.idxmax() if metric.better == "higher" else values.idxmin()]
         trial = next(trial for trial in trials if (trial.method, trial.number) == (method, number))
-        table.setdefault(trial.config.label, {})[str(method)] = trial.words
+        table.setdefault(trial.config.label, {})[f"{method}{network}"] = trial.words
     return table
 
 
 def _write(folder: Path, rows: pd.DataFrame, trials: Sequence[Trial], metric: Metric, search: Search) -> None:
     write_atomically(folder / "trials.csv", csv_text(rows).encode())
-    table = best(rows, trials, metric)
+    table = best(rows, trials, metric, search.network)
     if not table:
         return
     (folder / "settings").mkdir(exist_ok=True)

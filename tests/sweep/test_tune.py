@@ -12,7 +12,7 @@ import pytest
 
 from ebmbench.cli import main as cli
 from ebmbench.config import nodes
-from ebmbench.config.compose import compose
+from ebmbench.config.compose import compose, config_dirs
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
@@ -91,6 +91,17 @@ def test_the_best_settings_are_read_back(search: Callable[..., pd.DataFrame], tm
     assert str(tmp_path) not in (folder / "settings" / "best.yaml").read_text()
     again = compose([*SMOKE, "method=dsm", *(f"{key}={value}" for key, value in found.items())])
     assert again.run_id == best["run_id"]
+
+
+def test_the_best_settings_of_a_network_are_those_of_no_other(tmp_path: Path) -> None:
+    (tmp_path / "settings").mkdir()
+    table = "regression-diabetes: {'ml-exact, mdn': {trainer.epochs: 7}, ml-exact: {trainer.epochs: 5}}\n"
+    (tmp_path / "settings" / "best.yaml").write_text(table)
+    folders = (*config_dirs(), tmp_path)
+    asked = {name: ("regression", "diabetes", "ml-exact", "trainer.epochs", "", name) for name in ("mdn", "gaussian")}
+    assert nodes.tabled(folders, *asked["mdn"]) == 7 and nodes.tabled(folders, *asked["gaussian"]) == 5
+    search = dataclasses.replace(SEARCH, settings=("task=regression", "network=mdn"))
+    assert search.network == ", mdn" and SEARCH.network == ""
 
 
 def test_a_search_is_repeatable_and_another_seed_is_another(
