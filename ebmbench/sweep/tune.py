@@ -38,7 +38,6 @@ from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
 
 SAMPLERS = ("random", "tpe")
-NETWORK = ("network", "task/network")
 TOGETHER = 4
 """Trials of a method that `tpe` proposes at a time: it learns from those before."""
 
@@ -48,7 +47,7 @@ class Search:
     """What is searched.
 
     Attributes:
-        settings: of all trials, as on the command line; the method apart.
+        settings: of all trials, in full (`task.network.width=64`); the method apart.
         trials: of each method.
         seed: of the search; the same one proposes the same trials again.
     """
@@ -68,7 +67,7 @@ class Search:
     @property
     def network(self) -> str:
         """The network that is set for all trials, as it stands behind a method in a table of settings."""
-        given = [word.partition("=")[2] for word in self.settings if word.partition("=")[0] in NETWORK]
+        given = [word.partition("=")[2] for word in self.settings if word.startswith("task/network=")]
         return f", {given[-1]}" if given else ""
 
 
