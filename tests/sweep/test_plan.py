@@ -28,6 +28,16 @@ from tests.sweep.made import sweep
         ("shapes", 7, ()),
         ("bccd", 2, ()),
         ("uci", 6 * 20 * (1 + 2), ("task/network", "task.data.split")),
+        (
+            "uci_settings",
+            6 * 3 * 4,
+            (
+                "task/network",
+                *(f"task.network.{key}" for key in ("activation", "dropout")),
+                "trainer.learning_rate",
+                "trainer.weight_decay",
+            ),
+        ),
         ("uci_small", 4 * 8 * (2 + 2), ("task/network", "task.data.split")),
         ("dimension", 13 * (5 + 4 + 5), ("task.data.dim", "task.data.law")),
         ("extended_1d", 14 * 2, ()),
