@@ -22,7 +22,7 @@ def main(arguments: Arguments) -> int:
     if not named:
         raise UserError("tune needs method=A,B: the methods that are tuned")
     methods = tuple(dict.fromkeys(named[-1].split(",")))
-    settings = tuple(word for word in own if not word.startswith("method="))
+    settings = tuple(composition.for_task([word for word in own if not word.startswith("method=")]))
     seed = arguments.options["seed"] or "0"
     if not seed.isdecimal():
         raise UserError(f"--seed={seed} is not allowed: give a number from 0")

@@ -59,7 +59,9 @@ def _values(cls: type[Section], prefix: str) -> dict[str, Any]:
 
 @lru_cache(maxsize=8)
 def tables(folders: tuple[Path, ...]) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-    """Returns the tables of settings in these folders: group (a task, or task-dataset), method (or `all`), key, value.
+    """Returns the tables of settings in these folders: group (a task, or task-dataset), method, key, value.
+
+    A method may be `all`, or have a network behind it: `ml-exact, mdn`.
 
     Raises:
         UserError: a file is no such table.
@@ -76,15 +78,18 @@ def tables(folders: tuple[Path, ...]) -> Mapping[str, Mapping[str, Mapping[str, 
     return found
 
 
-def tabled(folders: tuple[Path, ...], task: str, dataset: str, method: str, key: str, source: str = "") -> Any:
+def tabled(
+    folders: tuple[Path, ...], task: str, dataset: str, method: str, key: str, source: str = "", network: str = ""
+) -> Any:
     """Returns what the tables say of a key (such as `proposal.stds`), MISSING where they say nothing.
 
     Args:
         source: the kind of dataset, for what holds for all of one kind.
+        network: for what holds for a method with one network, such as `ml-exact, mdn`.
     """
     found = tables(folders)
     for group in (f"{task}-{dataset}", f"{task}-{source}", task):
-        for name in (method, "all"):
+        for name in (f"{method}, {network}", method, "all"):
             values = found.get(group, {}).get(name, {})
             if key in values:
                 return values[key]
@@ -116,7 +121,8 @@ def _resolve(key: str, *, _root_: DictConfig) -> Any:
         value = MISSING  # they name the table
     else:
         source = str((task.get("data") or {}).get("source", ""))
-        value = tabled(_folders, str(task.get("name")), _plain_dataset(task), method_name, key, source)
+        network = str((task.get("network") or {}).get("name", ""))
+        value = tabled(_folders, str(task.get("name")), _plain_dataset(task), method_name, key, source, network)
     if value is MISSING:
         value = default(key, task, method_name, str((_root_.get("proposal") or {}).get("name")))
     # OmegaConf shows no plain list.

@@ -66,6 +66,7 @@ class Launch(Section):
     checkpoint_seconds: float = Field(ge=0)
     results_dir: str = Field(min_length=1)
     force: bool
+    figures: bool = Field(True, description="whether the run's own figures are drawn; they take seconds")
 
 
 _ROOT = ("seeds", "sweep", "plugins")

@@ -167,6 +167,8 @@ def _run(
 
 def _draw(config: RunConfig, work_dir: Path) -> tuple[list[Path], str]:
     """Returns the figures of a run, or none and why: what cannot be drawn costs no result."""
+    if not config.launch.figures:
+        return [], ""
     try:
         return config.task.figures(config.setup, work_dir), ""
     except Interrupted:

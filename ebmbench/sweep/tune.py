@@ -47,7 +47,7 @@ class Search:
     """What is searched.
 
     Attributes:
-        settings: of all trials, as on the command line; the method apart.
+        settings: of all trials, in full (`task.network.width=64`); the method apart.
         trials: of each method.
         seed: of the search; the same one proposes the same trials again.
     """
@@ -63,6 +63,12 @@ class Search:
     def asked(self) -> list[str]:
         """The settings that results depend on: not where results lie and what computes."""
         return [word for word in self.settings if word.partition("=")[0] not in Launch.model_fields]
+
+    @property
+    def network(self) -> str:
+        """The network that is set for all trials, as it stands behind a method in a table of settings."""
+        given = [word.partition("=")[2] for word in self.settings if word.startswith("task/network=")]
+        return f", {given[-1]}" if given else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -274,20 +280,26 @@ def _tell(optuna: Any, study: Any, row: Mapping[str, Any], metric: Metric) -> No
         study.tell(row["trial"], state=optuna.trial.TrialState.FAIL)
 
 
-def best(rows: pd.DataFrame, trials: Sequence[Trial], metric: Metric) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns the settings of each method's best trial as a table of settings: task-dataset, method, key, value."""
+def best(
+    rows: pd.DataFrame, trials: Sequence[Trial], metric: Metric, network: str = ""
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Returns the settings of each method's best trial as a table of settings: task-dataset, method, key, value.
+
+    Args:
+        network: what stands behind the method there, such as `, mdn`.
+    """
     table: dict[str, dict[str, dict[str, Any]]] = {}
     for method, part in rows[rows["state"] == "done"].groupby("method", sort=False):
         values = part[metric.name]
         number = part["trial"][values.idxmax() if metric.better == "higher" else values.idxmin()]
         trial = next(trial for trial in trials if (trial.method, trial.number) == (method, number))
-        table.setdefault(trial.config.label, {})[str(method)] = trial.words
+        table.setdefault(trial.config.label, {})[f"{method}{network}"] = trial.words
     return table
 
 
 def _write(folder: Path, rows: pd.DataFrame, trials: Sequence[Trial], metric: Metric, search: Search) -> None:
     write_atomically(folder / "trials.csv", csv_text(rows).encode())
-    table = best(rows, trials, metric)
+    table = best(rows, trials, metric, search.network)
     if not table:
         return
     (folder / "settings").mkdir(exist_ok=True)

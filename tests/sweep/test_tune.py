@@ -12,7 +12,7 @@ import pytest
 
 from ebmbench.cli import main as cli
 from ebmbench.config import nodes
-from ebmbench.config.compose import compose
+from ebmbench.config.compose import compose, config_dirs
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
@@ -93,6 +93,17 @@ def test_the_best_settings_are_read_back(search: Callable[..., pd.DataFrame], tm
     assert again.run_id == best["run_id"]
 
 
+def test_the_best_settings_of_a_network_are_those_of_no_other(tmp_path: Path) -> None:
+    (tmp_path / "settings").mkdir()
+    table = "regression-diabetes: {'ml-exact, mdn': {trainer.epochs: 7}, ml-exact: {trainer.epochs: 5}}\n"
+    (tmp_path / "settings" / "best.yaml").write_text(table)
+    folders = (*config_dirs(), tmp_path)
+    asked = {name: ("regression", "diabetes", "ml-exact", "trainer.epochs", "", name) for name in ("mdn", "gaussian")}
+    assert nodes.tabled(folders, *asked["mdn"]) == 7 and nodes.tabled(folders, *asked["gaussian"]) == 5
+    search = dataclasses.replace(SEARCH, settings=("task=regression", "task/network=mdn"))
+    assert search.network == ", mdn" and SEARCH.network == ""
+
+
 def test_a_search_is_repeatable_and_another_seed_is_another(
     search: Callable[..., pd.DataFrame], tmp_path: Path
 ) -> None:
@@ -126,6 +137,14 @@ def test_more_trials_are_the_same_search(search: Callable[..., pd.DataFrame], tm
 def test_what_the_user_sets_is_not_searched(search: Callable[..., pd.DataFrame], tmp_path: Path) -> None:
     what = dataclasses.replace(SEARCH, settings=(*SMOKE, "trainer.learning_rate=0.002"), methods=("dsm",), trials=1)
     assert "learning_rate" not in search(tmp_path, what)["settings"].iloc[0]
+
+
+def test_what_is_set_in_short_form_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tune.Search] = []
+    monkeypatch.setattr(tune, "run", lambda search, *_: seen.append(search))
+    words = ["task=regression", "network=mdn", "network.dropout=0", "method=ml-exact", f"results_dir={tmp_path}"]
+    assert cli.dispatch(["tune", *words, "--dry-run"]) == 0
+    assert seen[0].settings[1:3] == ("task/network=mdn", "task.network.dropout=0") and seen[0].network == ", mdn"
 
 
 def test_a_trial_that_diverges_is_recorded_and_never_best(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ebmbench.core.rng import philox
+from ebmbench.native import build, random
 
 _MASK = 0xFFFFFFFF
 
@@ -35,8 +37,34 @@ class Dropout(nn.Module):
         if not self.training or not self.rate:
             return h
         size = math.prod(h.shape)
-        block = torch.arange((size + 3) // 4, device=h.device)
-        zero = torch.zeros_like(self.step)
-        words = philox((block, self.step, zero, zero), (self.seed & _MASK, self.seed >> 32))
-        kept = torch.stack(words, dim=-1).flatten()[:size].reshape(h.shape) >= round(self.rate * 2**32)
+        words: Tensor = _Words.apply(self.seed, self.step, size)
+        kept = words.reshape(h.shape) >= round(self.rate * 2**32)
         return h * kept / (1 - self.rate)
+
+
+class _Words(torch.autograd.Function):
+    """Words of the generator for one model, `[size]`; under `vmap` for all models at once.
+
+    So compiled code can make them: in PyTorch operations they take longer than an MLP.
+    """
+
+    @staticmethod
+    def forward(seed: Tensor, step: Tensor, size: int) -> Tensor:
+        return _words(seed.reshape(1), step.reshape(1), size)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Tensor) -> None:
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, seed: Tensor, step: Tensor, size: int) -> tuple[Tensor, int]:
+        return _words(seed, step, size), 0
+
+
+def _words(seeds: Tensor, steps: Tensor, size: int) -> Tensor:
+    """Returns the words of models, `[S, size]`, from their seeds and the step that they are all at, `[S]` each."""
+    if seeds.device.type == "cpu" and build.unavailable() is None:
+        return random.words(seeds.contiguous(), int(steps[0]), 0, size)
+    block, zero = torch.arange((size + 3) // 4, device=seeds.device), torch.zeros_like(seeds[:, None])
+    words = philox((block, steps[:, None], zero, zero), (seeds[:, None] & _MASK, seeds[:, None] >> 32))
+    return torch.stack(words, dim=-1).flatten(1)[:, :size]
