@@ -161,8 +161,8 @@ class Learner(ABC):
     def load(self, parameters: Sequence[Mapping[str, Tensor]]) -> None:
         """Takes the trained parameters of each seed by name, as a run's checkpoint holds them, to evaluate them."""
         for name, parameter in self.parameters.items():
-            stacked = [one[name].to(parameter.device) for one in parameters]
-            parameter.data.copy_(torch.stack(stacked) if self.streams.stacked else stacked[0])
+            for index, one in enumerate(parameters):
+                (parameter.data[index] if self.streams.stacked else parameter.data).copy_(one[name])
 
     def after_update(self, alive: Tensor) -> None:  # noqa: B027
         """Called after each optimiser step, without a gradient. `alive` `[S]`: the seeds that still train."""
