@@ -296,6 +296,17 @@ Every file is checked against its checksum first. Metrics are compared bit for b
 path are those of the run, and otherwise within 5 %. {_RESULTS_DIR}""",
     ),
     Command(
+        ("rescore",),
+        "RUN_DIRECTORY | SWEEP [results_dir=DIR]",
+        "score finished runs again with today's code, without training",
+        "ebmbench.cli.tools:rescore",
+        "sweeps",
+        (),
+        f"""\
+The runs then say which commit trained them and which one scored them. What this very commit has scored is left as it
+is, so that the command goes on where it was stopped. {_RESULTS_DIR}""",
+    ),
+    Command(
         ("bench",),
         "[NAME] [options]",
         "how fast, how exact (NAME: one_d, waits, pooling, head, sweep, gpu, coverage or gradients)",

@@ -1,4 +1,4 @@
-"""Commands that hand over to another part: check, predict, fsck, verify, bench."""
+"""Commands that hand over to another part: check, predict, fsck, verify, rescore, bench."""
 
 from __future__ import annotations
 
@@ -34,6 +34,29 @@ def verify(arguments: Arguments) -> int:
     results_dir = arguments.results_dir() or Path("results")
     main = importlib.import_module("ebmbench.verify").main
     return int(main(arguments.names[0], results_dir, arguments.number("runs") or 3, int(seed)))
+
+
+def rescore(arguments: Arguments) -> int:
+    """Scores finished runs again; returns the exit code: 1 if one could not be."""
+    if len(arguments.names) != 1:
+        raise UserError("rescore takes one RUN_DIRECTORY or SWEEP")
+    from ebmbench.engine.rescore import rescore
+    from ebmbench.report.frame import find
+
+    results_dir = arguments.results_dir() or Path("results")
+    found = find(arguments.names, results_dir)
+    folders = {run.folder.resolve(): None for run in found.runs if run.status and run.status.state == "done"}
+    if not folders:
+        raise UserError(f"{arguments.names[0]!r} has no finished run in {str(results_dir / 'runs')!r}")
+    failed = 0
+    for number, folder in enumerate(folders, 1):
+        try:
+            done = "scored again" if rescore(folder) else "scored by this commit already"
+        except UserError as error:
+            failed += 1
+            done = f"left as it is: {error}"
+        print(f"{number}/{len(folders)} {folder.name}: {done}", flush=True)
+    return 1 if failed else 0
 
 
 def predict(arguments: Arguments) -> int:

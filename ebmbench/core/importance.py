@@ -1,8 +1,9 @@
-"""Importance sampling of conditional densities of several numbers, with diagnostics. Everything is float64.
+"""Importance sampling of densities of several numbers, with diagnostics. Everything is float64.
 
-The proposal starts from the training targets and is fitted to the model in a few rounds, for each row by itself
-(population Monte Carlo: Cappé et al., 2004). Every estimate of Z is unbiased. Whether it can be trusted, the
-effective sample size and Pareto's k say.
+It serves where f costs much and its gradient more, or where the proposal is known to fit. A proposal may be fitted to
+the density in a few rounds, for each row by itself (population Monte Carlo: Cappé et al., 2004). Every estimate of Z is
+unbiased. Whether it can be trusted, the effective sample size and Pareto's k say. `core.tempering` goes further, with
+gradients.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 
 CENTRES = 64
 """Training targets around which the first proposal samples."""
-FITTED = 32
-"""Kernels of a fitted proposal."""
 COMPONENTS = 8
 """Components of a fitted mixture of normals."""
 EARLY = 3
@@ -65,6 +64,11 @@ class Cloud:
         covariance = torch.cov(y.T).reshape(dim, dim) + 1e-4 * torch.eye(dim, dtype=y.dtype)
         return Cloud(centres, len(centres) ** (-1 / (dim + 4)) * torch.linalg.cholesky(covariance))
 
+    def as_one(self) -> Cloud:
+        """Returns one kernel with the mean and the covariance of all."""
+        covariance = torch.cov(self.centres.T, correction=0) + self.chol @ self.chol.T
+        return Cloud(self.centres.mean(0, keepdim=True), torch.linalg.cholesky(covariance))
+
     def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
         """Returns `count` draws for S models and B rows, `[B, count, D]` or `[S, B, count, D]`."""
         dim, kernels = self.centres.shape[-1], self.centres.shape[-2]
@@ -74,8 +78,8 @@ class Cloud:
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Returns the log-density at y: `[..., D] -> [...]`."""
-        inverse = torch.linalg.inv(self.chol).transpose(-1, -2)
-        white, centres = y @ inverse, self.centres @ inverse
+        inverse = torch.linalg.inv(self.chol).transpose(-1, -2).to(y.dtype)
+        white, centres = y @ inverse, self.centres.to(y.dtype) @ inverse
         distance = torch.cdist(white, centres.expand(*white.shape[:-2], *centres.shape[-2:]))
         dim = y.shape[-1]
         log_det = self.chol.diagonal(dim1=-2, dim2=-1).log().sum(-1)
@@ -167,26 +171,6 @@ class Mixture:
 
 
 @dataclass(frozen=True)
-class Known:
-    """Draws that were made before, such as the truth's, from a density that is known.
-
-    Attributes:
-        draws: `[B, M, D]`; density: gives their logarithm, `[S, B, M, D]` -> `[S, B, M]`.
-    """
-
-    draws: Tensor
-    density: Callable[[Tensor], Tensor]
-
-    def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
-        """Returns `count` draws for S models and B rows, `[B, count, D]` or `[S, B, count, D]`."""
-        return self.draws[:, :count]
-
-    def log_prob(self, y: Tensor) -> Tensor:
-        """Returns the log-density at y: `[..., D] -> [...]`."""
-        return self.density(y)
-
-
-@dataclass(frozen=True)
 class Weighted:
     """Weighted draws of `[S, B]` densities.
 
@@ -249,11 +233,7 @@ class Weighted:
         Args:
             shift: in [0, 1); a random one makes the draws random.
         """
-        u = (torch.arange(count, dtype=torch.float64, device=self.y.device) + shift) / count
-        cdf = self.weights.cumsum(-1)
-        cdf = cdf / cdf[..., -1:]
-        place = torch.searchsorted(cdf, u.expand(*cdf.shape[:-1], count).contiguous())
-        place = place.clamp(max=cdf.shape[-1] - 1)
+        place = systematic(self.weights, count, shift)
         return self.y.gather(-2, place.unsqueeze(-1).expand(*place.shape, self.y.shape[-1]))
 
     def mass_above(self, log_value: Tensor) -> Tensor:
@@ -307,43 +287,6 @@ def draw(
     return propose(parts, lead, count, generator).weighted(log_density, lead)
 
 
-def adapted(
-    log_density: Callable[[Tensor], Tensor],
-    start: Sequence[tuple[float, Proposal]],
-    lead: tuple[int, int],
-    count: int,
-    generator: torch.Generator,
-    rounds: int = 10,
-) -> Weighted:
-    """Draws from proposals that are fitted to the density, in rounds; returns the last round's draws.
-
-    The weights of a fit are flattened so far that some of them remain, so that a density that is far from the first
-    proposal is reached in steps.
-
-    Args:
-        start: the first proposal, a tenth of which every other one keeps.
-        rounds: at most; two after the weights need no flattening are enough.
-    """
-    made = draw(log_density, start, lead, count, generator)
-    settled = 0
-    for _ in range(rounds):
-        if settled == 2:
-            break
-        power = flattening(made.log_weights)
-        settled = settled + 1 if bool((power == 1).all()) else 0
-        flat = Weighted(made.y, power.unsqueeze(-1) * made.log_weights, made.log_values)
-        dim = made.y.shape[-1]
-        chol = torch.linalg.cholesky(_covariance(flat))
-        centres = flat.resample(FITTED)
-        width = FITTED ** (-1 / (dim + 4))
-        fitted: list[tuple[float, Proposal]] = [
-            (0.45, Cloud(centres, width * chol)),
-            (0.45, Cloud(centres, width / 3 * chol)),
-        ]
-        made = draw(log_density, [*fitted, *((0.1 * share, part) for share, part in start)], lead, count, generator)
-    return made
-
-
 def _covariance(made: Weighted) -> Tensor:
     """Returns the covariance of weighted draws, kept from being singular: `[S, B, D, D]`."""
     centred = made.y - made.mean.unsqueeze(-2)
@@ -366,8 +309,8 @@ def annealed(
 ) -> Mixture:
     """Returns mixtures of normals that are fitted to powers of densities, rising to the first: `[1, B]` of them.
 
-    (Tempering as in sequential Monte Carlo: Del Moral et al., 2006.) Where `adapted` follows the mass that the first
-    proposal meets, this finds modes that are far from it as well. `covering` makes a proposal of it.
+    (Tempering as in sequential Monte Carlo: Del Moral et al., 2006.) It finds modes that are far from the first
+    proposal's mass as well. `covering` makes a proposal of it.
 
     Args:
         density_of: from some of the rows to their log-densities, `[1, b, M, D] -> [1, b, M]`. Rows that are fitted are
@@ -429,6 +372,19 @@ def flattening(
         low, high = torch.where(enough, power, low), torch.where(enough, high, power)
         power = torch.where(low == 1, 1.0, 0.5 * (low + high))
     return torch.where(low == 1, 1.0, low)
+
+
+def systematic(weights: Tensor, count: int, shift: Tensor | float) -> Tensor:
+    """Returns places of the weights `[..., M]`, each as often as its share of the weight says: `[..., count]`.
+
+    Args:
+        shift: in [0, 1), a number or `[..., 1]`; random ones make the choice random and unbiased.
+    """
+    u = (torch.arange(count, dtype=torch.float64, device=weights.device) + shift) / count
+    cdf = weights.cumsum(-1)
+    cdf = cdf / cdf[..., -1:]
+    place = torch.searchsorted(cdf, u.expand(*cdf.shape[:-1], count).contiguous())
+    return place.clamp(max=cdf.shape[-1] - 1)
 
 
 def pareto_k(log_weights: Tensor) -> Tensor:

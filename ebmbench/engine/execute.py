@@ -142,14 +142,14 @@ def _run(
         of_all = config.task.finish(setup, work_dir, groups) or {}
         rows = [{**row, **of_all} for row in rows]
         write_atomically(work_dir / "checkpoint.pt", _final_checkpoint(config, states))
-        table = _csv(rows)
-        write_atomically(work_dir / "metrics.csv", table)
+        content = table(rows)
+        write_atomically(work_dir / "metrics.csv", content)
         seconds = sum(result["seconds"] for result in states)
         runs.write_json(
             work_dir / "environment.json", environment(device, seconds, time.monotonic() - started, states[0])
         )
-        on_result(list(csv.DictReader(table.decode().splitlines())))
-        figures, undrawn = _draw(config, work_dir)
+        on_result(list(csv.DictReader(content.decode().splitlines())))
+        figures, undrawn = draw(config, work_dir)
         attempt.status.diverged = {str(row["seed"]): int(row["diverged_step"]) for row in rows if row["diverged"]}
         logger.finish(rows, figures, work_dir)
         (work_dir / "error.txt").unlink(missing_ok=True)
@@ -165,7 +165,7 @@ def _run(
     return undrawn
 
 
-def _draw(config: RunConfig, work_dir: Path) -> tuple[list[Path], str]:
+def draw(config: RunConfig, work_dir: Path) -> tuple[list[Path], str]:
     """Returns the figures of a run, or none and why: what cannot be drawn costs no result."""
     if not config.launch.figures:
         return [], ""
@@ -362,7 +362,8 @@ def _final_checkpoint(config: RunConfig, states: Sequence[dict[str, Any]]) -> by
     return buffer.getvalue()
 
 
-def _csv(rows: Sequence[dict[str, Any]]) -> bytes:
+def table(rows: Sequence[dict[str, Any]]) -> bytes:
+    """Returns rows as the content of a CSV file."""
     buffer = io.StringIO()
     names = dict.fromkeys(name for row in rows for name in row)  # a part that an older version trained may lack some
     writer = csv.DictWriter(buffer, list(names), lineterminator="\n")

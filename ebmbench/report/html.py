@@ -202,7 +202,7 @@ def facts(results: Results) -> dict[str, str]:
     return {
         "models": str(len(done)),
         "datasets": ", ".join(dict.fromkeys(done["label"])) or "none",
-        "commit": ", ".join(commits) or "unknown",
+        "commit": ("; " if any("," in commit for commit in commits) else ", ").join(commits) or "unknown",
         "finished": f"{times[0]} to {times[-1]}" if times else "unknown",
     }
 

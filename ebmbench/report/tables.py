@@ -631,10 +631,11 @@ def provenance(results: Results) -> list[str]:
         shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
         lines.append(f"Not in them, {state}: {shown}.")
     commits = sorted({str(commit) for commit in done["commit"].dropna()}) or ["unknown"]
+    separator = "; " if any("," in commit for commit in commits) else ", "
     dates = sorted(str(date)[:10] for date in done["finished"].dropna())
     when = f"{dates[0]} to {dates[-1]}" if dates else "none"
     lines.append(
-        f"Made by commit {', '.join(commits)}; runs finished {when} (UTC). "
+        f"Made by commit {separator.join(commits)}; runs finished {when} (UTC). "
         f"{len(hashes)} settings, digest {digest}; each one's hash is in runs.csv."
     )
     return [one_line(line) for line in lines]

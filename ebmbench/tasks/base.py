@@ -41,6 +41,7 @@ class Metric:
         table: whether the table of scores shows it.
         figures: the figures that show it, of `ranking`, `strip`, `settings` and `pareto`.
         of_model: whether it says something of the model; else a seed that diverged has it too.
+        of_training: whether training alone knows it, so that it stays where a run is scored again.
         only_with: a setting (dotted) without which it says nothing new, such as `task.target_noise`.
         bounds: the values that it can have; an interval of its mean ends there.
     """
@@ -53,6 +54,7 @@ class Metric:
     table: bool = False
     figures: tuple[str, ...] = ()
     of_model: bool = True
+    of_training: bool = False
     only_with: str = ""
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
@@ -155,6 +157,12 @@ class Learner(ABC):
 
         A seed that diverged has no metrics that count; the engine replaces them.
         """
+
+    def load(self, parameters: Sequence[Mapping[str, Tensor]]) -> None:
+        """Takes the trained parameters of each seed by name, as a run's checkpoint holds them, to evaluate them."""
+        for name, parameter in self.parameters.items():
+            for index, one in enumerate(parameters):
+                (parameter.data[index] if self.streams.stacked else parameter.data).copy_(one[name])
 
     def after_update(self, alive: Tensor) -> None:  # noqa: B027
         """Called after each optimiser step, without a gradient. `alive` `[S]`: the seeds that still train."""

@@ -31,7 +31,7 @@ class BaseDensity(Section):
     scale: float = Field(3.0, gt=0, le=1e3, description="in standard deviations of the training targets")
     df: float = Field(4.0, ge=1, le=1e3, description="degrees of freedom of student")
     nodes: int = Field(200, ge=8, le=65_536, description="of the quadrature of log Z, for one target")
-    samples: int = Field(1024, ge=16, le=1_048_576, description="for log Z by importance sampling, for several targets")
+    samples: int = Field(1024, ge=16, le=1_048_576, description="particles for log Z, for several targets")
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Returns `log b(y)`: `[..., D] -> [...]`. The coordinates are independent."""

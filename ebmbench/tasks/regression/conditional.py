@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ebmbench.core import importance
-from ebmbench.core.importance import Cloud, Known, Proposal, Proposed, Weighted
+from ebmbench.core.energy import Energy
+from ebmbench.core.importance import Cloud, Proposal, Proposed
+from ebmbench.core.tempering import Tempered, tempered
 from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity, Wide
 from ebmbench.tasks.regression.density import GridDensity
 from ebmbench.tasks.regression.stack import Stack
@@ -16,8 +18,36 @@ from ebmbench.tasks.regression.stack import Stack
 LogDensity = Callable[[Tensor], Tensor]
 """`log p(y|x)` up to `log Z(x)`, for S models and some rows: y `[S, B, M, D]` -> `[S, B, M]`, float64."""
 
+NEAR = 0.3
+"""The standard deviation of a normal around a target, whose mass is not to be missed."""
 TAIL_POINTS = 65
 """Nodes over the whole reach of the base density, beside those where training targets are."""
+
+
+class Bound:
+    """The energies of S models at some rows, as a `LogDensity` and an Energy.
+
+    Args:
+        f: of the networks; base: the density that is added to it, if there is one.
+        dtype: of the networks.
+    """
+
+    def __init__(self, f: Energy, stack: Stack, base: BaseDensity | None, dtype: torch.dtype) -> None:
+        self.f, self.stack, self.base, self.dtype = f, stack, base, dtype
+
+    @torch.no_grad()
+    def __call__(self, y: Tensor) -> Tensor:
+        """Returns the energies: `[S, B, M, D] -> [S, B, M]`, float64."""
+        with self.stack.evaluating():
+            values = self.f(y.to(self.dtype)).double()
+        return values if self.base is None else values + self.base.log_prob(y)
+
+    def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
+        """Returns their gradient in y, `[S, B, M, D]`."""
+        y = y.to(self.dtype)
+        with self.stack.evaluating():
+            found = self.f.grad(y, create_graph)
+        return found if self.base is None else found + self.base.score(y)
 
 
 class Conditionals:
@@ -36,18 +66,11 @@ class Conditionals:
         self.stack, self.base, self.nodes, self.cloud, self.seeds = stack, base, nodes, cloud, seeds
 
     @torch.no_grad()
-    def bind(self, x: Tensor) -> LogDensity:
+    def bind(self, x: Tensor) -> Bound:
         """Returns the energies at some rows x `[B, ...]`, the base density's included."""
         with self.stack.evaluating():
             f, _ = self.stack.bind(x.unsqueeze(0).expand(self.seeds, *x.shape))
-
-        @torch.no_grad()
-        def log_density(y: Tensor) -> Tensor:
-            with self.stack.evaluating():
-                values = f(y.to(x.dtype)).double()
-            return values if self.stack.normalised else values + self.base.log_prob(y.double())
-
-        return log_density
+        return Bound(f, self.stack, None if self.stack.normalised else self.base, x.dtype)
 
     def grids(self, x: Tensor, near: Tensor | None = None, points: int = 160) -> GridDensity:
         """Returns the densities of one target at some rows, `[S·B]` of them, seed by seed.
@@ -75,28 +98,21 @@ class Conditionals:
             start = torch.cat((start, near.double().unsqueeze(1)), 1)
         return start.sort(-1).values
 
-    def weighted(self, x: Tensor, near: Tensor | None, known: Known | None, number: int) -> Weighted:
-        """Returns weighted draws of several targets at some rows x `[B, ...]`.
+    def tempered(self, x: Tensor, near: Proposal | None, number: int) -> Tempered:
+        """Returns draws of several targets at some rows x `[B, ...]`, with an estimate of log Z.
 
         Args:
-            near: a y of each row that is not to be missed, `[B, D]` float64.
-            known: draws of the truth. Where it is given, the proposal is not fitted.
+            near: what mass is not to be missed, such as that of the truth or of a row's target.
             number: of the random numbers.
         """
         assert self.cloud is not None
-        dim = self.cloud.centres.shape[-1]
-        generator = torch.Generator().manual_seed(number)
-        lead, count = (self.seeds, len(x)), self.base.samples
-        wide = Wide(self.base, dim, x.device)
-        if known is not None:
-            share = known.draws.shape[1] / count
-            parts: list[tuple[float, Proposal]] = [(share, known), (0.7 * (1 - share), self.cloud)]
-            return importance.draw(self.bind(x), [*parts, (0.3 * (1 - share), wide)], lead, count, generator)
+        wide = Wide(self.base, self.cloud.centres.shape[-1], x.device)
+        shares = (1 / 3, 2 / 3) if near is None else (0.25, 0.5)
+        start: list[tuple[float, Proposal]] = [(shares[0], self.cloud.as_one()), (shares[1], wide)]
         if near is not None:
-            parts = [(0.5, self.cloud), (0.2, wide), (0.3, _around(near, 0.3))]
-        else:
-            parts = [(0.75, self.cloud), (0.25, wide)]
-        return importance.adapted(self.bind(x), parts, lead, count, generator)
+            start.append((0.25, near))
+        generator = torch.Generator().manual_seed(number)
+        return tempered(self.bind(x), start, (self.seeds, len(x)), self.base.samples, generator)
 
     def log_prob(self, x: Tensor, y: Tensor, drawn: Proposed | None = None) -> Tensor:
         """Returns `log p(y|x)` with a quick estimate of log Z, `[S, B]` float64; y is `[B, D]`.
@@ -127,12 +143,12 @@ class Conditionals:
         if self.nodes is not None or self.stack.normalised:
             return None
         assert self.cloud is not None
-        near: list[tuple[float, importance.Proposal]] = [(0.3, _around(y, std)) for std in (0.1, 0.4)]
+        near: list[tuple[float, Proposal]] = [(0.3, around(y, std)) for std in (0.1, 0.4)]
         parts = [*near, (0.3, self.cloud), (0.1, Wide(self.base, y.shape[1], y.device))]
         return importance.propose(parts, (1, len(y)), count, torch.Generator().manual_seed(number))
 
 
-def _around(y: Tensor, std: float) -> Cloud:
+def around(y: Tensor, std: float) -> Cloud:
     """Returns one Gaussian around each y `[B, D]`."""
     return Cloud(y.unsqueeze(1), std * torch.eye(y.shape[1], dtype=y.dtype, device=y.device))
 

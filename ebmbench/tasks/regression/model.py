@@ -16,7 +16,7 @@ from torch import Tensor
 from ebmbench.core.errors import UserError
 from ebmbench.core.importance import Cloud, Weighted
 from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity
-from ebmbench.tasks.regression.conditional import Conditionals
+from ebmbench.tasks.regression.conditional import NEAR, Conditionals, around
 from ebmbench.tasks.regression.data import transforms
 from ebmbench.tasks.regression.data.base import Frame
 from ebmbench.tasks.regression.density import GridDensity
@@ -34,7 +34,7 @@ class RegressionModel:
 
     x is what the model was trained on: a table with the columns of training, or an array with a row for each example.
     Everything returned is a float64 tensor. For one target (D = 1) the last axis, D, is left out. log Z is a
-    quadrature for D = 1. For D > 1 it is an estimate by importance sampling, and so is all that is made from it.
+    quadrature for D = 1. For D > 1 it is an estimate by annealed draws, and so is all that is made from it.
 
     Args:
         network, base: the settings of the network and of the base density.
@@ -148,7 +148,7 @@ class RegressionModel:
         if self._one:
             grids = conditionals.grids(x, None if near is None else near[:, 0])
             return grids.log_z.view(len(self.seeds), -1)
-        return conditionals.weighted(x, near, None, number).log_z
+        return conditionals.tempered(x, None if near is None else around(near, NEAR), number).log_z
 
     def _log_prob(self, x: Tensor, y: Tensor, log_z: Tensor) -> Tensor:
         """Returns the mixture's `log p(y|x)` in the target's own units, `[B, M]`, at standardised y `[B, M, D]`."""
@@ -322,7 +322,7 @@ class RegressionModel:
 
     def _draws(self, rows: Tensor, number: int) -> Weighted:
         """Returns weighted draws of the mixture, `[1, B]` densities of them."""
-        drawn, seeds = self._conditionals.weighted(rows, None, None, number), len(self.seeds)
+        drawn, seeds = self._conditionals.tempered(rows, None, number), len(self.seeds)
         if seeds == 1:
             return drawn
         y = drawn.y.movedim(0, 1).flatten(1, 2)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,6 +73,10 @@ class OutsideLearner(FitLearner):
         stack.load([{name: value[0] for name, value in self.parameters.items()}])
         some = torch.arange(0, self.num_items, max(1, self.num_items // LOSS_ROWS), device=self.device)
         return -self.conditionals.log_prob(self.x[some], self.y[some].double()).mean(-1)
+
+    @override
+    def load(self, parameters: Sequence[Mapping[str, Tensor]]) -> None:
+        self.stack.load(parameters)
 
     @override
     def end_training(self) -> None:

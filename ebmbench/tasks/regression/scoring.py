@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ebmbench.core import importance
 from ebmbench.core.rng import Streams
 from ebmbench.tasks.regression import density, records
-from ebmbench.tasks.regression.conditional import Conditionals
+from ebmbench.tasks.regression.conditional import NEAR, Conditionals, around
 from ebmbench.tasks.regression.data.base import Law
 from ebmbench.tasks.regression.density import GridDensity
 from ebmbench.tasks.regression.scaling import Scaling
@@ -27,8 +26,6 @@ ROWS = 32
 """Test rows at a time, for several targets; fixed, so that random numbers do not depend on the number of seeds."""
 POINTS = 99
 """Equally likely points that stand for a density where those of several seeds are mixed."""
-TRUTH_SHARE = 0.8
-"""Of the truth in the proposal, where it is known."""
 
 
 @dataclass
@@ -37,26 +34,26 @@ class RowScores:
 
     Attributes:
         log_prob: `log p(y|x)`, `[S, N]`.
-        error: of `log Z`, `[S, N]`.
+        error: the standard error of `log Z` by chance, `[S, N]`; 0 for a quadrature.
+        bias: what is not known of `log Z` beside it and does not average out over rows, `[S, N]`: the error of a
+            quadrature, or what most of the work of a sampler added.
         pit: the distribution function at the observation for one target; for several the model's mass where its density
             is higher than at the observation. `[S, N]`; uniform if the model is right.
         score: CRPS, or the energy score for several targets, `[S, N]`.
         mean, median, spread: of the density, `[S, N, D]`. spread is the standard deviation.
         points: equally likely points, `[S, N, Q, D]` float32.
-        ess, k_hat: of importance sampling, `[S, N]`; 1 and minus infinity for a quadrature.
-        d_kl, d_kl_error: `KL(truth ‖ model)` and its standard error; nan where the truth is not known. `[S, N]`.
+        d_kl, d_kl_error: `KL(truth ‖ model)` and its standard error by chance; nan where no truth is known. `[S, N]`.
     """
 
     log_prob: Tensor
     error: Tensor
+    bias: Tensor
     pit: Tensor
     score: Tensor
     mean: Tensor
     median: Tensor
     spread: Tensor
     points: Tensor
-    ess: Tensor
-    k_hat: Tensor
     d_kl: Tensor
     d_kl_error: Tensor
 
@@ -86,9 +83,9 @@ class Truth:
         values = self.law.log_prob(self.given, self.scaling.raw_y(y.cpu())) + self.scaling.log_scale
         return values.to(y.device)
 
-    def sample(self, count: int, number: int) -> Tensor:
-        """Returns standardised draws, `[B, count, D]`; another number gives others."""
-        draws = Streams([0], stacked=False).at(number)
+    def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+        """Returns standardised draws for B rows, `[B, count, D]`."""
+        draws = Streams([0], stacked=False).at(int(torch.randint(2**31, (), generator=generator)))
         return self.scaling.y(self.law.sample(self.given, count, draws, "evaluation"))
 
 
@@ -104,15 +101,14 @@ def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tenso
     nan = torch.full_like(f, torch.nan)
     scores = RowScores(
         log_prob=f - log_z - scaling.log_scale,
-        error=torch.zeros_like(f) if normalised else grids.error,
+        error=torch.zeros_like(f),
+        bias=torch.zeros_like(f) if normalised else grids.error,
         pit=grids.cdf_at(target.unsqueeze(1)).squeeze(1),
         score=unit * grids.crps(target),
         mean=scaling.raw_y(grids.mean.unsqueeze(1)),
         median=scaling.raw_y(grids.quantile(target.new_tensor([0.5]))),
         spread=unit * grids.variance.sqrt().unsqueeze(1),
         points=scaling.raw_y(grids.quantile(middle).unsqueeze(-1)).float(),
-        ess=torch.ones_like(f),
-        k_hat=torch.full_like(f, -torch.inf),
         d_kl=nan if truth is None else _d_kl(conditionals, grids, x, truth),
         d_kl_error=nan,
     )
@@ -138,7 +134,7 @@ def _d_kl(conditionals: Conditionals, grids: GridDensity, x: Tensor, truth: Trut
 def many_targets(
     conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tensor, truth: Truth | None, number: int
 ) -> RowScores:
-    """Scores some rows of several targets by importance sampling.
+    """Scores some rows of several targets by annealed populations of draws (`core.tempering`).
 
     Args:
         x, y: standardised, `[B, ...]` and `[B, D]`.
@@ -146,35 +142,31 @@ def many_targets(
     """
     lead, y = (conditionals.seeds, len(x)), y.double()
     f = conditionals.bind(x)
-    known = None
-    if truth is not None:
-        count = round(TRUTH_SHARE * conditionals.base.samples)
-        known = importance.Known(truth.sample(count, number).to(x.device), truth.log_prob)
-    made = conditionals.weighted(x, y, known, number)
+    near = around(y, NEAR) if truth is None else truth
+    made = conditionals.tempered(x, near, number)
     at_target = f(y.unsqueeze(1).expand(lead[0], -1, -1, -1)).squeeze(-1)
-    log_z = torch.zeros_like(made.log_z) if conditionals.stack.normalised else made.log_z
+    log_z, error, bias = made.log_z, made.error, made.bias
+    if conditionals.stack.normalised:
+        log_z, error, bias = (torch.zeros_like(log_z) for _ in range(3))
     points = scaling.raw_y(made.resample(POINTS))
     raw = scaling.raw_y(y).expand(*lead, -1)
     score = density.energy_score(points.flatten(0, 1), raw.flatten(0, 1)).view(lead)
     d_kl = d_kl_error = torch.full_like(log_z, torch.nan)
-    if known is not None:
-        drawn = known.draws.shape[1]
-        log_true = known.log_prob(made.y[:, :, :drawn])
-        ratio = log_true - made.log_values[:, :, :drawn]
+    if truth is not None:
+        draws = truth.sample(lead, conditionals.base.samples, torch.Generator().manual_seed(number)).to(x.device)
+        ratio = truth.log_prob(draws) - f(draws.expand(lead[0], *draws.shape))
         d_kl = ratio.mean(-1) + log_z
-        share = made.weights[:, :, :drawn] * drawn  # log Z moves with the same draws, each by its weight
-        d_kl_error = (ratio + (0 if conditionals.stack.normalised else share)).std(-1) / drawn**0.5
+        d_kl_error = (ratio.var(-1) / ratio.shape[-1] + error.square()).sqrt()
     return RowScores(
         log_prob=at_target - log_z - scaling.log_scale,
-        error=torch.zeros_like(log_z) if conditionals.stack.normalised else made.error,
+        error=error,
+        bias=bias,
         pit=made.mass_above(at_target),
         score=score,
         mean=scaling.raw_y(made.mean),
         median=scaling.raw_y(made.quantile(0.5)),
         spread=made.spread * scaling.y_std.to(x.device),
         points=points.float(),
-        ess=made.ess,
-        k_hat=made.k_hat,
         d_kl=d_kl,
         d_kl_error=d_kl_error,
     )
@@ -226,20 +218,24 @@ def summarise(scores: RowScores, index: int, y: Tensor, log_base: Tensor) -> dic
         log_base: the base density there, `[N]`, in the same units.
     """
     log_prob, one = scores.log_prob[index], y.shape[1] == 1
+    bias = scores.bias[index].mean()
     result = {
         "nll": -log_prob.mean(),
-        "nll_error": scores.error[index].mean(),
+        "nll_error": torch.hypot(_error_of_mean(scores.error[index]), bias),
         **point_metrics(log_prob, scores.mean[index], scores.median[index], y, log_base),
         **calibration_metrics(scores.pit[index], one),
         "crps" if one else "energy_score": scores.score[index].mean(),
     }
-    if not one:
-        result |= {"ess": scores.ess[index].mean(), "k_hat": scores.k_hat[index].quantile(0.9)}
     if scores.d_kl[index].isfinite().any():
         result["d_kl"] = scores.d_kl[index].mean()
         if not one:
-            result["d_kl_error"] = scores.d_kl_error[index].square().sum().sqrt() / len(y)
+            result["d_kl_error"] = torch.hypot(_error_of_mean(scores.d_kl_error[index]), bias)
     return {name: float(value) for name, value in result.items()}
+
+
+def _error_of_mean(errors: Tensor) -> Tensor:
+    """Returns the standard error of a mean over rows from theirs, which are independent: `[N] -> []`."""
+    return errors.square().sum().sqrt() / len(errors)
 
 
 def point_metrics(log_prob: Tensor, mean: Tensor, median: Tensor, y: Tensor, log_base: Tensor) -> dict[str, Tensor]:
