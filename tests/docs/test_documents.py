@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from ebmbench.cli.main import main
@@ -49,3 +50,20 @@ def test_no_file_cites_one_that_is_not_there() -> None:
     cited = {(name, path) for name, path in cited if path != "extend.md" and "NAME" not in name}
     assert len(cited) > 10
     assert {pair for pair in cited if not (ROOT / pair[0]).exists()} == set()
+
+
+def test_what_is_said_of_few_images_follows_from_the_runs() -> None:
+    folders = ("detection_sizes", "detection_sizes_bccd")
+    runs = pd.concat([pd.read_csv(ROOT / "results" / name / "runs.csv") for name in folders])
+    frozen, accepted = runs["task.head.frozen"], runs["accepted"] == 1
+    gains, loses = runs["head_gain_low"] > 0, runs["head_gain_high"] < 0
+    assert len(runs) == 48
+    page = " ".join((ROOT / "docs" / "detection.md").read_text().split())
+    assert loses[~frozen].sum() == 0 and gains[frozen & (runs["dataset"] == "bccd")].sum() == 0
+    assert (
+        f"free layers {gains[~frozen].sum()} of {(~frozen).sum()} heads gain and none loses; with frozen ones " in page
+    )
+    assert f"{gains[frozen].sum()} of {frozen.sum()} gain and {loses.sum()} loses, and on bccd none of the 8" in page
+    assert loses[accepted].sum() == 0 and (runs["other_gain_high"] < 0).sum() == 0
+    assert f"accepted {accepted.sum()} of the 48: {gains[accepted].sum()} of them gain, and none loses." in page
+    assert f"score none of the 48 loses, and {(runs['other_gain_low'] > 0).sum()} gain." in page

@@ -214,7 +214,7 @@ def images(results: SweepResults) -> Iterator[Figure]:
     data = pd.DataFrame(rows)
     if data.empty:
         return
-    scale = Scale.of(data[["low", "high"]].to_numpy().ravel())
+    scale, base = Scale.of(data[["low", "high"]].to_numpy().ravel()), "task.data.base_seed"
     panels = [
         Panel(f"{label}: {ORDERS[order][1]}", _images_panel(part, settings, order == "head", scale), (4.2, 3.0))
         for (label, order), part in data.groupby(["label", "order"])
@@ -224,7 +224,8 @@ def images(results: SweepResults) -> Iterator[Figure]:
         "Gain in AP by the number of training images",
         "AP of the head's boxes less that of the base detector's. Mean over seeds; bars: mean ends of a seed's 95 % "
         "interval over images. Filled: the validation split accepts every seed; hollow: not, and the base detector's "
-        "boxes are reported. base_seed null: the base detector has seen the head's training images.",
+        "boxes are reported."
+        + (" base_seed null: the base has seen the head's training images." if base in settings else ""),
         tuple(panels),
         data,
         paired=True,
@@ -257,7 +258,7 @@ def _images_panel(
         if scale:
             scale.apply(axes, "y")
         if with_legend:
-            axes.legend(fontsize=7, loc="upper left")
+            axes.legend(fontsize=7, loc="best")
 
     return draw
 
