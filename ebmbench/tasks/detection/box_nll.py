@@ -6,10 +6,12 @@ the model holds possible outside is not counted, and a density per pixel would b
 
     NLL = log Z − f(0),    Z = ∫_{[−1, 1]^4} exp f(y) dy = E_q[exp f(y) / q(y)].
 
-The proposal q is uniform on the cube at first, so that no mode is missed, such as the box of a neighbour. It is then
-fitted to powers of `exp f` that rise to the first, for each box by itself (see `core.importance`). A tenth of it stays
-uniform: so the weights `exp f / q` are bounded, and their variance is finite whatever f is. A box of which too few
-samples are effective gets more of them, of the same proposal where that is enough, else of one fitted to more.
+The proposal q is uniform on the cube at first. It is then fitted to powers of `exp f` that rise to the first, for each
+box by itself (see `core.importance`). That may lose a narrow mode, such as the box of a neighbour, and no weight shows
+what no draw meets. So gradient ascent on f from many places looks for modes as well, and a part of the proposal lies
+around all the ends that it finds. A tenth of it stays uniform: so the weights `exp f / q` are bounded, and their
+variance is finite whatever f is. A box of which too few samples are effective, as where a mode was lost, gets more of
+them, of a proposal that is fitted to those that it has.
 """
 
 from __future__ import annotations
@@ -23,12 +25,18 @@ from torch import Tensor
 
 from ebmbench.core import importance
 from ebmbench.core.energy import Energy
-from ebmbench.core.importance import Mixture, Weighted
+from ebmbench.core.importance import Cloud, Mixture, Weighted
 
 LEAST_ESS = 200
 """Effective samples that a box must have, for a standard error of log Z of 0.07."""
 MOST_SAMPLES = 2**13
 """Samples of a box that does not get there."""
+CLIMBS, CLIMB_STEPS, KEPT_ENDS = 128, 16, 16
+"""Places from which f is climbed to find its modes, the steps of each, and how many of the ends the proposal has."""
+FIRST_STEP, STEP_DECAY = 0.1, 0.85
+"""How far the first step goes in each coordinate, and how much shorter each other one is than the one before."""
+WIDTHS = (0.03, 0.1)
+"""Standard deviations of the proposal around the ends of these climbs."""
 BOXES_AT_A_TIME = 256
 NOTHING = -1e30
 """The logarithm of a density that is zero, still a number."""
@@ -67,6 +75,7 @@ def weighted_draws(
     samples: int,
     least_ess: float = LEAST_ESS,
     half: tuple[float, float] = (1.0, 1.0),
+    climbs: int = CLIMBS,
 ) -> Iterator[tuple[Tensor, Weighted]]:
     """Yields some of the boxes, and draws with their weights `exp f / q`: `[1, n, M, 4]`. Each box comes once.
 
@@ -74,9 +83,10 @@ def weighted_draws(
         energies: from some of the boxes to their energy in coordinates relative to them.
         count: of the boxes.
         seed: of the draws.
-        samples: draws of a box; four times as many for boxes of which fewer than `least_ess` are effective, again and
-            again, up to `MOST_SAMPLES`.
+        samples: draws of a box; twice as many where fewer than `least_ess` are effective, again and again, up to
+            `MOST_SAMPLES`.
         half: how far the density's centres and log sizes go.
+        climbs: places from which f is climbed; 0 where it is known to have one mode.
     """
     generator = torch.Generator().manual_seed(seed)
     start = Uniform(torch.tensor(half, dtype=torch.float64, device=device).repeat_interleave(2))
@@ -92,30 +102,53 @@ def weighted_draws(
 
         return log_density
 
-    def draws(rows: Tensor, fitted: Mixture, size: int) -> tuple[Weighted, Tensor]:
-        """Returns draws, and how many of them are effective, `[n]`."""
-        parts = importance.covering(fitted, start)
-        made = importance.draw(density_of(rows), parts, (1, len(rows)), size, generator)
-        # Where f is not a number somewhere, nothing is known of its density.
-        made = replace(made, log_weights=torch.where(broken[rows, None], torch.nan, made.log_weights))
-        return made, made.ess[0] * made.log_weights.shape[-1]
-
     for part in torch.arange(count, device=device).split(BOXES_AT_A_TIME):
+        ends = _climb(density_of(part), energies(part), start, len(part), climbs, generator) if climbs else None
         rows, size = part, samples
+        fitted = importance.annealed(density_of, start, rows, max(32, size // 2), generator)
         while len(rows):
-            fitted = importance.annealed(density_of, start, rows, max(32, size // 2), generator)
-            made, ess = draws(rows, fitted, size)
-            done = ~(ess < least_ess)  # nor where f is not a number
-            if 4 * size > MOST_SAMPLES:
+            parts: list[tuple[float, importance.Proposal]] = importance.covering(fitted, start)
+            if ends is not None:
+                around = [Cloud(ends[rows - part[0]], width * torch.eye(4).to(ends)) for width in WIDTHS]
+                wide, wider, flat = parts
+                parts = [(0.5, wide[1]), (0.2, wider[1]), flat, *((0.2 / len(WIDTHS), cloud) for cloud in around)]
+            made = importance.draw(density_of(rows), parts, (1, len(rows)), size, generator)
+            # Where f is not a number somewhere, nothing is known of its density.
+            made = replace(made, log_weights=torch.where(broken[rows, None], torch.nan, made.log_weights))
+            done = ~(made.ess[0] * made.log_weights.shape[-1] < least_ess)  # nor where f is not a number
+            if 2 * size > MOST_SAMPLES:
                 done[:] = True
             yield rows[done], _of(made, done)
-            near = torch.nonzero(~done & (4 * ess >= least_ess))[:, 0]
-            if len(near):
-                made, ess = draws(rows[near], fitted.of(near), 4 * size)
-                enough = ~(ess < least_ess)
-                yield rows[near[enough]], _of(made, enough)
-                done[near[enough]] = True
-            rows, size = rows[~done], 4 * size
+            rows, made, size = rows[~done], _of(made, ~done), 2 * size
+            if len(rows):
+                power = importance.flattening(made.log_weights).unsqueeze(-1)
+                fitted = Mixture.fit(replace(made, log_weights=power * made.log_weights))
+
+
+def _climb(
+    log_density: Callable[[Tensor], Tensor],
+    f: Energy,
+    region: Uniform,
+    boxes: int,
+    count: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Returns where gradient ascent on f ends that starts at random places, `[boxes, KEPT_ENDS, 4]` float64.
+
+    Steps are those of Adam: as long where f is steep as where it is flat. Of the ends the higher ones are kept.
+    """
+    half = region.half.float()
+    y = region.sample((1, boxes), count, generator).float()
+    mean, square = torch.zeros_like(y), torch.zeros_like(y)
+    for step in range(CLIMB_STEPS):
+        grad = f.grad(y).nan_to_num(0.0, 0.0, 0.0)
+        mean, square = 0.8 * mean + 0.2 * grad, 0.9 * square + 0.1 * grad.square()
+        ahead = mean / (1 - 0.8 ** (step + 1)) / ((square / (1 - 0.9 ** (step + 1))).sqrt() + 1e-8)
+        y = torch.minimum(torch.maximum(y + FIRST_STEP * STEP_DECAY**step * ahead, -half), half)
+    ends = y.double().unsqueeze(0)
+    values = log_density(ends)
+    power = importance.flattening(values).unsqueeze(-1)
+    return Weighted(ends, power * values, values).resample(KEPT_ENDS)[0]
 
 
 def _of(made: Weighted, rows: Tensor) -> Weighted:

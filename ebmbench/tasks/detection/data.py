@@ -264,18 +264,14 @@ class CocoDataset:
         training = self.split == "train"
         if training:
             self.image_ids = [image_id for image_id in self.image_ids if self._boxes[image_id]]
-        where, then = f"{annotations.name}, {self.split} split", "training leaves them out"
+        where, left = f"{annotations.name}, {self.split} split", "left out of training"
         for count, what, scored in (
-            (crowds, counted(crowds, "crowd box", "crowd boxes"), "scores ignore them"),
-            (
-                slivers,
-                f"{counted(slivers, 'box', 'boxes')} with less than a pixel inside the image",
-                "scores have them",
-            ),
+            (crowds, counted(crowds, "crowd box", "crowd boxes"), "ignored by the scores"),
+            (slivers, f"{counted(slivers, 'box', 'boxes')} under a pixel inside the image", "kept in the scores"),
             (len(empty) if training else 0, f"{counted(len(empty), 'image')} without boxes", ""),
         ):
             if count:
-                self.notes.append(f"{where}: {what}; {then if training else scored}.")
+                self.notes.append(f"{where}: {what}, {left if training else scored}.")
         self._check_classes(where)
         self._check_files()
         self._check_images()

@@ -87,7 +87,7 @@ class MineData(FileData):
             drawn = [name for name, part in parts.items() if part.drawn]
             text = f"{self.root}: {counted(len(made.categories), 'class', 'classes')}; images: {numbers}"
             text += f" ({' and '.join(drawn)} drawn at random from those for training)" if drawn else ""
-            short = f"they are resized to a short side of {self.sides[0]} pixels (task.data.short_side changes it)"
+            short = f"images are resized to a short side of {self.sides[0]} pixels (task.data.short_side changes it)"
             made.notes[:0] = [f"{text}; {short}.", *_in_several(parts)]
         return made
 

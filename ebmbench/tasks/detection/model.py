@@ -179,7 +179,8 @@ def _uncertainty(energy: BoxEnergy, seed: int, level: float) -> tuple[Tensor, Te
     values = energy(torch.zeros(len(energy), 1, 4, device=device))[:, 0] if len(energy) else torch.zeros(0)
     log_density = values.double()
     low, high = torch.zeros(2, len(energy), 4, dtype=torch.float64, device=device)
-    for rows, made in weighted_draws(energy.of, len(energy), seed, device, SAMPLES, LEAST_ESS, SAME_OBJECT):
+    found = weighted_draws(energy.of, len(energy), seed, device, SAMPLES, LEAST_ESS, SAME_OBJECT, climbs=0)
+    for rows, made in found:
         corners = replace(made, y=energy.of(rows).boxes(made.y[0]).double().unsqueeze(0))
         log_density[rows] -= made.log_z[0]
         low[rows], high[rows] = (corners.quantile(p)[0] for p in ((1 - level) / 2, (1 + level) / 2))

@@ -73,7 +73,7 @@ def test_loads_boxes_and_reports_what_it_leaves_out(tmp_path: Path, capsys: pyte
     # The second box is cut at the image's edge, the crowd is not learned from.
     assert first.boxes.tolist() == [[2, 3, 12, 11], [25, 15, 30, 20]] and first.categories.tolist() == [90, 3]
     notes = " ".join(train.notes)
-    assert "1 crowd boxes" in notes and "1 degenerate boxes" in notes and "1 images without boxes" in notes
+    assert "1 crowd box, left" in notes and "1 box under a pixel" in notes and "1 image without boxes" in notes
     open_split(coco_config(tmp_path), "train")
     assert capsys.readouterr().err.splitlines() == [f"ebmbench: {note}" for note in train.notes]  # once each
     val = open_split(coco_config(tmp_path), "val")
@@ -137,7 +137,11 @@ def test_exif_rotation_follows_the_annotations(tmp_path: Path) -> None:
         (lambda c: c["annotations"][2].update(bbox="__import__('os')"), ["annotations[2]"]),
         (lambda c: c["images"][1].update(id=10), ["images[1]", "10"]),
         (lambda c: c["images"][1].pop("width"), ["images[1]", "width"]),
+        (lambda c: c["images"][1].update(width=30.0), ["images[1]", "width 30.0", "not a whole number"]),
+        (lambda c: c["images"][1].update(id="20"), ["images[1]", "id '20'", "not a whole number"]),
         (lambda c: c["annotations"].clear(), ["0 boxes"]),
+        (lambda c: [a.update(bbox=[0.1, 0.2, 0.5, 0.5]) for a in c["annotations"]], ["fractions", "pixels"]),
+        (lambda c: [a.update(bbox=[18, 12, 28, 18]) for a in c["annotations"]], ["x1, y1, x2, y2"]),
         (lambda c: c.pop("categories"), ["COCO's format"]),
         (lambda c: c["annotations"][0].update(image_id=[1]), ["annotations[0]", "image_id [1]"]),
         (lambda c: c["annotations"][1].update(category_id={}), ["annotations[1]", "category_id {}"]),

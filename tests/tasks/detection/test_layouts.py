@@ -130,6 +130,37 @@ def test_slips_in_pascal_voc_are_mended_and_said(tmp_path: Path) -> None:
     assert sum("1.xml is empty" in note for note in said) == 1
 
 
+def test_pascal_voc_without_sizes_and_with_other_names_of_files(tmp_path: Path) -> None:
+    """Tools write a size of 0, and keep a file's name after it was converted."""
+    voc(tmp_path, [str(number) for number in range(10)])
+    for path in (tmp_path / "Annotations").iterdir():
+        text = path.read_text().replace("<width>80</width><height>60</height>", "<width>0</width><height>0</height>")
+        path.write_text(text.replace(".png", ".jpeg"))
+    assert counts(tmp_path) == [7, 1, 2]
+    entry = MineData(root=str(tmp_path)).part("train").annotations["images"][0]
+    assert (entry["width"], entry["height"]) == (80, 60)
+
+
+def test_images_in_two_splits_are_said(tmp_path: Path) -> None:
+    for folder, count, start in (("train", 5, 0), ("valid", 3, 10), ("test", 3, 11)):  # 11.png and 12.png are in both
+        coco(tmp_path / folder / "_annotations.coco.json", tmp_path / folder, names(count, start))
+    notes = open_split(MineData(root=str(tmp_path)), "train").notes
+    assert [note for note in notes if "both" in note] == ["2 images are in both val and test: scores may be too good."]
+
+
+def test_a_random_split_without_a_box_and_a_class_without_one(tmp_path: Path) -> None:
+    coco(tmp_path / "all.json", tmp_path / "images", names(20))
+    content = json.loads((tmp_path / "all.json").read_text())
+    content["categories"].append({"id": 9, "name": "dog"})
+    content["annotations"] = [a for a in content["annotations"] if a["image_id"] < 3]
+    (tmp_path / "all.json").write_text(json.dumps(content))
+    data = MineData(root=str(tmp_path))
+    assert any("no box of 'dog' to learn from" in note for note in open_split(data, "train").notes)
+    with pytest.raises(UserError, match=r"3 images of the .* split, and no box in them .*split_seed draws another"):
+        for split in ("val", "test"):
+            open_split(data, split)
+
+
 def test_classes_that_differ_in_case_alone_are_said(tmp_path: Path) -> None:
     coco(tmp_path / "all.json", tmp_path / "images", names(10))
     content = json.loads((tmp_path / "all.json").read_text())
@@ -156,7 +187,7 @@ def test_folders_that_are_no_dataset_are_named(tmp_path: Path) -> None:
     (tmp_path / "2.png").unlink()
     fails(r"image 2 \('2\.png'\) is not in")
     coco(tmp_path / "a.json", tmp_path, names(2))
-    fails("names 2 images: too few")
+    fails("too few images for training")
 
 
 @pytest.mark.parametrize(
@@ -198,4 +229,5 @@ def test_a_run_needs_the_folder_and_the_method_alone(tmp_path: Path, capsys: pyt
     outcome = execute(compose([*words, *short, "method.num_samples=4", f"results_dir={tmp_path}"]), quiet=True)
     assert outcome.state == "done"
     said = capsys.readouterr().err
-    assert "8 for train, 2 for val, 2 for test; images are resized to a short side of 64 pixels" in said
+    assert "1 class; images: 8 for train, 2 for val, 2 for test (val and test drawn at random" in said
+    assert "images are resized to a short side of 64 pixels" in said

@@ -120,17 +120,24 @@ def test_intervals_hold_the_box_and_grow_with_the_level(run: Path) -> None:
     assert inside.double().mean() > 0.9  # f is nearly flat: the box is in the middle of what is possible
 
 
-def test_files_and_folders_become_json_and_pictures(run: Path, tmp_path: Path) -> None:
+def test_files_and_folders_become_json_and_pictures(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "in").mkdir()
     for number in range(2):
         Image.fromarray(make_image(0, "test", number).image).save(tmp_path / "in" / f"{number}.png")
     (tmp_path / "in" / "notes.txt").write_text("no image")
+    (tmp_path / "in" / "damaged.png").write_text("no image either")
     Image.new("L", (90, 60), 128).save(tmp_path / "grey.jpg")
     out = tmp_path / "out.json"
     assert main(["predict", str(run), str(tmp_path / "in"), str(tmp_path / "grey.jpg"), "--out", str(out)]) == 0
     said = json.loads(out.read_text())
     assert [Path(entry["file"]).name for entry in said["images"]] == ["0.png", "1.png", "grey.jpg"]
     assert (said["images"][2]["width"], said["images"][2]["height"]) == (90, 60)
+    damaged, done = (line for line in capsys.readouterr().err.splitlines() if "left out" in line or "out.json" in line)
+    assert "damaged.png" in damaged and "in 3 images" in done
+    objects = [thing for entry in said["images"] for thing in entry["objects"]]
+    assert len(out.read_text().splitlines()) == len(objects) + 2 + sum(2 if e["objects"] else 1 for e in said["images"])
     thing = said["images"][0]["objects"][0]
     assert len(thing["box"]) == 4 and len(thing["intervals"]) == 4 and 0 < thing["score"] <= 1
     pictures = sorted((tmp_path / "out-pictures").iterdir())

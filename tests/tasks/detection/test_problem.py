@@ -481,6 +481,25 @@ def coco_run(root: Path, results: Path, *more: str) -> RunConfig:
     )  # fmt: skip
 
 
+def test_a_class_that_training_lacks_is_named_before_anything_is_trained(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    path = tmp_path / "data" / "annotations" / "instances_val2017.json"
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 21, "name": "dog"})
+    path.write_text(json.dumps(content))
+    config = coco_run(tmp_path / "data", tmp_path / "results", "task.base.weights=train")
+    with pytest.raises(UserError, match=r"class 'dog' of the val split .* is not in the training split"):
+        build(config, (0,), torch.device("cpu"))
+    assert not (tmp_path / "results" / "base").exists()
+
+
+def test_a_base_that_finds_nothing_is_a_result(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "data")
+    outcome = execute(coco_run(tmp_path / "data", tmp_path, "task.inference.score_threshold=0.99"), quiet=True)
+    (row,) = read_csv(outcome.run_dir / "metrics.csv")
+    assert outcome.state == "done" and float(row["ap"]) == float(row["mean_ap_gain"]) == 0
+
+
 def test_a_folder_in_cocos_format(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     outcome = execute(coco_run(tmp_path / "data", tmp_path / "results"), quiet=True)
