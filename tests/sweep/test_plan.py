@@ -30,12 +30,13 @@ from tests.sweep.made import sweep
         ("uci", 6 * 20 * (1 + 2), ("task/network", "task.data.split")),
         (
             "uci_settings",
-            6 * 3 * 4,
+            6 * 3 * 4 * 3,
             (
                 "task/network",
                 *(f"task.network.{key}" for key in ("activation", "dropout")),
                 "trainer.learning_rate",
                 "trainer.weight_decay",
+                "task.data.split",
             ),
         ),
         ("uci_small", 4 * 8 * (2 + 2), ("task/network", "task.data.split")),
