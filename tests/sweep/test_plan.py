@@ -30,13 +30,12 @@ from tests.sweep.made import sweep
         ("uci", 6 * 20 * (1 + 2), ("task/network", "task.data.split")),
         (
             "uci_settings",
-            6 * 3 * 4 * 3,
+            6 * 3 * 4,
             (
                 "task/network",
                 *(f"task.network.{key}" for key in ("activation", "dropout")),
                 "trainer.learning_rate",
                 "trainer.weight_decay",
-                "task.data.split",
             ),
         ),
         ("uci_small", 4 * 8 * (2 + 2), ("task/network", "task.data.split")),
