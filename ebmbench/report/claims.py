@@ -323,7 +323,8 @@ GUIDE = (
     ("Few samples a step", "num_samples"),
     ("Noise on the labels", "annotation_noise"),
     ("More targets at once", "dimension"),
-    ("A table: an energy, a Gaussian or a mixture density network", "uci_small"),
+    ("A table: an energy, a Gaussian or a mixture density network, equal tuning", "uci"),
+    ("A table: the same at default settings, and by the exact likelihood", "uci_small"),
     ("Boxes on images", "shapes"),
     ("Boxes on photographs", "bccd"),
 )

@@ -67,7 +67,7 @@ def _copy_run(source: Path, target: Path) -> str:
     try:
         for name in (*sorted(status.outputs), "status.json"):  # the status last: it says that all is there
             copy = target / "attempt" / name
-            if target not in copy.resolve().parents:
+            if target.resolve() not in copy.resolve().parents:
                 raise UserError(f"status.json names {name}, which is not in the run's folder")
             data = (source / name).read_bytes() if name == "status.json" else runs.read_output(source, name)
             copy.parent.mkdir(parents=True, exist_ok=True)

@@ -39,6 +39,8 @@ from tests.sweep.made import sweep
             ),
         ),
         ("uci_small", 4 * 8 * (2 + 2), ("task/network", "task.data.split")),
+        ("squares", 2, ()),
+        ("cells", 2 + 2, ("task/network",)),
         ("dimension", 13 * (5 + 4 + 5), ("task.data.dim", "task.data.law")),
         ("extended_1d", 14 * 2, ()),
         ("learned_proposals", 3 * 2, ("proposal.components",)),

@@ -105,6 +105,16 @@ def test_results_of_several_machines_are_joined(tmp_path: Path, capsys: pytest.C
         sweep(["merge", str(tmp_path / "none"), f"results_dir={here}"])
 
 
+def test_results_are_joined_in_a_folder_that_is_named_from_where_one_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = made_plan(tmp_path / "one", seeds=2)
+    make_done(plan.jobs[0], tmp_path / "one", [0.1, 0.2])
+    monkeypatch.chdir(tmp_path)
+    assert sweep(["merge", "one"]) == 0
+    assert not runs.verify(tmp_path / "results" / "runs" / plan.jobs[0].run_id)
+
+
 def test_a_run_whose_status_names_a_file_elsewhere_is_left_out(tmp_path: Path) -> None:
     plan = made_plan(tmp_path / "one", seeds=2)
     folder = make_done(plan.jobs[0], tmp_path / "one", [0.1, 0.2])
