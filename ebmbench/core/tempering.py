@@ -149,6 +149,7 @@ class _Annealing:
     def run(self, leaps: int) -> _Population:
         """Takes the population to the power one."""
         broken = ~self.values.isfinite().all(-1)
+        self.power = torch.where(broken, 1.0, self.power)  # nothing is known of its density
         for _ in range(MOST_RISES):
             moving = self.power < 1
             if not moving.any():
