@@ -112,7 +112,8 @@ class Conditionals:
         if near is not None:
             start.append((0.25, near))
         generator = torch.Generator().manual_seed(number)
-        return tempered(self.bind(x), start, (self.seeds, len(x)), self.base.samples, generator)
+        with self.stack.evaluating():
+            return tempered(self.bind(x), start, (self.seeds, len(x)), self.base.samples, generator)
 
     def log_prob(self, x: Tensor, y: Tensor, drawn: Proposed | None = None) -> Tensor:
         """Returns `log p(y|x)` with a quick estimate of log Z, `[S, B]` float64; y is `[B, D]`.
