@@ -43,8 +43,10 @@ class Bound:
         return values if self.base is None else values + self.base.log_prob(y)
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
-        """Returns their gradient in y, `[S, B, M, D]`."""
+        """Returns their gradient in y, `[S, B, M, D]`; zeros where the network has none, which moves can do without."""
         y = y.to(self.dtype)
+        if not self.stack.has_gradient:
+            return torch.zeros_like(y)
         with self.stack.evaluating():
             found = self.f.grad(y, create_graph)
         return found if self.base is None else found + self.base.score(y)
