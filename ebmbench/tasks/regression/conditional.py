@@ -59,7 +59,7 @@ class Conditionals:
         stack: the models.
         base: their base density; a normalised model has none, but its reach bounds quadratures.
         nodes: places nodes for one target; None for several.
-        cloud: kernels around training targets, from which importance sampling starts; not needed for one target.
+        cloud: kernels around training targets, from which sampling starts; not needed for one target.
     """
 
     def __init__(
