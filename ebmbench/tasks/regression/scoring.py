@@ -76,7 +76,7 @@ class Truth:
     law: Law
     given: Tensor
     scaling: Scaling
-    device: torch.device = torch.device("cpu")
+    device: torch.device | str = "cpu"
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Returns `log p(y|x)`: `[B, M, D]` -> `[B, M]`; or with seeds in front."""
