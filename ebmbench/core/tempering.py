@@ -12,8 +12,8 @@ between 0 and 1 this is importance sampling from q.
 
 Two things are uncertain. A population is several islands that never exchange particles: their estimates of Z differ by
 chance, and their spread gives a standard error. And all of them may miss the same mass, for want of particles and of
-moves. So all is done once more with half of either: what the other work adds is taken for the bias that is left
-(`Tempered.bias`). Mass that no part of the start leads to, nobody sees.
+moves. So all is done once more with a quarter of the particles and half of the leapfrog steps: what the other work
+adds is taken for the bias that is left (`Tempered.bias`). Mass that no part of the start leads to, nobody sees.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ KEPT = 0.8
 """The share of the effective sample size that a rise of the power leaves."""
 LEAPS = 10
 """Leapfrog steps of a move."""
-LITTLE = 2
-"""Of the particles and of the leapfrog steps, this part is left out where little work is wanted: a half of either."""
+LITTLE = (4, 2)
+"""Where little work is wanted, a quarter of the particles and a half of the leapfrog steps."""
 MOVES = 2
 """At a power."""
 ACCEPTED = 0.65
@@ -54,7 +54,7 @@ class Tempered(Weighted):
 
     Attributes:
         islands: independent estimates of log Z, `[S, B, R]`.
-        bias: by how much log Z is perhaps too low, `[S, B]`: what three quarters of the work added to it, and half
+        bias: by how much log Z is perhaps too low, `[S, B]`: what seven eighths of the work added to it, and half
             of its variance, by which the logarithm of an unbiased estimate is too low.
     """
 
@@ -80,7 +80,7 @@ def tempered(
         count: particles of all populations together.
     """
     made = _populations(f, start, lead, count, LEAPS, generator)
-    short = _populations(f, start, lead, count // LITTLE, LEAPS // LITTLE, generator)
+    short = _populations(f, start, lead, count // LITTLE[0], LEAPS // LITTLE[1], generator)
     y, values = (torch.cat([getattr(p, name) for p in made], 2) for name in ("y", "values"))
     log_weights = torch.cat([p.log_weights + math.log(y.shape[2] / p.y.shape[2]) for p in made], -1)
     islands, before = (torch.logsumexp(torch.stack([p.islands for p in some]), 0) for some in (made, short))
@@ -149,6 +149,7 @@ class _Annealing:
     def run(self, leaps: int) -> _Population:
         """Takes the population to the power one."""
         broken = ~self.values.isfinite().all(-1)
+        self.power = torch.where(broken, 1.0, self.power)  # nothing is known of its density
         for _ in range(MOST_RISES):
             moving = self.power < 1
             if not moving.any():

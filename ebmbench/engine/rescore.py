@@ -63,7 +63,7 @@ def rescore(folder: Path) -> bool:
                 rows += _scores(config, seeds, device, parameters, before.status, work_dir)
             of_all = config.task.finish(config.setup, work_dir, groups) or {}
             old = {row["seed"]: row for row in before.metrics}
-            rows = [{**row, **of_all, **_kept(config, old[str(row["seed"])])} for row in rows]
+            rows = [{**row, **_kept(config, old[str(row["seed"])]), **of_all} for row in rows]
             write_atomically(work_dir / "metrics.csv", execute.table(rows))
             environment = json.loads((work_dir / "environment.json").read_text())
             again = {"commit": commit, "at": runs.now(), "torch": str(torch.__version__)}
@@ -99,4 +99,4 @@ def _kept(config: RunConfig, old: Mapping[str, str]) -> dict[str, str]:
     """Returns what only training knows of a seed, as it stood in metrics.csv."""
     counters = [name for counter in config.method.counters for name in (counter, f"{counter.removesuffix('s')}_step")]
     names = [metric.name for metric in (*COST, *config.task.metrics) if metric in COST or metric.of_training]
-    return {name: old[name] for name in (*names, *counters) if name in old}
+    return {name: value for name, value in old.items() if name in (*names, *counters)}

@@ -391,8 +391,9 @@ def maps(results: Results) -> Iterator[Figure]:
                 "map-" + key.replace(".", "-"),
                 f"Method by {column}",
                 "Mean over the seeds that ran at every value. Bright is the best of a column, dark the worst, and a "
-                "frame marks the best mean, where methods are ranked; whether a test decided it is in the tables. On "
-                "the right what a seed cost, as a mean over the columns.",
+                "frame marks the best mean, where methods are ranked; whether a test decided it is in the tables. A "
+                "number in brackets rests on no trusted seed. On the right what a seed cost, as a mean over the "
+                "columns.",
                 tuple(panels),
                 pd.concat(tables),
                 short=f"Map of {key.rpartition('.')[2].replace('_', ' ')}",
@@ -403,6 +404,7 @@ def _map_panel(table: pd.DataFrame, key: str, name: str, metric: Metric, costs: 
     def draw(axes: Axes) -> None:
         methods, values = methods_of(table), sorted(table[key].unique())
         means = table.pivot(index="method", columns=key, values="mean").loc[methods, values]
+        unsure = set(table.loc[table["n_untrusted"] == table["n"], ["method", key]].itertuples(index=False, name=None))
         for column, value in enumerate(values):
             bad = scores.badness(metric, means[value].to_numpy(float))
             scale = Scale.of(bad)
@@ -413,7 +415,8 @@ def _map_panel(table: pd.DataFrame, key: str, name: str, metric: Metric, costs: 
                 color = colormaps[palette.DENSITY_CMAP](1 - scale.share(place))
                 axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=color, lw=0))
                 ink = "#000000" if np.dot(color[:3], (0.299, 0.587, 0.114)) > 0.5 else "#ffffff"
-                axes.text(column, row, _two_digits(mean), ha="center", va="center", color=ink, fontsize=7)
+                text = f"({_two_digits(mean)})" if (methods[row], value) in unsure else _two_digits(mean)
+                axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7)
         for method, value in table.loc[table["mark"] == "best", ["method", key]].itertuples(index=False):
             corner = (values.index(value) - 0.46, methods.index(method) - 0.42)
             axes.add_patch(Rectangle(corner, 0.92, 0.84, fill=False, ec="#000000", lw=1.2))

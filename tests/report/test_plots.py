@@ -69,6 +69,19 @@ def test_the_map_has_the_grid_s_means_and_frames_the_best(results: Path) -> None
     assert {(round(x), round(y)) for x, y in framed} == best
 
 
+def test_the_map_puts_in_brackets_what_no_trusted_seed_supports(results: Path) -> None:
+    grid = {"grid": {"by": "method.num_samples", "metrics": ["d_kl"]}}
+    found = dataclasses.replace(frame.find(["num_samples"], results), tables=(grid,))
+    rows = found.frame.copy()
+    rows["trusted"] = 1
+    rows.loc[(rows["method"] == "nce") & (rows["method.num_samples"] == 4), "trusted"] = 0
+    (figure,) = plots.named(dataclasses.replace(found, frame=rows), "map")
+    axes = axes_of(figure.panels[0])
+    methods = [tick.get_text() for tick in axes.get_yticklabels()]
+    unsure = {text.get_position() for text in axes.texts if text.get_text().startswith("(")}
+    assert unsure == {(1, methods.index("nce"))}  # 1, 4, 16, ...
+
+
 def test_detection_has_its_stages_and_sizes(results: Path) -> None:
     figures = by_name(results, "shapes")
     assert {"ranking", "stages", "sizes", "pareto", "curves-detection-shapes"} <= set(figures)

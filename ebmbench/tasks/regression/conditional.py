@@ -43,8 +43,10 @@ class Bound:
         return values if self.base is None else values + self.base.log_prob(y)
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
-        """Returns their gradient in y, `[S, B, M, D]`."""
+        """Returns their gradient in y, `[S, B, M, D]`; zeros where the network has none, which moves can do without."""
         y = y.to(self.dtype)
+        if not self.stack.has_gradient:
+            return torch.zeros_like(y)
         with self.stack.evaluating():
             found = self.f.grad(y, create_graph)
         return found if self.base is None else found + self.base.score(y)
@@ -57,7 +59,7 @@ class Conditionals:
         stack: the models.
         base: their base density; a normalised model has none, but its reach bounds quadratures.
         nodes: places nodes for one target; None for several.
-        cloud: kernels around training targets, from which importance sampling starts; not needed for one target.
+        cloud: kernels around training targets, from which sampling starts; not needed for one target.
     """
 
     def __init__(
@@ -112,7 +114,8 @@ class Conditionals:
         if near is not None:
             start.append((0.25, near))
         generator = torch.Generator().manual_seed(number)
-        return tempered(self.bind(x), start, (self.seeds, len(x)), self.base.samples, generator)
+        with self.stack.evaluating():
+            return tempered(self.bind(x), start, (self.seeds, len(x)), self.base.samples, generator)
 
     def log_prob(self, x: Tensor, y: Tensor, drawn: Proposed | None = None) -> Tensor:
         """Returns `log p(y|x)` with a quick estimate of log Z, `[S, B]` float64; y is `[B, D]`.

@@ -93,12 +93,14 @@ class ModuleStack(Stack):
     @contextmanager
     @override
     def evaluating(self) -> Iterator[None]:
-        training = self.module.training
+        if not self.module.training:  # within another one: to go through all modules takes time
+            yield
+            return
         self.module.eval()
         try:
             yield
         finally:
-            self.module.train(training)
+            self.module.train()
 
     @override
     def start_step(self, step: int | Tensor) -> None:

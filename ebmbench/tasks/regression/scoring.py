@@ -70,11 +70,13 @@ class Truth:
     Attributes:
         law: in the target's own units.
         given: what it depends on, of the rows at hand, `[B, ...]`.
+        device: where its draws are wanted.
     """
 
     law: Law
     given: Tensor
     scaling: Scaling
+    device: torch.device | str = "cpu"
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Returns `log p(y|x)`: `[B, M, D]` -> `[B, M]`; or with seeds in front."""
@@ -86,7 +88,7 @@ class Truth:
     def sample(self, lead: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
         """Returns standardised draws for B rows, `[B, count, D]`."""
         draws = Streams([0], stacked=False).at(int(torch.randint(2**31, (), generator=generator)))
-        return self.scaling.y(self.law.sample(self.given, count, draws, "evaluation"))
+        return self.scaling.y(self.law.sample(self.given, count, draws, "evaluation")).to(self.device)
 
 
 def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tensor, truth: Truth | None) -> RowScores:
@@ -153,7 +155,7 @@ def many_targets(
     score = density.energy_score(points.flatten(0, 1), raw.flatten(0, 1)).view(lead)
     d_kl = d_kl_error = torch.full_like(log_z, torch.nan)
     if truth is not None:
-        draws = truth.sample(lead, conditionals.base.samples, torch.Generator().manual_seed(number)).to(x.device)
+        draws = truth.sample(lead, conditionals.base.samples, torch.Generator().manual_seed(number))
         ratio = truth.log_prob(draws) - f(draws.expand(lead[0], *draws.shape))
         d_kl = ratio.mean(-1) + log_z
         d_kl_error = (ratio.var(-1) / ratio.shape[-1] + error.square()).sqrt()
@@ -181,7 +183,7 @@ def score_rows(learner: FitLearner) -> RowScores:
     parts = []
     for number, some in enumerate(torch.arange(len(x)).split(rows)):
         law = learner.split.truth
-        truth = None if law is None else Truth(law, test.given[some], scaling)
+        truth = None if law is None else Truth(law, test.given[some], scaling, learner.device)
         some = some.to(learner.device)
         if one:
             parts.append(one_target(conditionals, scaling, x[some], y[some], truth))

@@ -35,11 +35,13 @@ class Stack(ABC):
         code_path: which implementation computes, for the record.
         num_features: F, the number of features of x; 0 if the network has no encoder of its own.
         normalised: whether `exp f` integrates to one by construction.
+        has_gradient: whether f has derivatives in y.
     """
 
     code_path = "plain"
     num_features: int = 0
     normalised: bool = False
+    has_gradient: bool = True
 
     def __init__(self, named: Mapping[str, Tensor]) -> None:
         """Takes the initial parameters by name, `[S, ...]` each."""

@@ -245,3 +245,14 @@ def test_trained_models_find_a_linear_law(line: str, method: str, network: str) 
     noise = 0.5 * math.log(2 * math.pi * math.e * 0.3**2)
     assert (metrics["nll"] < noise + 0.25).all(), metrics["nll"]  # 120 test rows, 384 training rows
     assert (metrics["rmse"] < 0.38).all() and (metrics["coverage_90"] - 0.9).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("network", ["gaussian", "flow"])
+def test_draws_of_a_normalised_model_of_two_targets_sum_to_one(network: str) -> None:
+    """Its log Z is 0 by construction, and scores take it so; that of its draws must agree."""
+    made = learner("data=laws", "data.dim=2", "data.num_test=6", f"network={network}")
+    x, _ = made.standardised(made.split.test.x, made.split.test.y, CPU)
+    found = made.conditionals.tempered(x, None, 0)
+    assert torch.all(found.log_z.abs() < 5 * found.error + 0.1)
+    scores = scoring.score_rows(made)
+    assert torch.all(scores.error == 0) and torch.all(scores.bias == 0)

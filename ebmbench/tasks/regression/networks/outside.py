@@ -69,6 +69,7 @@ class OutsideStack(Stack):
     """S models of a library, in use: they have no weights that an optimiser could change."""
 
     normalised = True
+    has_gradient = False
     code_path = "library"
 
     def __init__(self, network: Outside, seeds: int, device: torch.device) -> None:
