@@ -380,6 +380,13 @@ def test_parameters_are_those_that_were_trained(config: RunConfig) -> None:
     assert all(torch.equal(saved["parameters"][seed]["flat"], read[seed]["flat"]) for seed in (0, 1))
 
 
+def test_a_run_without_figures_is_whole_and_the_same_run(tmp_path: Path) -> None:
+    config = compose([*LINES, f"results_dir={tmp_path}", "figures=false"])
+    assert config.run_hash == compose(LINES).run_hash
+    assert execute(config, quiet=True).state == "done"
+    assert not (config.run_dir / "figures").exists() and not runs.verify(config.run_dir)
+
+
 def test_figures_that_cannot_be_drawn_cost_no_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
