@@ -28,8 +28,8 @@ def gaussian(std: Tensor, mean: Tensor, constant: float = 0.0) -> Energies:
 
 
 def same(f: Callable[[Tensor], Tensor]) -> Energies:
-    """One energy for all boxes."""
-    return lambda rows: AutogradEnergy(f)
+    """One energy for all boxes; it may be constant."""
+    return lambda rows: AutogradEnergy(lambda y: f(y) + 0 * y.sum(-1))
 
 
 def truncated_nll(std: Tensor, mean: Tensor) -> Tensor:
@@ -158,5 +158,7 @@ def test_where_f_is_not_a_number_nothing_is_known() -> None:
     def f(y: Tensor) -> Tensor:
         return torch.where(y[..., 0] > 0.5, torch.nan, 0.0)
 
-    found = box_nll(lambda rows: AutogradEnergy(lambda y: torch.where(rows[:, None] == 1, f(y), 0.0)), 2, 0, CPU)
+    found = box_nll(
+        lambda rows: AutogradEnergy(lambda y: torch.where(rows[:, None] == 1, f(y), 0 * y[..., 0])), 2, 0, CPU
+    )
     assert found.nll[0].isfinite() and found.nll[1].isnan()
