@@ -85,7 +85,7 @@ def _about(plan: Plan) -> dict[str, Any]:
         "name": plan.name,
         "description": plan.description,
         # Tables are published: where the data lay is this machine's own.
-        "overrides": [re.sub(r"^(task\.data\.root=).*", r"\1…", text) for text in plan.overrides],
+        "overrides": [re.sub(r"^((?:task\.)?data\.root=).*", r"\1…", text) for text in plan.overrides],
         "axes": list(plan.axes),
         "tables": list(plan.tables),
         "figures": list(plan.figures),
