@@ -25,6 +25,8 @@ from ebmbench.tasks.detection.task import DetectionTask
 
 CHECKPOINT_SECONDS = 60.0
 """How much of the training of a base detector a kill may lose."""
+FIRST_STEPS = 10
+"""Steps after which the run says how long all of it takes, about."""
 
 
 def train_base(
@@ -81,6 +83,12 @@ def train_base(
                     f"({base.learning_rate})."
                 )
             training.step, training.seconds = step + 1, time.perf_counter() - started
+            if step + 1 == FIRST_STEPS < base.iterations:
+                minutes = training.seconds / FIRST_STEPS * base.iterations / 60
+                _say(
+                    f"  about {minutes:.1f} minutes for the base detector, by its first {FIRST_STEPS} steps; "
+                    "then about as long for each seed of the head, evaluation included"
+                )
             if (step + 1) % 50 == 0 or step + 1 == base.iterations:
                 each = training.seconds / (step + 1)
                 left = each * (base.iterations - step - 1)
