@@ -126,18 +126,19 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
 
 
 def _of_draws(part: pd.DataFrame, results: Results) -> Iterator[Finding]:
-    """Yields what is said where the training data were drawn several times."""
+    """Yields what is said where the training data, or what else a task draws, were drawn several times."""
     asked = [options for kind, options in map(parse_entry, results.tables) if kind == "draws"]
-    metric = task_of(str(part["task"].iloc[0])).metrics[0]
-    options = {**(asked[0] if asked else {}), "metrics": [metric.name]}
+    options = asked[0] if asked else {}
+    task = task_of(str(part["task"].iloc[0]))
+    metric = next((m for name in options.get("metrics", ()) if (m := task.metric(name))), task.metrics[0])
+    options = {**options, "metrics": [metric.name]}
     for table in draw_tables(part, results.axes, options):
         assert table.data is not None
         rows = _records(table.data)
         names = [f"`{row['method']}`" for row in rows]
         title = table.title.partition(f": {metric.label}")[0]
-        finding = _said(
-            title, metric, rows, names, "draw", f"draws of the training data, {rows[0]['seeds']} seeds each"
-        )
+        over = f"draws of the {task.draw_of}, {rows[0]['seeds']} seeds each"
+        finding = _said(title, metric, rows, names, "draw", over)
         tau = rows[0]["tau"]
         agree = f" The rankings by two draws agree with a mean Kendall's tau of {tau:.2f}." if tau == tau else ""
         yield Finding(title, finding.text + agree, finding.values)
