@@ -87,6 +87,13 @@ def number_cell(value: float, decimals: int | None = None) -> Cell:
     return Cell(number(value, decimals), sort=value)
 
 
+def plain(value: Any) -> str:
+    """Returns a value as it is printed; what is missing, as in YAML."""
+    if value is None or value != value:
+        return "null"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def number(value: float, decimals: int | None = None) -> str:
     """Returns a number as it is printed: to so many decimals, else to four significant digits; tiny ones as 1.7e-05."""
     if math.isnan(value):

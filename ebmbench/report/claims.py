@@ -15,10 +15,10 @@ from typing import Any
 
 import pandas as pd
 
-from ebmbench.display.table import Cell, Table, markdown_rows, method_cell, number
+from ebmbench.display.table import Cell, Table, markdown_rows, method_cell, number, plain
 from ebmbench.report import frame, scores
 from ebmbench.report.frame import Results, task_of
-from ebmbench.report.settings import plain, symbol
+from ebmbench.report.settings import symbol
 from ebmbench.report.tables import Group, draw_tables, groups, mean_cell, parse_entry, places_of
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric

@@ -26,6 +26,7 @@ import yaml
 from ebmbench.config.nodes import dataset_of
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, first_line
+from ebmbench.display.table import plain
 from ebmbench.engine import runs as run_directories
 from ebmbench.engine.runs import FINISHED, Status, read_output, read_status
 from ebmbench.report import settings
@@ -327,7 +328,7 @@ def _varied(done: pd.DataFrame, axes: Sequence[str]) -> dict[str, list[str]]:
 def _variant(row: Mapping[Any, Any], varied: Mapping[str, Sequence[str]]) -> str:
     keys = varied.get(row["method"], [])
     names = [settings.symbol(key, row["task"], row["method"]) for key in keys]
-    return ", ".join(f"{name} = {settings.plain(row[key])}" for name, key in zip(names, keys, strict=True))
+    return ", ".join(f"{name} = {plain(row[key])}" for name, key in zip(names, keys, strict=True))
 
 
 def _reference_value(part: pd.DataFrame, key: str, task: type[Task], method: str) -> Any:

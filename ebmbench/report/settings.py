@@ -48,13 +48,6 @@ def comparable(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
-def plain(value: Any) -> str:
-    """Returns a value as it is printed; what is missing, as in YAML."""
-    if value is None or value != value:
-        return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def published(key: str, task: str, dataset: str, method: str, config: Mapping[str, Any] | None = None) -> Any:
     """Returns the value that a setting has if nobody gives one: the tables', else the default of its class."""
     value = setting(task, dataset, method, key)

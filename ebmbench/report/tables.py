@@ -29,10 +29,10 @@ from ebmbench.display.table import (
     number,
     number_cell,
     one_line,
+    plain,
 )
 from ebmbench.report import scores
 from ebmbench.report.frame import Results, costs_of, metrics_of, task_of
-from ebmbench.report.settings import plain
 from ebmbench.tasks.base import COST, Metric, Task
 
 SHOWN_RUNS = 200

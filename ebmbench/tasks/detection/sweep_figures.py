@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.rendering import Figure, Panel, Scale, labels_with, methods_of
-from ebmbench.display.table import Cell, Table
+from ebmbench.display.table import Cell, Table, plain
 from ebmbench.tasks.base import SweepResults
 
 BASE_SEED = "task.base.seed"
@@ -241,7 +241,7 @@ def _images_panel(
         for place, (key, part) in enumerate(lines):
             color = LINES[place % len(LINES)]
             name = ", ".join(
-                [key[0], *(f"{s.rpartition('.')[2]} {_word(v)}" for s, v in zip(settings, key[1:], strict=True))]
+                [key[0], *(f"{s.rpartition('.')[2]} {plain(v)}" for s, v in zip(settings, key[1:], strict=True))]
             )
             x = part[NUM_TRAIN] * 1.04 ** (place - (len(lines) - 1) / 2)
             axes.plot(x, part["gain"], color=color, lw=1.4, label=name)
@@ -261,12 +261,6 @@ def _images_panel(
             axes.legend(fontsize=7, loc="best")
 
     return draw
-
-
-def _word(value: object) -> str:
-    if value is None or value != value:
-        return "null"
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def stages_table(title: str, group: pd.DataFrame) -> Table:
