@@ -168,6 +168,17 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
         _RESULTS_DIR,
     ),
     Command(
+        ("sweep", "best"),
+        "NAME [results_dir=DIR]",
+        "the settings with the best validation score, into <results_dir>/NAME/settings/best.yaml",
+        "ebmbench.cli.sweep:best",
+        "sweeps",
+        (),
+        f"""\
+For each task and dataset, method and network; the score is a mean over seeds and draws of the data. --config-dir
+<results_dir>/NAME uses them. {_RESULTS_DIR}""",
+    ),
+    Command(
         ("sweep", "tables"),
         "NAME [results_dir=DIR]",
         "the tables again, from the runs.csv that collect left there",

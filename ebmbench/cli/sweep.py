@@ -1,4 +1,4 @@
-"""`ebmbench sweep`: submit, resume, work, merge, status, collect, check."""
+"""`ebmbench sweep`: submit, resume, work, merge, status, collect, best, tables, check."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from ebmbench.cli.report import say_lacking
 from ebmbench.config.compose import known_sweeps
 from ebmbench.core.errors import UserError
 from ebmbench.engine.runs import FINISHED, commit
+from ebmbench.report import frame
 from ebmbench.report.planned import Plan, read_plan, sweep_dir
+from ebmbench.sweep import best as best_settings
 from ebmbench.sweep import collect as tables
 from ebmbench.sweep import status as states
 from ebmbench.sweep.merge import merge as merge_folders
@@ -90,6 +92,15 @@ def collect(arguments: Arguments) -> int:
     print(f"{plan.name}: {states.counts(results.runs)}")
     print("\n".join(str(path) for path in paths))
     return code
+
+
+def best(arguments: Arguments) -> int:
+    """Writes the settings that have the best validation score, and names what is not counted; returns as `collect`."""
+    results_dir, name = _place(arguments, arguments.settings)
+    results = frame.find([name], results_dir, states.job_states)
+    path = best_settings.write(results, results_dir / name)
+    print(f"{path.read_text()}{path}\nuse them with --config-dir {path.parent.parent}")
+    return say_lacking(results, [state for state in states.STATES if state not in FINISHED])
 
 
 def again(arguments: Arguments) -> int:

@@ -27,12 +27,13 @@ from tests.sweep.made import sweep
         ("data_seeds", 120, ("task.data_seed",)),
         ("shapes", 7, ()),
         ("bccd", 2, ()),
-        ("uci", 6 * 20 * (1 + 2), ("task/network", "task.data.split")),
+        ("uci", 6 * 20 * 3 + 4 * 20 * 2, ("task/network", "task.data.split")),
         (
             "uci_settings",
-            6 * 3 * 4,
+            6 * 3 * 3 * 4 + 4 * 2 * 3 * 4,
             (
                 "task/network",
+                "task.data.split",
                 *(f"task.network.{key}" for key in ("activation", "dropout")),
                 "trainer.learning_rate",
                 "trainer.weight_decay",

@@ -1,0 +1,73 @@
+"""Which settings `sweep best` chooses: by the mean of the validation metric, over seeds and draws of the data."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from ebmbench.config import nodes
+from ebmbench.core.errors import UserError
+from ebmbench.report.frame import Results
+from ebmbench.sweep import best
+
+AXES = ("task/network", "task.data.split", "task.network.activation", "trainer.learning_rate")
+
+
+def results(rows: list[tuple[str, int, str, float, float]], axes: tuple[str, ...] = AXES) -> Results:
+    """Runs of one set: network, split, activation, learning rate and validation NLL, one seed each."""
+    frame = pd.DataFrame(
+        [
+            {
+                "config_hash": f"{number}", "task": "regression", "dataset": "made", "seed": 0, "state": "done",
+                "method": "nce" if row[0] == "mlp" else "ml-exact", **dict(zip(AXES, row, strict=False)),
+                "val_nll": row[-1], "diverged": float(math.isnan(row[-1])),
+            }
+            for number, row in enumerate(rows)
+        ]
+    )  # fmt: skip
+    return Results("tried", frame, axes)
+
+
+def test_the_mean_over_draws_decides_for_each_model(tmp_path: Path) -> None:
+    found = results(
+        [
+            ("mlp", 0, "silu", 0.002, 1.0), ("mlp", 1, "silu", 0.002, 5.0),  # best at one draw, worse on average
+            ("mlp", 0, "relu", 0.005, 2.0), ("mlp", 1, "relu", 0.005, 2.0),
+            ("mdn", 0, "silu", 0.002, 3.0), ("mdn", 1, "silu", 0.002, 3.0),
+            ("mdn", 0, "relu", 0.005, 4.0), ("mdn", 1, "relu", 0.005, 1.0),
+        ]
+    )  # fmt: skip
+    relu = {"task.network.activation": "relu", "trainer.learning_rate": 0.005}
+    assert best.best(found) == {"regression-made": {"nce, mlp": relu, "ml-exact, mdn": relu}}
+    path = best.write(found, tmp_path)
+    assert yaml.safe_load(path.read_text()) == best.best(found)
+    assert nodes.tables((tmp_path,))["regression-made"]["nce, mlp"] == relu  # as --config-dir reads it
+
+
+def test_a_setting_that_lacks_a_run_or_diverged_is_not_chosen() -> None:
+    found = results(
+        [
+            ("mlp", 0, "silu", 0.002, 1.0),
+            ("mlp", 0, "tanh", 0.002, 0.0), ("mlp", 1, "tanh", 0.002, math.nan),
+            ("mlp", 0, "relu", 0.005, 2.0), ("mlp", 1, "relu", 0.005, 2.0),
+        ]
+    )  # fmt: skip
+    assert best.best(found)["regression-made"]["nce, mlp"]["task.network.activation"] == "relu"
+
+
+@pytest.mark.parametrize(
+    ("rows", "axes", "words"),
+    [
+        ([("mlp", 0, "silu", 0.002, 1.0)], AXES, "it tries one setting of nce"),
+        ([("mlp", 0, "silu", 0.002, 1.0), ("mlp", 1, "silu", 0.002, 1.0)], AXES[:2], "it tries one setting of nce"),
+    ],
+)
+def test_a_sweep_that_tries_nothing_has_no_best(
+    rows: list[tuple[str, int, str, float, float]], axes: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        best.best(results(rows, axes))
