@@ -27,6 +27,7 @@ from ebmbench.report.tables import (
     groups,
     interval_of,
     listed,
+    margins_of,
     mean_cell,
     parse_entry,
     places_of,
@@ -78,15 +79,16 @@ def _of_group(group: Group, results: Results) -> Iterator[Finding]:
     varied = [axis for axis in results.axes if group.frame[axis].nunique(dropna=False) > 1]
     metric = _asked(group, results)
     if not varied:
-        yield _compared(group, metric, "method", group.frame, [f"`{name}`" for name in group.methods])
+        records = _at_equal_seeds(group.frame, "method", metric, results)
+        yield _of_methods(group, metric, records)
     elif len(varied) == 1:
         axis, method = varied[0], str(group.methods[0])
         sign = symbol(axis, group.task.name, method)
         if len(group.methods) == 1:
             equal = scores.at_equal_seeds(group.frame, axis, ["method"])
-            yield _compared(
-                group, metric, axis, equal, [f"{sign} = {plain(value)}" for value in sorted(set(equal[axis]))]
-            )
+            records = _at_equal_seeds(equal, axis, metric, results)
+            names = [f"{sign} = {plain(record[axis])}" for record in records]
+            yield _said(group.title, metric, records, names, "seed", _seeds_of(group))
         else:
             yield _at_each_value(group, metric, axis, sign)
 
@@ -101,18 +103,18 @@ def _asked(group: Group, results: Results) -> Metric:
     return group.headline
 
 
-def _compared(group: Group, metric: Metric, over: str, rows: pd.DataFrame, names: Sequence[str]) -> Finding:
-    return _said(group.title, metric, _at_equal_seeds(rows, over, metric), names, "seed", _seeds_of(group))
+def _of_methods(group: Group, metric: Metric, records: Sequence[Row]) -> Finding:
+    return _said(group.title, metric, records, [f"`{row['method']}`" for row in records], "seed", _seeds_of(group))
 
 
 def _seeds_of(group: Group) -> str:
     return f"seeds on one draw of the {group.task.draw_of}" if group.task.draw_setting else "seeds"
 
 
-def _at_equal_seeds(rows: pd.DataFrame, over: str, metric: Metric) -> list[Row]:
+def _at_equal_seeds(rows: pd.DataFrame, over: str, metric: Metric, results: Results) -> list[Row]:
     """Returns the summary of each that is compared, over the seeds that all of them have."""
     equal = scores.at_equal_seeds(rows, over, ["task", "dataset"])
-    return _records(scores.summarise(equal, ["task", "dataset"], over, [metric]))
+    return _records(scores.summarise(equal, ["task", "dataset"], over, [metric], margins_of(results.tables)))
 
 
 def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Finding:
@@ -252,7 +254,7 @@ def results_text(results_dir: Path) -> str:
     A column is the headline metric of one dataset of the sweeps in COMPARED.
     """
     columns = [
-        (group, _at_equal_seeds(group.frame, "method", group.headline))
+        (group, _at_equal_seeds(group.frame, "method", group.headline, results))
         for results in _collected(results_dir)
         if results.name in COMPARED
         for group in groups(results.done, ())
@@ -275,10 +277,7 @@ def results_text(results_dir: Path) -> str:
         legend += f" {DOUBTFUL}: with seeds whose numbers are not trusted. {'; '.join(doubtful)}."
     if any(FEWER in line for line in lines):
         legend += f" {FEWER}: over fewer than all seeds, for some diverged or have no finite value."
-    said = [
-        _said(group.title, group.headline, records, [f"`{row['method']}`" for row in records], "seed", _seeds_of(group))
-        for group, records in columns
-    ]
+    said = [_of_methods(group, group.headline, records) for group, records in columns]
     return "\n".join([*lines, "", legend, "", *(f"- {finding.title}: {finding.text}" for finding in said)]) + "\n"
 
 

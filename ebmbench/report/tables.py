@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,7 +116,16 @@ def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
     for name, what in (("metrics", "metrics"), ("beside", "settings")):
         if not isinstance(options.get(name, ()), list | tuple):
             raise UserError(f"sweep.tables has {kind} with {name}={options[name]!r}: give a list of {what}")
+    margins = options.get("margins", {})
+    if not isinstance(margins, dict) or not all(isinstance(m, int | float) and m > 0 for m in margins.values()):
+        raise UserError(f"sweep.tables has {kind} with margins={margins!r}: give each metric a positive number")
     return kind, options
+
+
+def margins_of(entries: Iterable[Any]) -> dict[str, float]:
+    """Returns for each metric the largest difference of means that does not matter, where a table of scores has it."""
+    asked = [options for kind, options in map(parse_entry, entries) if kind == "scores"]
+    return {name: float(margin) for options in asked for name, margin in options.get("margins", {}).items()}
 
 
 def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[Task]) -> None:
@@ -132,7 +141,7 @@ def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[T
             key = {"grid": options.get("by"), "draws": task.draw_setting}.get(kind)
             if key and key not in axes:
                 raise _not_varied(kind, key, axes)
-            for name in options.get("metrics", ()):
+            for name in (*options.get("metrics", ()), *options.get("margins", ())):
                 _metric(task, name)
 
 
@@ -155,13 +164,18 @@ def _not_varied(kind: str, key: str, axes: Sequence[str]) -> UserError:
 
 
 def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
-    """Yields two tables per group: every metric's mean, and the headline's other summaries; and the task's own."""
+    """Yields two tables per group: every metric's mean, and the headline's other summaries; and the task's own.
+
+    Options: `metrics`, and `margins`, metric to the largest difference of means that does not matter.
+    """
+    margins = options.get("margins", {})
     for group in groups(frame, axes):
         there = metrics_of(group.task, group.frame)
         given = [_metric(group.task, name) for name in options.get("metrics", ())]
         main = [metric for metric in given or group.task.metrics if metric in there and (given or metric.table)]
         main = main or [group.headline]  # alone where no seed has a value, for all diverged: the table then says so
-        cells = scores.summarise(group.frame, group.keys, "method", [*main, *(m for m in there if m not in main)])
+        metrics = [*main, *(metric for metric in there if metric not in main)]
+        cells = scores.summarise(group.frame, group.keys, "method", metrics, margins)
         by = {(row["method"], row["metric"]): row for row in cells.to_dict("records")}
         places = _places(cells, "metric")
         shown = cells[cells["metric"].isin([metric.name for metric in main])]
@@ -176,7 +190,7 @@ def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
                 means.insert(1, number_cell(found[0]["median"], places[main[0].name]))
             rows.append([method_cell(method), *means, *_counts(found[0], doubtful)])
         notes = [MARKS, *_one_draw(group.task), *_nominal(main), *_undecided(shown, "method", "metric", group.task)]
-        notes += [*_doubts(shown, group.task, "metric"), *_few_seeds(shown)]
+        notes += [*_equivalent(shown, margins), *_doubts(shown, group.task, "metric"), *_few_seeds(shown)]
         title = f"{group.title}: mean over seeds with 95 % interval"
         yield Table(title, [*header, *_count_heads(doubtful)], rows, notes, cells, "scores.csv")
         top = cells[cells["metric"] == group.headline.name]
@@ -576,6 +590,13 @@ def _one_draw(task: type[Task]) -> list[str]:
     if not task.draw_setting:
         return []
     return [f"All on one draw of the {task.draw_of}: intervals and tests over seeds say nothing of other draws."]
+
+
+def _equivalent(cells: pd.DataFrame, margins: Mapping[str, float]) -> list[str]:
+    """Names what is the same as the best mean, within the margin that the sweep gives."""
+    same = cells[cells["verdict"] == "equivalent"].groupby("metric", sort=False)["method"]
+    parts = [f"{metric}, margin {margins[str(metric)]:g}: {', '.join(names)}" for metric, names in same]
+    return [f"Equivalent to the best mean (two one-sided tests): {'; '.join(parts)}."] if parts else []
 
 
 def _nominal(metrics: Sequence[Metric]) -> list[str]:

@@ -244,6 +244,16 @@ def test_a_large_p_value_is_not_equality_and_a_margin_can_be() -> None:
     assert pairs.loc[("nce", "dsm"), "low"] < -0.1 < pairs.loc[("nce", "dsm"), "high"] < -0.09
 
 
+def test_a_sweep_gives_the_margin_of_equivalence() -> None:
+    frame = frame_of({("nce",): noisy(0.1, 20), ("sm",): noisy(0.1, 20, key=1), ("dsm",): noisy(0.2, 20, key=2)})
+    text = build(frame, "s", "", ({"scores": {"margins": {"d_kl": 0.05}}},), ())["tables.md"]
+    assert "Equivalent to the best mean (two one-sided tests): d_kl, margin 0.05: " in text and "| equivalent |" in text
+    assert "Not decided against" not in text
+    for margins in ({"d_kl": 0}, {"d_kl": "much"}, [0.1]):
+        with pytest.raises(UserError, match="give each metric a positive number"):
+            tables.parse_entry({"scores": {"margins": margins}})
+
+
 def test_seeds_that_are_not_trusted_are_told_apart() -> None:
     values = noisy(0.1, 10)
     values[3] = 0.0  # too good to be true
