@@ -1,4 +1,4 @@
-"""Trains random seeds of finished runs again and compares their metrics: `ebmbench verify`."""
+"""Trains random seeds of finished runs again and compares metrics, weights and scores: `ebmbench verify`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.display.table import Cell, Table, code_cell, markdown
 from ebmbench.engine import runs
-from ebmbench.engine.api import read_config
+from ebmbench.engine.api import read_config, read_parameters
 from ebmbench.engine.execute import execute
 from ebmbench.methods.base import own_networks
 from ebmbench.report import frame
+from ebmbench.tasks.examples import example_file, read_examples
 
 TOLERANCE = 0.05
 """Relative difference that is allowed where rounding may differ: training carries it on."""
@@ -36,7 +38,7 @@ class Row:
     Attributes:
         seed: -1 where nothing was trained, because the run's files are damaged.
         how: how it was compared.
-        differs: the metric that is furthest off, as text; empty where all agree.
+        differs: the metric that is furthest off, or what else is another, as text; empty where all agree.
     """
 
     run_id: str
@@ -90,15 +92,41 @@ def _again(folder: Path, choice: random.Random, tolerance: float) -> Row:
             run_dir = execute(again, quiet=True).run_dir
             metrics = runs.read_metrics(run_dir)[0]
             now = json.loads(runs.read_output(run_dir, "environment.json"))
+            exact = is_same(before, now) and (len(result.status.seeds) == 1 or is_same_alone(config, now["code_path"]))
+            others = _scores_differ(folder, run_dir, seed, 0.0 if exact else tolerance)
+            others = others or (_weights_differ(folder, run_dir, seed) if exact else "")
         except UserError as error:
             return Row(folder.name, seed, "training", 0, first_line(error))
         finally:
             torch.set_num_threads(threads)
-    exact = is_same(before, now) and (len(result.status.seeds) == 1 or is_same_alone(config, now["code_path"]))
     old = next(row for row in result.metrics if row["seed"] == str(seed))
     names = compared(config, len(result.status.seeds))
     how = "bit for bit" if exact else f"within {100 * tolerance:g} %"
-    return Row(folder.name, seed, how, len(names), difference(old, metrics, names, 0.0 if exact else tolerance))
+    differs = difference(old, metrics, names, 0.0 if exact else tolerance)
+    return Row(folder.name, seed, how, len(names), differs or others)
+
+
+def _weights_differ(folder: Path, again: Path, seed: int) -> str:
+    """Says so where the stored weights of a seed are not, bit for bit, those that training gave again."""
+    old, new = (read_parameters(path).get(seed, {}) for path in (folder, again))
+    equal = old.keys() == new.keys() and all(torch.equal(old[name], new[name]) for name in new)
+    return "" if equal else "the weights are others"
+
+
+def _scores_differ(folder: Path, again: Path, seed: int, tolerance: float) -> str:
+    """Says so where the scores of single examples are others; within a tolerance, where their mean log p is."""
+    old, new = _examples(folder, seed), _examples(again, seed)
+    if not tolerance:
+        return "" if old.equals(new) else "the scores of single examples are others"
+    name = "mean log p of the examples"
+    before, after = ({name: str(own["log_prob"].mean()) if "log_prob" in own else ""} for own in (old, new))
+    return difference(before, after, [name], tolerance)
+
+
+def _examples(folder: Path, seed: int) -> pd.DataFrame:
+    """Returns the scores of single examples of a seed; none where the task keeps none."""
+    frame = read_examples(folder) if example_file(folder) else pd.DataFrame({"seed": []})
+    return frame[frame["seed"] == seed].reset_index(drop=True)
 
 
 def is_same(before: dict[str, Any], now: dict[str, Any]) -> bool:

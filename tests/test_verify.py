@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 
 from ebmbench import verify
 from ebmbench.cli import main as cli
@@ -15,6 +16,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.engine import runs
 from ebmbench.engine.execute import execute
 from ebmbench.system.files import fingerprint
+from ebmbench.tasks.examples import read_examples, write_examples
 
 SMOKE = ["task=1d", "+experiment=smoke", "device=cpu", "logger=none", "threads=1"]
 
@@ -39,9 +41,14 @@ def forged(folder: Path, name: str, old: str, new: str, with_checksum: bool) -> 
     assert old in text
     path.write_text(text.replace(old, new))
     if with_checksum:
-        status = json.loads((folder / "status.json").read_text())
-        status["outputs"][name] = fingerprint(path.read_bytes())
-        (folder / "status.json").write_text(json.dumps(status))
+        seal(path)
+
+
+def seal(path: Path) -> None:
+    """Gives a file that was changed its checksum."""
+    status = json.loads((path.parent / "status.json").read_text())
+    status["outputs"][path.name] = fingerprint(path.read_bytes())
+    (path.parent / "status.json").write_text(json.dumps(status))
 
 
 def run_of(results: Path, method: str) -> Path:
@@ -73,6 +80,30 @@ def test_a_changed_metric_falls(results: Path, with_checksum: bool, capsys: pyte
     assert cli.dispatch(["verify", str(folder), f"results_dir={results}"]) == 1
     out = capsys.readouterr().out
     assert ("d_kl was" in out) if with_checksum else ("metrics.csv" in out and "checksums" in out)
+
+
+@pytest.mark.parametrize("method", ["nce", "sm"])
+def test_changed_scores_of_examples_fall(results: Path, method: str) -> None:
+    """They have checksums too; only training again sees it where those were changed with them."""
+    folder = run_of(results, method)
+    path = folder / "examples.parquet"
+    table = read_examples(folder)
+    table["log_prob"] += 0.3 if method == "sm" else 1e-6
+    write_examples(folder, table)
+    seal(path)
+    (row,) = verify.verify(str(folder), results, 1, 0)
+    assert ("mean log p" if method == "sm" else "single examples") in row.differs
+
+
+def test_a_changed_weight_falls(results: Path) -> None:
+    path = run_of(results, "nce") / "checkpoint.pt"
+    state = torch.load(path, weights_only=True)
+    for parameters in state["parameters"].values():
+        parameters["flat"][7] += 1e-6
+    torch.save(state, path)
+    seal(path)
+    (row,) = verify.verify(str(path.parent), results, 1, 0)
+    assert row.differs == "the weights are others"
 
 
 def test_settings_that_were_changed_fall(results: Path) -> None:

@@ -303,8 +303,9 @@ asks for what jobs on SLURM have come to. It needs the extra [tune].
             Option("--seed", "another random choice (default: 0)", "N"),
         ),
         f"""\
-Every file is checked against its checksum first. Metrics are compared bit for bit where the machine, threads and code
-path are those of the run, and otherwise within 5 %. {_RESULTS_DIR}""",
+Every file is checked against its checksum first. Metrics, weights and scores of single examples are compared bit for
+bit where the machine, threads and code path are those of the run; otherwise metrics and mean log p within 5 %.
+{_RESULTS_DIR}""",
     ),
     Command(
         ("rescore",),

@@ -104,7 +104,8 @@ def number(value: float, decimals: int | None = None) -> str:
         text = f"{value:.0f}" if 1e4 <= abs(value) < 1e6 else f"{value:.4g}"
     else:
         text = f"{value:,.0f}" if decimals == 0 else f"{value:.{decimals}f}" if decimals < 6 else f"{value:.2g}"
-    return text.replace("-", "−", 1) if text.startswith("-") else text
+    sign = "−" if text.startswith("-") and text.strip("-0.") else ""  # what is rounded to zero has no sign
+    return sign + text.removeprefix("-")
 
 
 def one_line(text: str) -> str:
@@ -210,6 +211,7 @@ _TEX = {
     "∞": r"$\infty$",
     "≥": r"$\geq$",
     "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
     "↓": r"$\downarrow$",
     "↑": r"$\uparrow$",
     "→": r"$\rightarrow$",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,19 @@ from ebmbench.display.table import Cell, Table, markdown_rows, method_cell, numb
 from ebmbench.report import frame, scores
 from ebmbench.report.frame import Results, task_of
 from ebmbench.report.settings import symbol
-from ebmbench.report.tables import Group, draw_tables, groups, mean_cell, parse_entry, places_of
+from ebmbench.report.tables import (
+    DOUBTFUL,
+    FEWER,
+    Group,
+    draw_tables,
+    groups,
+    interval_of,
+    listed,
+    margins_of,
+    mean_cell,
+    parse_entry,
+    places_of,
+)
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
 
@@ -28,8 +40,6 @@ COMPARED = ("paper_1d", "shapes")
 """The sweeps that compare the paper's seven methods at published settings, or as near to them as two cores allow."""
 UNDECIDED = "°"
 """Marks a mean whose difference from the best one is not decided."""
-DOUBTFUL = "‡"
-"""Marks a mean that holds seeds that are not trusted."""
 
 Row = dict[str, Any]
 
@@ -69,15 +79,16 @@ def _of_group(group: Group, results: Results) -> Iterator[Finding]:
     varied = [axis for axis in results.axes if group.frame[axis].nunique(dropna=False) > 1]
     metric = _asked(group, results)
     if not varied:
-        yield _compared(group, metric, "method", group.frame, [f"`{name}`" for name in group.methods])
+        records = _at_equal_seeds(group.frame, "method", metric, results)
+        yield _of_methods(group, metric, records)
     elif len(varied) == 1:
         axis, method = varied[0], str(group.methods[0])
         sign = symbol(axis, group.task.name, method)
         if len(group.methods) == 1:
             equal = scores.at_equal_seeds(group.frame, axis, ["method"])
-            yield _compared(
-                group, metric, axis, equal, [f"{sign} = {plain(value)}" for value in sorted(set(equal[axis]))]
-            )
+            records = _at_equal_seeds(equal, axis, metric, results)
+            names = [f"{sign} = {plain(record[axis])}" for record in records]
+            yield _said(group.title, metric, records, names, "seed", _seeds_of(group))
         else:
             yield _at_each_value(group, metric, axis, sign)
 
@@ -92,9 +103,18 @@ def _asked(group: Group, results: Results) -> Metric:
     return group.headline
 
 
-def _compared(group: Group, metric: Metric, over: str, rows: pd.DataFrame, names: Sequence[str]) -> Finding:
-    table = scores.summarise(rows, ["task", "dataset"], over, [metric])
-    return _said(group.title, metric, _records(table), names, "seed", "seeds")
+def _of_methods(group: Group, metric: Metric, records: Sequence[Row]) -> Finding:
+    return _said(group.title, metric, records, [f"`{row['method']}`" for row in records], "seed", _seeds_of(group))
+
+
+def _seeds_of(group: Group) -> str:
+    return f"seeds on one draw of the {group.task.draw_of}" if group.task.draw_setting else "seeds"
+
+
+def _at_equal_seeds(rows: pd.DataFrame, over: str, metric: Metric, results: Results) -> list[Row]:
+    """Returns the summary of each that is compared, over the seeds that all of them have."""
+    equal = scores.at_equal_seeds(rows, over, ["task", "dataset"])
+    return _records(scores.summarise(equal, ["task", "dataset"], over, [metric], margins_of(results.tables)))
 
 
 def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Finding:
@@ -104,24 +124,22 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
     table = scores.summarise(equal, ["task", "dataset", axis], "method", [metric])
     best: list[str] = []
     decided: list[str] = []
-    unranked: list[str] = []
+    notes: dict[str, list[str]] = {}
     for value, own in table.groupby(axis, sort=True):
-        first = own[own["verdict"] == "best"]
-        if len(first):
-            best.append(f"`{first['method'].iloc[0]}` at {plain(value)}")
-            if set(own["verdict"]) == {"best", "worse"}:
-                decided.append(plain(value))
-        else:
-            unranked.append(plain(value))
-    if not best:
-        return Finding(group.title, f"There is no ranking by mean {metric.label} at any {sign}.")
-    where = f"At {sign} = {listed(decided)} it is" if decided else f"At no {sign} is it"
-    text = (
-        f"The best mean {metric.label} by {sign}: {', '.join(best)}. {where} decided against all others "
-        f"(p < {scores.SIGNIFICANCE}, paired by seed, Holm)."
-    )
-    if unranked:
-        text += f" None is ranked at {listed(unranked)}."
+        for first in _records(own[own["verdict"] == "best"]):
+            best.append(f"`{first['method']}` at {plain(value)}{_doubt(first)}")
+        if set(own["verdict"]) == {"best", "worse"}:
+            decided.append(plain(value))
+        notes.setdefault(own["note"].iloc[0], []).append(plain(value))
+    if best:
+        where = f"At {sign} = {listed(decided)} it is" if decided else f"At no {sign} is it"
+        text = (
+            f"The best mean {metric.label} by {sign}, over {_seeds_of(group)}: {', '.join(best)}. {where} decided "
+            f"against all others (p < {scores.SIGNIFICANCE}, paired by seed, Holm)."
+        )
+    else:
+        text = f"There is no ranking by mean {metric.label} at any {sign}."
+    text += "".join(f" At {sign} = {listed(values)}: {note}" for note, values in notes.items() if note)
     return Finding(group.title, text)
 
 
@@ -140,7 +158,7 @@ def _of_draws(part: pd.DataFrame, results: Results) -> Iterator[Finding]:
         over = f"draws of the {task.draw_of}, {rows[0]['seeds']} seeds each"
         finding = _said(title, metric, rows, names, "draw", over)
         tau = rows[0]["tau"]
-        agree = f" The rankings by two draws agree with a mean Kendall's tau of {tau:.2f}." if tau == tau else ""
+        agree = f" Mean Kendall's tau between the rankings of two draws: {number(tau, 2)}." if tau == tau else ""
         yield Finding(title, finding.text + agree, finding.values)
 
 
@@ -151,67 +169,45 @@ def _records(table: pd.DataFrame) -> list[Row]:
 def _said(title: str, metric: Metric, rows: Sequence[Row], names: Sequence[str], unit: str, over: str) -> Finding:
     """Returns what the tests say of means; `over` says in words over what they are."""
     by_name = dict(zip(names, rows, strict=True))
-    values = ", ".join(f"{name} {_value(row)}" for name, row in by_name.items())
+    places = places_of(*rows)
+    values = ", ".join(f"{name} {number(row['mean'], places)}{_without(row, places)}" for name, row in by_name.items())
     found: dict[str, list[str]] = {}
     for name, row in by_name.items():
         found.setdefault(str(row["verdict"]), []).append(name)
-    counts = sorted({int(row["n"]) for row in rows})
-    count = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    over = over.removesuffix("s") if count == "1" and over == "seeds" else over
-    about = f"mean {metric.label} over {count} {over}"
-    places = places_of(*rows)
+    first = by_name[found["best"][0]] if "best" in found else max(rows, key=lambda row: int(row["n"]))
+    about = f"mean {metric.label} over {first['n']} {over.replace('seeds', 'seed', 1) if first['n'] == 1 else over}"
+    interval = f"{interval_of(first, places)}{_without(first, places)}"
     if len(rows) == 1:
-        alone = f"{names[0]} has a {about} of {_interval(rows[0], places)}. Nothing is compared with it."
-        return Finding(title, alone, values)
-    if "best" not in found:
-        why = next((row["note"].partition(". ")[0].rstrip(".") for row in rows if row["note"]), "")
-        return Finding(title, f"There is no ranking by {about}. {why}.".replace(" .", ""), values)
-    best = found["best"][0]
-    said = [f"{best} has the best {about}, {_interval(by_name[best], places)}"]
-    if "worse" in found:
-        comparisons = max(row["comparisons"] for row in rows)
-        how = f"p < {scores.SIGNIFICANCE}, paired by {unit}, Holm over {comparisons} comparisons"
-        verb = "is" if len(found["worse"]) == 1 else "are"
-        said[0] += f"; {listed(found['worse'])} {verb} worse ({how})"
-    said[0] += "."
+        return Finding(title, f"{names[0]} has a {about} of {interval}. Nothing is compared with it.", values)
+    said = [f"There is no ranking by {about}."]
+    if "best" in found:
+        worse = ""
+        if "worse" in found:
+            verb = "is" if len(found["worse"]) == 1 else "are"
+            how = f"p < {scores.SIGNIFICANCE}, paired by {unit}, Holm over {first['comparisons']} comparisons"
+            worse = f"; {listed(found['worse'])} {verb} worse ({how})"
+        said = [f"{found['best'][0]} has the best {about}, {interval}{worse}."]
     if "equivalent" in found:
         said.append(f"Equivalent to it: {listed(found['equivalent'])}.")
     if "not decided" in found:
-        tested = any(row["p_holm"] == row["p_holm"] for row in rows)
-        few = "" if tested else f", for so few {unit}s support no test"
-        said.append(f"Not decided against it{few}: {listed(found['not decided'])}.")
-    without = found.get("", [])
-    unsure = [name for name in without if by_name[name]["n"] == by_name[name].get("n_untrusted")]
-    for why, those in (("no {} is trusted", unsure), ("a {} has no value", [n for n in without if n not in unsure])):
-        if those:
-            said.append(f"Not ranked, for {why.format(unit)}: {listed(those)}.")
-    if len(said) == 1:
+        said.append(f"Not decided against it: {listed(found['not decided'])}.")
+    if set(found) == {"best", "worse"}:
         said.append("Every difference from it is decided.")
-    return Finding(title, " ".join(said), values)
+    return Finding(title, " ".join([*said, first["note"]]).strip(), values)
 
 
-def _is_doubtful(row: Row) -> bool:
-    """Whether the seeds that are not trusted make a mean another one."""
-    return bool(row.get("n_untrusted")) and abs(row["mean"] - row["mean_trusted"]) > 0.05 * abs(row["mean"])
+def _without(row: Row, places: int | None) -> str:
+    """Says what a mean is without the seeds that are not trusted, if there are any."""
+    count = row["n_untrusted"]
+    if not count:
+        return ""
+    if row["mean_trusted"] != row["mean_trusted"]:
+        return " (no seed is trusted)"
+    return f" ({number(row['mean_trusted'], places)} without {count} doubtful seed{'s' if count > 1 else ''})"
 
 
-def _without(row: Row) -> str:
-    seeds = f"{row['n_untrusted']} doubtful seed{'s' if row['n_untrusted'] > 1 else ''}"
-    return f"{number(row['mean_trusted'], 2)} without {seeds}"
-
-
-def _value(row: Row) -> str:
-    without = f" ({_without(row)})" if _is_doubtful(row) else ""
-    return number(row["mean"]) + without if abs(row["mean"]) >= 100 else f"{row['mean']:.3g}" + without
-
-
-def _interval(row: Row, places: int | None) -> str:
-    return mean_cell({**row, "seeds": row["n"], "diverged": 0}, places).whole
-
-
-def listed(names: Sequence[str]) -> str:
-    """Returns names as a sentence lists them: `a, b and c`."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _doubt(row: Row) -> str:
+    return f" ({row['n_untrusted']} of {row['n']} seeds doubtful)" if row["n_untrusted"] else ""
 
 
 # ------------------------------------------------------------------------------------------------------ documents
@@ -258,47 +254,45 @@ def results_text(results_dir: Path) -> str:
     A column is the headline metric of one dataset of the sweeps in COMPARED.
     """
     columns = [
-        (group, scores.summarise(group.frame, ["task", "dataset"], "method", [group.headline]))
+        (group, _at_equal_seeds(group.frame, "method", group.headline, results))
         for results in _collected(results_dir)
         if results.name in COMPARED
         for group in groups(results.done, ())
     ]
     methods = list(dict.fromkeys(method for group, _ in columns for method in group.methods))
-    rows = [[method_cell(method), *(_marked_cell(table, method) for _, table in columns)] for method in methods]
-    header = [Cell("method"), *(Cell(_column_head(group, table)) for group, table in columns)]
-    said = [
-        _compared(group, group.headline, "method", group.frame, [f"`{name}`" for name in group.methods])
-        for group, _ in columns
-    ]
-    lines = [*markdown_rows(Table("", header, rows)), ""]
-    lines.append(
-        "Mean over seeds and its 95 % interval. Bold: the best mean. "
+    rows = [[method_cell(method), *(_marked_cell(records, method) for _, records in columns)] for method in methods]
+    header = [Cell("method"), *(Cell(_column_head(group, records)) for group, records in columns)]
+    lines = markdown_rows(Table("", header, rows))
+    legend = (
+        "Mean over seeds and its 95 % interval, each column on one draw of its data or of its base detector: they say "
+        "nothing of other draws. Bold: the best mean. "
         f"{UNDECIDED}: the difference from it is not decided; every other one is."
     )
     doubtful = [
         f"{group.title}: {', '.join(means)}"
-        for group, table in columns
-        if (means := [f"`{row['method']}` {_without(row)}" for row in _records(table) if _is_doubtful(row)])
+        for group, records in columns
+        if (means := [f"`{row['method']}`{text}" for row in records if (text := _without(row, places_of(*records)))])
     ]
     if doubtful:
-        lines[-1] += f" {DOUBTFUL}: with seeds whose numbers are not trusted. {'; '.join(doubtful)}."
-    lines += ["", *(f"- {finding.title}: {finding.text}" for finding in said)]
-    return "\n".join(lines) + "\n"
+        legend += f" {DOUBTFUL}: with seeds whose numbers are not trusted. {'; '.join(doubtful)}."
+    if any(FEWER in line for line in lines):
+        legend += f" {FEWER}: over fewer than all seeds, for some diverged or have no finite value."
+    said = [_of_methods(group, group.headline, records) for group, records in columns]
+    return "\n".join([*lines, "", legend, "", *(f"- {finding.title}: {finding.text}" for finding in said)]) + "\n"
 
 
-def _column_head(group: Group, table: pd.DataFrame) -> str:
+def _column_head(group: Group, records: Sequence[Row]) -> str:
     arrow = {"lower": "↓", "higher": "↑"}.get(str(group.headline.better), "")
-    return f"{group.title}: {group.headline.label} {arrow} ({table['n'].max()} seeds)"
+    return f"{group.title}: {group.headline.label} {arrow} ({records[0]['seeds']} seeds)"
 
 
-def _marked_cell(table: pd.DataFrame, method: object) -> Cell:
-    own = _records(table[table["method"] == method])
-    if not own:
+def _marked_cell(records: Sequence[Row], method: object) -> Cell:
+    row = next((row for row in records if row["method"] == method), None)
+    if row is None:
         return Cell("–")
-    places = places_of(*_records(table))
-    cell = mean_cell(own[0], places)
-    marks = [UNDECIDED] * (own[0]["verdict"] == "not decided") + [DOUBTFUL] * _is_doubtful(own[0])
-    return Cell(cell.text, " ".join([cell.beside, *marks]).strip(), cell.mark, sort=cell.sort)
+    cell = mean_cell(row, places_of(*records))
+    is_open = len(records) > 1 and row["verdict"] in ("not decided", "")
+    return replace(cell, beside=" ".join([cell.beside, *[UNDECIDED] * is_open]).strip())
 
 
 def speed_text(results_dir: Path) -> str:

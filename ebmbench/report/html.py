@@ -185,7 +185,7 @@ def comparison_tables(results: Results) -> list[Table]:
         return []
     several = results.comparison.groupby("label")["method"].transform("nunique") > 1
     compared = results.comparison[several]
-    made = []
+    made: list[Table] = []
     for make in (tables.comparison_tables, tables.pair_tables, tables.audit_tables) if len(compared) else ():
         made += make(compared, [], {})
     for task, part in results.done.groupby("task", sort=True):
@@ -251,7 +251,7 @@ def warnings(results: Results) -> list[str]:
     runs = done[["task", "dataset", "method"]].drop_duplicates().itertuples(index=False)
     tuned = {method for task, dataset, method in runs if reported.is_tuned_per_dataset(task, str(dataset), method)}
     if tuned and len(tuned) < done["method"].nunique():
-        names_of = claims.listed(list(map(str, palette.in_order(tuned))))
+        names_of = tables.listed(list(map(str, palette.in_order(tuned))))
         said.append(f"The settings of {names_of} were chosen for each dataset; those of the other methods were not.")
     return said
 

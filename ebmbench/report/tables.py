@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ from ebmbench.tasks.base import COST, Metric, Task
 
 SHOWN_RUNS = 200
 """How many runs the Markdown lists; runs.csv has them all."""
+DOUBTFUL = "‡"
+"""Marks a mean that holds seeds that are not trusted."""
+FEWER = "†"
+"""Marks a mean over fewer than all seeds."""
 MARKS = "Bold: the best mean. A difference from it is decided where p < 0.05 (paired by seed, Holm over all pairs)."
 
 
@@ -112,7 +116,16 @@ def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
     for name, what in (("metrics", "metrics"), ("beside", "settings")):
         if not isinstance(options.get(name, ()), list | tuple):
             raise UserError(f"sweep.tables has {kind} with {name}={options[name]!r}: give a list of {what}")
+    margins = options.get("margins", {})
+    if not isinstance(margins, dict) or not all(isinstance(m, int | float) and m > 0 for m in margins.values()):
+        raise UserError(f"sweep.tables has {kind} with margins={margins!r}: give each metric a positive number")
     return kind, options
+
+
+def margins_of(entries: Iterable[Any]) -> dict[str, float]:
+    """Returns for each metric the largest difference of means that does not matter, where a table of scores has it."""
+    asked = [options for kind, options in map(parse_entry, entries) if kind == "scores"]
+    return {name: float(margin) for options in asked for name, margin in options.get("margins", {}).items()}
 
 
 def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[Task]) -> None:
@@ -128,7 +141,7 @@ def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[T
             key = {"grid": options.get("by"), "draws": task.draw_setting}.get(kind)
             if key and key not in axes:
                 raise _not_varied(kind, key, axes)
-            for name in options.get("metrics", ()):
+            for name in (*options.get("metrics", ()), *options.get("margins", ())):
                 _metric(task, name)
 
 
@@ -150,83 +163,71 @@ def _not_varied(kind: str, key: str, axes: Sequence[str]) -> UserError:
 # --------------------------------------------------------------------------------------------------------- kinds
 
 
-def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns two tables per group: every metric's mean, and the headline's other summaries; and the task's own."""
-    tables = []
+def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
+    """Yields two tables per group: every metric's mean, and the headline's other summaries; and the task's own.
+
+    Options: `metrics`, and `margins`, metric to the largest difference of means that does not matter.
+    """
+    margins = options.get("margins", {})
     for group in groups(frame, axes):
         there = metrics_of(group.task, group.frame)
         given = [_metric(group.task, name) for name in options.get("metrics", ())]
         main = [metric for metric in given or group.task.metrics if metric in there and (given or metric.table)]
         main = main or [group.headline]  # alone where no seed has a value, for all diverged: the table then says so
-        cells = scores.summarise(group.frame, group.keys, "method", [*main, *(m for m in there if m not in main)])
+        metrics = [*main, *(metric for metric in there if metric not in main)]
+        cells = scores.summarise(group.frame, group.keys, "method", metrics, margins)
         by = {(row["method"], row["metric"]): row for row in cells.to_dict("records")}
         places = _places(cells, "metric")
         shown = cells[cells["metric"].isin([metric.name for metric in main])]
         doubtful = bool((shown["n_untrusted"] > 0).any())
-        rows = []
+        header, rows = [Cell("method")], []
+        for metric in main:
+            header += [_head(metric, arrow=True), *([Cell("median")] if metric is main[0] is group.headline else [])]
         for method in group.methods:
             found = [by[method, metric.name] for metric in main]
             means = [mean_cell(row, places[row["metric"]]) for row in found]
             if main[0] is group.headline:
                 means.insert(1, number_cell(found[0]["median"], places[main[0].name]))
             rows.append([method_cell(method), *means, *_counts(found[0], doubtful)])
-        header = [Cell("method")]
-        for metric in main:
-            header += [_head(metric, arrow=True), *([Cell("median")] if metric is main[0] is group.headline else [])]
-        notes = [
-            MARKS,
-            *_undecided(shown, "method", "metric", group.task),
-            *_without_doubtful(shown, group.task),
-            *_few_seeds(shown),
-        ]
+        notes = [MARKS, *_one_draw(group.task), *_nominal(main), *_undecided(shown, "method", "metric", group.task)]
+        notes += [*_equivalent(shown, margins), *_doubts(shown, group.task, "metric"), *_few_seeds(shown)]
         title = f"{group.title}: mean over seeds with 95 % interval"
-        tables.append(Table(title, [*header, *_count_heads(doubtful)], rows, notes, cells, "scores.csv"))
+        yield Table(title, [*header, *_count_heads(doubtful)], rows, notes, cells, "scores.csv")
         top = cells[cells["metric"] == group.headline.name]
         if len(top):
-            tables.append(_headline_table(group, top.to_dict("records")))
-        tables += group.task.sweep_tables(group.title, group.frame)
-    return tables
+            yield _headline_table(group, top)
+        yield from group.task.sweep_tables(group.title, group.frame)
 
 
-def _headline_table(group: Group, rows: list[dict[str, Any]]) -> Table:
-    doubtful = any(row["n_untrusted"] for row in rows)
-    places = places_of(*rows)
-    lines = []
-    for row in rows:
-        interval = [number(row[end], places) for end in ("median_low", "median_high")]
+def _headline_table(group: Group, data: pd.DataFrame) -> Table:
+    records = data.to_dict("records")
+    doubtful = any(row["n_untrusted"] for row in records)
+    places = places_of(*records)
+    rows = []
+    for row in records:
+        ends = ", ".join(number(row[end], places) for end in ("median_low", "median_high"))
         known = not math.isnan(row["median_low"])
-        best = f"({row['best_of']} of {row['seeds']})"
-        lines.append(
-            [
-                method_cell(row["method"]),
-                mean_cell(row, places),
-                *([number_cell(row["mean_trusted"], places)] if doubtful else []),
-                Cell(number(row["median"], places), f"[{', '.join(interval)}]" if known else "", sort=row["median"]),
-                Cell(number(row["best"], places), best, sort=row["best"]),
-                _share_cell(row["beats_best"]),
-                _p_cell(row["p_holm"]),
-                Cell(str(row["verdict"]) or "–"),
-                *_counts(row, doubtful),
-                code_cell(row["config_hash"]),
-            ]
-        )
+        cells = [mean_cell(row, places), *([number_cell(row["mean_trusted"], places)] if doubtful else [])]
+        cells += [Cell(number(row["median"], places), f"[{ends}]" * known, sort=row["median"])]
+        cells += [Cell(number(row["best"], places), f"({row['best_of']} of {row['seeds']})", sort=row["best"])]
+        cells += [_share_cell(row["beats_best"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
+        rows.append([method_cell(row["method"]), *cells, *_counts(row, doubtful), code_cell(row["config_hash"])])
     header = [Cell("method"), _head(group.headline, arrow=True), *_trusted_head(doubtful)]
-    header += [Cell("median"), Cell("mean of the best"), Cell("P(beats the best)"), Cell("p (Holm)"), Cell("verdict")]
+    header += [*map(Cell, ("median", "mean of the best", "P(beats the best)", "p (Holm)", "verdict"))]
     header += [*_count_heads(doubtful), Cell("settings")]
-    count = max(row["comparisons"] for row in rows)
+    count = max(row["comparisons"] for row in records)
     notes = [
         "The best are a quarter of the seeds, as in the published best 5 of 20; that hides failures. The median counts "
         "a diverged seed as the worst. P(beats the best): share of the seeds at which the method is better than it. "
         f"p (Holm): of equal means, over {count} comparisons; a large one is no equality, but a difference that is not "
         "decided.",
-        *_notes(pd.DataFrame(rows)),
+        *_notes(data),
     ]
-    return Table(f"{group.title}: {group.headline.label}, other summaries", header, lines, notes, pd.DataFrame(rows))
+    return Table(f"{group.title}: {group.headline.label}, other summaries", header, rows, notes, data)
 
 
-def cost_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns a table per group: what a model costs."""
-    tables = []
+def cost_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
+    """Yields a table per group: what a model costs."""
     for group in groups(frame, axes):
         costs = costs_of(group.frame)
         if not costs:
@@ -240,17 +241,20 @@ def cost_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
             rows.append([method_cell(method), *means, *_counts(by[method, costs[0].name])])
         header = [Cell("method"), *(_head(metric) for metric in costs), *_count_heads()]
         notes = ["Means over seeds. Seeds that trained together share their time; memory is that of their process."]
-        tables.append(Table(f"{group.title}: cost", header, rows, notes, cells, "cost.csv"))
-    return tables
+        yield Table(f"{group.title}: cost", header, rows, notes, cells, "cost.csv")
 
 
-def comparison_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns a table per group: at how many of the seeds a method beats another."""
-    tables = []
+def _pairs(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[Group, pd.DataFrame]]:
+    """Yields each group that compares something, with its pairs of methods."""
     for group in groups(frame, axes):
         pairs = scores.compare(group.frame, group.keys, "method", group.headline)
-        if pairs.empty:
-            continue
+        if len(pairs):
+            yield group, pairs
+
+
+def comparison_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
+    """Yields a table per group: at how many of the seeds a method beats another."""
+    for group, pairs in _pairs(frame, axes):
         beats = {(row["first"], row["second"]): (row["beats"], row["p_holm"]) for row in pairs.to_dict("records")}
         beats |= {(second, first): (1 - share, p) for (first, second), (share, p) in beats.items()}
         rows = []
@@ -262,53 +266,43 @@ def comparison_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[st
                 row.append(Cell("–") if first == second else Cell(_share_cell(share).text + star, sort=share))
             rows.append(row)
         header = [Cell("row beats column"), *(Cell(str(name)) for name in group.methods)]
-        note = (
+        notes = [
             f"Share of the seeds at which the row's {group.headline.label} is better than the column's; a diverged "
             "seed is beaten by any other. *: the means differ (p < 0.05, paired sign-flip and bootstrap-t tests, Holm "
-            f"over all {pairs['comparisons'].max()} pairs); without it the difference is not decided."
-        )
-        title = f"{group.title}: which method beats which"
-        tables.append(Table(title, header, rows, [note, *_notes(pairs)], pairs, "comparisons.csv"))
-    return tables
-
-
-def pair_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns a table per group: the difference of every pair of methods, with its interval and test."""
-    tables = []
-    for group in groups(frame, axes):
-        pairs = scores.compare(group.frame, group.keys, "method", group.headline)
-        if pairs.empty:
-            continue
-        places = places_of(*pairs.assign(mean=pairs["difference"]).to_dict("records"))
-        rows = [
-            [
-                method_cell(row["first"]),
-                method_cell(row["second"]),
-                mean_cell({**row, "mean": row["difference"], "n": 1, "seeds": 1, "diverged": 0, "mark": ""}, places),
-                _p_cell(row["p_holm"]),
-                Cell(row["verdict"]),
-                _share_cell(row["beats"]),
-                Cell(str(row["pairs"]), sort=row["pairs"]),
-            ]
-            for row in pairs.to_dict("records")
+            f"over all {pairs['comparisons'].max()} pairs); without it the difference is not decided.",
+            *_one_draw(group.task),
+            *_notes(pairs),
         ]
-        header = [Cell("first"), Cell("second"), Cell(f"difference in {group.headline.label}"), Cell("p (Holm)")]
-        header += [Cell("verdict"), Cell("first beats second"), Cell("seeds")]
+        yield Table(f"{group.title}: which method beats which", header, rows, notes, pairs, "comparisons.csv")
+
+
+def pair_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
+    """Yields a table per group: the difference of every pair of methods, with its interval and test."""
+    for group, pairs in _pairs(frame, axes):
+        records = [{**row, "mean": row["difference"]} for row in pairs.to_dict("records")]
+        places = places_of(*records)
+        rows = []
+        for row in records:
+            difference = mean_cell({**row, "n": 1, "seeds": 1, "diverged": 0, "mark": ""}, places)
+            cells = [method_cell(row["first"]), method_cell(row["second"]), difference, _p_cell(row["p_holm"])]
+            rows.append([*cells, Cell(row["verdict"]), _share_cell(row["beats"]), number_cell(row["pairs"], 0)])
+        heads = ("p (Holm)", "verdict", "first beats second", "seeds")
+        header = [*map(Cell, ("first", "second", f"difference in {group.headline.label}", *heads))]
         notes = [
             "Every pair of methods at equal seeds: same data, initial weights and mini-batches. Diverged seeds lose. "
             "In brackets: the 95 % interval of one difference, not adjusted for their number. "
-            f"p (Holm): over {pairs['comparisons'].max()} comparisons."
+            f"p (Holm): over {pairs['comparisons'].max()} comparisons.",
+            *_one_draw(group.task),
+            *_notes(pairs),
         ]
-        tables.append(Table(f"{group.title}: every pair", header, rows, [*notes, *_notes(pairs)], pairs, "pairs.csv"))
-    return tables
+        yield Table(f"{group.title}: every pair", header, rows, notes, pairs, "pairs.csv")
 
 
 _RULE_NAMES = {"all": "mean of all", "median": "median", "best": "best quarter", "best_by_val": "best quarter by "}
 
 
-def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns a table per group: does the choice of seeds decide the ranking?"""
-    tables = []
+def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
+    """Yields a table per group: does the choice of seeds decide the ranking?"""
     for group in groups(frame, axes):
         selection = group.task.metric(group.task.selection)
         data = scores.audit(group.frame, group.keys, "method", group.headline, selection)
@@ -324,25 +318,25 @@ def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
             cells = [Cell(number(row["value"], places), f"({row['rank']})", sort=row["rank"]) for row in found]
             rows.append([method_cell(method), *cells])
         header = [Cell("method"), *(Cell(names[rule]) for rule in rules)]
-        taus = [f"{names[rule]} {by[group.methods[0], rule]['tau']:.2f}" for rule in rules[1:]]
-        count = data["seeds"].iloc[0]
-        note = (
-            f"{group.headline.label} (rank), over the {count} seeds that all have. "
+        taus = [f"{names[rule]} {number(by[group.methods[0], rule]['tau'], 2)}" for rule in rules[1:]]
+        notes = [
+            f"{group.headline.label} (rank), over the {data['seeds'].iloc[0]} seeds that all have. "
             f"Kendall's tau with the ranking by the mean of all: {', '.join(taus)}."
-        )
+        ]
+        doubtful = group.frame[(group.frame["trusted"] == 0) & (group.frame["diverged"] == 0)]["method"].value_counts()
+        if len(doubtful):
+            counts = ", ".join(f"{method} {doubtful[method]}" for method in group.methods if method in doubtful)
+            notes.append(f"Seeds that are not trusted ({group.task.doubt}) are among them: {counts}.")
         changed = any(len({by[method, rule]["rank"] for rule in rules}) > 1 for method in group.methods)
-        verdict = "The ranking depends on the rule." if changed else "The ranking is the same by every rule."
-        title = f"{group.title}: does the choice of seeds decide?"
-        tables.append(Table(title, header, rows, [note, verdict], data, "audit.csv"))
-    return tables
+        notes.append("The ranking depends on the rule." if changed else "The ranking is the same by every rule.")
+        yield Table(f"{group.title}: does the choice of seeds decide?", header, rows, notes, data, "audit.csv")
 
 
-def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns a table per group and metric: is the ranking one of the methods, or of one draw of the data?
+def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
+    """Yields a table per group and metric: is the ranking one of the methods, or of one draw of the data?
 
     Options: `metrics`, and `beside`, further varied settings whose values have rows of their own.
     """
-    tables = []
     beside = [key for key in options.get("beside", ()) if key in axes]
     for task_name, rows_of_task in frame.groupby("task", sort=True):
         draw = task_of(str(task_name)).draw_setting
@@ -351,33 +345,37 @@ def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
         task_groups = groups(_named(rows_of_task, beside), [axis for axis in axes if axis not in (draw, *beside)])
         names = options.get("metrics") or [task_of(str(task_name)).metrics[0].name]
         for group, metric in ((g, _metric(g.task, name)) for g in task_groups for name in names if name in g.frame):
-            data = scores.draws(group.frame, group.keys, metric, draw)
-            records = data.to_dict("records")
-            places, parts = places_of(*records), ("std_draws", "std_seeds", "std_residual")
-            std_places = _decimals_of(pd.concat(data[name] for name in parts), digits=2)
-            doubtful = bool(data["n_untrusted"].any())
-            rows = []
-            for row in records:
-                cells = [mean_cell({**row, "seeds": row["draws"]}, places)]
-                cells += [number_cell(row["mean_trusted"], places)] if doubtful else []
-                cells += [number_cell(row[name], std_places) for name in parts]
-                cells += [Cell(row["ranks"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
-                rows.append([method_cell(row["method"]), *cells, *_counts(row, doubtful)[1:]])
-            header = [Cell("method"), _head(metric, arrow=True), *_trusted_head(doubtful), Cell("std between draws")]
-            header += [Cell("std between seeds"), Cell("std of the rest"), Cell("rank at each draw"), Cell("p (Holm)")]
-            header += [Cell("verdict"), *_count_heads(doubtful)[1:]]
-            numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
-            note = (
-                f"Draws of the {group.task.draw_of}: {draw} = {numbers}. Mean and 95 % interval over draws and "
-                f"{records[0]['seeds']} seeds, by a mixed model; tests paired by draw. Mean Kendall's tau between the "
-                f"rankings of two draws: {records[0]['tau']:.2f}."
-            )
-            doubt = [f"Seeds that are not trusted ({group.task.doubt}) are in the means."] if doubtful else []
-            of = group.task.draw_of.removeprefix("training ")
-            title = f"{group.title}: {metric.label}; does the draw of the {of} decide?"
-            notes = [MARKS.replace("by seed", "by draw"), note, *doubt, *_notes(data)]
-            tables.append(Table(title, header, rows, notes, data, "draws.csv"))
-    return tables
+            yield _draw_table(group, metric, draw)
+
+
+def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
+    data = scores.draws(group.frame, group.keys, metric, draw)
+    records = data.to_dict("records")
+    places, parts = places_of(*records), ("std_draws", "std_seeds", "std_residual")
+    std_places = _decimals_of(pd.concat(data[name] for name in parts), digits=2)
+    doubtful = bool(data["n_untrusted"].any())
+    rows = []
+    for row in records:
+        cells = [mean_cell({**row, "seeds": row["draws"]}, places)]
+        cells += [number_cell(row["mean_trusted"], places)] if doubtful else []
+        cells += [number_cell(row[name], std_places) for name in parts]
+        cells += [Cell(row["ranks"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
+        rows.append([method_cell(row["method"]), *cells, *_counts(row, doubtful)[1:]])
+    heads = ("std between draws", "std between seeds", "std of the rest", "rank at each draw", "p (Holm)", "verdict")
+    header = [Cell("method"), _head(metric, arrow=True), *_trusted_head(doubtful), *map(Cell, heads)]
+    numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
+    notes = [
+        MARKS.replace("by seed", "by draw"),
+        f"Draws of the {group.task.draw_of}: {draw} = {numbers}. Mean and 95 % interval over draws and "
+        f"{records[0]['seeds']} seeds, by a mixed model; tests paired by draw. Mean Kendall's tau between the "
+        f"rankings of two draws: {number(records[0]['tau'], 2)}.",
+        *_doubts(data, group.task),
+        *_notes(data),
+    ]
+    title = (
+        f"{group.title}: {metric.label}; does the draw of the {group.task.draw_of.removeprefix('training ')} decide?"
+    )
+    return Table(title, [*header, *_count_heads(doubtful)[1:]], rows, notes, data, "draws.csv")
 
 
 def _named(frame: pd.DataFrame, beside: Sequence[str]) -> pd.DataFrame:
@@ -389,8 +387,8 @@ def _named(frame: pd.DataFrame, beside: Sequence[str]) -> pd.DataFrame:
     return frame.assign(method=names)
 
 
-def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns a table per group and metric.
+def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
+    """Yields a table per group and metric.
 
     Rows are the values of one swept key. Columns are the methods, or the values of a second key if there is one method.
     """
@@ -402,7 +400,6 @@ def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
     across = "method" if many or not other else other[0]
     if frame[across].isna().any():  # a setting that is null in some runs
         frame = frame.assign(**{across: frame[across].map(plain)})
-    tables = []
     for group in groups(frame, [axis for axis in axes if axis not in (by, across)]):
         # Compared are the methods at equal setting; of one method, the settings.
         over, within = ("method", [*group.keys, by]) if many else (by, [*group.keys, across])
@@ -419,27 +416,25 @@ def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
                 values = [mean_cell(row, places[row[across]]) if row else Cell("") for row in found]
                 rows.append([Cell(plain(value), sort=value), *values])
             heads = [str(c) if across == "method" else f"{across.rpartition('.')[2]} = {plain(c)}" for c in columns]
-            seeds = sorted({row["n"] for row in some.values()})
-            lost = sum(row["diverged"] for row in some.values())
-            doubtful = sum(row["n_untrusted"] for row in some.values())
-            about = (
-                f"{metric.label}, mean over the seeds that ran at every {by}, with 95 % interval; n = {_range(seeds)}; "
-                f"{lost} diverged, {doubtful} not trusted."
-            )
-            marks = MARKS if many else MARKS.replace("all pairs", f"all pairs of values of {by}")
-            undecided = _undecided(cells, over, by if many else across, group.task)
+            counts = " to ".join(map(str, sorted({cells["n"].min(), cells["n"].max()})))
+            notes = [
+                f"{metric.label}, mean over the seeds that ran at every {by}, with 95 % interval; n = {counts}; "
+                f"{cells['diverged'].sum()} diverged, {cells['n_untrusted'].sum()} not trusted.",
+                *_one_draw(group.task),
+                MARKS if many else MARKS.replace("all pairs", f"all pairs of values of {by}"),
+                *_undecided(cells, over, by if many else across, group.task),
+                *_doubts(cells, group.task),
+                *_few_seeds(cells),
+            ]
             title = f"{group.title}: {metric.label} by {by}"
-            notes = [about, marks, *undecided, *_few_seeds(cells)]
-            tables.append(Table(title, [Cell(by), *map(Cell, heads)], rows, notes, cells, f"grid_{by}.csv"))
-    return tables
+            yield Table(title, [Cell(by), *map(Cell, heads)], rows, notes, cells, f"grid_{by}.csv")
 
 
-def variant_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> list[Table]:
-    """Returns a table per dataset with a row per method and value of what is varied.
+def variant_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
+    """Yields a table per dataset with a row per method and value of what is varied.
 
     Options: `metrics`, and `intervals: false`, for means alone.
     """
-    tables = []
     for group in groups(frame, []):
         shown = ("ranking", "settings")
         metrics = [m for m in metrics_of(group.task, group.frame) if m.table or set(shown) & set(m.figures)]
@@ -462,11 +457,11 @@ def variant_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, 
                 rows.append([method_cell(method), Cell(variant or "–", sort=len(rows)), counts, *means])
         header = [Cell("method"), Cell("varied"), Cell("seeds with a value"), *(_head(m, arrow=True) for m in metrics)]
         notes = ["Mean over seeds with 95 % interval." if with_intervals else "Means over seeds."]
-        tables.append(Table(f"{group.title}: all variants", header, rows, notes, data, "variants.csv"))
-    return tables
+        notes += [*_doubts(data, group.task), *(_few_seeds(data) if with_intervals else [])]
+        yield Table(f"{group.title}: all variants", header, rows, notes, data, "variants.csv")
 
 
-KINDS: dict[str, Callable[[pd.DataFrame, Sequence[str], dict[str, Any]], list[Table]]] = {
+KINDS: dict[str, Callable[[pd.DataFrame, Sequence[str], dict[str, Any]], Iterable[Table]]] = {
     "scores": score_tables,
     "cost": cost_tables,
     "comparisons": comparison_tables,
@@ -494,16 +489,23 @@ def _head(metric: Metric, arrow: bool = False) -> Cell:
 
 def mean_cell(row: dict[str, Any], places: int | None) -> Cell:
     """Returns the cell of a mean, its interval beside it, to so many decimals; `row` is one of `scores.summarise`."""
-    mean = number(row["mean"], places)
-    beside, tail = [], ""
-    if math.isfinite(row["low"]):
-        low, high = number(row["low"], places), number(row["high"], places)
-        beside.append(f"[{low}, {high}]")
-        tail = rf"\,$_{{{low}}}^{{{high}}}$".replace("−", "-")  # narrower: these tables have many columns
-    if row["n"] < row["seeds"] or row["diverged"]:
-        beside.append("†")
-        tail += r"\,$\dagger$"
-    return Cell(mean, " ".join(beside), row["mark"], latex_text(mean), tail, row["mean"])
+    mean, low, high = (number(row[name], places) for name in ("mean", "low", "high"))
+    known = math.isfinite(row["low"])
+    marks = [FEWER] * bool(row["n"] < row["seeds"] or row["diverged"]) + [DOUBTFUL] * bool(row.get("n_untrusted"))
+    tail = rf"\,$_{{{low}}}^{{{high}}}$".replace("−", "-") * known  # narrower: these tables have many columns
+    tail += "".join(rf"\,{latex_text(mark)}" for mark in marks)
+    return Cell(mean, " ".join([f"[{low}, {high}]"] * known + marks), row["mark"], latex_text(mean), tail, row["mean"])
+
+
+def interval_of(row: dict[str, Any], places: int | None) -> str:
+    """Returns a mean with its interval, as text; without one, if there is none."""
+    mean, low, high = (number(row[name], places) for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]" if math.isfinite(row["low"]) else mean
+
+
+def listed(names: Sequence[str]) -> str:
+    """Returns names as a sentence lists them: `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _count_heads(doubtful: bool = False) -> list[Cell]:
@@ -551,10 +553,6 @@ def _p_cell(p: float) -> Cell:
     return Cell("–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}", sort=p)
 
 
-def _range(values: Sequence[int]) -> str:
-    return str(values[0]) if len(values) == 1 else f"{values[0]} to {values[-1]}"
-
-
 # --------------------------------------------------------------------------------------------------------- notes
 
 
@@ -587,22 +585,48 @@ def _label(column: str, value: Any, task: type[Task] | None) -> str:
     return metric.label if metric else f"{column} = {plain(value)}"
 
 
-def _without_doubtful(cells: pd.DataFrame, task: type[Task]) -> list[str]:
-    """Says what the means are without the seeds that are not trusted, where they differ as printed."""
+def _one_draw(task: type[Task]) -> list[str]:
+    """Says what seeds cannot tell."""
+    if not task.draw_setting:
+        return []
+    return [f"All on one draw of the {task.draw_of}: intervals and tests over seeds say nothing of other draws."]
+
+
+def _equivalent(cells: pd.DataFrame, margins: Mapping[str, float]) -> list[str]:
+    """Names what is the same as the best mean, within the margin that the sweep gives."""
+    same = cells[cells["verdict"] == "equivalent"].groupby("metric", sort=False)["method"]
+    parts = [f"{metric}, margin {margins[str(metric)]:g}: {', '.join(names)}" for metric, names in same]
+    return [f"Equivalent to the best mean (two one-sided tests): {'; '.join(parts)}."] if parts else []
+
+
+def _nominal(metrics: Sequence[Metric]) -> list[str]:
+    """Says how metrics are ranked that are best at a value."""
+    labels = [metric.label for metric in metrics if isinstance(metric.better, float)]
+    return [f"{', '.join(labels)}: best is the smallest mean distance from this value, by seed."] if labels else []
+
+
+def _doubts(cells: pd.DataFrame, task: type[Task], within: str = "") -> list[str]:
+    """Explains the mark of doubtful means; for each value of `within`, what they are without, where it is printed."""
+    doubtful = cells[cells["n_untrusted"] > 0]
+    if doubtful.empty:
+        return []
+    note = f"{DOUBTFUL}: with seeds that are not trusted ({task.doubt})."
     means: dict[str, list[str]] = {}
-    places = _places(cells, "metric")
-    for row in cells[cells["n_untrusted"] > 0].to_dict("records"):
-        mean, trusted = (number(row[name], places[row["metric"]]) for name in ("mean", "mean_trusted"))
-        if not math.isnan(row["mean_trusted"]) and mean != trusted:
-            means.setdefault(_label("metric", row["metric"], task), []).append(f"{row['method']} {trusted}")
+    places = _places(cells, within) if within else {}
+    for row in doubtful.to_dict("records") if within else ():
+        mean, trusted = (number(row[name], places[row[within]]) for name in ("mean", "mean_trusted"))
+        if mean != trusted:
+            means.setdefault(_label(within, row[within], task), []).append(f"{row['method']} {trusted}")
     parts = "; ".join(f"{label}: {', '.join(found)}" for label, found in means.items())
-    return [f"Seeds that are not trusted ({task.doubt}) are in the means. Without them: {parts}."] if parts else []
+    return [f"{note} Without them: {parts}." if parts else note]
 
 
 def _few_seeds(cells: pd.DataFrame) -> list[str]:
     notes = []
     if (cells["n"] < cells["seeds"]).any() or (cells["diverged"] > 0).any():
-        notes.append("†: over fewer than all seeds, for some diverged or have no finite value; never marked as best.")
+        notes.append(
+            f"{FEWER}: over fewer than all seeds, for some diverged or have no finite value; never marked as best."
+        )
     fewest = cells.loc[cells["n"] > 1, "n"].min()
     if fewest < 10:
         notes.append(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ebmbench.report import claims, frame
+from ebmbench.report import claims, frame, tables
 from tests.report.test_tables import frame_of, noisy
 
 ROOT = Path(__file__).parent.parent.parent
@@ -23,6 +23,15 @@ def test_every_sentence_is_the_one_that_the_command_writes(document: str) -> Non
     assert claims.replaced(written, mark, text(ROOT / "results")) == written, "run python -m ebmbench report claims"
 
 
+@pytest.mark.parametrize("folder", sorted(path.parent for path in (ROOT / "results").glob("*/sweep.json")))
+def test_every_committed_table_follows_from_its_seeds(folder: Path) -> None:
+    made = tables.build(frame.load(folder))
+    stale = [name for name, text in made.items() if (folder / name).read_text() != text]
+    assert not stale, f"run python -m ebmbench sweep tables {folder.name}"
+    others = {path.name for path in folder.glob("*.csv")} - set(made)
+    assert others <= {"runs.csv", "trials.csv", "tuning.csv"}
+
+
 @pytest.mark.parametrize("text", [claims.results_text, claims.findings_text])
 def test_another_result_is_another_sentence(text: Callable[[Path], str], tmp_path: Path) -> None:
     folder = tmp_path / "paper_1d"
@@ -31,14 +40,14 @@ def test_another_result_is_another_sentence(text: Callable[[Path], str], tmp_pat
     (folder / "sweep.json").write_text((source / "sweep.json").read_text())
     runs = frame.read_runs_csv((source / "runs.csv").read_text())
     first = text(source.parent)
-    assert "`ml-is` has the best mean D_KL over 20 seeds" in first
+    assert "`ml-is` has the best mean D_KL over 20 seeds on one draw of the training data" in first
     runs.loc[runs["method"] == "sm", "d_kl"] = pd.Series(range(len(runs))).mul(1e-5).add(1e-3)
     runs.to_csv(folder / "runs.csv", index=False)
     changed = text(tmp_path)
     assert "`sm` has the best mean" in changed and "`ml-is` has the best mean" not in changed
     runs[runs["seed"] < 3].to_csv(folder / "runs.csv", index=False)
     assert "worse (p <" not in text(tmp_path)  # three seeds decide nothing
-    assert "for so few seeds support no test" in text(tmp_path)
+    assert "3 seeds cannot support a test of 21 comparisons (it takes 10)." in text(tmp_path)
 
 
 def test_a_mean_with_doubtful_seeds_is_marked(tmp_path: Path) -> None:
@@ -55,7 +64,16 @@ def test_a_mean_with_doubtful_seeds_is_marked(tmp_path: Path) -> None:
     runs.to_csv(folder / "runs.csv", index=False)
     alone = runs.loc[first & (runs["seed"] > 0), "d_kl"].mean()
     text = claims.results_text(tmp_path)
-    assert text.count("‡ |") == 1 and f"1D, dataset 1: `nce` {alone:.2f} without 1 doubtful seed." in text
+    assert (
+        text.count("‡") == 2
+        and "‡ ° |" in text
+        and f"1D, dataset 1: `nce` ({alone:.3f} without 1 doubtful seed)." in text
+    )
+    runs.loc[first, "trusted"] = 0
+    runs.to_csv(folder / "runs.csv", index=False)
+    text = claims.results_text(tmp_path)
+    assert text.count("‡ ° |") == 1 and "`nce` (no seed is trusted)." in text
+    assert "Not ranked, for no seed is trusted: nce." in text
 
 
 def found(rows: pd.DataFrame, axes: tuple[str, ...] = ()) -> str:
@@ -67,21 +85,44 @@ def test_what_no_test_decides_is_called_not_decided() -> None:
     text = found(frame_of({("nce",): noisy(0.1, 20), ("sm",): noisy(0.1, 20, 1), ("dsm",): noisy(0.3, 20, 2)}))
     assert "`dsm` is worse (p < 0.05, paired by seed, Holm over 3 comparisons). Not decided against it: " in text
     text = found(frame_of({("nce",): noisy(0.1, 20), ("dsm",): noisy(0.3, 20, 2)}))
-    assert text.startswith("`nce` has the best mean D_KL over 20 seeds, 0.09") and text.endswith("is decided.")
+    assert text.startswith("`nce` has the best mean D_KL over 20 seeds on one draw of the training data, 0.09")
+    assert text.endswith("Every difference from it is decided.")
+
+
+def test_a_sweep_that_is_half_collected_is_compared_over_the_seeds_that_all_have() -> None:
+    """The first five seeds are lucky for all; the method that has only these is not the best for it."""
+    lucky = [0.0] * 5 + [1.0] * 15
+    nce, sm = ([value + m for value in lucky] for m in (0.1, 0.5))
+    (finding,) = claims.findings(frame.Results("made", frame_of({("nce",): nce, ("sm",): sm, ("dsm",): [0.2] * 5}), ()))
+    assert "`nce` has the best mean D_KL over 5 seeds" in finding.text and "worse" not in finding.text
+    assert finding.text.endswith("5 seeds cannot support a test of 3 comparisons (it takes 7).")
+    assert finding.values == "`nce` 0.1000, `dsm` 0.2000, `sm` 0.5000"
+
+
+def test_many_methods_and_equal_ones() -> None:
+    text = found(frame_of({(f"m{i:02d}",): noisy(i, 20, i) for i in range(40)}))
+    assert text.endswith("20 seeds cannot support a test of 780 comparisons.")  # not: so few seeds
+    equal = frame_of({("nce",): [0.1, 0.2] * 10, ("sm",): [0.2, 0.1] * 10, ("dsm",): [0.3, 0.4] * 10})
+    table = next(tables.score_tables(equal, (), {}))
+    assert [row[1].mark for row in table.rows] == ["best", "", "best"]  # nce, dsm, sm
+    assert "Not decided against it: `sm`." in found(equal)
 
 
 def test_a_method_that_diverges_is_not_ranked_and_one_alone_is_not_compared() -> None:
     text = found(frame_of({("nce",): noisy(0.1, 9), ("sm",): noisy(0.2, 9), ("dsm",): [math.nan, *noisy(0.05, 8)]}))
-    assert "`nce` has the best mean" in text and text.endswith("Not ranked, for a seed has no value: `dsm`.")
+    assert "`nce` has the best mean" in text and text.endswith(
+        "dsm is not ranked: it has no value at 1 of the 9 seeds."
+    )
     assert "Nothing is compared with it." in found(frame_of({("nce",): noisy(0.1)}))
     unsure = frame_of({("nce",): noisy(0.1, 9), ("sm",): noisy(0.2, 9), ("dsm",): noisy(0.05, 9)})
     unsure.loc[unsure["method"] == "dsm", "trusted"] = 0
     text = found(unsure)
-    assert "`nce` has the best mean" in text and text.endswith("Not ranked, for no seed is trusted: `dsm`.")
+    assert "`nce` has the best mean" in text and text.endswith("Not ranked, for no seed is trusted: dsm.")
     text = found(unsure.assign(trusted=0))
-    assert text.startswith("There is no ranking by mean D_KL over 9 seeds. Not ranked, for no seed is trusted: nce")
+    assert text.startswith("There is no ranking by mean D_KL over 9 seeds")
+    assert text.endswith("Not ranked, for no seed is trusted: nce, dsm, sm.")
     text = found(frame_of({("nce",): [0.1], ("sm",): [0.2]}))
-    assert text.startswith("There is no ranking by mean D_KL over 1 seed.")
+    assert text.startswith("There is no ranking by mean D_KL over 1 seed on one draw")
 
 
 def test_settings_and_draws_of_the_data_are_said_as_what_they_are() -> None:
@@ -89,14 +130,14 @@ def test_settings_and_draws_of_the_data_are_said_as_what_they_are() -> None:
     assert found(frame_of(values, ("method.beta",)), ("method.beta",)).startswith("β = 0.01 has the best mean D_KL")
     grid = {(m, k): noisy(1 / k + (m == "nce") * (k - 8), 20, k) for m in ("nce", "ml-is") for k in (4, 16)}
     text = found(frame_of(grid, ("method.num_samples",)), ("method.num_samples",))
-    assert "by M: `nce` at 4, `ml-is` at 16. At M = 4 and 16 it is decided against all others" in text
+    assert "of the training data: `nce` at 4, `ml-is` at 16. At M = 4 and 16 it is decided against all others" in text
     unsure = frame_of(grid, ("method.num_samples",)).assign(trusted=lambda rows: (rows["method.num_samples"] == 4) * 1)
-    assert found(unsure, ("method.num_samples",)).endswith("None is ranked at 16.")
+    assert found(unsure, ("method.num_samples",)).endswith("At M = 16: Not ranked, for no seed is trusted: nce, ml-is.")
     rng = np.random.default_rng(0)
     drawn = {(m, d): (v + rng.normal(0, 0.01, 4)).tolist() for m, v in (("nce", 1), ("sm", 2)) for d in range(8)}
     text = found(frame_of(drawn, ("task.data_seed",)), ("task.data_seed",))
     assert "`nce` has the best mean D_KL over 8 draws of the training data, 4 seeds each" in text
-    assert "paired by draw" in text and text.endswith("Kendall's tau of 1.00.")
+    assert "paired by draw" in text and text.endswith("rankings of two draws: 1.00.")
 
 
 def test_the_ten_draws_of_the_training_data_are_among_the_findings() -> None:

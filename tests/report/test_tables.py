@@ -101,7 +101,7 @@ def test_a_setting_that_is_null_has_a_column() -> None:
 def test_variants_have_a_row_each_and_the_metrics_asked_for() -> None:
     axes = ("task.data.num_train",)
     frame = frame_of({("nce", images): [images / 100, images / 100 + 1] for images in (25, 100)}, axes)
-    for options, cell in (({}, "0.8 [−5.6, 7.1]"), ({"intervals": False}, "0.8")):
+    for options, cell in (({}, "0.75 [0.00, 7.10]"), ({"intervals": False}, "0.75")):
         made = build(frame, "v", "", ({"variants": {"metrics": ["d_kl"], **options}},), axes)
         assert f"| nce | num train = 25 | 2 of 2 | {cell} |" in made["tables.md"] and "variants.csv" in made
 
@@ -120,7 +120,7 @@ def test_draws_of_the_data_are_the_units_of_their_table() -> None:
     means = np.array([np.mean(values["nce", draw]) for draw in range(6)])
     assert rows.loc["nce", "mean"] == pytest.approx(means.mean())
     split = stats.variance_components(np.array([values["nce", draw] for draw in range(6)]))
-    assert (rows.loc["nce", "low"], rows.loc["nce", "high"]) == (split.low, split.high)
+    assert split.low < 0 and (rows.loc["nce", "low"], rows.loc["nce", "high"]) == (0, split.high)  # D_KL is above 0
     assert rows.loc["nce", "std_draws"] == pytest.approx(means.std(ddof=1), rel=0.01)
     assert rows.loc["nce", "std_residual"] == pytest.approx(0.01, rel=0.5)
     assert rows.loc["nce", "ranks"] == "1 1 1 1 1 1" and rows.loc["sm", "tau"] == 1
@@ -145,7 +145,7 @@ def test_draws_show_what_is_not_trusted() -> None:
     alone = [value for draw in range(6) for value in values["sm", draw][:2]]
     assert rows.loc["sm", "mean_trusted"] == pytest.approx(np.mean(alone)) and rows.loc["sm", "mean"] > 4
     text = build(frame, "d", "", ("draws",), axes)["tables.md"]
-    assert "trusted seeds alone" in text and "| not trusted |" in text and "Seeds that are not trusted" in text
+    assert "trusted seeds alone" in text and "| not trusted |" in text and "] ‡ |" in text and "‡: with seeds" in text
 
     frame.loc[sm, "trusted"] = 0
     rows = scores.draws(frame, ["task", "dataset"], D_KL, DRAW).set_index("method")
@@ -244,6 +244,16 @@ def test_a_large_p_value_is_not_equality_and_a_margin_can_be() -> None:
     assert pairs.loc[("nce", "dsm"), "low"] < -0.1 < pairs.loc[("nce", "dsm"), "high"] < -0.09
 
 
+def test_a_sweep_gives_the_margin_of_equivalence() -> None:
+    frame = frame_of({("nce",): noisy(0.1, 20), ("sm",): noisy(0.1, 20, key=1), ("dsm",): noisy(0.2, 20, key=2)})
+    text = build(frame, "s", "", ({"scores": {"margins": {"d_kl": 0.05}}},), ())["tables.md"]
+    assert "Equivalent to the best mean (two one-sided tests): d_kl, margin 0.05: " in text and "| equivalent |" in text
+    assert "Not decided against" not in text
+    for margins in ({"d_kl": 0}, {"d_kl": "much"}, [0.1]):
+        with pytest.raises(UserError, match="give each metric a positive number"):
+            tables.parse_entry({"scores": {"margins": margins}})
+
+
 def test_seeds_that_are_not_trusted_are_told_apart() -> None:
     values = noisy(0.1, 10)
     values[3] = 0.0  # too good to be true
@@ -273,7 +283,7 @@ def test_the_means_of_a_method_that_diverged_are_not_compared() -> None:
     frame = frame_of({("nce",): [0.1] * 10 + [math.nan] * 10, ("sm",): noisy(0.5, 20), ("dsm",): noisy(0.9, 20)})
     pairs = scores.compare(frame, ["task", "dataset"], "method", D_KL).set_index(["first", "second"])
     assert math.isnan(pairs.loc[("nce", "sm"), "p_holm"]) and pairs.loc[("nce", "sm"), "pairs"] == 10
-    assert "One of the two has no value at 10 of the 20 seeds." in pairs.loc[("nce", "sm"), "note"]
+    assert set(pairs["note"]) == {"nce is not ranked: it has no value at 10 of the 20 seeds."}
     assert pairs.loc[("dsm", "sm"), "p_holm"] < 0.01 and (pairs["comparisons"] == 1).all()
     rows = summary(frame)
     assert rows.loc["nce", "verdict"] == "" and "nce is not ranked: it has no value at 10" in rows.loc["nce", "note"]
@@ -304,6 +314,27 @@ def test_a_metric_with_a_nominal_value_is_best_where_it_is_nearest() -> None:
     assert rows.loc["sm", "mark"] == "best" and rows.loc["nce", "mark"] == ""
 
 
+def test_the_median_of_a_metric_with_a_nominal_value_is_one_of_its_values() -> None:
+    frame = frame_of({("nce",): noisy(0.1, 7), ("sm",): noisy(0.2, 7)})
+    frame["coverage_50"] = [0.4, 0.6, 0.41, 0.59, 0.42, 0.58, 0.43] * 2
+    row = scores.summarise(frame, ["task", "dataset"], "method", [COVERAGE]).iloc[0]
+    assert (row["median"], row["median_low"], row["median_high"]) == (0.43, 0.4, 0.6)
+    (table, *_) = tables.score_tables(frame, (), {})
+    assert any(note.startswith("coverage of 50 %: best is the smallest mean distance") for note in table.notes)
+
+
+def test_one_number_for_all_seeds_is_no_sample() -> None:
+    """The NLL of the mixture of all seeds stands in each seed's row; twenty copies of it decide nothing."""
+    frame = frame_of({("nce",): [0.1] * 20, ("sm",): [0.2] * 20}).rename(columns={"d_kl": "ensemble_nll"})
+    frame["task"] = "regression"
+    metric = task_of("regression").metric("ensemble_nll")
+    rows = scores.summarise(frame, ["task", "dataset"], "method", [metric]).set_index("method")
+    assert rows.loc["nce", "mark"] == "best" and rows.loc["sm", "verdict"] == "not decided"
+    assert (
+        rows[["low", "high", "p_holm"]].isna().all(axis=None) and "no interval and no test" in rows.loc["nce", "note"]
+    )
+
+
 def test_higher_ap_is_better_and_the_stages_are_told_apart() -> None:
     frame = frame_of({("nce",): noisy(0.1, 3), ("sm",): noisy(0.2, 3)}).drop(columns="d_kl")
     frame[["task", "dataset"]] = "detection", "shapes"
@@ -323,13 +354,13 @@ def test_what_is_not_trusted_has_a_column_and_a_mean_without_it() -> None:
     values = noisy(0.1, 10)
     frame = frame_of({("nce",): noisy(0.2, 10), ("sm",): [5.0, *values[1:]]})
     frame.loc[(frame["method"] == "sm") & (frame["seed"] == 0), "trusted"] = 0
-    made = tables.score_tables(frame, (), {})
+    made = list(tables.score_tables(frame, (), {}))
     heads = [[cell.text for cell in table.header] for table in made[:2]]
     assert heads[0][1:3] == ["D_KL ↓", "median"] and all("not trusted" in head for head in heads)
     sm = dict(zip(heads[1], [cell.text for cell in made[1].rows[1]], strict=True))
     assert sm["not trusted"] == "1" and float(sm["trusted seeds alone"]) == pytest.approx(np.mean(values[1:]), abs=0.01)
     assert any("Without them: D_KL: sm" in note for note in made[0].notes)
-    trusted = tables.score_tables(frame.assign(trusted=1), (), {})
+    trusted = list(tables.score_tables(frame.assign(trusted=1), (), {}))
     assert "not trusted" not in [cell.text for cell in trusted[0].header]
 
 
@@ -376,6 +407,7 @@ def test_a_text_with_special_characters_survives_latex() -> None:
     [
         (0.123456, 3, "0.123"),
         (-1.5, 1, "−1.5"),
+        (-0.004, 2, "0.00"),
         (math.nan, 2, "–"),
         (math.inf, None, "∞"),
         (12345.678, None, "12346"),
@@ -404,6 +436,6 @@ def test_a_method_without_a_trusted_seed_is_not_ranked() -> None:
     pairs = scores.compare(frame, ["task", "dataset"], "method", D_KL).set_index(["first", "second"])
     assert pairs["p_holm"].isna().to_dict() == {("nce", "dsm"): False, ("nce", "sm"): True, ("dsm", "sm"): True}
     frame["trusted"] = 0
-    for table in tables.score_tables(frame, (), {})[:2]:
+    for table in list(tables.score_tables(frame, (), {}))[:2]:
         assert not any(cell.mark == "best" for row in table.rows for cell in row)
         assert "Not ranked, for no seed is trusted: nce, dsm, sm." in table.notes

@@ -47,9 +47,9 @@ class OneD(Task):
     Trainer = OneDTrainer
     metrics = (
         Metric("d_kl", "D_KL", "lower", "D_KL(true ‖ model), nats", r"$D_{\mathrm{KL}}$", True,
-               ("ranking", "strip", "settings", "pareto")),
+               ("ranking", "strip", "settings", "pareto"), bounds=(0, math.inf)),
         Metric("nll", "NLL", "lower", "NLL on held-out points, nats", "", True, ("ranking", "strip", "settings")),
-        Metric("crps", "CRPS", "lower", "CRPS, units of y", "", True, ("strip",)),
+        Metric("crps", "CRPS", "lower", "CRPS, units of y", "", True, ("strip",), bounds=(0, math.inf)),
         Metric("coverage_50", "coverage of 50 %", 0.5, "coverage of the 50 % interval", r"coverage of 50\,\%", True,
                bounds=(0, 1)),
         Metric("coverage_90", "coverage of 90 %", 0.9, "coverage of the 90 % interval", r"coverage of 90\,\%", True,
@@ -58,7 +58,8 @@ class OneD(Task):
         Metric("val_nll", "validation NLL", "lower"),
         Metric("nll_error", "quadrature error"),
         Metric("d_kl_noisy", "D_KL to noisy truth", "lower", "D_KL(noisy truth ‖ model), nats",
-               r"$D_{\mathrm{KL}}$ to noisy truth", figures=("settings",), only_with="task.target_noise"),
+               r"$D_{\mathrm{KL}}$ to noisy truth", figures=("settings",), only_with="task.target_noise",
+               bounds=(0, math.inf)),
         Metric("nll_noisy", "NLL of noisy targets", "lower", "NLL on noisy held-out points, nats",
                figures=("settings",), only_with="task.target_noise"),
     )  # fmt: skip
