@@ -95,7 +95,7 @@ def test_interval_quantile_and_cdf_agree_and_cover(fitted: EnergyRegressor) -> N
         (lambda model, x: model.quantile(x, [0.5, np.nan]), "is not allowed: give numbers from 0 to 1"),
         (lambda model, x: model.sample(x, -1), "n=-1 is not allowed: give a number of draws, from 0"),
         (lambda model, x: model.sample(x, 1.5), "n=1.5 is not allowed: give a number of draws, from 0"),
-        (lambda model, x: clone(model).set_params(settings="trainer.patience=3").fit(x, x[:, 0]), "give a dict, such as"),
+        (lambda model, x: clone(model).set_params(settings="trainer.patience=3").fit(x, x[:, 0]), "give a dict, such"),
         (lambda model, x: clone(model).set_params(plugins="nope.py").fit(x, x[:, 0]), "plugins=nope.py is not a file"),
     ],
 )  # fmt: skip

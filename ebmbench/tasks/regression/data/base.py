@@ -244,8 +244,8 @@ def discrete_notes(split: Split) -> list[str]:
         count = len(split.train.y[:, k].unique())
         if count <= FEW_VALUES * len(split.train):
             notes.append(
-                f"the target {name!r} takes {count} different values in {len(split.train)} training rows: a density with "
-                "a spike on each has an NLL as low as one likes; compare models by CRPS too"
+                f"the target {name!r} takes {count} different values in {len(split.train)} training rows: a density "
+                "with a spike on each has an NLL as low as one likes; compare models by CRPS too"
             )
     return notes
 

@@ -455,7 +455,7 @@ def _words(values: pd.Series, notes: list[str]) -> WordColumn:
 
 
 def row_counter(frame: pd.DataFrame, name: str) -> bool:
-    """Whether a column of whole numbers, none twice, is called an id or has no name, or is the first and counts rows."""
+    """Whether a column of whole numbers, none twice, is an id by its name, or is the first one and counts the rows."""
     column = frame[name]
     if not pd.api.types.is_integer_dtype(column.dtype) or len(column) < 3 or not column.is_unique:
         return False
