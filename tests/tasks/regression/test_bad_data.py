@@ -368,6 +368,17 @@ def test_columns_that_are_named_twice_are_one_sentence(
     assert sentence in str(error.value)
 
 
+def test_words_that_are_often_there_count(tmp_path: Path) -> None:
+    """Of 50 words and 40 that are in one row each, the 50 count; of 60 rare ones the 30 most common."""
+    often = [f"w{i}" for i in range(50) for _ in range(20)] + [f"rare{i}" for i in range(40)]
+    for words, count in ((often, 50), ([f"r{i % 60}" for i in range(240)], 30)):
+        y = np.random.default_rng(0).normal(size=len(words))
+        pd.DataFrame({"a": words, "y": y}).to_csv(tmp_path / "table.csv", index=False)
+        split = load(tmp_path / "table.csv")
+        assert len(split.feature_names) == count
+        assert any(f"different words; the {count} most common count" in note for note in split.notes)
+
+
 def test_a_target_of_few_values_is_said() -> None:
     def split(y: np.ndarray) -> Split:
         return arrays_split(np.arange(len(y))[:, None], y[:, None], seed=0)

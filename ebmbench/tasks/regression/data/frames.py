@@ -19,8 +19,8 @@ from ebmbench.tasks.regression.data.written import days, first_written, is_none,
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_LEVELS = 30
-"""Of a column of words that become inputs; the rarer ones are put together."""
+COMMON_LEVELS, MOST_LEVELS, COMMON_ROWS = 30, 300, 5
+"""Of a column of words the 30 most common ones become inputs, and up to 300 that are in 5 training rows at least."""
 
 
 @dataclass(frozen=True)
@@ -446,10 +446,10 @@ def _useless(values: pd.Series, number: bool) -> str | None:
 
 def _words(values: pd.Series, notes: list[str]) -> WordColumn:
     counts = words_of(values).value_counts()
-    levels = counts.index[:MOST_LEVELS]
-    if len(counts) > MOST_LEVELS:
+    levels = counts.index[: max(COMMON_LEVELS, min(MOST_LEVELS, int((counts >= COMMON_ROWS).sum())))]
+    if len(counts) > len(levels):
         notes.append(
-            f"the column {values.name!r} has {len(counts)} different words; the {MOST_LEVELS} most common count"
+            f"the column {values.name!r} has {len(counts)} different words; the {len(levels)} most common count"
         )
     return WordColumn(str(values.name), tuple(sorted(str(level) for level in levels)))
 
