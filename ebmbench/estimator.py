@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, shown
 from ebmbench.core.extras import need
 from ebmbench.engine.execute import resolve_device, seed_groups
 from ebmbench.engine.train import Callbacks, train
@@ -149,9 +149,14 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         }
         if not isinstance(self.seeds, int | np.integer) or self.seeds < 1:
             raise UserError(f"seeds={self.seeds!r} is not allowed: give how many models are trained, from 1")
+        if not isinstance(self.settings or {}, Mapping):
+            raise UserError(
+                f"settings={shown(self.settings)} is not allowed: give a dict, such as {{'trainer.patience': 20}}"
+            )
         seeds = list(range(first, first + int(self.seeds)))
         chosen = {key: value for key, value in given.items() if value is not None}
-        chosen |= {"seeds": seeds, "plugins": list(self.plugins), **(self.settings or {})}
+        plugins = [self.plugins] if isinstance(self.plugins, str) else list(self.plugins)
+        chosen |= {"seeds": seeds, "plugins": plugins, **(self.settings or {})}
         with _composing:
             return compose([f"{key}={_text(value)}" for key, value in chosen.items()])
 

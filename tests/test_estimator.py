@@ -88,6 +88,23 @@ def test_interval_quantile_and_cdf_agree_and_cover(fitted: EnergyRegressor) -> N
         fitted.interval(x, 2)
 
 
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda model, x: model.quantile(x, 2), "probability=2 is not allowed: give numbers from 0 to 1"),
+        (lambda model, x: model.quantile(x, [0.5, np.nan]), "is not allowed: give numbers from 0 to 1"),
+        (lambda model, x: model.sample(x, -1), "n=-1 is not allowed: give a number of draws, from 0"),
+        (lambda model, x: model.sample(x, 1.5), "n=1.5 is not allowed: give a number of draws, from 0"),
+        (lambda model, x: clone(model).set_params(settings="trainer.patience=3").fit(x, x[:, 0]), "give a dict, such"),
+        (lambda model, x: clone(model).set_params(plugins="nope.py").fit(x, x[:, 0]), "plugins=nope.py is not a file"),
+    ],
+)  # fmt: skip
+def test_what_is_asked_for_in_vain_is_one_sentence(fitted: EnergyRegressor, call: Any, sentence: str) -> None:
+    with pytest.raises(ValueError) as error:
+        call(fitted, law(20)[0])
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
 def test_samples_have_the_moments_of_the_density(fitted: EnergyRegressor) -> None:
     x, _ = law(5, seed=3)
     drawn = fitted.sample(x, 40_000, random_state=0)

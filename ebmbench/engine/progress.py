@@ -15,6 +15,8 @@ from ebmbench.tasks.base import Learner
 
 PLAIN_SECONDS = 30.0
 """Time between two plain lines."""
+FIRST_STEPS = 10
+"""Steps after which a plain line says how long it takes, if that is longer."""
 
 
 class ProgressDisplay:
@@ -55,12 +57,14 @@ class ProgressDisplay:
                     file=sys.stderr,
                 )
             self._bar.update(progress.step - self._bar.n)
-        elif not self.quiet and time.monotonic() - self._last_line >= PLAIN_SECONDS:
-            self._last_line = time.monotonic()
-            total, (first, started) = self.learner.num_steps, self._first
-            left = (self._last_line - started) / max(progress.step - first, 1) * (total - progress.step)
-            text = f"{100 * progress.step / total:.0f} %, step {progress.step}/{total}, {left:.0f} s left"
-            self.message(f"{text}{self._loss}")
+        elif not self.quiet:
+            now, total, (first, started) = time.monotonic(), self.learner.num_steps, self._first
+            left = (now - started) / max(progress.step - first, 1) * (total - progress.step)
+            is_early = progress.step - first == FIRST_STEPS and left >= PLAIN_SECONDS
+            if is_early or now - self._last_line >= PLAIN_SECONDS:
+                self._last_line = now
+                text = f"{100 * progress.step / total:.0f} %, step {progress.step}/{total}, about {left:.0f} s left"
+                self.message(f"{text}{self._loss}")
 
     def epoch(self, rows: list[dict[str, Any]]) -> None:
         """Called with the history's rows."""

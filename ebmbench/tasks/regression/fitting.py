@@ -23,7 +23,7 @@ from ebmbench.tasks.base import Setup
 from ebmbench.tasks.regression import conditional, scoring
 from ebmbench.tasks.regression.base_density import NodeDensity, WithBase
 from ebmbench.tasks.regression.conditional import Conditionals
-from ebmbench.tasks.regression.data.base import Split, check_targets, far_notes, outside_notes
+from ebmbench.tasks.regression.data.base import Split, check_targets, discrete_notes, far_notes, outside_notes
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.scaling import Scaling
 from ebmbench.tasks.regression.stack import Place
@@ -196,12 +196,12 @@ _kept: dict[Any, Split] = {}
 
 def _load(data: Any) -> Split:
     """Returns a dataset's rows; the last one that was read is kept, for a run needs it several times."""
-    key = json.dumps(data.plain(), sort_keys=True, default=str)
+    key = json.dumps([data.plain(), data.identity()], sort_keys=True, default=str)
     if key not in _kept:
         _kept.clear()
         split = data.load()
         check_targets(split)
-        split.notes.extend(far_notes(split) + outside_notes(split))
+        split.notes.extend(far_notes(split) + discrete_notes(split) + outside_notes(split))
         _kept[key] = split
     return _kept[key]
 

@@ -182,16 +182,18 @@ class RegressionModel:
 
         For D > 1 one number gives the quantile of each coordinate, `[N, D]`.
         """
-        if not self._one:
-            return self.scaling.raw_y(
-                _joined([w.quantile(float(probability))[0] for _, w in self._weighted(x)], self.dim)
-            )
         p = torch.as_tensor(probability, dtype=torch.float64)
+        if not bool(((p >= 0) & (p <= 1)).all()):
+            raise ValueError(f"probability={probability} is not allowed: give numbers from 0 to 1")
+        if not self._one:
+            return self.scaling.raw_y(_joined([w.quantile(float(p))[0] for _, w in self._weighted(x)], self.dim))
         found = self._raw(_joined([grids.quantile(p.reshape(-1)) for _, grids in self._grids(x)], p.numel()))
         return found if p.dim() else found.squeeze(1)
 
     def sample(self, x: Frame, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Returns n draws of y for each x, `[N, n]` or `[N, n, D]`. For D > 1 they are resampled, and may repeat."""
+        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 0:
+            raise ValueError(f"n={n} is not allowed: give a number of draws, from 0")
         if self._one:
             parts = [
                 grids.quantile(torch.rand(len(rows), n, generator=generator, dtype=torch.float64))

@@ -13,10 +13,13 @@ import pytest
 import torch
 
 from ebmbench.cli.main import main
+from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
+from ebmbench.tasks.regression import fitting
 from ebmbench.tasks.regression.data import transforms
-from ebmbench.tasks.regression.data.base import Split, check_targets, far_notes
-from ebmbench.tasks.regression.data.table import Table, read_table
+from ebmbench.tasks.regression.data.base import Split, check_targets, discrete_notes, far_notes
+from ebmbench.tasks.regression.data.function import arrays_split
+from ebmbench.tasks.regression.data.table import UCI, Table, read_table
 from ebmbench.tasks.regression.data.written import numeric
 from ebmbench.tasks.regression.scaling import Scaling
 
@@ -118,6 +121,7 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | byte
         (lines("{i % 12 + 1}/{i % 28 + 1}/2024,{i % 7},{i}"), ["b"], "left out, as dates such as '1/1/2024'"),
         (lines("{(i * 7) % 40},{i % 7},{i}"), ["b"], "left out, for it only counts or names the rows: a"),
         (lines("{i * 3 + 1000},{i % 7},{i}", header="id,b,y"), ["b"], "only counts or names the rows: id"),
+        (lines("{i % 5},{i * 3 + 9},{i}", header="a,customer_id,y"), ["a"], "counts or names the rows: customer_id"),
         (lines("{i % 5},{i % 7},{i % 3 == 0}"), ["a", "b"], "the target 'y' is true or false: 1 stands for true"),
         (lines("{i % 5},{i % 7},{'-' if i == 3 else i}"), ["a", "b"], "1 row without a target is left out"),
         (lines("{i} %,{i % 7},{2 * i}"), ["a", "b"], "the column 'a' has numbers such as '0 %', read as 0"),
@@ -267,3 +271,129 @@ def test_parquet_keeps_types_and_a_named_index(tmp_path: Path) -> None:
     good().assign(b=[[1, 2]] * 60).to_parquet(tmp_path / "nested.parquet")
     with pytest.raises(UserError, match=r"the column 'b' of .* holds lists"):
         load(tmp_path / "nested.parquet")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "splits.json cannot be read (No such file"),
+        ("", 'is no file of splits: {"test": [[row, ...], ...]} is expected'),
+        ('{"test": [[1, 2]', "is no file of splits"),
+        ("[[1, 2]]", "is no file of splits"),
+        ('{"train": [[1, 2]]}', "is no file of splits"),
+        ('{"test": []}', "is no file of splits"),
+        ('{"test": {"0": [1, 2]}}', "is no file of splits"),
+        ('{"test": [1, 2]}', "split 0 must be a list of rows from 0 to 59"),
+        ('{"test": [[]]}', "split 0 must be a list of rows from 0 to 59"),
+        ('{"test": [[-1, 2]]}', "split 0 holds -1; give rows, whole numbers from 0 to 59"),
+        ('{"test": [[1, 60]]}', "split 0 holds 60; give rows"),
+        ('{"test": [[1, 2.5]]}', "split 0 holds 2.5; give rows"),
+        ('{"test": [[1, 1e30]]}', "split 0 holds 1e+30; give rows"),
+        ('{"test": [[1, 100000000000000000000]]}', "split 0 holds 100000000000000000000; give rows"),
+        ('{"test": [[1, NaN]]}', "split 0 holds nan; give rows"),
+        ('{"test": [[null, 1]]}', "split 0 holds None; give rows"),
+        ('{"test": [["1", 2]]}', "split 0 holds '1'; give rows"),
+        ('{"test": [[true, 2]]}', "split 0 holds True; give rows"),
+        ('{"test": [[[1], [2, 3]]]}', "split 0 holds [1]; give rows"),
+        ('{"test": [[1, 2, 2, 1, 3]]}', "split 0 names 2 rows more than once"),
+        (f'{{"test": [{list(range(60))}]}}', "split 0 leaves 0 rows to train with"),
+        ('{"test": [[1, 2]]}', None),
+        ('{"test": [[1, 2], ["x"]]}', None),
+    ],
+)
+def test_a_split_that_is_none_is_one_sentence(tmp_path: Path, content: str | None, sentence: str | None) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/data.csv").write_text(PLAIN)
+    if content is not None:
+        (tmp_path / "mine/splits.json").write_text(content)
+    data = UCI(name="mine", root=str(tmp_path))
+    if sentence is None:
+        assert data.load().test.rows.tolist() == [1, 2]
+        return
+    with pytest.raises(UserError) as error:
+        data.load()
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_split_too_many_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/data.csv").write_text(PLAIN)
+    for content, there in (("[[1]]", "one split, 0"), ("[[1], [2]]", "2 splits, 0 to 1")):
+        (tmp_path / "mine/splits.json").write_text(f'{{"test": {content}}}')
+        with pytest.raises(UserError, match=rf"task.data.split=7: .*splits.json has {there}$"):
+            UCI(name="mine", root=str(tmp_path), split=7).load()
+
+
+@pytest.mark.parametrize(
+    ("name", "root", "sentence"),
+    [
+        ("wine-red", ".", "wine-red holds no data.csv; did you mean wine?"),
+        ("Naval", ".", "Naval holds no data.csv; did you mean naval?"),
+        ("protein", ".", "protein holds no data.csv; choose from naval, wine"),
+        ("wine", "wine", "data.csv; give the folder above: data.root="),
+        ("wine", "nowhere", "nowhere is no folder"),
+        ("wine", "wine/data.csv", "data.csv is no folder"),
+        ("wine", "empty", "empty holds no set at all"),
+        ("naval", ".", "data.csv has no column 'y', which must be the target; it has a, b, Y"),
+    ],
+)
+def test_a_set_that_is_not_there_is_one_sentence(tmp_path: Path, name: str, root: str, sentence: str) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, content in (("wine", PLAIN), ("naval", PLAIN.replace("y", "Y", 1))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "data.csv").write_text(content)
+    with pytest.raises(UserError) as error:
+        UCI(name=name, root=str(tmp_path / root)).load()
+    assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"targets": ("y", "y")}, "task.data.targets names 'y' more than once"),
+        ({"features": ("a", "a"), "targets": ("y",)}, "task.data.features names 'a' more than once"),
+        ({"features": ("a", "y"), "targets": ("y",)}, "task.data.targets and task.data.features both name 'y'"),
+        ({"targets": ("y",), "ignore": ("y",)}, "task.data.targets and task.data.ignore both name 'y'"),
+        ({"targets": ("y",), "categorical": ("y",)}, "task.data.targets and task.data.categorical both name 'y'"),
+        ({"features": ("a",), "ignore": ("a",)}, "task.data.features and task.data.ignore both name 'a'"),
+        ({"targets": ("z",)}, "task.data.targets: table.csv has no column 'z'; choose from a, b, y"),
+    ],
+)
+def test_columns_that_are_named_twice_are_one_sentence(
+    tmp_path: Path, settings: dict[str, tuple[str, ...]], sentence: str
+) -> None:
+    (tmp_path / "table.csv").write_text(PLAIN)
+    with pytest.raises(UserError) as error:
+        load(tmp_path / "table.csv", **settings)
+    assert sentence in str(error.value)
+
+
+def test_words_that_are_often_there_count(tmp_path: Path) -> None:
+    """Of 50 words and 40 that are in one row each, the 50 count; of 60 rare ones the 30 most common."""
+    often = [f"w{i}" for i in range(50) for _ in range(20)] + [f"rare{i}" for i in range(40)]
+    for words, count in ((often, 50), ([f"r{i % 60}" for i in range(240)], 30)):
+        y = np.random.default_rng(0).normal(size=len(words))
+        pd.DataFrame({"a": words, "y": y}).to_csv(tmp_path / "table.csv", index=False)
+        split = load(tmp_path / "table.csv")
+        assert len(split.feature_names) == count
+        assert any(f"different words; the {count} most common count" in note for note in split.notes)
+
+
+def test_a_target_of_few_values_is_said() -> None:
+    def split(y: np.ndarray) -> Split:
+        return arrays_split(np.arange(len(y))[:, None], y[:, None], seed=0)
+
+    grades = np.random.default_rng(0).integers(3, 9, 400)
+    (note,) = discrete_notes(split(grades))
+    assert "the target 'y1' takes 6 different values in 256 training rows" in note
+    assert not discrete_notes(split(grades + np.random.default_rng(1).normal(size=400)))
+
+
+def test_a_file_that_changed_is_read_again_and_random_splits_can_be_an_axis(tmp_path: Path) -> None:
+    words = ["task=regression", "data=table", f"data.path={tmp_path}/table.csv", "method=nce", "data.targets=y"]
+    seen = []
+    for content, split in ((PLAIN, 0), (PLAIN.replace("\n", "1\n").replace("y1", "y"), 0), (PLAIN, 1), (PLAIN, 0)):
+        (tmp_path / "table.csv").write_text(content)
+        seen.append(fitting.load(compose([*words, f"data.split={split}"]).task))
+    assert not torch.equal(seen[0].train.y, seen[1].train.y) and torch.equal(seen[0].train.y, seen[3].train.y)
+    assert set(seen[0].test.rows) != set(seen[2].test.rows)

@@ -298,3 +298,11 @@ def test_a_model_no_better_than_the_uniform_density_is_not_trusted(tmp_path: Pat
     regression = compose(["task=regression", "method=nce"]).task
     assert regression.is_uninformed({"nll": 1.0, "nll_base": 1.0})
     assert not regression.is_uninformed({"nll": 0.9, "nll_base": 1.0})
+
+
+def test_the_noise_of_nce_plus_on_targets_is_below_the_narrowest_proposal() -> None:
+    """A table's law may be that narrow: its density would be widened to the noise."""
+    for data in ("table", "uci", "diabetes"):
+        config = compose(["task=regression", f"data={data}", "method=nce+"])
+        method, proposal = config.method.plain(), config.proposal.plain() if config.proposal else {}
+        assert method["beta"] * max(proposal["stds"]) < min(proposal["stds"])

@@ -135,7 +135,9 @@ class Data(Component):
         """
 
 
-def split_rows(count: int, test_fraction: float, val_fraction: float, seed: int) -> tuple[np.ndarray, ...]:
+def split_rows(
+    count: int, test_fraction: float, val_fraction: float, seed: int | Sequence[int]
+) -> tuple[np.ndarray, ...]:
     """Splits row numbers at random into training, validation and test.
 
     Args:
@@ -227,6 +229,23 @@ def far_notes(split: Split) -> list[str]:
             notes.append(
                 f"the target {name!r} is {float(y[far]):g}{place}, and between {low:g} and {high:g} in half of the "
                 "training rows: one such value sets the scale of all; leave its cell empty if it is a mistake"
+            )
+    return notes
+
+
+FEW_VALUES = 0.05
+"""Different values of a target, as a share of its rows, up to which a density can put a spike on each."""
+
+
+def discrete_notes(split: Split) -> list[str]:
+    """Returns a sentence for each target that takes few values: no NLL of a density has a lower end there."""
+    notes = []
+    for k, name in enumerate(split.target_names):
+        count = len(split.train.y[:, k].unique())
+        if count <= FEW_VALUES * len(split.train):
+            notes.append(
+                f"the target {name!r} takes {count} different values in {len(split.train)} training rows: a density "
+                "with a spike on each has an NLL as low as one likes; compare models by CRPS too"
             )
     return notes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,8 @@ from ebmbench.tasks.regression.data.written import days, first_written, is_none,
 if TYPE_CHECKING:
     from torch import Tensor
 
-MOST_LEVELS = 30
-"""Of a column of words that become inputs; the rarer ones are put together."""
+COMMON_LEVELS, MOST_LEVELS, COMMON_ROWS = 30, 300, 5
+"""Of a column of words the 30 most common ones become inputs, and up to 300 that are in 5 training rows at least."""
 
 
 @dataclass(frozen=True)
@@ -274,10 +275,7 @@ def read_columns(
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise UserError(f"{source} has {names.count(twice[0])} columns named {twice[0]!r}; rename or delete one")
-    for key, chosen in (("targets", targets), ("features", features), ("ignore", ignore), ("categorical", categorical)):
-        unknown = [name for name in chosen if name not in names]
-        if unknown:
-            raise UserError(f"task.data.{key}: {source} has no column {unknown[0]!r}{did_you_mean(unknown[0], names)}")
+    _check_keys({"targets": targets, "features": features, "ignore": ignore, "categorical": categorical}, names, source)
     refuse_nested(frame[[name for name in names if name not in ignore]], source)
     notes = []
     if not targets:
@@ -286,9 +284,6 @@ def read_columns(
             raise UserError(f"{source} has no column that could be the target")
         targets = left[-1:]
         notes.append(f"the target is the last column, {targets[0]!r} (task.data.targets names another)")
-    both = [name for name in targets if name in features]
-    if both:
-        raise UserError(f"task.data.features and task.data.targets both name {both[0]!r}")
     features = list(features) or [name for name in names if name not in targets and name not in ignore]
     y = np.stack([_target(frame[name], source, notes) for name in targets], axis=1)
     known = np.isfinite(y).all(1)
@@ -312,6 +307,26 @@ def read_columns(
     if dates:
         notes.append(f"dates become days: {', '.join(name for name in features if name in dates)}")
     return Rows(frame, features, list(targets), y, numbers, dates, notes)
+
+
+def _check_keys(chosen: Mapping[str, Sequence[str]], names: Sequence[str], source: str) -> None:
+    """Refuses columns that are not there, that a key names twice, or that two keys name which exclude each other."""
+    for key, columns in chosen.items():
+        unknown = [name for name in columns if name not in names]
+        if unknown:
+            raise UserError(f"task.data.{key}: {source} has no column {unknown[0]!r}{did_you_mean(unknown[0], names)}")
+        twice = [name for name in columns if list(columns).count(name) > 1]
+        if twice:
+            raise UserError(f"task.data.{key} names {twice[0]!r} more than once")
+    for one, other in (
+        ("targets", "features"),
+        ("targets", "ignore"),
+        ("targets", "categorical"),
+        ("features", "ignore"),
+    ):
+        both = [name for name in chosen[one] if name in chosen[other]]
+        if both:
+            raise UserError(f"task.data.{one} and task.data.{other} both name {both[0]!r}")
 
 
 def _target(column: pd.Series, source: str, notes: list[str]) -> np.ndarray:
@@ -431,18 +446,19 @@ def _useless(values: pd.Series, number: bool) -> str | None:
 
 def _words(values: pd.Series, notes: list[str]) -> WordColumn:
     counts = words_of(values).value_counts()
-    levels = counts.index[:MOST_LEVELS]
-    if len(counts) > MOST_LEVELS:
+    levels = counts.index[: max(COMMON_LEVELS, min(MOST_LEVELS, int((counts >= COMMON_ROWS).sum())))]
+    if len(counts) > len(levels):
         notes.append(
-            f"the column {values.name!r} has {len(counts)} different words; the {MOST_LEVELS} most common count"
+            f"the column {values.name!r} has {len(counts)} different words; the {len(levels)} most common count"
         )
     return WordColumn(str(values.name), tuple(sorted(str(level) for level in levels)))
 
 
 def row_counter(frame: pd.DataFrame, name: str) -> bool:
-    """Whether a column counts the rows, in any order, or has no name, or `id`, and no value twice."""
+    """Whether a column of whole numbers, none twice, is an id by its name, or is the first one and counts the rows."""
     column = frame[name]
     if not pd.api.types.is_integer_dtype(column.dtype) or len(column) < 3 or not column.is_unique:
         return False
-    is_named = str(name).strip().lower() not in ("id", "index", "unnamed: 0")
-    return not is_named or (column.min() in (0, 1) and column.max() - column.min() == len(column) - 1)
+    is_id = re.fullmatch(r"(.*[ _-])?id|index|unnamed: 0", str(name).strip().lower()) is not None
+    counts = column.min() in (0, 1) and column.max() - column.min() == len(column) - 1
+    return is_id or (name == frame.columns[0] and counts)

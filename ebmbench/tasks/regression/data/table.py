@@ -19,7 +19,7 @@ import pandas as pd
 from pydantic import BeforeValidator, Field
 from typing_extensions import override
 
-from ebmbench.core.errors import UserError, first_line, shown
+from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split, split_off, split_rows
 from ebmbench.tasks.regression.data.frames import read_columns, refuse_nested, row_counter, split_table
@@ -59,7 +59,7 @@ class Table(Data):
     split_file: str | None = Field(
         None, min_length=1, description='JSON, {"test": [[row, ...], ...]}: the test rows of each split, from 0'
     )
-    split: int = Field(0, ge=0, lt=100_000, description="which split of the file")
+    split: int = Field(0, ge=0, lt=100_000, description="which split of the file; without a file, of the random ones")
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the rows that are for test, without a file")
     val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the other rows that are for validation")
     split_seed: int = Field(0, ge=0, lt=2**31, description="of the random split")
@@ -86,20 +86,19 @@ class Table(Data):
                 "separated by a comma, a semicolon, a tab or |"
             )
         ignore = list(self.ignore)
-        counters = [
-            name for name in map(str, frame.columns[:1])
-            if name not in (*self.features, *self.targets, *ignore) and row_counter(frame, frame.columns[0])
-        ]  # fmt: skip
-        if counters:
-            notes.append(f"left out, for it only counts or names the rows: {counters[0]}")
-            ignore += [counters[0].strip()]
+        named = (*self.features, *self.targets, *self.categorical, *ignore)
+        counters = [str(name).strip() for name in frame if str(name).strip() not in named and row_counter(frame, name)]
+        if counters and len(counters) < frame.shape[1]:
+            notes.append(f"left out, for it only counts or names the rows: {', '.join(counters)}")
+            ignore += counters
         rows = read_columns(frame, self.targets, self.features, ignore, self.categorical, path.name)
         rows.notes[:0] = notes
         count = len(rows.frame)
         if self.split_file is not None:
             parts = self._published(Path(self.split_file).expanduser(), rows.frame.index.to_numpy(), len(frame))
         else:
-            parts = split_rows(count, self.test_fraction, self.val_fraction, self.split_seed)
+            seed = [self.split_seed, self.split] if self.split else self.split_seed
+            parts = split_rows(count, self.test_fraction, self.val_fraction, seed)
         return split_table(rows, *parts)
 
     def _published(self, file: Path, places: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
@@ -135,17 +134,28 @@ class UCI(Data):
         root = Path(self.root).expanduser()
         folder = root / self.name
         if not (folder / "data.csv").is_file():
-            there = sorted(path.parent.name for path in root.glob("*/data.csv"))
-            raise UserError(
-                f"task.data.name={self.name}: {folder} holds no data.csv; "
-                + (f"there are {', '.join(there)}" if there else f"{root} holds no set at all")
-            )
-        frame, _ = read_table(folder / "data.csv", None)
+            raise UserError(f"task.data.name={self.name}: {folder} holds no data.csv{_sets_in(root, self.name)}")
+        frame, notes = read_table(folder / "data.csv", None)
+        if "y" not in [str(name).strip() for name in frame]:
+            known = shown(", ".join(map(str, frame.columns)))[1:-1]
+            raise UserError(f"{folder / 'data.csv'} has no column 'y', which must be the target; it has {known}")
         rows = read_columns(frame, ["y"], source=f"{self.name}/data.csv")
+        rows.notes[:0] = notes
         places = rows.frame.index.to_numpy()
         test = np.flatnonzero(np.isin(places, read_splits(folder / "splits.json", self.split, len(frame))))
         order = np.random.default_rng(self.split).permutation(np.setdiff1d(np.arange(len(places)), test))
         return split_table(rows, *split_off(order, self.val_fraction), test)
+
+
+def _sets_in(root: Path, name: str) -> str:
+    """Returns what follows where a set is not there: the sets that are, or what is wrong with the folder."""
+    if not root.is_dir():
+        return f", for {root} is no folder"
+    if (root / "data.csv").is_file():
+        return f"; give the folder above: data.root={root.parent} data.name={root.name}"
+    there = sorted(path.parent.name for path in root.glob("*/data.csv"))
+    close = [known for known in there if known.lower() == name.lower()]
+    return did_you_mean(name, close or there) if there else f"; {root} holds no set at all"
 
 
 @lru_cache(maxsize=64)
@@ -170,20 +180,31 @@ def read_splits(path: Path, split: int, rows: int) -> np.ndarray:
         UserError: the file is not of this form, has fewer splits, or names a row that is not there.
     """
     try:
-        splits = json.loads(path.read_text())["test"]
-        chosen = [np.asarray(one, dtype=np.int64) for one in splits]
+        content = json.loads(path.read_text())
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, IndexError):
-        raise UserError(f'{path} is no file of splits: {{"test": [[row, ...], ...]}} is expected') from None
-    if split >= len(chosen):
-        raise UserError(f"task.data.split={split}: {path} has {len(chosen)} splits, 0 to {len(chosen) - 1}")
-    test = chosen[split]
-    if test.ndim != 1 or not len(test) or test.min() < 0 or test.max() >= rows:
+    except (ValueError, RecursionError):
+        content = None
+    splits = content.get("test") if isinstance(content, dict) else None
+    if not isinstance(splits, list) or not splits:
+        raise UserError(f'{path} is no file of splits: {{"test": [[row, ...], ...]}} is expected')
+    if split >= len(splits):
+        there = "one split, 0" if len(splits) == 1 else f"{len(splits)} splits, 0 to {len(splits) - 1}"
+        raise UserError(f"task.data.split={split}: {path} has {there}")
+    test = splits[split]
+    if not isinstance(test, list) or not test:
         raise UserError(f"{path}: split {split} must be a list of rows from 0 to {rows - 1}")
+    wrong = [row for row in test if type(row) is not int or not 0 <= row < rows]
+    if wrong:
+        raise UserError(f"{path}: split {split} holds {shown(wrong[0])}; give rows, whole numbers from 0 to {rows - 1}")
+    twice = len(test) - len(set(test))
+    if twice:
+        raise UserError(
+            f"{path}: split {split} names {twice} row{'s' * (twice != 1)} more than once; give each row once"
+        )
     if len(test) > rows - 3:
         raise UserError(f"{path}: split {split} leaves {rows - len(test)} rows to train with")
-    return test
+    return np.array(test)
 
 
 def read_table(path: Path, memory_mb: int | None) -> tuple[pd.DataFrame, list[str]]:
