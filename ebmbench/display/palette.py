@@ -7,6 +7,7 @@ related colours (warm: noise contrastive; blue: importance sampling). Markers re
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 
 from ebmbench.core import registry
@@ -20,6 +21,7 @@ BASE_COLOR = "#56B4E9"
 DENSITY_CMAP = "cividis"
 """Sequential, perceptually uniform, the same to the colour-blind eye."""
 
+MARKERS = "os^vDpP*X"
 UNKNOWN_COLOR, UNKNOWN_MARKER = "#5b5c5e", "o"
 """Of a method whose plug-in is not loaded."""
 
@@ -27,12 +29,17 @@ UNKNOWN_COLOR, UNKNOWN_MARKER = "#5b5c5e", "o"
 def in_order(names: Iterable[object]) -> list[object]:
     """Returns different methods in the order in which tables and legends show them; anything else ascending."""
     place = {name: index for index, name in enumerate(registry.known("method"))}
-    return sorted(set(names), key=lambda name: (place.get(str(name), len(place)), name))
+    return sorted(set(names), key=lambda name: (place.get(_method(name), len(place)), name))
 
 
-def color(method: str) -> str:
-    """Returns a method's colour."""
-    return str(getattr(registry.known("method").get(method), "color", UNKNOWN_COLOR))
+def _method(name: object) -> str:
+    """Returns the method in the name of a model: `ml-exact` of `ml-exact, mdn`."""
+    return str(name).partition(", ")[0]
+
+
+def color(name: str) -> str:
+    """Returns the colour of a method, or of a model: a method and a network."""
+    return str(getattr(registry.known("method").get(_method(name)), "color", UNKNOWN_COLOR))
 
 
 def on_dark(color: str, paper: str) -> str:
@@ -49,6 +56,9 @@ def _luminance(color: str) -> float:
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue
 
 
-def marker(method: str) -> str:
-    """Returns a method's marker, as matplotlib names it."""
-    return str(getattr(registry.known("method").get(method), "marker", UNKNOWN_MARKER))
+def marker(name: str) -> str:
+    """Returns the marker of a method, as matplotlib names it; models of one method have different ones, most often."""
+    network = name.partition(", ")[2]
+    if network:
+        return MARKERS[zlib.crc32(network.encode()) % len(MARKERS)]
+    return str(getattr(registry.known("method").get(name), "marker", UNKNOWN_MARKER))

@@ -262,13 +262,37 @@ class Results:
         return _varied(self.done, self.axes)
 
     @cached_property
+    def beside(self) -> tuple[str, ...]:
+        """The settings that a sweep over draws compares beside the methods, such as the network."""
+        asked = [entry["draws"] or {} for entry in self.tables if isinstance(entry, dict) and "draws" in entry]
+        return tuple(key for options in asked for key in options.get("beside", ()) if key in self.axes)
+
+    def draw_of(self, label: str) -> str:
+        """Returns the setting that draws the data anew, if the runs of a label vary it; else nothing."""
+        draw = self.tasks[label].draw_setting
+        part = self.done[self.done["label"] == label]
+        return draw if draw in self.axes and part[draw].nunique() > 1 else ""
+
+    @cached_property
     def comparison(self) -> pd.DataFrame:
         """One variant per dataset and method: where settings are varied, the published one, else the most seeds'."""
+        return self._chosen(all_draws=False)
+
+    @cached_property
+    def models(self) -> pd.DataFrame:
+        """The same, at all draws of the data."""
+        return self._chosen(all_draws=True)
+
+    def _chosen(self, all_draws: bool) -> pd.DataFrame:
         kept = []
-        for (label, method), part in self.done.groupby(["label", "method"], sort=False):
-            for key in self.varied[str(method)]:
-                part = part[part[key] == _reference_value(part, key, self.tasks[str(label)], str(method))]
-            if part["config_hash"].nunique() > 1:
+        done = named(self.done, self.beside)
+        varied = _varied(done, self.axes)
+        for (label, method), part in done.groupby(["label", "method"], sort=False):
+            draw = self.draw_of(str(label)) if all_draws else ""
+            for key in (key for key in varied[str(method)] if key != draw):
+                base = str(method).partition(", ")[0]
+                part = part[part[key] == _reference_value(part, key, self.tasks[str(label)], base)]
+            if not draw and part["config_hash"].nunique() > 1:
                 largest = part.groupby("config_hash", sort=False).size().idxmax()
                 part = part[part["config_hash"] == largest]
             kept.append(part)
@@ -315,6 +339,15 @@ def metrics_of(task: type[Task], frame: pd.DataFrame) -> list[Metric]:
 def costs_of(frame: pd.DataFrame) -> list[Metric]:
     """Returns what a run cost, as far as the table has values of it."""
     return [metric for metric in COST if metric.name in frame and frame[metric.name].notna().any()]
+
+
+def named(frame: pd.DataFrame, beside: Sequence[str]) -> pd.DataFrame:
+    """Returns the runs with these settings in the names of their methods, but for each setting's commonest value."""
+    names = frame["method"].astype(str)
+    for key in beside:
+        usual = frame[key].value_counts().idxmax()
+        names = names.where(frame[key] == usual, names + ", " + frame[key].map(plain))
+    return frame.assign(method=names)
 
 
 def _varied(done: pd.DataFrame, axes: Sequence[str]) -> dict[str, list[str]]:

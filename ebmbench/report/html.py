@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -171,10 +171,16 @@ def swatch(name: str) -> Markup:
 # ---------------------------------------------------------------------------------------------------------- tables
 
 
+COMPARISONS = ("comparisons", "pairs", "audit")
+"""The kinds of tables that the page has in a section of their own."""
+
+
 def score_tables(results: Results) -> list[Table]:
-    """Returns scores with intervals, and cost, per dataset; every variant, where settings are varied."""
+    """Returns the tables that a sweep asks for; else scores and cost per dataset, and every variant."""
     if results.done.empty:
         return []
+    if results.tables:
+        return [table for kind, table in _asked(results) if kind not in COMPARISONS]
     made = [*tables.score_tables(results.comparison, [], {}), *tables.cost_tables(results.comparison, [], {})]
     return [*made, *(tables.variant_tables(results.done, results.axes, {}) if results.varies else [])]
 
@@ -183,6 +189,8 @@ def comparison_tables(results: Results) -> list[Table]:
     """Returns paired comparisons, and what becomes of the ranking by other rules or other draws of the data."""
     if results.done.empty:
         return []
+    if results.tables:
+        return [table for kind, table in _asked(results) if kind in COMPARISONS]
     several = results.comparison.groupby("label")["method"].transform("nunique") > 1
     compared = results.comparison[several]
     made: list[Table] = []
@@ -192,6 +200,13 @@ def comparison_tables(results: Results) -> list[Table]:
         if task_of(str(task)).draw_setting in results.axes:
             made += tables.draw_tables(part, results.axes, {})
     return made
+
+
+def _asked(results: Results) -> Iterator[tuple[str, Table]]:
+    """Yields the tables that a sweep asks for, each with its kind."""
+    for kind, options in map(tables.parse_entry, results.tables):
+        for table in tables.KINDS[kind](results.done, results.axes, options):
+            yield kind, table
 
 
 def facts(results: Results) -> dict[str, str]:
@@ -230,11 +245,14 @@ def warnings(results: Results) -> list[str]:
             for method, keys in results.varied.items()
             for key in keys
             for task in results.tasks.values()
+            if key not in (task.draw_setting, *results.beside)
         }
-        said.append(
-            f"The runs vary {', '.join(sorted(names))}; tables of methods compare them at the published value, or at "
-            "the one with most seeds."
-        )
+        if names:
+            what = "figures" if results.tables else "tables and figures"
+            said.append(
+                f"The runs vary {', '.join(sorted(names))}; {what} of methods compare them at the published value, or "
+                "at the one with most seeds."
+            )
     diverged = int((done["diverged"] == 1).sum())
     if diverged:
         said.append(f"{diverged} of {len(done)} models diverged; they are counted (✕) and have no values to average.")
@@ -242,7 +260,8 @@ def warnings(results: Results) -> list[str]:
     if doubtful:
         reasons = ", ".join(sorted({task.doubt for task in results.tasks.values() if task.doubt}))
         said.append(f"{doubtful} of {len(done)} models have numbers that are not to be trusted ({reasons}).")
-    seeds = done.groupby("config_hash").size()
+    alone = [label for label in results.tasks if not results.draw_of(label)]
+    seeds = done[done["label"].isin(alone)].groupby("config_hash").size()
     if len(seeds) and seeds.min() < 6:
         said.append(
             f"As few as {seeds.min()} seeds per cell: intervals of so few skewed seeds are too narrow, and fewer than "

@@ -73,13 +73,16 @@ class _Scales:
 # -------------------------------------------------------------------------------------------------- method figures
 
 
-def summary_table(frame: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """Returns `scores.summarise` by method within each dataset; a dataset without any value is left out."""
-    table = scores.summarise(frame, ["label"], "method", [metric])
-    if table.empty:
-        return table
-    usable = table.groupby("label")["n"].transform("sum") > 0
-    return table[usable].assign(without_value=table["seeds"] - table["n"])
+def summary_table(results: Results, label: str, metric: Metric) -> pd.DataFrame:
+    """Returns means by method on one dataset: over seeds, or over draws and seeds; empty where there is no value."""
+    part, draw = _labelled(results, label), results.draw_of(label)
+    if draw:
+        table = scores.draws(part, ["label"], metric, draw).assign(best=np.nan)
+        table["without_value"] = table["diverged"]
+    else:
+        table = scores.summarise(part, ["label"], "method", [metric])
+        table["without_value"] = table["seeds"] - table["n"]
+    return table if table["n"].any() else table.iloc[:0]
 
 
 def ranking(results: Results) -> Iterator[Figure]:
@@ -87,7 +90,7 @@ def ranking(results: Results) -> Iterator[Figure]:
     shown = [
         (metric, label, part)
         for metric, label in results.shown_by("ranking")
-        if len(part := summary_table(_labelled(results, label), metric))
+        if len(part := summary_table(results, label, metric))
     ]
     scales = _Scales()
     for metric, label, part in shown:
@@ -107,16 +110,21 @@ def ranking(results: Results) -> Iterator[Figure]:
             yield Figure(
                 name,
                 title,
-                "Mean over all seeds that have a value (filled) with its 95 % interval, best on top. Hollow "
-                "diamonds: the mean of the best quarter (the paper's best 5 of 20), which hides failures. "
-                "✕ counts the seeds without a value (diverged).",
+                "Mean over all seeds that have a value (filled) with its 95 % interval, best on top. "
+                f"{_which_seeds(pd.concat(tables))}✕ counts the seeds without a value (diverged).",
                 tuple(panels),
                 pd.concat(tables),
             )
 
 
+def _which_seeds(table: pd.DataFrame) -> str:
+    if table["best"].isna().all():
+        return "Means and intervals are over draws and seeds. "
+    return "Hollow diamonds: the mean of the best quarter (the paper's best 5 of 20), which hides failures. "
+
+
 def _labelled(results: Results, label: str) -> pd.DataFrame:
-    return results.comparison[results.comparison["label"] == label]
+    return results.models[results.models["label"] == label]
 
 
 def _title(metric: Metric) -> str:
@@ -175,7 +183,7 @@ def strip(results: Results) -> Figure | None:
         "Every seed",
         "One point per seed; the line is the median. ✕ counts the seeds without a value (diverged)." + right * enlarged,
         tuple(panels),
-        results.comparison[columns],
+        results.models[columns],
         paired=enlarged,
     )
 
@@ -228,7 +236,7 @@ def pareto(results: Results) -> Figure | None:
     for metric, label in results.shown_by("pareto"):
         part = _labelled(results, label)
         for cost in (cost for cost in costs_of(part) if cost.title):
-            quality = summary_table(part, metric).set_index("method")
+            quality = summary_table(results, label, metric).set_index("method")
             quality["cost_name"] = cost.name
             quality["cost"] = part.groupby("method")[cost.name].mean()
             quality = quality[quality["mean"].notna() & (quality["cost"] > 0)]

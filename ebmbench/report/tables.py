@@ -32,7 +32,7 @@ from ebmbench.display.table import (
     plain,
 )
 from ebmbench.report import scores
-from ebmbench.report.frame import Results, costs_of, metrics_of, task_of
+from ebmbench.report.frame import Results, costs_of, metrics_of, named, task_of
 from ebmbench.tasks.base import COST, Metric, Task
 
 SHOWN_RUNS = 200
@@ -342,7 +342,7 @@ def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
         draw = task_of(str(task_name)).draw_setting
         if not draw or draw not in axes:
             raise _not_varied("draws", draw or "a draw of the data", axes)
-        task_groups = groups(_named(rows_of_task, beside), [axis for axis in axes if axis not in (draw, *beside)])
+        task_groups = groups(named(rows_of_task, beside), [axis for axis in axes if axis not in (draw, *beside)])
         names = options.get("metrics") or [task_of(str(task_name)).metrics[0].name]
         for group, metric in ((g, _metric(g.task, name)) for g in task_groups for name in names if name in g.frame):
             yield _draw_table(group, metric, draw)
@@ -376,15 +376,6 @@ def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
         f"{group.title}: {metric.label}; does the draw of the {group.task.draw_of.removeprefix('training ')} decide?"
     )
     return Table(title, [*header, *_count_heads(doubtful)[1:]], rows, notes, data, "draws.csv")
-
-
-def _named(frame: pd.DataFrame, beside: Sequence[str]) -> pd.DataFrame:
-    """Returns the runs with these settings in the names of their methods, but for each setting's commonest value."""
-    names = frame["method"].astype(str)
-    for key in beside:
-        usual = frame[key].value_counts().idxmax()
-        names = names.where(frame[key] == usual, names + ", " + frame[key].map(plain))
-    return frame.assign(method=names)
 
 
 def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:

@@ -20,6 +20,7 @@ from ebmbench.report import frame, html, plots
 from tests.report.made_runs import METHODS_1D
 from tests.report.test_tables import frame_of, noisy
 
+MDN = "ml-exact, mdn"
 METHODS = METHODS_1D  # the seven that the paper compares
 METHOD_COLORS = {name: palette.color(name) for name in METHODS}
 METHOD_MARKERS = {name: palette.marker(name) for name in METHODS}
@@ -42,6 +43,24 @@ def test_every_figure_of_the_paper_sweep(results: Path) -> None:
     metrics = [pd.read_csv(p) for p in (results / "runs").glob("1d-1-sm-*/metrics.csv")]
     assert row["mean"] == pytest.approx(metrics[0]["d_kl"].mean())
     assert row["low"] < row["mean"] < row["high"]
+
+
+def test_a_sweep_over_draws_is_ranked_over_all_of_them_and_its_networks_apart() -> None:
+    """A model that is the best at the first draw alone is not the best one."""
+    axes = ("task.data_seed", "task/network")
+    models = {"nce": "paper", "ml-exact": "mdn"}
+    values = {
+        (method, draw, network): [0.1 if (method == "nce") == (draw == 0) else 0.3] * 3
+        for method, network in models.items()
+        for draw in range(4)
+    }
+    asked = ({"draws": {"beside": ["task/network"]}},)
+    found = frame.Results("made", frame_of(values, axes), axes, tables=asked)
+    ranking = next(figure for figure in plots.ranking(found) if figure.name == "ranking").data
+    assert dict(zip(ranking["method"], ranking["mean"], strict=True)) == pytest.approx({"nce": 0.25, MDN: 0.15})
+    assert set(ranking["draws"]) == {4} and len(found.models) == 2 * 4 * 3 and len(found.comparison) == 2 * 3
+    assert [table.file for table in html.score_tables(found)] == ["draws.csv"]
+    assert palette.color(MDN) == palette.color("ml-exact") and palette.marker(MDN) != palette.marker("ml-exact")
 
 
 def test_the_m_sweep_is_drawn_against_m(results: Path) -> None:
