@@ -298,11 +298,9 @@ def _marked_cell(records: Sequence[Row], method: object) -> Cell:
 def speed_text(results_dir: Path) -> str:
     """Returns what the committed benchmark of 1D training says, as Markdown."""
     table = pd.read_csv(results_dir / "bench" / "one_d.csv")
-    rows = table[(table["kind"] == "table") & (table["seeds"] == 20)]
     lines = []
-    for threads, part in rows.groupby("threads"):
-        ratios = part.set_index("method")["ratio"]
-        each = ", ".join(f"`{method}` {ratio:.1f}" for method, ratio in ratios.items())
+    for threads, part in table[table["seeds"] == 20].groupby("threads"):
+        each = ", ".join(f"`{row.method}` {row.ratio:.1f}" for row in part.itertuples())
         cores = "one core" if threads == 1 else f"{threads} cores"
         lines.append(f"- On {cores}, 20 seeds at the published settings, times the textbook way: {each}.")
     lines.append("")
