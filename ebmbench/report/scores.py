@@ -157,8 +157,14 @@ def summarise(
 
 
 def _mean(values: Values, bounds: tuple[float, float] = (-np.inf, np.inf)) -> dict[str, float]:
-    low, high = np.clip(stats.mean_interval(values), *bounds)
-    return {"mean": float(values.mean()) if len(values) else np.nan, "low": float(low), "high": float(high)}
+    mean = float(values.mean()) if len(values) else np.nan
+    low, high = _within(bounds, mean, *stats.mean_interval(values))
+    return {"mean": mean, "low": low, "high": high}
+
+
+def _within(bounds: tuple[float, float], mean: float, low: float, high: float) -> tuple[float, float]:
+    """The ends of an interval, within what the metric can be; an estimate beyond that stays inside of its interval."""
+    return float(np.maximum(low, np.minimum(bounds[0], mean))), float(np.minimum(high, np.maximum(bounds[1], mean)))
 
 
 def _trust(values: Values, doubtful: Mask) -> tuple[int, float]:
@@ -424,7 +430,7 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
         for i, name in enumerate(names):
             good = cube[i][np.isfinite(means[i])]
             split = stats.variance_components(good)
-            low, high = np.clip((split.low, split.high), *metric.bounds)
+            low, high = _within(metric.bounds, split.mean, split.low, split.high)
             n_untrusted, mean_trusted = _trust(cube[i], untrusted[i])
             rows.append(
                 {
@@ -438,8 +444,8 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
                     "n_untrusted": n_untrusted,
                     "mean_trusted": mean_trusted,
                     "mean": split.mean,
-                    "low": float(low),
-                    "high": float(high),
+                    "low": low,
+                    "high": high,
                     "std_draws": split.std_draws,
                     "std_seeds": split.std_seeds,
                     "std_residual": split.std_residual,
