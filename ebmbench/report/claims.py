@@ -104,7 +104,12 @@ def _asked(group: Group, results: Results) -> Metric:
 
 
 def _of_methods(group: Group, metric: Metric, records: Sequence[Row]) -> Finding:
-    return _said(group.title, metric, records, [f"`{row['method']}`" for row in records], "seed", _seeds_of(group))
+    return _said(group.title, metric, records, [_code(row["method"]) for row in records], "seed", _seeds_of(group))
+
+
+def _code(name: object) -> str:
+    """Returns a name between backticks, without what would end them or a cell of a table."""
+    return f"`{re.sub('[`|]', ' ', str(name))}`"
 
 
 def _seeds_of(group: Group) -> str:
@@ -127,7 +132,7 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
     notes: dict[str, list[str]] = {}
     for value, own in table.groupby(axis, sort=True):
         for first in _records(own[own["verdict"] == "best"]):
-            best.append(f"`{first['method']}` at {plain(value)}{_doubt(first)}")
+            best.append(f"{_code(first['method'])} at {plain(value)}{_doubt(first)}")
         if set(own["verdict"]) == {"best", "worse"}:
             decided.append(plain(value))
         notes.setdefault(own["note"].iloc[0], []).append(plain(value))
@@ -153,7 +158,7 @@ def _of_draws(part: pd.DataFrame, results: Results) -> Iterator[Finding]:
     for table in draw_tables(part, results.axes, options):
         assert table.data is not None
         rows = _records(table.data)
-        names = [f"`{row['method']}`" for row in rows]
+        names = [_code(row["method"]) for row in rows]
         title = table.title.partition(f": {metric.label}")[0]
         over = f"draws of the {task.draw_of}, {rows[0]['seeds']} seeds each"
         finding = _said(title, metric, rows, names, "draw", over)
@@ -271,7 +276,7 @@ def results_text(results_dir: Path) -> str:
     doubtful = [
         f"{group.title}: {', '.join(means)}"
         for group, records in columns
-        if (means := [f"`{row['method']}`{text}" for row in records if (text := _without(row, places_of(*records)))])
+        if (means := [_code(row["method"]) + text for row in records if (text := _without(row, places_of(*records)))])
     ]
     if doubtful:
         legend += f" {DOUBTFUL}: with seeds whose numbers are not trusted. {'; '.join(doubtful)}."
@@ -298,11 +303,9 @@ def _marked_cell(records: Sequence[Row], method: object) -> Cell:
 def speed_text(results_dir: Path) -> str:
     """Returns what the committed benchmark of 1D training says, as Markdown."""
     table = pd.read_csv(results_dir / "bench" / "one_d.csv")
-    rows = table[(table["kind"] == "table") & (table["seeds"] == 20)]
     lines = []
-    for threads, part in rows.groupby("threads"):
-        ratios = part.set_index("method")["ratio"]
-        each = ", ".join(f"`{method}` {ratio:.1f}" for method, ratio in ratios.items())
+    for threads, part in table[table["seeds"] == 20].groupby("threads"):
+        each = ", ".join(f"`{row.method}` {row.ratio:.1f}" for row in part.itertuples())
         cores = "one core" if threads == 1 else f"{threads} cores"
         lines.append(f"- On {cores}, 20 seeds at the published settings, times the textbook way: {each}.")
     lines.append("")

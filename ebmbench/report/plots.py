@@ -35,8 +35,12 @@ from ebmbench.tasks.base import Metric
 # ----------------------------------------------------------------------------------------------------- small tools
 
 
-def _name_with_failures(method: str, without_value: int) -> str:
-    return f"{method} ({without_value}✕)" if without_value else method
+def _name_with_failures(method: str, without_value: int, doubtful: int) -> str:
+    counts = [f"{count}{mark}" for count, mark in ((without_value, "✕"), (doubtful, "‡")) if count]
+    return f"{method} ({', '.join(counts)})" if counts else method
+
+
+COUNTS = "✕ counts the seeds without a value (diverged), ‡ those that are not trusted."
 
 
 def _jitter(count: int, width: float = 0.5) -> np.ndarray:
@@ -111,7 +115,7 @@ def ranking(results: Results) -> Iterator[Figure]:
                 name,
                 title,
                 "Mean over all seeds that have a value (filled) with its 95 % interval, best on top. "
-                f"{_which_seeds(pd.concat(tables))}✕ counts the seeds without a value (diverged).",
+                f"{_which_seeds(pd.concat(tables))}{COUNTS}",
                 tuple(panels),
                 pd.concat(tables),
             )
@@ -144,7 +148,8 @@ def _ranking_panel(part: pd.DataFrame, metric: Metric, scale: Scale | None) -> C
             axes.plot([row["low"], row["high"]], [place, place], color=color, lw=2, solid_capstyle="butt")
             axes.plot(row["mean"], place, marker=palette.marker(row["method"]), color=color, ms=6)
             axes.plot(row["best"], place, marker="D", mfc="none", mec=color, ms=5)
-        axes.set_yticks(range(len(rows)), [_name_with_failures(row["method"], row["without_value"]) for row in rows])
+        names = [_name_with_failures(row["method"], row["without_value"], row["n_untrusted"]) for row in rows]
+        axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(_title(metric))
@@ -181,7 +186,7 @@ def strip(results: Results) -> Figure | None:
     return Figure(
         "strip",
         "Every seed",
-        "One point per seed; the line is the median. ✕ counts the seeds without a value (diverged)." + right * enlarged,
+        f"One point per seed; the line is the median. {COUNTS}" + right * enlarged,
         tuple(panels),
         results.models[columns],
         paired=enlarged,
@@ -202,7 +207,8 @@ def _strip_panel(part: pd.DataFrame, metric: Metric, scale: Scale) -> Callable[[
         methods = methods_of(part)[::-1]
         names = []
         for place, method in enumerate(methods):
-            values = part.loc[part["method"] == method].sort_values("seed")[metric.name].to_numpy(float)
+            own = part[part["method"] == method].sort_values("seed")
+            values = own[metric.name].to_numpy(float)
             finite = np.isfinite(values)
             axes.scatter(
                 values[finite],
@@ -215,7 +221,8 @@ def _strip_panel(part: pd.DataFrame, metric: Metric, scale: Scale) -> Callable[[
             )
             if finite.any():
                 axes.plot([np.median(values[finite])] * 2, [place - 0.38, place + 0.38], color=INK, lw=1.4)
-            names.append(_name_with_failures(method, int((~finite).sum())))
+            doubtful = int((finite & (own["trusted"] == 0)).sum())
+            names.append(_name_with_failures(method, int((~finite).sum()), doubtful))
             below, above = int((values < scale.low).sum()), int((values > scale.high).sum())
             beyond = f"‹ {below}  " * bool(below) + f"{above} ›" * bool(above)
             axes.text(1.01, place, beyond, transform=axes.get_yaxis_transform(), va="center", color=MUTED, fontsize=6.5)

@@ -114,7 +114,7 @@ def summarise(
         - verdict: "best" (the best mean_ranked), "worse" (than the best one: p_holm < SIGNIFICANCE), "equivalent" (to
           the best one, within the margin), "not decided", or "" (not ranked; the note says why).
         - mark: "best", also for a mean that is equal to the best one, or "". It is no test: see the others' verdicts.
-        - p_holm: p-value of "the mean equals the best one's" (`stats.paired_p_value`), by Holm over all pairs of those
+        - p_holm: p-value of "the mean equals the best one's" (`stats.paired_p_values`), by Holm over all pairs of those
           ranked, since the same data choose the best; nan for the best one, where the seeds cannot support a test, and
           for a metric that is one number for all seeds (not `of_model`).
           comparisons: how many pairs these are; 0 without a ranking.
@@ -157,8 +157,14 @@ def summarise(
 
 
 def _mean(values: Values, bounds: tuple[float, float] = (-np.inf, np.inf)) -> dict[str, float]:
-    low, high = np.clip(stats.mean_interval(values), *bounds)
-    return {"mean": float(values.mean()) if len(values) else np.nan, "low": float(low), "high": float(high)}
+    mean = float(values.mean()) if len(values) else np.nan
+    low, high = _within(bounds, mean, *stats.mean_interval(values))
+    return {"mean": mean, "low": low, "high": high}
+
+
+def _within(bounds: tuple[float, float], mean: float, low: float, high: float) -> tuple[float, float]:
+    """The ends of an interval, within what the metric can be; an estimate beyond that stays inside of its interval."""
+    return float(np.maximum(low, np.minimum(bounds[0], mean))), float(np.minimum(high, np.maximum(bounds[1], mean)))
 
 
 def _trust(values: Values, doubtful: Mask) -> tuple[int, float]:
@@ -237,7 +243,7 @@ def _rank(
 
     Args:
         unit: what pairs, in a word: seed, or draw.
-        p_value: of two that are compared, by index, and the common units; `stats.paired_p_value` if not given.
+        p_value: of two that are compared, by index, and the common units; `stats.paired_p_values` if not given.
     """
     common: Mask = np.logical_and.reduce(paired.present)
     count, notes = int(common.sum()), []
@@ -402,7 +408,7 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
         seeds (of each draw), diverged; n_untrusted (seeds, over all draws) and mean_trusted, as in `summarise`; mean,
         low, high (over all draws and seeds, by `stats.variance_components`); std_draws, std_seeds, std_residual
         (between draws, between seeds, the rest); from ranked_over to note as in `summarise`, with draws as what is
-        paired; a p-value is the larger one of that of `stats.paired_p_value` over the draws' means and that of the
+        paired; a p-value is the larger one of that of `stats.paired_p_values` over the draws' means and that of the
         mixed model; ranks (one per draw), tau (mean over pairs of draws).
     """
     rows: list[dict[str, Any]] = []
@@ -424,7 +430,7 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
         for i, name in enumerate(names):
             good = cube[i][np.isfinite(means[i])]
             split = stats.variance_components(good)
-            low, high = np.clip((split.low, split.high), *metric.bounds)
+            low, high = _within(metric.bounds, split.mean, split.low, split.high)
             n_untrusted, mean_trusted = _trust(cube[i], untrusted[i])
             rows.append(
                 {
@@ -438,8 +444,8 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
                     "n_untrusted": n_untrusted,
                     "mean_trusted": mean_trusted,
                     "mean": split.mean,
-                    "low": float(low),
-                    "high": float(high),
+                    "low": low,
+                    "high": high,
                     "std_draws": split.std_draws,
                     "std_seeds": split.std_seeds,
                     "std_residual": split.std_residual,

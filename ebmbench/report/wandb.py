@@ -94,56 +94,33 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
         pinned_columns=["config:method.value.name", "config:seed.value"],
         visible_columns=[f"summary:{metric.name}" for metric in _metrics(task, part)],
     )
+    small, wide = {"w": 8, "h": 8}, {"w": 12, "h": 9}
+    by_method = {"groupby": method, "groupby_aggfunc": "mean", "max_runs_to_show": 1000}
+
+    def bars(title: str, name: str, **spread: str) -> Any:
+        layout = wr.Layout(**small)
+        return wr.BarPlot(title=title, metrics=[name], max_bars_to_show=20, layout=layout, **by_method, **spread)
+
+    def lines(title: str, name: str) -> Any:
+        shown = {"groupby_rangefunc": "minmax", "ignore_outliers": True, "layout": wr.Layout(**wide)}
+        return wr.LinePlot(title=title, x="Step", y=[name], **by_method, **shown)
+
     panels: list[Any] = []
     for metric in _metrics(task, part):
-        panels.append(
-            wr.BarPlot(
-                title=f"{metric.title or metric.label}: mean over seeds ± standard error",
-                metrics=[metric.name],
-                groupby=method,
-                groupby_aggfunc="mean",
-                groupby_rangefunc="stderr",
-                max_runs_to_show=1000,
-                max_bars_to_show=20,
-                layout=wr.Layout(w=8, h=8),
-            )
-        )
+        title = f"{metric.title or metric.label}: mean over seeds ± standard error"
+        panels.append(bars(title, metric.name, groupby_rangefunc="stderr"))
     for metric in _metrics(task, part)[:1]:
-        title = f"{metric.title or metric.label}: a point for each seed"
-        layout = wr.Layout(w=8, h=8)
+        title, layout = f"{metric.title or metric.label}: a point for each seed", wr.Layout(**small)
         panels.append(wr.ScatterPlot(title=title, x=wr.Config("seed"), y=wr.SummaryMetric(metric.name), layout=layout))
-    for name in _counters(results, label):
-        panels.append(
-            wr.BarPlot(
-                title=f"{name}: mean over seeds", metrics=[name], groupby=method, groupby_aggfunc="mean",
-                max_runs_to_show=1000, max_bars_to_show=20, layout=wr.Layout(w=8, h=8),
-            )
-        )  # fmt: skip
+    panels += [bars(f"{name}: mean over seeds", name) for name in _counters(results, label)]
     if task.selection and task.selection in _history(results, label):
-        panels.append(
-            wr.LinePlot(
-                title="validation by method", x="Step", y=[task.selection], groupby=method, groupby_aggfunc="mean",
-                groupby_rangefunc="minmax", max_runs_to_show=1000, ignore_outliers=True, layout=wr.Layout(w=12, h=9),
-            )
-        )  # fmt: skip
-    panels.append(
-        wr.LinePlot(
-            title="training loss by method (different quantities: compare shapes, not heights)",
-            x="Step",
-            y=["loss"],
-            groupby=method,
-            groupby_aggfunc="mean",
-            groupby_rangefunc="minmax",
-            max_runs_to_show=1000,
-            ignore_outliers=True,
-            layout=wr.Layout(w=12, h=9),
-        )
-    )
+        panels.append(lines("validation by method", task.selection))
+    panels.append(lines("training loss by method (different quantities: compare shapes, not heights)", "loss"))
     panels.append(
         wr.ParallelCoordinatesPlot(
             title="the settings that equations name and what is varied, against quality",
             columns=_coordinates(results, label, wr),
-            layout=wr.Layout(w=12, h=9),
+            layout=wr.Layout(**wide),
         )
     )
     pictures = sorted({path.stem for run in _runs(results, label) for path in run.folder.glob("figures/*.png")})

@@ -106,6 +106,7 @@ def test_many_methods_and_equal_ones() -> None:
     table = next(tables.score_tables(equal, (), {}))
     assert [row[1].mark for row in table.rows] == ["best", "", "best"]  # nce, dsm, sm
     assert "Not decided against it: `sm`." in found(equal)
+    assert "`a b` has the best mean" in found(frame_of({("a`b",): noisy(0.1, 9), ("a|c",): noisy(0.2, 9)}))
 
 
 def test_a_method_that_diverges_is_not_ranked_and_one_alone_is_not_compared() -> None:

@@ -139,7 +139,7 @@ def test_the_enlarged_strip_tells_the_good_methods_apart_and_counts_the_rest() -
     values = figure.data[figure.data["label"] == "1d-1"].set_index("method")["d_kl"]
     assert left < low < high < right and high < values["dsm"].min()
     counts = dict(zip([t.get_text() for t in near.get_yticklabels()], [t.get_text() for t in near.texts], strict=True))
-    assert counts["sm"] == "20 ›" and counts["ml-is"] == f"{(values['ml-is'] > high).sum()} ›".replace("0 ›", "")
+    assert counts["sm (3‡)"] == "20 ›" and counts["ml-is"] == f"{(values['ml-is'] > high).sum()} ›".replace("0 ›", "")
 
 
 def test_slices_are_not_cut_and_densities_have_a_scale() -> None:

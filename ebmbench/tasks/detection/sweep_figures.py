@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.rendering import Figure, Panel, Scale, labels_with, methods_of
-from ebmbench.display.table import Cell, Table, plain
+from ebmbench.display.table import Cell, Table, number, plain
 from ebmbench.tasks.base import SweepResults
 
 BASE_SEED = "task.base.seed"
@@ -273,7 +273,7 @@ def stages_table(title: str, group: pd.DataFrame) -> Table:
         def mean(metric: str, mine: pd.DataFrame = mine) -> str:
             values = mine.loc[mine["diverged"] == 0, metric].astype(float) if metric in mine else pd.Series(dtype=float)
             good = values[np.isfinite(values)]
-            return f"{good.mean():.2f}" if len(good) else "–"
+            return number(float(good.mean()), 2)  # of none it is nan, printed as a dash
 
         gains = [
             Cell(f"{mean(name)} [{mean(f'{joint}{name}_low')}, {mean(f'{joint}{name}_high')}]")
