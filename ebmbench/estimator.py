@@ -20,7 +20,7 @@ from ebmbench.core.errors import UserError, shown
 from ebmbench.core.extras import need
 from ebmbench.engine.execute import resolve_device, seed_groups
 from ebmbench.engine.train import Callbacks, train
-from ebmbench.tasks.regression.data.base import Arrays, Split, check_targets, split_off
+from ebmbench.tasks.regression.data.base import Arrays, Split, check_targets, discrete_notes, far_notes, split_off
 from ebmbench.tasks.regression.data.frames import read_columns, split_table
 from ebmbench.tasks.regression.data.transforms import ArrayInput
 from ebmbench.tasks.regression.model import RegressionModel
@@ -59,7 +59,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
     Attributes:
         model_: the density, an `ebmbench.tasks.regression.model.RegressionModel`.
         seeds_: the seeds whose models are mixed. A seed that diverged is not among them, and gives a warning.
-        notes_: what was done to the columns, a sentence each.
+        notes_: what was done to the columns, and what is unusual about the targets, a sentence each.
         history_: a row for each epoch and seed: training loss, validation NLL.
     """
 
@@ -108,7 +108,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             split = self._split(inputs, targets, names, int(first))
             check_targets(split)
             self._train(config, split)
-        self.notes_ = split.notes
+        self.notes_ = [*split.notes, *far_notes(split), *discrete_notes(split)]
         return self
 
     def _train(self, config: RunConfig, split: Split) -> None:

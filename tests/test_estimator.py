@@ -105,6 +105,17 @@ def test_what_is_asked_for_in_vain_is_one_sentence(fitted: EnergyRegressor, call
     assert sentence in str(error.value) and "\n" not in str(error.value)
 
 
+def test_targets_that_are_unusual_are_said() -> None:
+    x = np.random.default_rng(0).normal(size=(400, 2))
+    grades = np.floor(6 * np.random.default_rng(1).random(400))
+    for y, said in (
+        (grades, "takes 6 different values"),
+        (np.where(x[:, 0] > 2, 1e9, x[:, 1]), "sets the scale of all"),
+    ):
+        model = EnergyRegressor("ml-exact", "gaussian", epochs=1, device="cpu").fit(x, y)
+        assert any(said in note for note in model.notes_), model.notes_
+
+
 def test_samples_have_the_moments_of_the_density(fitted: EnergyRegressor) -> None:
     x, _ = law(5, seed=3)
     drawn = fitted.sample(x, 40_000, random_state=0)

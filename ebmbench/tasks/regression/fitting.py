@@ -35,6 +35,8 @@ CHUNK = 2**19
 """Evaluations of f at a time in validation, so that many rows fit into memory."""
 VALIDATION_ROWS, VALIDATION_SAMPLES = 128, 256
 """Rows at a time, and importance samples for each, where there are several targets."""
+PATIENT_STEPS = 4000
+"""Steps without a lower validation NLL that end training, where the epochs of `trainer.patience` are more of them."""
 KEPT_DRAWS = 64
 """Chunks of validation rows whose importance samples are kept from epoch to epoch."""
 
@@ -60,6 +62,7 @@ class FitLearner(RegressionLearner):
         stack = task.network.stack(tuple(x.shape[1:]), y.shape[1], Place(seeds, device, backend=setup.backend))
         super().__init__(stack, x, y, setup.method, setup.proposal, seeds, trainer.epochs, trainer.batch_size)
         self.trainer = trainer
+        self.patience = trainer.patience and min(trainer.patience, math.ceil(PATIENT_STEPS / self.steps_per_row))
         self.val = self.standardised(self.split.val.x, self.split.val.y, device)
         self.nodes = NodeDensity.of(y[:, 0], task.base).to(device) if y.shape[1] == 1 else None
         self.partition_nodes = 0 if stack.normalised or self.nodes is None else task.base.nodes
@@ -116,7 +119,7 @@ class FitLearner(RegressionLearner):
 
     @override
     def end_epoch(self, alive: Tensor) -> dict[str, Tensor]:
-        state, patience = self.state, self.trainer.patience
+        state, patience = self.state, self.patience
         state["epoch"] += 1
         with self.weights(state["average.flat"]):
             nll = self.validation_nll()

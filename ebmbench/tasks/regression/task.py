@@ -39,7 +39,10 @@ class Trainer(Section):
     weight_decay: float = Field(1e-2, ge=0, le=10, description="of AdamW")
     ema: float = Field(0.99, ge=0, lt=1, description="the average of the weights keeps this much at a step; 0: none")
     patience: int | None = Field(
-        50, ge=1, le=1_000_000, description="epochs without a lower validation NLL that end training; null: never"
+        50,
+        ge=1,
+        le=1_000_000,
+        description="epochs without a lower validation NLL that end training, or as many as 4000 steps; null: never",
     )
     gradient_clip: float | None = Field(None, gt=0, description="largest norm of a model's gradient; null: not clipped")
 

@@ -72,6 +72,13 @@ def fit(made: FitLearner, folder: Path, stops: tuple[int, ...] = (), again: Any 
     return made
 
 
+def test_patience_is_epochs_and_no_more_of_them_than_4000_steps(line: str) -> None:
+    words = ("data=function", line)
+    assert learner(*words, "trainer.patience=30").patience == 30  # six steps each
+    assert learner(*words, "trainer.batch_size=1", "trainer.patience=30").patience == 11  # 384 steps each
+    assert learner(*words, "trainer.batch_size=1", "trainer.patience=null").patience is None
+
+
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(line: str, tmp_path: Path) -> None:
     def new() -> FitLearner:
         return learner("data=function", line, "trainer.patience=2")
