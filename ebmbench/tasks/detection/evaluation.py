@@ -165,27 +165,29 @@ def paired_bootstrap(base: Evaluation, refined: Evaluation, resamples: int, seed
 
     Both are scored on the same resampled images, so what an image does to both cancels.
     """
-    return joint_bootstrap([(base, [refined])], resamples, seed)
+    return joint_bootstrap([([base], [refined])], resamples, seed)
 
 
 def joint_bootstrap(
-    groups: Sequence[tuple[Evaluation, Sequence[Evaluation]]], resamples: int, seed: int = 0
+    groups: Sequence[tuple[Sequence[Evaluation], Sequence[Evaluation]]], resamples: int, seed: int = 0
 ) -> dict[str, Interval]:
     """95 % intervals of the mean gain in AP and AP75: images, seeds and base detectors drawn with replacement together.
 
     Args:
-        groups: of each base detector its own evaluation, and those of the heads of each seed on it; all on the same
-            images.
+        groups: of each base detector what is compared, before and after, a list with an evaluation for each seed; the
+            base detector's own is one for all seeds. All are on the same images.
     """
-    num_images = len(groups[0][0].image_ids)
+    num_images = len(groups[0][1][0].image_ids)
     rng = np.random.default_rng(seed)
 
+    def mean_ap(found: Sequence[Evaluation], weights: NDArray[np.float64], seeds: Sequence[int]) -> NDArray[np.float64]:
+        places = [seed % len(found) for seed in seeds]  # one evaluation stands for all seeds
+        own = {place: found[place].average_precision(weights) for place in set(places)}
+        return np.mean([own[place] for place in places], axis=0)
+
     def gain(weights: NDArray[np.float64], chosen: Sequence[tuple[int, Sequence[int]]]) -> NDArray[np.float64]:
-        means = []
-        for number, seeds in chosen:
-            base, heads = groups[number]
-            found = {head: heads[head].average_precision(weights) for head in set(seeds)}
-            means.append(np.mean([found[head] for head in seeds], axis=0) - base.average_precision(weights))
+        pairs = [(*groups[number], seeds) for number, seeds in chosen]
+        means = [mean_ap(after, weights, seeds) - mean_ap(before, weights, seeds) for before, after, seeds in pairs]
         change = np.mean(means, axis=0)
         return np.array([change.mean(), change[AP75_THRESHOLD]])
 

@@ -41,7 +41,7 @@ def join(run_dir: Path, seeds: Sequence[int], options: InferenceConfig) -> Mappi
     base, heads = group(run_dir)
     if not heads:
         return {}
-    found = joint_bootstrap([(base, heads)], options.bootstrap if len(heads) > 1 else 0)
+    found = joint_bootstrap([([base], list(heads.values()))], options.bootstrap if len(heads) > 1 else 0)
     row: dict[str, float] = {}
     for name, gain in found.items():
         row |= {f"mean_{name}_gain": gain.value}
@@ -50,9 +50,9 @@ def join(run_dir: Path, seeds: Sequence[int], options: InferenceConfig) -> Mappi
     return row
 
 
-def group(run_dir: Path) -> tuple[Evaluation, list[Evaluation]]:
-    """Returns the evaluation of the base of a run, and of what each seed that did not diverge reports."""
+def group(run_dir: Path) -> tuple[Evaluation, dict[int, Evaluation]]:
+    """Returns the evaluation of the base of a run, and of what each seed that did not diverge reports, by seed."""
     found = from_tables(read_examples(run_dir), read_examples(run_dir, "images"))
     base = next(evaluation for (_, stage), evaluation in found.items() if stage == "base")
     seeds = [seed for seed, stage in found if stage == "refined"]
-    return base, [found.get((seed, "reported"), found[seed, "refined"]) for seed in seeds]
+    return base, {seed: found.get((seed, "reported"), found[seed, "refined"]) for seed in seeds}

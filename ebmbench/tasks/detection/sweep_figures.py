@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,17 @@ from ebmbench.display.rendering import Figure, Panel, Scale, labels_with, method
 from ebmbench.display.table import Cell, Table, number, plain
 from ebmbench.tasks.base import SweepResults
 
+if TYPE_CHECKING:
+    from ebmbench.tasks.detection.evaluation import Evaluation
+
 BASE_SEED = "task.base.seed"
 NUM_TRAIN = "task.data.num_train"
 RESAMPLES = 400
+
+Groups = list[tuple[list["Evaluation"], list["Evaluation"]]]
+"""Of each base detector what is compared, a list for each side, with an evaluation for each seed."""
+Recorded = dict[tuple[Any, ...], dict[Any, tuple["Evaluation", dict[int, "Evaluation"]]]]
+"""By label, method and settings, then by the base's seed: the evaluation of the base, and of each head by its seed."""
 
 
 def stages(results: SweepResults) -> Iterator[Figure]:
@@ -130,51 +139,99 @@ def _sizes_panel(table: pd.DataFrame, sizes: Mapping[str, str], scale: Scale | N
 
 def gains(results: SweepResults) -> Iterator[Figure]:
     """The gain in AP on the base detector, its interval over images, seeds and base detectors together."""
-    from ebmbench.tasks.detection.evaluation import joint_bootstrap
-    from ebmbench.tasks.detection.records import group
-    from ebmbench.tasks.examples import example_file
-
-    done = results.done
-    recorded = [run_id for run_id, folder in results.folders.items() if example_file(folder, "images")]
-    there = done[done["run_id"].isin(recorded)]
-    if there.empty or "ap_gain" not in there:
-        return
-    settings = [name for name in there.columns if "." in name and name != BASE_SEED]
-    settings = [name for name in settings if there[name].nunique(dropna=False) > 1]
+    recorded, settings = _recorded(results)
     rows = []
-    for key, part in there.groupby(["label", "method", *settings], sort=True, dropna=False):
-        groups = [group(results.folders[run_id]) for run_id in dict.fromkeys(part["run_id"])]
-        groups = [(base, heads) for base, heads in groups if heads]
-        if not groups:
-            continue
-        found = joint_bootstrap(groups, RESAMPLES)
-        row = dict(zip(["label", "method", *settings], key, strict=True))
-        row |= {"bases": len(groups), "seeds": sum(len(heads) for _, heads in groups)}
-        for name, gain in found.items():
-            row |= {f"{name}_gain": gain.value, f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
-        rows.append(row)
-    data = pd.DataFrame(rows)
-    panels = []
-    for label, part in data.groupby("label") if rows else ():
-        names = [" ".join(map(str, [row["method"], *(f"{s.rpartition('.')[2]}={row[s]}" for s in settings)]))
-                 for row in part.to_dict("records")]  # fmt: skip
-        size = (3.7, max(1.6, 0.8 + 0.24 * len(part)))
-        for metric in ("ap", "ap75"):
-            draw = _gains_panel(part, names, metric)
-            panels.append(Panel(f"{label}: {metric.upper()}", draw, size))
-    if not panels:
-        return
-    yield Figure(
+    for key, of_method in recorded.items():
+        groups = [([base], list(heads.values())) for base, heads in of_method.values() if heads]
+        if groups:
+            rows.append(_row(dict(zip(["label", "method", *settings], key, strict=True)), groups))
+    yield from _gains_figure(
+        rows,
+        settings,
         "gains",
         "Gain on the base detector",
         "Mean over base detectors and seeds of what is reported. Interval: 95 %, by a bootstrap over images, seeds and "
         "base detectors together. Left of the line: worse than the base detector.",
-        tuple(panels),
-        data,
+        "gain in {}, points",
     )
 
 
-def _gains_panel(rows: pd.DataFrame, names: list[str], metric: str) -> Callable[[Axes], None]:
+def pairs(results: SweepResults) -> Iterator[Figure]:
+    """The AP of each method less that of the best one, its interval over images, seeds and base detectors together."""
+    recorded, settings = _recorded(results)
+    rows = []
+    for label, *values in dict.fromkeys((label, *values) for label, _, *values in recorded):
+        own = {key[1]: found for key, found in recorded.items() if (key[0], *key[2:]) == (label, *values)}
+        best = max(own, key=lambda method: _mean_ap(own[method]))
+        for method in own:
+            both = [(own[best][base][1], own[method][base][1]) for base in own[best] if base in own[method]]
+            common = [(one, other, [seed for seed in one if seed in other]) for one, other in both]
+            groups = [([a[s] for s in seeds], [b[s] for s in seeds]) for a, b, seeds in common if seeds]
+            if method != best and groups:
+                about = {"label": label, "method": method, **dict(zip(settings, values, strict=True)), "best": best}
+                rows.append(_row(about, groups))
+    yield from _gains_figure(
+        rows,
+        settings,
+        "pairs",
+        "Methods against the best one",
+        "AP less that of the method with the best mean, over the same images, seeds and base detectors. Interval: "
+        "95 %, by a bootstrap over all three together, of each difference by itself; the best one was chosen from the "
+        "same numbers.",
+        "difference in {}, points",
+    )
+
+
+def _recorded(results: SweepResults) -> tuple[Recorded, list[str]]:
+    """Returns the evaluations that runs kept, and the settings that vary beside the seed of the base detector."""
+    from ebmbench.tasks.detection.records import group
+    from ebmbench.tasks.examples import example_file
+
+    folders = {run_id: folder for run_id, folder in results.folders.items() if example_file(folder, "images")}
+    there = results.done[results.done["run_id"].isin(list(folders))].drop_duplicates("run_id")
+    settings = [name for name in there.columns if "." in name and name != BASE_SEED]
+    settings = [name for name in settings if there[name].nunique(dropna=False) > 1]
+    recorded: Recorded = {}
+    for row in there.sort_values(["label", "method", *settings]).to_dict("records") if "ap_gain" in there else ():
+        key = (row["label"], row["method"], *(row[name] for name in settings))
+        base, heads = group(folders[row["run_id"]])  # a setting's seeds may be in several runs
+        recorded.setdefault(key, {}).setdefault(row.get(BASE_SEED), (base, {}))[1].update(heads)
+    return recorded, settings
+
+
+def _mean_ap(found: Mapping[Any, tuple[Evaluation, Mapping[int, Evaluation]]]) -> float:
+    values = [head.metrics["ap"] for _, heads in found.values() for head in heads.values()]
+    return float(np.mean(values)) if values else -np.inf
+
+
+def _row(about: dict[str, Any], groups: Groups) -> dict[str, Any]:
+    """Returns a row of a figure's numbers: the gains of what is compared, with their intervals."""
+    from ebmbench.tasks.detection.evaluation import joint_bootstrap
+
+    row = {**about, "bases": len(groups), "seeds": sum(len(after) for _, after in groups)}
+    for name, gain in joint_bootstrap(groups, RESAMPLES).items():
+        row |= {f"{name}_gain": gain.value, f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
+    return row
+
+
+def _gains_figure(
+    rows: list[dict[str, Any]], settings: list[str], name: str, title: str, caption: str, across: str
+) -> Iterator[Figure]:
+    data, panels = pd.DataFrame(rows), []
+    for label, part in data.groupby("label") if rows else ():
+        names = [" ".join(map(str, [row["method"], *(f"{s.rpartition('.')[2]}={row[s]}" for s in settings)]))
+                 for row in part.to_dict("records")]  # fmt: skip
+        if part.get("best") is not None:
+            names = [f"{own} − {best}" for own, best in zip(names, part["best"], strict=True)]
+        size = (3.7, max(1.6, 0.8 + 0.24 * len(part)))
+        for metric in ("ap", "ap75"):
+            draw = _gains_panel(part, names, metric, across.format(metric.upper()))
+            panels.append(Panel(f"{label}: {metric.upper()}", draw, size))
+    if panels:
+        yield Figure(name, title, caption, tuple(panels), data)
+
+
+def _gains_panel(rows: pd.DataFrame, names: list[str], metric: str, across: str) -> Callable[[Axes], None]:
     def draw(axes: Axes) -> None:
         axes.axvline(0, color=TRUTH_COLOR, lw=1.2, alpha=0.7)
         for place, row in enumerate(rows.to_dict("records")[::-1]):
@@ -184,7 +241,7 @@ def _gains_panel(rows: pd.DataFrame, names: list[str], metric: str) -> Callable[
         axes.set_yticks(range(len(names)), names[::-1])
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(f"gain in {metric.upper()}, points")
+        axes.set_xlabel(across)
 
     return draw
 

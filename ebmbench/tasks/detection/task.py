@@ -90,6 +90,7 @@ class DetectionTask(Task):
         SweepFigure("detection_stages", later("ebmbench.tasks.detection.sweep_figures:stages")),
         SweepFigure("detection_sizes", later("ebmbench.tasks.detection.sweep_figures:sizes")),
         SweepFigure("detection_gains", later("ebmbench.tasks.detection.sweep_figures:gains"), from_runs=True),
+        SweepFigure("detection_pairs", later("ebmbench.tasks.detection.sweep_figures:pairs"), from_runs=True),
         SweepFigure("detection_images", later("ebmbench.tasks.detection.sweep_figures:images")),
     )
     images = ("boxes", "refinement", "heat")

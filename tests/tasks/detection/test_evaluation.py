@@ -110,12 +110,25 @@ def test_the_joint_interval_holds_the_spread_of_seeds_and_of_bases() -> None:
     ids = list(truth.imgs)
     base = evaluate(truth, rough, ids)
     good, fair = (evaluate(truth, made_problem(40, jitter=jitter)[1], ids) for jitter in (1, 4))
-    equal, unequal = (joint_bootstrap([(base, heads)], 200)["ap"] for heads in ([good, good], [good, fair]))
+    equal, unequal = (joint_bootstrap([([base], heads)], 200)["ap"] for heads in ([good, good], [good, fair]))
     assert unequal.high - unequal.low > 1.5 * (equal.high - equal.low)
     assert unequal.value == pytest.approx((good.metrics["ap"] + fair.metrics["ap"]) / 2 - base.metrics["ap"], abs=1e-9)
-    bases = joint_bootstrap([(base, [good, good]), (base, [fair, fair])], 200)["ap"]
+    bases = joint_bootstrap([([base], [good, good]), ([base], [fair, fair])], 200)["ap"]
     assert bases.value == pytest.approx(unequal.value, abs=1e-9)
     assert bases.high - bases.low > 1.5 * (equal.high - equal.low)
+
+
+def test_two_methods_are_compared_at_the_same_images_and_seeds() -> None:
+    """What images and seeds do to both of them cancels; what a seed does to one does not."""
+    truth, _ = made_problem(40, jitter=6)
+    ids = list(truth.imgs)
+    good, fair = (evaluate(truth, made_problem(40, jitter=jitter)[1], ids) for jitter in (1, 4))
+    alike = joint_bootstrap([([good, fair], [good, fair])], 50)["ap"]
+    assert alike.low == alike.value == alike.high == 0
+    crossed = joint_bootstrap([([good, fair], [fair, good])], 200)["ap"]
+    assert crossed.value == pytest.approx(0, abs=1e-9) and crossed.low < -1 and crossed.high > 1
+    worse = joint_bootstrap([([good, good], [fair, fair])], 200)["ap"]
+    assert worse.value == pytest.approx(fair.metrics["ap"] - good.metrics["ap"], abs=1e-9) and worse.high < 0
 
 
 def test_no_detections_score_zero() -> None:
