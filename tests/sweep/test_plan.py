@@ -27,10 +27,10 @@ from tests.sweep.made import sweep
         ("data_seeds", 120, ("task.data_seed",)),
         ("shapes", 7, ()),
         ("bccd", 2, ()),
-        ("uci", 6 * 20 * 3 + 4 * 20 * 2, ("task/network", "task.data.split")),
+        ("uci", 6 * 20 * 3, ("task/network", "task.data.split")),
         (
             "uci_settings",
-            6 * 3 * 3 * 4 + 4 * 2 * 3 * 4,
+            6 * 3 * 3 * 4,
             (
                 "task/network",
                 "task.data.split",
