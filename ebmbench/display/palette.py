@@ -22,6 +22,8 @@ DENSITY_CMAP = "cividis"
 """Sequential, perceptually uniform, the same to the colour-blind eye."""
 
 MARKERS = "os^vDpP*X"
+"""Of the models of one method, which differ in their networks."""
+
 UNKNOWN_COLOR, UNKNOWN_MARKER = "#5b5c5e", "o"
 """Of a method whose plug-in is not loaded."""
 
@@ -29,17 +31,17 @@ UNKNOWN_COLOR, UNKNOWN_MARKER = "#5b5c5e", "o"
 def in_order(names: Iterable[object]) -> list[object]:
     """Returns different methods in the order in which tables and legends show them; anything else ascending."""
     place = {name: index for index, name in enumerate(registry.known("method"))}
-    return sorted(set(names), key=lambda name: (place.get(_method(name), len(place)), name))
+    return sorted(set(names), key=lambda name: (place.get(method_of(name), len(place)), name))
 
 
-def _method(name: object) -> str:
+def method_of(name: object) -> str:
     """Returns the method in the name of a model: `ml-exact` of `ml-exact, mdn`."""
     return str(name).partition(", ")[0]
 
 
 def color(name: str) -> str:
     """Returns the colour of a method, or of a model: a method and a network."""
-    return str(getattr(registry.known("method").get(_method(name)), "color", UNKNOWN_COLOR))
+    return str(getattr(registry.known("method").get(method_of(name)), "color", UNKNOWN_COLOR))
 
 
 def on_dark(color: str, paper: str) -> str:

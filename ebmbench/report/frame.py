@@ -26,6 +26,7 @@ import yaml
 from ebmbench.config.nodes import dataset_of
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, first_line
+from ebmbench.display.palette import method_of
 from ebmbench.display.table import plain
 from ebmbench.engine import runs as run_directories
 from ebmbench.engine.runs import FINISHED, Status, read_output, read_status
@@ -290,8 +291,7 @@ class Results:
         for (label, method), part in done.groupby(["label", "method"], sort=False):
             draw = self.draw_of(str(label)) if all_draws else ""
             for key in (key for key in varied[str(method)] if key != draw):
-                base = str(method).partition(", ")[0]
-                part = part[part[key] == _reference_value(part, key, self.tasks[str(label)], base)]
+                part = part[part[key] == _reference_value(part, key, self.tasks[str(label)], method_of(method))]
             if not draw and part["config_hash"].nunique() > 1:
                 largest = part.groupby("config_hash", sort=False).size().idxmax()
                 part = part[part["config_hash"] == largest]

@@ -221,7 +221,7 @@ def _gains_figure(
     for label, part in data.groupby("label") if rows else ():
         names = [" ".join(map(str, [row["method"], *(f"{s.rpartition('.')[2]}={row[s]}" for s in settings)]))
                  for row in part.to_dict("records")]  # fmt: skip
-        if part.get("best") is not None:
+        if "best" in part:
             names = [f"{own} − {best}" for own, best in zip(names, part["best"], strict=True)]
         size = (3.7, max(1.6, 0.8 + 0.24 * len(part)))
         for metric in ("ap", "ap75"):
