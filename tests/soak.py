@@ -4,8 +4,9 @@
 
 A sweep is carried out once undisturbed, and once by processes that are killed; when that one is done before enough of
 them were, it is carried out again with force=true, which must leave the results of the round before untouched until its
-own are whole. After every round each run directory must hold the files of an undisturbed run and nothing else, and
-every result must be the same, bit for bit.
+own are whole. A round ends with one more start of every run, for a kill just after a run became whole leaves files that
+are no longer needed. Then each run directory must hold the files of an undisturbed run and nothing else, and every
+result must be the same, bit for bit.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import Any
 from ebmbench.config.compose import compose_all
 from ebmbench.config.run import RunConfig
 from ebmbench.engine import runs
+from ebmbench.engine.execute import execute
 from tests.comparison import WHOLE, differences
 from tests.processes import CONTEXT, PAPER, silence, small
 
@@ -74,6 +76,7 @@ def soak(kills: int, methods: list[str], folder: Path, epochs: int = 120, seed: 
             process.join()
             assert process.exitcode in (0, -9), (folder / "log").read_text()
         for config, other in zip(configs, expected, strict=True):
+            assert execute(config, quiet=True).existed
             report.results_compared += 1
             report.differences += bool(differences(config.run_dir, other.run_dir))
             report.leftovers += {path.name for path in config.run_dir.iterdir()} != WHOLE
@@ -91,8 +94,6 @@ def _start(configs: list[RunConfig], attempt: int, log: Path) -> Any:
 def _sweep(configs: list[dict[str, Any]], attempt: int, log: str) -> None:
     """A worker: carries out what is not done yet."""
     silence(log)
-    from ebmbench.engine.execute import execute
-
     for raw in configs:
         config = RunConfig.from_dict(raw)
         if not _is_done(config, attempt):

@@ -291,6 +291,28 @@ def test_an_attempt_that_was_moved_but_not_cleared_is_not_taken_for_a_new_one(co
     assert runs.check_state(config) == "done" and not left.exists()
 
 
+def test_what_a_kill_at_the_very_end_left_is_gone_at_the_next_start(config: RunConfig) -> None:
+    left, attempt = config.run_dir / "part.0.ckpt", config.run_dir / "attempt"
+    attempt.mkdir()
+    for path in (left, config.run_dir / ".status.json.1.tmp", attempt / "part.0.ckpt"):
+        path.write_text("left")
+    lock = Lock(config.run_dir / "lock")
+    lock.acquire()
+    assert execute(config, quiet=True).existed and left.exists() and attempt.exists()  # somebody works on it
+    lock.release()
+    assert execute(config, quiet=True).existed
+    assert {path.name for path in config.run_dir.iterdir()} == NO_FIGURES
+
+
+def test_a_forced_attempt_under_way_is_no_leftover(config: RunConfig) -> None:
+    attempt = config.run_dir / "attempt"
+    attempt.mkdir()
+    runs.write_json(attempt / "status.json", asdict(runs.Status.of(config, "running", attempt=2)))
+    (config.run_dir / "part.0.ckpt").write_text("left")
+    assert execute(config, quiet=True).existed and attempt.exists()
+    assert not (config.run_dir / "part.0.ckpt").exists()
+
+
 def test_the_command_says_so_in_one_line(results: Path, tmp_path: Path) -> None:
     lines = [*LINES, f"results_dir={results}"]
     change_a_digit(compose(lines).run_dir)

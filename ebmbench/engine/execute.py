@@ -68,7 +68,7 @@ def execute(
     run_dir = config.run_dir
     state = runs.check_state(config)
     if not config.launch.force and state in runs.FINISHED and not runs.is_promotion_pending(run_dir):
-        _remove_checkpoints(run_dir)
+        runs.remove_leftovers(run_dir)
         return Outcome(run_dir, state, existed=True)
     device = resolve_device(config.launch.device)
     need_memory(config, device)
@@ -161,7 +161,6 @@ def _run(
         logger.close(state)
     with stop.deferred():  # so near the end, a signal does not stop it
         attempt.publish()
-        _remove_checkpoints(attempt.run_dir)
     return undrawn
 
 
@@ -209,12 +208,6 @@ def need_memory(config: RunConfig, device: torch.device) -> None:
             f"a step of one seed takes about {each / 1e9:.0f} GB of memory, and this machine has {there / 1e9:.0f} GB; "
             "lower method.num_samples or trainer.batch_size"
         )
-
-
-def _remove_checkpoints(run_dir: Path) -> None:
-    """What a complete run needs no longer; after `status.json` says done, so that a kill loses no work."""
-    for path in run_dir.glob("*.ckpt*"):
-        path.unlink(missing_ok=True)
 
 
 class _Part:

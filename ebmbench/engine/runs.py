@@ -426,6 +426,7 @@ class Attempt:
         self._complete = True
         if self.work_dir != self.run_dir:
             _promote(self.work_dir, self.run_dir)
+        _remove_checkpoints(self.run_dir)  # now, so that a kill loses no work
 
 
 @contextmanager
@@ -495,6 +496,32 @@ def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt | No
             raise
     finally:
         lock.release()
+
+
+def remove_leftovers(run_dir: Path) -> None:
+    """Deletes what a kill left in a finished run just after it became one; nothing where somebody works on it now."""
+    attempt = run_dir / "attempt"
+    promoted = attempt.exists() and not (attempt / "status.json").exists()
+    lock = Lock(run_dir / "lock")
+    with suppress(OSError):  # a folder that can only be read stays as it is
+        if not (promoted or _checkpoints(run_dir) or any(run_dir.glob("*.tmp"))) or not lock.take():
+            return
+        try:
+            _remove_checkpoints(run_dir)
+            remove_temporaries(run_dir)
+            if not (attempt / "status.json").exists():
+                shutil.rmtree(attempt, ignore_errors=True)
+        finally:
+            lock.release()
+
+
+def _checkpoints(run_dir: Path) -> list[Path]:
+    return list(run_dir.glob("*.ckpt*"))
+
+
+def _remove_checkpoints(run_dir: Path) -> None:
+    for path in _checkpoints(run_dir):
+        path.unlink(missing_ok=True)
 
 
 def slurm_job() -> str | None:
