@@ -284,8 +284,8 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
 def grids(overrides: Sequence[str]) -> list[list[str]]:
     """Returns the grids of a sweep file: that of `hydra.sweeper.params`, and one for each entry of `sweep.also`.
 
-    Such an entry changes keys of the first grid. What is said on the command line wins over the file: there is no grid
-    of an entry with a key that is given.
+    Such an entry changes keys of the first grid, and `~key` leaves one out. What is said on the command line wins over
+    the file: there is no grid of an entry with a key that is given.
     """
     parsed = _parse(overrides)
     fixed = [o.input_line for o in parsed if o.input_line and not o.is_sweep_override()]
@@ -305,7 +305,8 @@ def grids(overrides: Sequence[str]) -> list[list[str]]:
             raise UserError(f"sweep.also has {shown(entry)}: give keys and values, such as method: ml-exact")
         more = _lines(entry)
         if not given & more.keys():
-            found.append(first | more)
+            dropped = {key for key in more if key.startswith("~")}
+            found.append({key: text for key, text in (first | more).items() if not {key, f"~{key}"} & dropped})
     return [[f"{key}={text}" for key, text in grid.items() if key.lstrip("+~") not in given] for grid in found]
 
 
