@@ -58,9 +58,22 @@ def test_every_sweep_of_the_project_is_valid(name: str, jobs: int, axes: tuple[s
 
 
 def test_further_grids_change_keys_of_the_first_one() -> None:
-    plan = make_plan("uci", ["data.name=yacht", "data.split=0,1"], None)
-    found = [(job.config["method"]["name"], job.config["task"]["network"]["name"]) for job in plan.jobs]
-    assert sorted(found) == 2 * [("ml-exact", "gaussian")] + 2 * [("ml-exact", "mdn")] + 2 * [("nce", "mlp")]
+    plan = make_plan("uci", ["data.name=yacht", "data.split=0"], None)
+    found = {job.config["task"]["network"]["name"]: job.config["method"]["name"] for job in plan.jobs}
+    baselines = dict.fromkeys(("gaussian", "mdn", "histogram", "flow", "ngboost"), "ml-exact")
+    assert found == {"mlp": "nce", **baselines} and len(plan.jobs) == 6
+
+
+def test_a_further_grid_can_leave_a_key_out() -> None:
+    plan = make_plan("uci_settings", ["data.name=yacht", "data.split=0"], None)
+    rates = {job.config["task"]["network"].get("learning_rate") for job in plan.jobs}
+    assert rates == {None, 0.05, 0.02} and len(plan.jobs) == 6 * 4
+    [default] = {
+        job.config["trainer"]["learning_rate"]
+        for job in plan.jobs
+        if job.config["task"]["network"]["name"] == "ngboost"
+    }
+    assert {job.config["trainer"]["learning_rate"] for job in plan.jobs} > {default}
 
 
 def test_what_is_given_on_the_command_line_leaves_no_further_grid_of_it() -> None:
