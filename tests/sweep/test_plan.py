@@ -58,10 +58,10 @@ def test_every_sweep_of_the_project_is_valid(name: str, jobs: int, axes: tuple[s
 
 
 def test_further_grids_change_keys_of_the_first_one() -> None:
-    plan = make_plan("uci", ["data.name=yacht", "data.split=0"], None)
+    plan = make_plan("uci", ["data.name=yacht", "data.split=0,1"], None)
     found = {job.config["task"]["network"]["name"]: job.config["method"]["name"] for job in plan.jobs}
     baselines = dict.fromkeys(("gaussian", "mdn", "histogram", "flow", "ngboost"), "ml-exact")
-    assert found == {"mlp": "nce", **baselines} and len(plan.jobs) == 6
+    assert found == {"mlp": "nce", **baselines} and len(plan.jobs) == 2 * 6
 
 
 def test_a_further_grid_can_leave_a_key_out() -> None:
