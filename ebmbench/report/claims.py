@@ -45,15 +45,39 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """What one comparison decided, as the cells of a row; names stand between backticks.
+
+    Attributes:
+        at: the value of a setting at which it was made, if it is one of several.
+        best: the name with the best mean, and that mean; – where there is no ranking.
+        undecided: names whose difference from the best one is not decided.
+        note: sentences that say why something is not ranked or tested.
+    """
+
+    best: str
+    undecided: str
+    worse: str
+    note: str
+    at: str = ""
+
+
+@dataclass(frozen=True)
 class Finding:
     """What the statistics say of one dataset: two sentences, in which names stand between backticks.
 
     Attributes:
+        about: what was compared: a mean, over what.
+        verdicts: the comparisons that the sentences sum up.
+        setting: the symbol of what they are `at`.
         values: the means that were compared, in words.
     """
 
     title: str
     text: str
+    about: str
+    verdicts: tuple[Verdict, ...] = ()
+    setting: str = ""
     values: str = ""
 
 
@@ -130,7 +154,10 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
     best: list[str] = []
     decided: list[str] = []
     notes: dict[str, list[str]] = {}
+    verdicts: list[Verdict] = []
     for value, own in table.groupby(axis, sort=True):
+        records = _records(own)
+        verdicts.append(_verdict(records, [_code(row["method"]) for row in records], plain(value)))
         for first in _records(own[own["verdict"] == "best"]):
             best.append(f"{_code(first['method'])} at {plain(value)}{_doubt(first)}")
         if set(own["verdict"]) == {"best", "worse"}:
@@ -145,7 +172,7 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
     else:
         text = f"There is no ranking by mean {metric.label} at any {sign}."
     text += "".join(f" At {sign} = {listed(values)}: {note}" for note, values in notes.items() if note)
-    return Finding(group.title, text)
+    return Finding(group.title, text, f"mean {metric.label} over {_seeds_of(group)}", tuple(verdicts), sign)
 
 
 def _of_draws(part: pd.DataFrame, results: Results) -> Iterator[Finding]:
@@ -164,7 +191,7 @@ def _of_draws(part: pd.DataFrame, results: Results) -> Iterator[Finding]:
         finding = _said(title, metric, rows, names, "draw", over)
         tau = rows[0]["tau"]
         agree = f" Mean Kendall's tau between the rankings of two draws: {number(tau, 2)}." if tau == tau else ""
-        yield Finding(title, finding.text + agree, finding.values)
+        yield replace(finding, text=finding.text + agree)
 
 
 def _records(table: pd.DataFrame) -> list[Row]:
@@ -183,7 +210,9 @@ def _said(title: str, metric: Metric, rows: Sequence[Row], names: Sequence[str],
     about = f"mean {metric.label} over {first['n']} {over.replace('seeds', 'seed', 1) if first['n'] == 1 else over}"
     interval = f"{interval_of(first, places)}{_without(first, places)}"
     if len(rows) == 1:
-        return Finding(title, f"{names[0]} has a {about} of {interval}. Nothing is compared with it.", values)
+        return Finding(
+            title, f"{names[0]} has a {about} of {interval}. Nothing is compared with it.", about, values=values
+        )
     said = [f"There is no ranking by {about}."]
     if "best" in found:
         worse = ""
@@ -198,7 +227,23 @@ def _said(title: str, metric: Metric, rows: Sequence[Row], names: Sequence[str],
         said.append(f"Not decided against it: {listed(found['not decided'])}.")
     if set(found) == {"best", "worse"}:
         said.append("Every difference from it is decided.")
-    return Finding(title, " ".join([*said, first["note"]]).strip(), values)
+    text = " ".join([*said, first["note"]]).strip()
+    return Finding(title, text, about, (_verdict(rows, names),), values=values)
+
+
+def _verdict(rows: Sequence[Row], names: Sequence[str], at: str = "") -> Verdict:
+    places = places_of(*rows)
+    found: dict[str, list[str]] = {}
+    for name, row in zip(names, rows, strict=True):
+        said = f"{name}, {interval_of(row, places)}{_doubt(row)}" if row["verdict"] == "best" else name
+        found.setdefault(str(row["verdict"]), []).append(said)
+    if len(found.get("not decided", ())) == len(rows) - 1 > 1:
+        found["not decided"] = ["all others"]
+    best, undecided, equivalent, worse = (
+        ", ".join(found.get(verdict, "–")) for verdict in ("best", "not decided", "equivalent", "worse")
+    )
+    equal = f"Equivalent to the best one: {equivalent}. " if "equivalent" in found else ""
+    return Verdict(best, undecided, worse, equal + str(rows[0]["note"]), at)
 
 
 def _without(row: Row, places: int | None) -> str:
@@ -321,7 +366,7 @@ GUIDE = (
     ("Few samples a step", "num_samples"),
     ("Noise on the labels", "annotation_noise"),
     ("More targets at once", "dimension"),
-    ("A table: an energy, a Gaussian or a mixture density network, equal tuning", "uci"),
+    ("A table: an energy, or another density or trees, equal tuning", "uci"),
     ("A table: the same at default settings, and by the exact likelihood", "uci_small"),
     ("Boxes on images", "shapes"),
     ("Boxes on photographs", "bccd"),
@@ -330,16 +375,37 @@ GUIDE = (
 
 
 def guide_text(results_dir: Path) -> str:
-    """Returns what each sweep says to somebody who has to choose a method, as a Markdown table."""
-    lines = ["| your situation | what was found | how it was tried |", "|---|---|---|"]
+    """Returns what each sweep says to somebody who has to choose a method, as Markdown: a table for each situation."""
+    lines: list[str] = []
     for situation, name in GUIDE:
         results = frame.load(results_dir / name)
-        said = "<br>".join(f"{finding.title}: {finding.text}" for finding in findings(results))
         figures = sorted((results_dir / name / "figures").glob("*.png"))
         shown = "".join(f", [{path.stem}](../results/{name}/figures/{path.name})" for path in figures[:1])
-        tried = f"{results.description.rstrip('.')} ([tables](../results/{name}/tables.md){shown})"
-        lines.append(f"| {situation} | {said} | {tried} |")
-    return "\n".join(lines) + "\n"
+        tried = f"{results.description.rstrip('.')} ([tables](../results/{name}/tables.md){shown})."
+        said = findings(results)
+        abouts = list(dict.fromkeys(finding.about for finding in said))
+        lines += [f"### {situation}", "", f"{tried} Compared: {'; '.join(abouts)}.", "", *_verdict_rows(said), ""]
+    return "\n".join(lines)
+
+
+def _verdict_rows(said: Sequence[Finding]) -> Iterator[str]:
+    """Yields the lines of a table of verdicts, then the notes on it."""
+    setting = next((finding.setting for finding in said if finding.setting), "")
+    header = ["data", *[setting][: len(setting)], "best mean", "not decided against it", "worse"]
+    yield f"| {' | '.join(header)} |"
+    yield "|---" * len(header) + "|"
+    notes: dict[str, dict[str, list[str]]] = {}
+    for finding in said:
+        for verdict in finding.verdicts:
+            at = [verdict.at][: len(setting)]
+            yield f"| {' | '.join([finding.title, *at, verdict.best, verdict.undecided, verdict.worse])} |"
+            if verdict.note:
+                notes.setdefault(verdict.note, {}).setdefault(finding.title, []).extend(at)
+    if notes:
+        yield ""
+    for note, places in notes.items():
+        where = (f"{title}, {setting} = {listed(values)}" if values else title for title, values in places.items())
+        yield f"- {'; '.join(where)}: {note}"
 
 
 DOCUMENTS = {

@@ -89,6 +89,19 @@ def test_what_no_test_decides_is_called_not_decided() -> None:
     assert text.endswith("Every difference from it is decided.")
 
 
+def test_a_row_of_the_guide_holds_what_its_sentence_says() -> None:
+    rows = frame_of({("nce",): noisy(0.1, 20), ("sm",): noisy(0.1, 20, 1), ("dsm",): noisy(0.3, 20, 2)})
+    (finding,) = claims.findings(frame.Results("made", rows, ()))
+    (verdict,) = finding.verdicts
+    best = verdict.best.partition(",")[0]
+    assert finding.text.startswith(f"{best} has the best mean") and {best, verdict.undecided} == {"`nce`", "`sm`"}
+    assert verdict.worse == "`dsm`" and not verdict.note
+    few = frame_of({(m, k): noisy(k, 5) for m in ("nce", "sm", "dsm") for k in (4, 16)}, ("method.num_samples",))
+    (finding,) = claims.findings(frame.Results("made", few, ("method.num_samples",)))
+    assert [(v.at, v.undecided, v.worse) for v in finding.verdicts] == [(at, "all others", "–") for at in ("4", "16")]
+    assert finding.setting == "M" and "5 seeds cannot support a test" in finding.verdicts[0].note
+
+
 def test_a_sweep_that_is_half_collected_is_compared_over_the_seeds_that_all_have() -> None:
     """The first five seeds are lucky for all; the method that has only these is not the best for it."""
     lucky = [0.0] * 5 + [1.0] * 15
