@@ -98,7 +98,8 @@ def best(arguments: Arguments) -> int:
     """Writes the settings that have the best validation score, and names what is not counted; returns as `collect`."""
     results_dir, name = _place(arguments, arguments.settings)
     results = frame.find([name], results_dir, states.job_states)
-    path = best_settings.write(results, results_dir / name)
+    told = f"The best of the sweep {results.name}, by validation data: python -m ebmbench sweep best {results.name}"
+    path = best_settings.write(best_settings.best(results), results_dir / name, told)
     print(f"{path.read_text()}{path}\nuse them with --config-dir {path.parent.parent}")
     return say_lacking(results, [state for state in states.STATES if state not in FINISHED])
 

@@ -31,9 +31,10 @@ from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.table import csv_text
 
-# Ink of text, axes and grid. On the page, to_svg replaces each by a CSS colour of the light or dark theme.
-INK, MUTED, GRID = "#1b1c1e", "#5b5c5e", "#dcdddf"
-_CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)"}
+# Ink of text, axes and grid, and the paper, which is no white that a figure means as such. On the page, to_svg replaces
+# each by a CSS colour of the light or dark theme.
+INK, MUTED, GRID, PAPER = "#1b1c1e", "#5b5c5e", "#dcdddf", "#fefefe"
+_CSS = {INK: "var(--ink)", MUTED: "var(--muted)", GRID: "var(--grid)", PAPER: "var(--paper)"}
 DARK_PAPER = "#15171a"
 
 
@@ -73,6 +74,8 @@ class Figure:
     columns: int = 2
     paired: bool = False
     """Whether each two panels belong together, side by side."""
+    note: str = ""
+    """What a mark means that not every figure of this kind has: behind the caption, and above the legend."""
     short: str = ""
     """Its name in a list of links, if the title is too long for it."""
 
@@ -243,7 +246,7 @@ def _drawn(figure: Figure) -> MplFigure:
     columns = min(figure.columns, len(figure.panels))
     lines = math.ceil(len(figure.panels) / columns)
     width, height = figure.panels[0].size
-    legend_height = 0.35 if figure.legend else 0.0
+    legend_height = 0.35 * bool(figure.legend) + 0.15 * bool(figure.note)
     page = MplFigure(figsize=(width * columns, height * lines + legend_height), layout="constrained")
     FigureCanvasAgg(page)
     if figure.legend:
@@ -253,6 +256,8 @@ def _drawn(figure: Figure) -> MplFigure:
             loc="outside upper center",
             ncols=math.ceil(len(figure.legend) / math.ceil(len(figure.legend) / room)),
             frameon=False,
+            title=figure.note or None,
+            title_fontsize=7.5,
         )
     grid = page.subplots(lines, columns, squeeze=False)
     for axes in grid.flat[len(figure.panels) :]:

@@ -18,6 +18,7 @@ from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.rendering import (
     INK,
     MUTED,
+    PAPER,
     SMALL,
     Figure,
     Panel,
@@ -41,6 +42,11 @@ def _name_with_failures(method: str, without_value: int, doubtful: int) -> str:
 
 
 COUNTS = "✕ counts the seeds without a value (diverged), ‡ those that are not trusted."
+
+
+def _note(table: pd.DataFrame) -> str:
+    """Returns what hollow markers mean, if a table of means gives rise to one."""
+    return "Hollow: a mean with seeds that are not trusted (‡ in the tables)." if table["n_untrusted"].any() else ""
 
 
 def _jitter(count: int, width: float = 0.5) -> np.ndarray:
@@ -276,8 +282,9 @@ def pareto(results: Results) -> Figure | None:
         "quality: the best to be had at that cost. Training time depends on the machine; the number of energy "
         "evaluations does not.",
         tuple(panels),
-        pd.concat(tables),
-        legend=tuple(methods_of(pd.concat(tables))),
+        (whole := pd.concat(tables)),
+        legend=tuple(methods_of(whole)),
+        note=_note(whole),
     )
 
 
@@ -295,7 +302,8 @@ def _pareto_panel(
         for row in table.to_dict("records"):
             color = palette.color(row["method"])
             axes.plot([row["cost"]] * 2, [row["low"], row["high"]], color=color, lw=1.5)
-            axes.plot(row["cost"], row["mean"], marker=palette.marker(row["method"]), color=color, ms=6.5)
+            face = PAPER if row["n_untrusted"] else color
+            axes.plot(row["cost"], row["mean"], marker=palette.marker(row["method"]), mfc=face, color=color, ms=6.5)
         axes.set_xlabel(cost)
         axes.set_ylabel(quality)
 
@@ -341,6 +349,7 @@ def settings(results: Results) -> Iterator[Figure]:
                 tuple(panels),
                 whole,
                 legend=tuple(methods_of(whole)),
+                note=_note(whole),
                 short=key.rpartition(".")[2].replace("_", " "),
             )
 
@@ -365,6 +374,8 @@ def _settings_panel(
             color = palette.color(method)
             axes.fill_between(part[key], part["low"], part["high"], color=color, alpha=0.16, lw=0)
             axes.plot(part[key], part["mean"], color=color, marker=palette.marker(method))
+            doubtful = part[part["n_untrusted"] > 0]
+            axes.plot(doubtful[key], doubtful["mean"], color=color, marker=palette.marker(method), mfc=PAPER, lw=0)
         axes.set_xlabel(name)
         axes.set_ylabel(quality)
         across = Scale.of(values)

@@ -1,4 +1,4 @@
-"""The best settings among those that a sweep tries: `ebmbench sweep best`."""
+"""The best settings among those that a sweep tries (`ebmbench sweep best`), and the file of those of any search."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import yaml
 from ebmbench.core.errors import UserError
 from ebmbench.report.frame import Results
 from ebmbench.system.files import write_atomically
+from ebmbench.tasks.base import Metric
 
 NETWORK = "task/network"
 
 Table = dict[str, dict[str, dict[str, Any]]]
+"""Settings by task-dataset, model and key, as conf/settings/ has them."""
 
 
 def best(results: Results) -> Table:
-    """Returns the best settings of each model on each dataset as a table of settings: task-dataset, model, key, value.
+    """Returns the best settings of each model on each dataset.
 
     A model is a method, with its network where the sweep has several. The best setting has the best mean of its task's
     metric of validation data, over seeds and draws of the data. A setting that lacks a run, or has a seed that
@@ -39,24 +41,38 @@ def best(results: Results) -> Table:
         if not keys or len(part[keys].drop_duplicates()) == 1:
             raise UserError(f"{results.name} has no best settings: it tries one setting of {method} on {label}")
         model = ", ".join([str(method), *map(str, network)])
-        table.setdefault(str(label), {})[model] = _best_of(part, keys, metric.name, metric.better == "higher")
+        found = _best_of(part, keys, metric)
+        if found is None:
+            raise UserError(f"{results.name} has no best settings: no run of {model} on {label} has {metric.name}")
+        table.setdefault(str(label), {})[model] = found
     if not table:
         raise UserError(f"{results.name} has no best settings: no run is done")
     return table
 
 
-def _best_of(part: pd.DataFrame, keys: Sequence[str], metric: str, higher: bool) -> dict[str, Any]:
-    """Returns the setting with the best mean, among those with the most values."""
-    found = part.groupby(list(keys), dropna=False, sort=False)[metric].agg(["mean", "count"]).reset_index()
+def _best_of(part: pd.DataFrame, keys: Sequence[str], metric: Metric) -> dict[str, Any] | None:
+    """Returns the setting with the best mean, among those with the most values; None where there is no value."""
+    found = part.groupby(list(keys), dropna=False, sort=False)[metric.name].agg(["mean", "count"]).reset_index()
     whole = found[found["count"] == max(found["count"].max(), 1)]
-    means = whole["mean"] if higher else -whole["mean"]
-    return {key: yaml.safe_load(str(found.at[means.idxmax(), key])) for key in keys}
+    if whole.empty:
+        return None
+    place = place_of_best(whole["mean"], metric)
+    return {key: yaml.safe_load(str(found.at[place, key])) for key in keys}
 
 
-def write(results: Results, folder: Path) -> Path:
-    """Writes the best settings to `folder/settings/best.yaml`, for `--config-dir folder`; returns the file."""
-    told = f"# The best of the sweep {results.name}, by validation data: python -m ebmbench sweep best {results.name}\n"
+def place_of_best(values: pd.Series, metric: Metric) -> Any:
+    """Returns the index of the best value of a metric; there must be one."""
+    return values.idxmax() if metric.better == "higher" else values.idxmin()
+
+
+def write(table: Table, folder: Path, told: str) -> Path:
+    """Writes settings to `folder/settings/best.yaml`, for `--config-dir folder`; returns the file.
+
+    Args:
+        told: what they are, for the comment at its top.
+    """
+    comment = "".join(f"# {line}\n" for line in told.splitlines())
     path = folder / "settings" / "best.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (told + yaml.safe_dump(best(results), sort_keys=False, allow_unicode=True)).encode())
+    write_atomically(path, (comment + yaml.safe_dump(table, sort_keys=False, allow_unicode=True)).encode())
     return path

@@ -31,6 +31,7 @@ from ebmbench.display.table import csv_text
 from ebmbench.engine.runs import FINISHED, commit
 from ebmbench.report import frame
 from ebmbench.report.planned import Job, Plan
+from ebmbench.sweep.best import Table, place_of_best, write
 from ebmbench.sweep.plan import make_folder
 from ebmbench.sweep.status import job_states
 from ebmbench.sweep.submit import submit
@@ -280,18 +281,15 @@ def _tell(optuna: Any, study: Any, row: Mapping[str, Any], metric: Metric) -> No
         study.tell(row["trial"], state=optuna.trial.TrialState.FAIL)
 
 
-def best(
-    rows: pd.DataFrame, trials: Sequence[Trial], metric: Metric, network: str = ""
-) -> dict[str, dict[str, dict[str, Any]]]:
-    """Returns the settings of each method's best trial as a table of settings: task-dataset, method, key, value.
+def best(rows: pd.DataFrame, trials: Sequence[Trial], metric: Metric, network: str = "") -> Table:
+    """Returns the settings of each method's best trial; one that is not done, or diverged, is none.
 
     Args:
         network: what stands behind the method there, such as `, mdn`.
     """
-    table: dict[str, dict[str, dict[str, Any]]] = {}
+    table: Table = {}
     for method, part in rows[rows["state"] == "done"].groupby("method", sort=False):
-        values = part[metric.name]
-        number = part["trial"][values.idxmax() if metric.better == "higher" else values.idxmin()]
+        number = part["trial"][place_of_best(part[metric.name], metric)]
         trial = next(trial for trial in trials if (trial.method, trial.number) == (method, number))
         table.setdefault(trial.config.label, {})[f"{method}{network}"] = trial.words
     return table
@@ -299,13 +297,9 @@ def best(
 
 def _write(folder: Path, rows: pd.DataFrame, trials: Sequence[Trial], metric: Metric, search: Search) -> None:
     write_atomically(folder / "trials.csv", csv_text(rows).encode())
-    table = best(rows, trials, metric, search.network)
-    if not table:
-        return
-    (folder / "settings").mkdir(exist_ok=True)
-    told = (
-        f"# The best of {search.trials} trials of each method by {metric.name}: {search.sampler} search, seed "
-        f"{search.seed}.\n# Set for all: {' '.join(search.asked)}\n"
-    )
-    text = yaml.safe_dump(table, sort_keys=False, allow_unicode=True)
-    write_atomically(folder / "settings" / "best.yaml", (told + text).encode())
+    if table := best(rows, trials, metric, search.network):
+        told = (
+            f"The best of {search.trials} trials of each method by {metric.name}: {search.sampler} search, seed "
+            f"{search.seed}.\nSet for all: {' '.join(search.asked)}"
+        )
+        write(table, folder, told)

@@ -101,6 +101,23 @@ def test_the_map_puts_in_brackets_what_no_trusted_seed_supports(results: Path) -
     assert unsure == {(1, methods.index("nce"))}  # 1, 4, 16, ...
 
 
+@pytest.mark.parametrize(("name", "count"), [("settings", 1), ("pareto", 2)])  # pareto: a panel for each cost
+def test_a_mean_with_seeds_that_are_not_trusted_is_hollow(name: str, count: int) -> None:
+    axes = ("method.num_samples",)
+    rows = frame_of({(method, m): noisy(1 / m, key=m) for method in ("nce", "sm") for m in (1, 1024)}, axes)
+    rows = rows.assign(train_seconds=1.0, energy_evaluations=2.0)
+    for is_doubtful in (False, True):
+        if is_doubtful:
+            rows.loc[(rows["method"] == "nce") & (rows[axes[0]] == 1024) & (rows["seed"] == 3), "trusted"] = 0
+        (figure,) = plots.named(frame.Results("made", rows, axes), name)
+        drawn = [line for panel in figure.panels for line in axes_of(panel).lines]
+        hollow = [line for line in drawn if len(line.get_xdata()) and line.get_markerfacecolor() == rendering.PAPER]
+        assert {(line.get_color(), len(line.get_xdata())) for line in hollow} == (
+            {(METHOD_COLORS["nce"], 1)} if is_doubtful else set()
+        )
+        assert len(hollow) == count * is_doubtful and bool(figure.note) == is_doubtful
+
+
 def test_detection_has_its_stages_and_sizes(results: Path) -> None:
     figures = by_name(results, "shapes")
     assert {"ranking", "stages", "sizes", "pareto", "curves-detection-shapes"} <= set(figures)

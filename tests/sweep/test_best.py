@@ -43,7 +43,8 @@ def test_the_mean_over_draws_decides_for_each_model(tmp_path: Path) -> None:
     )  # fmt: skip
     relu = {"task.network.activation": "relu", "trainer.learning_rate": 0.005}
     assert best.best(found) == {"regression-made": {"nce, mlp": relu, "ml-exact, mdn": relu}}
-    path = best.write(found, tmp_path)
+    path = best.write(best.best(found), tmp_path, "first\nsecond")
+    assert path.read_text().startswith("# first\n# second\nregression-made:")
     assert yaml.safe_load(path.read_text()) == best.best(found)
     assert nodes.tables((tmp_path,))["regression-made"]["nce, mlp"] == relu  # as --config-dir reads it
 
@@ -64,9 +65,10 @@ def test_a_setting_that_lacks_a_run_or_diverged_is_not_chosen() -> None:
     [
         ([("mlp", 0, "silu", 0.002, 1.0)], AXES, "it tries one setting of nce"),
         ([("mlp", 0, "silu", 0.002, 1.0), ("mlp", 1, "silu", 0.002, 1.0)], AXES[:2], "it tries one setting of nce"),
+        ([("mlp", 0, name, 0.002, math.nan) for name in ("silu", "relu")], AXES, "no run of nce, mlp .* has val_nll"),
     ],
 )
-def test_a_sweep_that_tries_nothing_has_no_best(
+def test_a_sweep_that_tries_nothing_or_fails_has_no_best(
     rows: list[tuple[str, int, str, float, float]], axes: tuple[str, ...], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
