@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +36,9 @@ def best(results: Results) -> Table:
         metric = task.metric(task.selection)
         if metric is None or metric.name not in part:
             raise UserError(f"{results.name} has no best settings: task={task.name} has no metric of validation data")
-        keys = [key for key in results.axes if key not in (NETWORK, task.draw_setting) and part[key].notna().any()]
-        if not keys or len(part[keys].drop_duplicates()) == 1:
+        axes = [key for key in results.axes if key not in (NETWORK, task.draw_setting)]
+        keys = [key for key in axes if part[key].nunique() > 1]  # others vary for other models alone
+        if not keys:
             raise UserError(f"{results.name} has no best settings: it tries one setting of {method} on {label}")
         model = ", ".join([str(method), *map(str, network)])
         found = _best_of(part, keys, metric)
@@ -50,9 +50,12 @@ def best(results: Results) -> Table:
     return table
 
 
-def _best_of(part: pd.DataFrame, keys: Sequence[str], metric: Metric) -> dict[str, Any] | None:
+def _best_of(part: pd.DataFrame, keys: list[str], metric: Metric) -> dict[str, Any] | None:
     """Returns the setting with the best mean, among those with the most values; None where there is no value."""
-    found = part.groupby(list(keys), dropna=False, sort=False)[metric.name].agg(["mean", "count"]).reset_index()
+    # Whole numbers are floats in a column that other models leave empty.
+    floats = part[keys].select_dtypes("float")
+    part = part.assign(**{key: pd.to_numeric(floats[key], downcast="integer") for key in floats})
+    found = part.groupby(keys, dropna=False, sort=False)[metric.name].agg(["mean", "count"]).reset_index()
     whole = found[found["count"] == max(found["count"].max(), 1)]
     if whole.empty:
         return None

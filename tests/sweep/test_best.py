@@ -60,6 +60,17 @@ def test_a_setting_that_lacks_a_run_or_diverged_is_not_chosen() -> None:
     assert best.best(found)["regression-made"]["nce, mlp"]["task.network.activation"] == "relu"
 
 
+def test_a_model_has_the_settings_that_vary_for_it_alone_and_whole_numbers_stay_whole() -> None:
+    found = results(
+        [("mlp", 0, "silu", 0.002, 1.0), ("mlp", 0, "relu", 0.002, 2.0)] + 2 * [("ngboost", 0, None, None, 1.0)]
+    )
+    leaf = "task.network.min_leaf"
+    rows = found.frame.assign(**{leaf: [math.nan, math.nan, 1, 5], "val_nll": [1.0, 2.0, 4.0, 3.0]})
+    chosen = best.best(Results("tried", rows, (*AXES, leaf)))["regression-made"]
+    assert chosen["nce, mlp"] == {"task.network.activation": "silu"}
+    assert repr(chosen["ml-exact, ngboost"]) == "{'task.network.min_leaf': 5}"  # not 5.0
+
+
 @pytest.mark.parametrize(
     ("rows", "axes", "words"),
     [
