@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import torch
 from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
+from ebmbench.core.extras import has
 from ebmbench.tasks.regression import fitting
 from ebmbench.tasks.regression.data import transforms
 from ebmbench.tasks.regression.data.base import Split, check_targets, discrete_notes, far_notes
@@ -30,7 +30,7 @@ def good(count: int = 60) -> pd.DataFrame:
     return frame.assign(y=(2 * frame["a"] + random.normal(size=count)).round(3))
 
 
-NO_PARQUET = "is no Parquet file" if importlib.util.find_spec("pyarrow") else "needs pyarrow"
+NO_PARQUET = "is no Parquet file" if has("pyarrow") else "needs pyarrow"
 PLAIN = good().to_csv(index=False)
 
 
