@@ -72,6 +72,8 @@ def changed(row: int, column: str, value: object) -> str:
         ("\n\n\n", "is no CSV file that can be read"),
         ("a,a,y\n1,2,3\n", "has 2 columns named 'a'; rename one"),
         (lines("{i},{i % 7},{i * 1.5}", header="0,0,0.0"), "begins with a row of numbers"),
+        (lines("{i},{'ab'[i % 2]},{i * 1.5}", header="0.5,a,7"), "begins with a row of cells like those below"),
+        (lines("{i},5;{i % 7},5;{i},5", header="0,5;1,5;2,5"), "begins with a row of numbers"),
         (lines("{i}", header="y"), "has one column, 'y'; a target and an input are two"),
         (PLAIN.replace(",", " "), "has one column, 'a b y'; a target and an input are two"),
         ("Report\n\n" + PLAIN, "begins with the line 'Report', which is one cell, and line 3 has 3"),
@@ -131,6 +133,8 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | byte
         (lines("{i + 1}'250,{i % 7},{i}"), ["a", "b"], "read as 1250"),
         (lines("0,{i + 10};{i % 7}.5;{i}", header="a;b;y"), ["a", "b"], "numbers such as '0,10', read as 0.1"),
         (lines("{i + 1}.250,5;{i % 7},5;{i},5", header="a;b;y"), ["a", "b"], "the comma is taken as the decimal"),
+        (lines("{i % 7},5;{i % 5},5;{i},5", header='"a, m";"b, m";y'), ["a, m", "b, m"], "the comma is taken as the"),
+        (PLAIN.replace("\n", " , \n"), ["a", "b"], None),
         (PLAIN.replace("\n", "\r\n"), ["a", "b"], None),
         (PLAIN.replace("\n", "\r"), ["a", "b"], None),
         ("\n\n" + PLAIN, ["a", "b"], None),
@@ -213,6 +217,13 @@ def test_new_rows_are_read_as_the_training_rows_were(tmp_path: Path) -> None:
     assert any("'5 %', read as 5" in note for note in notes) and any("lacks a number in 1 row" in n for n in notes)
 
 
+def test_a_column_may_be_named_by_a_whole_number(tmp_path: Path) -> None:
+    good().rename(columns={"y": "2024"}).to_csv(tmp_path / "t.csv", index=False)
+    for targets in ("2024", "[2024]", "['2024']"):
+        words = ["task=regression", "data=table", f"data.path={tmp_path}/t.csv", f"data.targets={targets}"]
+        assert compose(words).task.data.targets == ("2024",)  # type: ignore[attr-defined]
+
+
 def test_a_value_that_sets_the_scale_of_all_is_said(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(lines("{i % 5},{i % 7},{10**9 if i == 30 else i}"))
     for seed in range(10):
@@ -268,6 +279,13 @@ def test_parquet_keeps_types_and_a_named_index(tmp_path: Path) -> None:
     frame[["a", "day", "kind", "flag", "y"]].set_index("a").to_parquet(tmp_path / "t.parquet")
     split = load(tmp_path / "t.parquet")
     assert split.feature_names == ["a", "day", "kind=x", "kind=z", "flag"]
+    good().assign(b=pd.to_timedelta([None, *range(59)], unit="h")).to_parquet(tmp_path / "lasts.parquet")
+    split = load(tmp_path / "lasts.parquet")
+    assert split.feature_names == ["a", "b", "b is missing"] and "holds durations, which become days" in split.notes[1]
+    assert split.transform.encode(pd.DataFrame({"a": 1.0, "b": [pd.Timedelta(days=7)]}))[0, 1] == 7
+    good().assign(y=pd.date_range("2024", periods=60)).to_parquet(tmp_path / "when.parquet")
+    with pytest.raises(UserError, match=r"the target 'y' of when.parquet holds dates"):
+        load(tmp_path / "when.parquet")
     good().assign(b=[[1, 2]] * 60).to_parquet(tmp_path / "nested.parquet")
     with pytest.raises(UserError, match=r"the column 'b' of .* holds lists"):
         load(tmp_path / "nested.parquet")
