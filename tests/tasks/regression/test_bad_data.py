@@ -10,15 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
 from ebmbench.core.extras import has
 from ebmbench.tasks.regression import fitting
-from ebmbench.tasks.regression.data import transforms
+from ebmbench.tasks.regression.data import function, transforms
 from ebmbench.tasks.regression.data.base import Split, check_targets, discrete_notes, far_notes
 from ebmbench.tasks.regression.data.function import arrays_split
+from ebmbench.tasks.regression.data.images import Images
 from ebmbench.tasks.regression.data.table import UCI, Table, read_table
 from ebmbench.tasks.regression.data.written import numeric
 from ebmbench.tasks.regression.scaling import Scaling
@@ -415,3 +417,53 @@ def test_a_file_that_changed_is_read_again_and_random_splits_can_be_an_axis(tmp_
         seen.append(fitting.load(compose([*words, f"data.split={split}"]).task))
     assert not torch.equal(seen[0].train.y, seen[1].train.y) and torch.equal(seen[0].train.y, seen[3].train.y)
     assert set(seen[0].test.rows) != set(seen[2].test.rows)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "sentence"),
+    [
+        (np.ones((40, 2)), np.arange(39), "x has the shape (40, 2) and y (39, 1)"),
+        (np.ones((40, 0)), np.arange(40), "x has the shape (40, 0)"),
+        (np.ones((40, 2)), np.ones((40, 1, 1)), "y (40, 1, 1)"),
+        (np.zeros((0, 2)), np.zeros(0), "the data have 0 rows"),
+        (3, 4, "x has the shape ()"),
+        (np.ones((40, 2)) * 1j, np.arange(40), "something that is no number"),
+        (np.ma.masked_less(np.ones((40, 2)), 2), np.arange(40), "not finite numbers"),
+        (np.ones((40, 2)), np.arange(40) * 1e38, "a target is 3.9e+39, beyond 1e+38"),
+    ],
+)
+def test_what_a_function_returned_and_cannot_be_used_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, x: object, y: object, sentence: str
+) -> None:
+    monkeypatch.setattr(function, "_imported", lambda text: lambda: (x, y))
+    with pytest.raises(UserError) as error:
+        check_targets(function.Function(function="mine.py:load").load())
+    assert sentence in str(error.value)
+
+
+def test_a_function_s_arrays_keep_all_that_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets far from zero keep their digits, and an input named as the target stays an input."""
+    x, y = torch.randn(40, requires_grad=True), 1e9 + np.arange(40) / 8
+    monkeypatch.setattr(function, "_imported", lambda text: lambda: (x, y))
+    split = function.Function(function="mine.py:load").load()
+    assert split.train.x.shape == (26, 1) and np.array_equal(split.train.y[:, 0].numpy(), y[split.train.rows])
+    frame = pd.DataFrame({"price": y + x.detach().numpy()})
+    monkeypatch.setattr(function, "_imported", lambda text: lambda: (frame, pd.Series(y, name="price")))
+    split = function.Function(function="mine.py:load").load()
+    assert split.feature_names == ["price"] and split.target_names == ["price (target)"]
+
+
+def test_images_of_any_depth_have_their_own_brightness(tmp_path: Path) -> None:
+    grey = np.arange(40, 240, 10)
+    for place, value in enumerate(grey):
+        pixels = np.full((5 + place, 9), value)
+        kinds = (pixels.astype(np.uint8), pixels.astype(np.uint16) * 257, pixels.astype(np.float32) / 255)
+        Image.fromarray(kinds[place % 3]).save(tmp_path / f"{place}.tif")
+    labels = pd.DataFrame({"file": [f"{place}.tif" for place in range(20)], "y": grey})
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    split = Images(root=str(tmp_path), size=8).load()
+    brightness = 255 * split.train.x.flatten(1).mean(1)
+    torch.testing.assert_close(brightness.double(), split.train.y[:, 0].double(), atol=1.5, rtol=0)
+    pd.concat([labels, pd.DataFrame({"file": [None, "gone.tif"], "y": 1})]).to_csv(tmp_path / "more.csv", index=False)
+    with pytest.raises(UserError, match=r"gone.tif, which the column 'file' names, is not there"):
+        Images(root=str(tmp_path), labels="more.csv").load()
