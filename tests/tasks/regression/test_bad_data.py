@@ -219,7 +219,12 @@ def test_new_rows_are_read_as_the_training_rows_were(tmp_path: Path) -> None:
     assert any("'5 %', read as 5" in note for note in notes) and any("lacks a number in 1 row" in n for n in notes)
 
 
-def test_a_column_may_be_named_by_a_whole_number(tmp_path: Path) -> None:
+def test_a_column_may_be_named_by_a_number_or_have_signs_in_its_name(tmp_path: Path) -> None:
+    words = ["task=regression", "data=table", "data.path=~/a b.csv", "data.targets=price €"]
+    data = compose(words).task.data  # type: ignore[attr-defined]
+    assert data.path == "~/a b.csv" and data.targets == ("price €",)
+    with pytest.raises(UserError, match=r"a text with signs in it in quotes"):
+        compose(["task=regression", "data=table", "data.targets=size (m²)"])
     good().rename(columns={"y": "2024"}).to_csv(tmp_path / "t.csv", index=False)
     for targets in ("2024", "[2024]", "['2024']"):
         words = ["task=regression", "data=table", f"data.path={tmp_path}/t.csv", f"data.targets={targets}"]
