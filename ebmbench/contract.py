@@ -5,8 +5,10 @@ Each check is a function that yields nothing if all is well, and otherwise sente
 
 from __future__ import annotations
 
+import inspect
 import math
 import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +19,7 @@ import numpy as np
 import torch
 from matplotlib.colors import is_color_like
 from matplotlib.lines import Line2D
+from pydantic import ValidationError
 from torch import Tensor
 
 from ebmbench.config import compose, plugins
@@ -31,6 +34,7 @@ from ebmbench.engine.train import Training
 from ebmbench.methods.base import Method, trial_step
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.tasks.base import Setup, Task
+from ebmbench.tasks.regression.data.base import Split, check_targets
 from ebmbench.tasks.regression.networks.base import Network
 from ebmbench.tasks.regression.networks.outside import Outside, Rows
 from ebmbench.tasks.regression.stack import Place
@@ -74,22 +78,53 @@ def check(path: str) -> Iterator[Finding]:
     for cls in components:
         yield from check_component(cls)
         words = _smoke_run(cls, name)
-        if words:
+        if words and _can_be_made(cls):
             yield _finding(cls, f"a short run ends: {' '.join(words)}", partial(short_run, words))
 
 
 def check_component(cls: type[Component]) -> Iterator[Finding]:
     """Yields what came of each check of a component, a short run apart."""
     for title, function in _checks(cls):
-        yield _finding(cls, title, partial(function, cls))
+        found = _finding(cls, title, partial(function, cls))
+        yield found
+        if function is settings and found.faults and not _can_be_made(cls):
+            return
+
+
+def _can_be_made(cls: type[Component]) -> bool:
+    """Whether the class can be used with its default settings; a choice inside it may have none."""
+    try:
+        cls.model_validate({})
+    except ValidationError:
+        return any(choice_of(field) for field in cls.model_fields.values())
+    except TypeError:  # a method is missing
+        return False
+    return True
 
 
 def _finding(cls: type[Component], title: str, function: Callable[[], Iterator[str]]) -> Finding:
     try:
         faults = tuple(function())
+    except UserError as error:
+        faults = (str(error),)
     except Exception as error:
-        faults = (f"{type(error).__name__}: {first_line(error)}",)
+        faults = (f"{type(error).__name__}: {_reason(error)}{_place(cls, error)}",)
     return Finding(f"{cls.group} {cls.registered()}", title, faults)
+
+
+def _reason(error: Exception) -> str:
+    """Returns what is wrong in a line; of settings, the first fault with its field."""
+    if isinstance(error, ValidationError):
+        fault = error.errors()[0]
+        return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}"
+    return first_line(error)
+
+
+def _place(cls: type[Component], error: Exception) -> str:
+    """Returns the line of the component's own file in which an error was raised last, if there is one."""
+    file = inspect.getfile(cls)
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    return f" ({Path(file).name}, line {lines[-1]})" if lines else ""
 
 
 def _checks(cls: type[Component]) -> Iterator[tuple[str, Check]]:
@@ -122,7 +157,7 @@ def settings(cls: type[Component]) -> Iterator[str]:
     except Exception as error:
         missing = [name for name, field in cls.model_fields.items() if choice_of(field)]
         if not missing:
-            yield f"the defaults are not allowed: {first_line(error)}"
+            yield _reason(error) if isinstance(error, TypeError) else f"the defaults are not allowed: {_reason(error)}"
 
 
 def _described(cls: type[Section], prefix: str) -> Iterator[str]:
@@ -181,6 +216,10 @@ def _energy(parameters: Tensor) -> Callable[[Tensor], Tensor]:
     """Returns a small smooth `f(y) = Σ_j a_j tanh(w_j·y + b_j) − 0.3 ‖y‖²`, with parameters `[J, D + 2]`."""
 
     def f(y: Tensor) -> Tensor:
+        if y.dim() < 3:
+            raise UserError(
+                f"f was given candidates of shape {tuple(y.shape)}; it takes [..., M, D], as y.unsqueeze(-2)"
+            )
         dim = y.shape[-1]
         w, b, a = parameters[:, :dim], parameters[:, dim], parameters[:, dim + 1]
         return torch.tanh(y @ w.T + b) @ a - 0.3 * y.square().sum(-1)
@@ -199,8 +238,26 @@ def _targets(count: int, dim: int) -> Tensor:
 def _loss(method: Method, f: Energy, y: Tensor, number: int = 0) -> Tensor:
     step = trial_step(method, _proposal(method), y, number=number)
     step.log_partition = _log_partition
+    return _checked_loss(method, f, y, step)
+
+
+def _checked_loss(method: Method, f: Energy, y: Tensor, step: Step) -> Tensor:
+    """Returns the loss; raises UserError if it is no tensor, or did what a loss must not."""
+    before = y.clone()
     loss = method.loss(f, y, step)
+    if not isinstance(loss, Tensor):
+        raise UserError(f"loss returned a {type(loss).__name__}, and no tensor")
+    if not torch.equal(before, y):
+        raise UserError("loss changes its argument y in place")
+    unknown = set(step.counts) - set(method.counters)
+    if unknown:
+        raise UserError(f"loss counts {', '.join(sorted(unknown))}, which the class's counters do not name")
     return loss
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Whether two losses are equal, up to rounding; nan equals nan, which another check is about."""
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-9, atol=1e-9, equal_nan=True)
 
 
 def _log_partition(f: Energy) -> Tensor:
@@ -238,7 +295,7 @@ def method_shapes(cls: type[Method]) -> Iterator[str]:
 def method_is_repeatable(cls: type[Method]) -> Iterator[str]:
     """Its loss is a function of the step alone: random numbers come from step.draws."""
     method, f, y = _method(cls), AutogradEnergy(_energy(_parameters(1))), _targets(6, 1)
-    if not torch.equal(_loss(method, f, y), _loss(method, f, y)):
+    if not _same(_loss(method, f, y), _loss(method, f, y)):
         yield "the same step gives two different losses"
 
 
@@ -252,15 +309,15 @@ def method_seeds(cls: type[Method]) -> Iterator[str]:
 
     def losses(targets: Tensor, seeds: list[int]) -> Tensor:
         step = Step(Streams(seeds).at(3), _proposal(method), log_partition=_log_partition)
-        return method.loss(f, targets, step)
+        return _checked_loss(method, f, targets, step)
 
     together = losses(y, [0, 7])
     if together.shape != (2, 5):
         yield f"for targets (2, 5, 1) of two seeds the loss has shape {tuple(together.shape)}, not (2, 5)"
         return
-    if not torch.allclose(losses(torch.stack((y[0], y[1] + 5)), [0, 7])[0], together[0]):
+    if not _same(losses(torch.stack((y[0], y[1] + 5)), [0, 7])[0], together[0]):
         yield "the first seed's loss changes with the second seed's targets"
-    if not torch.allclose(losses(y[1:], [7])[0], together[1]):
+    if not _same(losses(y[1:], [7])[0], together[1]):
         yield "seed 7 alone has another loss than beside seed 0"
 
 
@@ -284,6 +341,8 @@ def method_gradient(cls: type[Method]) -> Iterator[str]:
         if not gradient.isfinite().all():
             yield f"the gradient is not finite for D = {dim}"
             continue
+        if not gradient.any():
+            yield f"the gradient is 0 for D = {dim}: nothing would be learned"
         worst, size = 0.0, gradient.abs().max().item()
         for index in range(parameters.numel()):
             bump = torch.zeros(parameters.numel(), dtype=torch.float64)
@@ -334,8 +393,12 @@ def method_gaussian(cls: type[Method]) -> Iterator[str]:
 
 def _draw(proposal: Proposal, y: Tensor, count: int, number: int = 0) -> tuple[Tensor, Tensor, Step]:
     step = trial_step(_Sampler(), proposal, y, number=number)
-    samples, log_q = proposal.sample(y, count, step)
-    return samples, log_q, step
+    drawn = proposal.sample(y, count, step)
+    if not isinstance(drawn, tuple) or len(drawn) != 2:
+        raise UserError(
+            f"sample returned a {type(drawn).__name__}; it must return two tensors, the samples and their log q"
+        )
+    return *drawn, step
 
 
 class _Sampler(Method):
@@ -395,13 +458,15 @@ def proposal_samples(cls: type[Proposal]) -> Iterator[str]:
 
 def proposal_partition(cls: type[Proposal]) -> Iterator[str]:
     """With it, importance sampling finds the partition function of a Gaussian."""
-    proposal, y = cls.model_validate({}), _targets(4, 1) / 4
-    samples, log_q, _ = _draw(proposal, y, 100_000)
-    values = -0.5 * (samples[..., 0] / 0.3).square() - log_q
-    found = torch.logsumexp(values, -1) - math.log(100_000)
-    expected = math.log(0.3 * math.sqrt(2 * math.pi))
-    if (found - expected).abs().max() > 0.1:
-        yield f"log Z is {expected:.3f}, and the estimates are {', '.join(f'{v:.3f}' for v in found.tolist())}"
+    for dim in (1, 2):
+        proposal, y = cls.model_validate({}), _targets(4, dim) / 4
+        samples, log_q, _ = _draw(proposal, y, 100_000)
+        values = -0.5 * (samples / 0.3).square().sum(-1) - log_q
+        found = torch.logsumexp(values, -1) - math.log(100_000)
+        expected = dim * math.log(0.3 * math.sqrt(2 * math.pi))
+        if (found - expected).abs().max() > 0.1 * dim:
+            estimates = ", ".join(f"{v:.3f}" for v in found.tolist())
+            yield f"for D = {dim} log Z is {expected:.3f}, and the estimates are {estimates}"
 
 
 def proposal_seeds(cls: type[Proposal]) -> Iterator[str]:
@@ -437,6 +502,8 @@ def network_shapes(cls: type[Network]) -> Iterator[str]:
         values = f(y)
         if values.shape != (2, 5, 6) or not values.isfinite().all():
             yield f"for x {tuple(x.shape)} and candidates {tuple(y.shape)}: f {tuple(values.shape)}, finite or not"
+        elif not torch.allclose(_stack(cls, dim, [0, 1]).bind(x[:, :2])[0](y[:, :2]), values[:, :2]):
+            yield "f of a row depends on the other rows of its mini-batch, as with batch normalisation"
 
 
 def network_gradient(cls: type[Network]) -> Iterator[str]:
@@ -514,6 +581,10 @@ def data_arrays(cls: type[Component]) -> Iterator[str]:
     """Its arrays have shapes that fit, no gaps, and are the same each time."""
     data: Any = cls.model_validate({})
     split, again = data.load(), data.load()
+    if not isinstance(split, Split):
+        yield f"load returned a {type(split).__name__}, and no Split, such as arrays_split(x, y) makes"
+        return
+    check_targets(split)
     for name in ("train", "val", "test"):
         part, other = getattr(split, name), getattr(again, name)
         if len(part.x) != len(part.y) or part.y.dim() != 2 or not len(part.x):
@@ -530,6 +601,9 @@ def task_metrics(cls: type[Task]) -> Iterator[str]:
         yield "metrics is empty"
     elif cls.metrics[0].better is None:
         yield f"the headline {cls.metrics[0].name} is better neither lower nor higher"
+    for metric in cls.metrics:
+        if isinstance(metric.better, str) and metric.better not in ("lower", "higher"):
+            yield f"the metric {metric.name} has better={metric.better!r}: give 'lower', 'higher', a number or None"
 
 
 def task_step(cls: type[Task]) -> Iterator[str]:
@@ -545,8 +619,13 @@ def task_step(cls: type[Task]) -> Iterator[str]:
         if all(torch.equal(old, p) for old, p in zip(before, learner.parameters.values(), strict=True)):
             yield "a training step changes no parameter"
         scores = learner.evaluate(Path(folder), [False] * len(learner.seeds))
+        if len(scores) != len(learner.seeds):
+            yield f"evaluate returned {len(scores)} rows for {len(learner.seeds)} seeds"
         unknown = set(scores[0]) - {metric.name for metric in cls.metrics}
         if unknown:
             yield f"evaluate gives {', '.join(sorted(unknown))}, which metrics does not name"
         if cls.metrics[0].name not in scores[0]:
             yield f"evaluate does not give the headline {cls.metrics[0].name}"
+        numbers = [name for name, value in scores[0].items() if not isinstance(value, int | float) or math.isnan(value)]
+        if numbers:
+            yield f"evaluate gives no number for {', '.join(sorted(numbers))}"

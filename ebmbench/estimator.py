@@ -7,6 +7,7 @@ import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             raise UserError(
                 f"settings={shown(self.settings)} is not allowed: give a dict, such as {{'trainer.patience': 20}}"
             )
+        if not isinstance(self.plugins, str | Sequence):
+            raise UserError(f"plugins={self.plugins!r} is not allowed: give a list of Python files or modules")
         seeds = list(range(first, first + int(self.seeds)))
         chosen = {key: value for key, value in given.items() if value is not None}
         plugins = [self.plugins] if isinstance(self.plugins, str) else list(self.plugins)
@@ -162,7 +165,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
 
     def _split(self, inputs: pd.DataFrame | np.ndarray, targets: np.ndarray, names: list[str], seed: int) -> Split:
         """Returns training and validation rows. No row is for test: the validation rows stand there, unused."""
-        if not 0 < self.validation_fraction < 1:
+        if not isinstance(self.validation_fraction, Real) or not 0 < self.validation_fraction < 1:
             raise UserError(
                 f"validation_fraction={self.validation_fraction!r} is not allowed: give a share between 0 and 1"
             )
@@ -253,6 +256,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             return self.model_.sample(inputs, n, generator).numpy()
 
     def _given(self, y: Any, count: int) -> Tensor:
+        if y is None:
+            raise ValueError("y is None: give the target of each row")
         values = torch.from_numpy(np.array(y, dtype=np.float64))
         return values.expand(count) if not values.dim() else values
 
@@ -271,6 +276,8 @@ def _targets(y: Any, count: int) -> tuple[list[str], np.ndarray]:
     """Returns the names of the targets, and y as `[N, D]` float64."""
     if y is None:
         raise ValueError("EnergyRegressor requires y to be passed, but the target y is None")
+    if np.asarray(y).dtype.kind in "mM":
+        raise ValueError("y holds dates or durations: give numbers, such as days")
     values = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
     names = [str(name) for name in getattr(y, "columns", [])] or [str(getattr(y, "name", None) or "y")]
     values = values.reshape(len(values), -1)

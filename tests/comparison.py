@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from ebmbench.core.extras import has
 
 COSTS = ("train_seconds", "peak_memory_mb", "seconds")
 """Columns that say what a run cost, not what came out."""
@@ -17,7 +18,7 @@ _ANY = {
     "checkpoint.pt", "config.yaml", "environment.json", "figures", "history.csv", "lock", "metrics.csv", "status.json",
 }  # fmt: skip
 
-EXAMPLES = "examples.parquet" if importlib.util.find_spec("pyarrow") else "examples.csv.gz"
+EXAMPLES = "examples.parquet" if has("pyarrow") else "examples.csv.gz"
 """Scores of single test points."""
 
 WHOLE = {*_ANY, "calibration.csv", "densities.npz", EXAMPLES}

@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from ebmbench import contract
+from ebmbench.config import plugins
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.core.settings import Component
+from ebmbench.tasks.regression.networks.base import Network
 
 LIBRARIES = ("ngboost", "treeffuser")
 KINDS = ("method", "proposal", "task/network")
@@ -67,6 +70,11 @@ BROKEN = {
     "across-seeds": (f"return {ESTIMATE} - target + y.sum()", "seeds are independent"),
     "detached": (f"return {ESTIMATE}.detach() - target", "finite differences"),
     "infinite": (f"return {ESTIMATE} - target / 0", "one finite number for each example"),
+    "nothing": ("return None", "one finite number for each example"),
+    "in-place": (f"y.add_(0.1); return {ESTIMATE} - target", "a function of the step alone"),
+    "flat": (f"return ({ESTIMATE} - target).round()", "its gradient is finite"),
+    "counting": (f"step.count('odd', target > 0); return {ESTIMATE} - target", "one finite number for each example"),
+    "flattened": (f"return {ESTIMATE} - f(y)", "one finite number for each example"),
     "raises": ("return no_such_name", "one finite number for each example"),
     "wrong-law": (
         f"return {ESTIMATE} - 2 * target\n\n    def recovers(self, variance, proposal):\n        return variance",
@@ -80,6 +88,46 @@ def test_a_broken_method_fails_the_check_that_is_meant_for_it(name: str, tmp_pat
     body, check = BROKEN[name]
     failed = [finding.check for finding in contract.check(written(tmp_path, f"broken-{name}", body)) if finding.faults]
     assert any(check in title for title in failed), failed
+
+
+def test_what_fails_is_said_with_its_place_and_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = written(tmp_path, "at-a-line", f"self.kept = 3\n        return {ESTIMATE} - target")
+    assert contract.main(path) == 1
+    assert "ValidationError: kept: Instance is frozen (at_a_line.py, line 19)" in capsys.readouterr().out
+    Path(path).write_text(Path(path).read_text().replace("def loss", "def los").replace("at-a-line", "without"))
+    assert contract.main(path) == 1
+    assert capsys.readouterr().out.count("FAILS") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("@register\nclass Mine:\n    pass", "@register is above Mine, which must be a Method, Proposal"),
+        ("@register\ndef mine(): ...", "@register is above mine, which must be"),
+        ("@register\nclass Mine(Method):\n    pass", 'Mine has no name: give it one, such as name = "my-mine"'),
+        ("@register\nclass Mine(Method):\n    name = 'a b'", "Mine has name = 'a b': give it one"),
+        ("raise SystemExit(3)", r"cannot be imported (SystemExit: 3)"),
+    ],
+)
+def test_what_cannot_be_registered_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
+    (tmp_path / "mine.py").write_text(f"from ebmbench import Method, register\n\n{text}\n")
+    with pytest.raises(UserError) as error:
+        list(contract.check(str(tmp_path / "mine.py")))
+    assert sentence in str(error.value)
+
+
+def test_a_file_that_was_edited_replaces_what_it_registered(tmp_path: Path) -> None:
+    """As in a notebook, where the process goes on; two classes of one file with one name are still refused."""
+    path = Path(written(tmp_path, "edited", f"return {ESTIMATE} - target"))
+    plugins.load([str(path)])
+    first = registry.known("method")["edited"]
+    path.write_text(path.read_text() + "\nEDITED = True\n")
+    plugins.load([str(path)])
+    assert registry.known("method")["edited"] is not first
+    text = path.read_text()
+    path.write_text(text + text.replace("class Mine", "class Other"))
+    with pytest.raises(UserError, match=r"method=edited of .* is taken by"):
+        plugins.load([str(path)])
 
 
 def test_what_is_not_described_or_has_no_colour_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,7 +152,7 @@ def test_a_file_that_cannot_be_a_plug_in_is_one_sentence(tmp_path: Path) -> None
     with pytest.raises(UserError, match="is not a file"):
         list(contract.check(str(tmp_path / "missing.py")))
     taken = written(tmp_path, "nce", f"return {ESTIMATE} - target")
-    with pytest.raises(UserError, match=r"'nce' of .* is registered already"):
+    with pytest.raises(UserError, match=r"method=nce of .*nce.py is taken by .*contrastive.py; choose another name"):
         list(contract.check(taken))
 
 
@@ -122,3 +170,41 @@ def test_a_proposal_whose_density_is_not_that_of_its_samples_is_seen() -> None:
     failed = faults(Wrong)
     assert any("integrates to one" in check for check in failed)
     assert any("partition function" in check for check in failed)
+
+
+def test_a_proposal_that_is_wrong_in_several_dimensions_alone_is_seen() -> None:
+    base = registry.known("proposal")["mixture"]
+
+    class Mean(base):  # type: ignore[misc, valid-type]
+        """A mixture whose log q is a mean over the coordinates, not their sum."""
+
+        name = "mean"
+
+        def offset_log_prob(self, offset: torch.Tensor) -> torch.Tensor:
+            return super().offset_log_prob(offset) / offset.shape[-1]
+
+    assert [check for check in faults(Mean) if "partition function" in check]
+
+
+def test_a_network_whose_rows_depend_on_each_other_is_seen() -> None:
+    base = registry.known("task/network")["mlp"]
+
+    class Centred(nn.Module):
+        def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return -(y - (x - x.mean(0))[:, :1, None] * self.a).square().sum(-1)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Parameter(torch.rand(()))
+
+    class Batched(Network):
+        """It subtracts the mean of the mini-batch."""
+
+        name = "batched"
+
+        def build(self, x_shape: tuple[int, ...], dim: int) -> nn.Module:
+            return Centred()
+
+    assert not faults(base)
+    assert all("depends on the other rows" in fault for found in faults(Batched).values() for fault in found)
+    assert len(faults(Batched)) == 1

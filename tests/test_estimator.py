@@ -259,3 +259,42 @@ def test_a_seed_that_diverges_is_left_out_with_a_warning(tmp_path: Path) -> None
     with pytest.warns(ConvergenceWarning, match="1 of 3 seeds diverged"):
         model.fit(*law(40))
     assert model.seeds_ == [5, 6]
+
+
+def test_targets_of_another_shape_are_refused(fitted: EnergyRegressor) -> None:
+    x, y = law(6)
+    np.testing.assert_allclose(fitted.cdf(x, y[:, None]), fitted.cdf(x, y))
+    for call in (fitted.cdf, fitted.log_prob):
+        with pytest.raises(ValueError, match="x has 6 rows and y has 4"):
+            call(x, y[:4])
+        with pytest.raises(ValueError, match=r"y has the shape \(6, 5\); the targets y are \[N\]"):
+            call(x, np.zeros((6, 5)))
+        with pytest.raises(ValueError, match="y is None"):
+            call(x, None)
+    with pytest.raises(ValueError, match="level=much is not allowed"):
+        fitted.interval(x, "much")  # type: ignore[arg-type]
+
+
+def test_two_targets_are_asked_for_as_two() -> None:
+    x, y = law(60)
+    model = EnergyRegressor("ml-exact", "gaussian", epochs=1, device="cpu").fit(x, np.stack([y, -3 * y + x[:, 0]], 1))
+    with pytest.raises(ValueError, match=r"y has the shape \(3,\); the targets y1, y2 are \[N, 2\]"):
+        model.log_prob(x[:3], y[:3])
+    with pytest.raises(ValueError, match="needs one target, and the model has 2"):
+        model.cdf(x[:3], y[:3])
+    with pytest.raises(ValueError, match="give one number, for the model has 2 targets"):
+        model.quantile(x[:3], [0.1, 0.5])
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [({"validation_fraction": "half"}, "validation_fraction='half'"), ({"plugins": 3}, "plugins=3 is not allowed")],
+)
+def test_a_setting_of_another_type_is_one_sentence(setting: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        EnergyRegressor(**setting).fit(*law(60))
+
+
+def test_dates_are_no_target() -> None:
+    with pytest.raises(ValueError, match="y holds dates or durations"):
+        EnergyRegressor().fit(law(60)[0], pd.date_range("2024", periods=60))

@@ -371,16 +371,31 @@ def _grid_text(value: Any) -> str:
     return ",".join(str(item) for item in value) if isinstance(value, list | tuple) else str(value)
 
 
+_WANTED = "give key=value, such as 'seeds=[3,7]', and a text with signs in it in quotes: \"data.targets='y (m)'\""
+_PLAIN = re.compile(r"([+\w./@-]+)=([^'\"\\\[\]{}(),$=]+)")
+
+
+def _read(parser: OverridesParser, text: str) -> list[Override]:
+    """Returns what an override says. A value with signs that Hydra's grammar lacks (`~/a.csv`, `price €`) is a text."""
+    try:
+        return parser.parse_overrides([text])
+    except HydraException:
+        plain = _PLAIN.fullmatch(text)
+        if plain is None:
+            raise
+        return parser.parse_overrides([f"{plain[1]}='{plain[2].strip()}'"])
+
+
 def _parse(overrides: Sequence[str]) -> list[Override]:
     parser = OverridesParser.create()
     parsed = []
     for text in overrides:
         try:
-            parsed += parser.parse_overrides([text])
+            parsed += _read(parser, text)
         except Exception as error:  # the grammar's own, and what very long numbers and deep brackets raise in Python
             lines = [line for line in str(error).splitlines() if not line.startswith(("Error parsing", "See https"))]
             reason = (lines or [type(error).__name__])[0][:80]
-            raise UserError(f"{shown(text)} cannot be read ({reason}); give key=value, such as 'seeds=[3,7]'") from None
+            raise UserError(f"{shown(text)} cannot be read ({reason}); {_WANTED}") from None
         if not parsed[-1].key_or_group:
             raise UserError(f"{shown(text)} names no setting; give key=value, such as 'seeds=[3,7]'")
     return parsed

@@ -95,7 +95,7 @@ def _import(name: str, module: str, path: Path | None) -> None:
     except UserError:
         sys.modules.pop(module, None)
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         sys.modules.pop(module, None)
         raise UserError(f"plugins={name} cannot be imported ({type(error).__name__}: {first_line(error)})") from None
 

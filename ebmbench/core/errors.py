@@ -11,7 +11,7 @@ class UserError(Exception):
     """Something the user can put right. Its text names the key, the value and what is allowed; exit code 2."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Of its text, with the next one where it ends in a colon; an error without one is called by its type."""
     if problem := getattr(error, "problem", None):  # PyYAML's text begins with what it was reading
         mark = getattr(error, "problem_mark", None)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+from functools import cache
 from types import ModuleType
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, first_line
 
 EXTRAS = ("slurm", "wandb", "tune", "baselines", "outside", "sklearn", "parquet")
 """The extras of pyproject.toml that a run may ask for; `all` is all of them."""
@@ -19,7 +20,7 @@ def need(module: str, extra: str) -> ModuleType:
         extra: the extra of pyproject.toml that installs it.
 
     Raises:
-        UserError: it is not installed; the text has the command that installs it.
+        UserError: it is not installed, and the text has the command that installs it; or it cannot be imported.
     """
     try:
         return importlib.import_module(module)
@@ -28,3 +29,15 @@ def need(module: str, extra: str) -> ModuleType:
             f"the package {(error.name or module).split('.')[0]} is not installed; "
             f"this installs it: pip install 'ebmbench[{extra}]'"
         ) from None
+    except ImportError as error:
+        raise UserError(f"the package {module.split('.')[0]} cannot be imported ({first_line(error)})") from None
+
+
+@cache
+def has(module: str) -> bool:
+    """Whether a module can be imported: one that is installed may need another version of NumPy than is there."""
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return False
+    return True

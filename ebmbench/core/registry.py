@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
+import sys
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import TypeVar
@@ -18,6 +20,9 @@ from ebmbench.core.settings import Component
 OWN = ("ebmbench.methods", "ebmbench.proposals", "ebmbench.tasks")
 """Packages whose modules register something. A task is a package; its `__init__` imports what it registers."""
 
+NAME = r"[\w][\w.+-]*"
+"""What users can type as `method=NAME`."""
+
 _found: dict[str, dict[str, type[Component]]] = {}
 _C = TypeVar("_C", bound=type[Component])
 
@@ -26,15 +31,33 @@ def register(cls: _C) -> _C:
     """Makes a component known under its name. To be used as a decorator.
 
     Raises:
-        UserError: another class has this name already.
+        UserError: another file's class has this name already, or it is no name, or the class is no component.
     """
+    if not (isinstance(cls, type) and issubclass(cls, Component) and hasattr(cls, "group")):
+        what = getattr(cls, "__name__", cls)
+        raise UserError(
+            f"@register is above {what}, which must be a Method, Proposal, Network, Data or Task of ebmbench"
+        )
+    name = getattr(cls, cls.chosen_by, None)
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        said = f"{cls.chosen_by} = {name!r}" if name is not None else f"no {cls.chosen_by}"
+        raise UserError(
+            f'{cls.__name__} has {said}: give it one, such as {cls.chosen_by} = "my-{cls.__name__.lower()}"'
+        )
     group = _found.setdefault(cls.group, {})
-    name = cls.registered()
     other = group.get(name)
+    if other is not None and _file(other) == _file(cls) and other.__module__ != cls.__module__:
+        other = None  # the file was edited
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
-        raise UserError(f"{cls.group} {name!r} of {cls.__module__} is registered already, by {other.__module__}")
+        raise UserError(f"{cls.group}={name} of {_file(cls)} is taken by {_file(other)}; choose another name")
     group[name] = cls
     return cls
+
+
+def _file(cls: type) -> str:
+    """Returns the file that a class was read from. A plug-in that was edited is another module of the same file."""
+    module = sys.modules.get(cls.__module__)
+    return str(getattr(module, "__file__", None) or cls.__module__)
 
 
 @lru_cache(maxsize=1)

@@ -49,6 +49,8 @@ class Step:
 
         It is computed once in a step, however often it is asked for.
         """
+        if name not in self.heads:
+            raise KeyError(f"networks() returned no {name!r}; it has {', '.join(self.heads) or 'none'}")
         if name not in self._outputs:
             self._outputs[name] = self.heads[name]()
         return self._outputs[name]

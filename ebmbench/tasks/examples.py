@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import io
 from pathlib import Path
 
 import pandas as pd
 
+from ebmbench.core.extras import has
 from ebmbench.system.files import write_atomically
 
 
 def write_examples(run_dir: Path, frame: pd.DataFrame, name: str = "examples") -> None:
-    """Writes a table, as Parquet where pyarrow is installed, else as .csv.gz; `read_examples` reads it."""
-    if importlib.util.find_spec("pyarrow") is not None:
+    """Writes a table, as Parquet where pyarrow can be imported, else as .csv.gz; `read_examples` reads it."""
+    parquet, text = run_dir / f"{name}.parquet", run_dir / f"{name}.csv.gz"
+    if has("pyarrow"):
         buffer = io.BytesIO()
         frame.to_parquet(buffer, index=False)
-        write_atomically(run_dir / f"{name}.parquet", buffer.getvalue())
-        return
-    text = frame.to_csv(index=False, float_format="%.7g").encode()
-    write_atomically(run_dir / f"{name}.csv.gz", gzip.compress(text, mtime=0))
+        write_atomically(parquet, buffer.getvalue())
+        text.unlink(missing_ok=True)
+    else:
+        write_atomically(text, gzip.compress(frame.to_csv(index=False, float_format="%.7g").encode(), mtime=0))
+        parquet.unlink(missing_ok=True)
 
 
 def read_examples(run_dir: Path, name: str = "examples") -> pd.DataFrame:

@@ -27,6 +27,7 @@ from ebmbench.core.errors import UserError, shown
 from ebmbench.system import distributed
 from ebmbench.tasks.detection import shapes
 from ebmbench.tasks.detection.config import FileData, ImageData, ShapesData, fingerprint_of
+from ebmbench.tasks.pixels import eight_bits
 
 if TYPE_CHECKING:
     from pycocotools.coco import COCO
@@ -436,8 +437,6 @@ def _fault(path: Path, width: int, height: int, least_side: float, changed: int)
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
     """Reads an image as RGB.
 
-    Grey values of 16 bits and of floating point are scaled to 8 bits: by 1/256; by 255 where none is above 1.
-
     Args:
         size: width and height that it should have, as stored or turned by its EXIF tag. Without it, it is turned.
 
@@ -454,11 +453,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
                     f"it is {image.width}x{image.height} pixels and its annotations say {size[0]}x{size[1]}"
                 )
             image = turned
-        if image.mode.startswith(("I", "F")):  # the conversion to RGB would cut, not scale
-            values = np.asarray(image, dtype=np.float64)
-            scale = 1 / 256 if image.mode.startswith("I") or values.max() > 255 else 255 if values.max() <= 1 else 1
-            image = Image.fromarray((values * scale).clip(0, 255).astype(np.uint8))
-        return image.convert("RGB")
+        return eight_bits(image).convert("RGB")
 
 
 def size_of(path: Path) -> int | None:

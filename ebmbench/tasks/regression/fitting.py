@@ -16,6 +16,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.errors import UserError
 from ebmbench.core.importance import Cloud, Proposed
 from ebmbench.core.optimizers import eager
 from ebmbench.core.rng import Draws
@@ -203,6 +204,10 @@ def _load(data: Any) -> Split:
     if key not in _kept:
         _kept.clear()
         split = data.load()
+        if not isinstance(split, Split):
+            raise UserError(
+                f"load of data={data.registered()} returned a {type(split).__name__}: return arrays_split(x, y)"
+            )
         check_targets(split)
         split.notes.extend(far_notes(split) + discrete_notes(split) + outside_notes(split))
         _kept[key] = split

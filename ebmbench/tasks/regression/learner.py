@@ -11,6 +11,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.errors import UserError
 from ebmbench.core.own_networks import OwnNetworks
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Draws, Streams
@@ -93,6 +94,12 @@ class RegressionLearner(Learner):
         log_partition = self.log_partition(draws, batch.shape[1])
         now = Step(draws, self.proposal, heads, self._recalled(batch), log_partition)
         losses = self.method.loss(f, y, now)
+        if not isinstance(losses, Tensor) or losses.shape != y.shape[:-1]:
+            given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
+            raise UserError(
+                f"the loss of method={self.method.name} is {given} for targets {tuple(y.shape)}; "
+                f"it must be a tensor of shape {tuple(y.shape[:-1])}, a number for each example"
+            )
         learned = self.proposal.loss(f, y, now) if self.proposal is not None else None
         for name, values in now.remembered.items():
             self.state[f"memory.{name}"][self._rows(), batch] = values

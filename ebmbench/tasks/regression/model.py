@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -169,13 +170,12 @@ class RegressionModel:
 
     def cdf(self, x: Frame, y: Any) -> Tensor:
         """Returns the probability that the target is at most y, of pairs: `[N]` (D = 1)."""
-        z = self._targets(y)[:, 0]
-        parts, start = [], 0
-        for some_x, grids in self._grids(x):
-            some = z[start : start + len(some_x)] if len(z) > 1 else z.expand(len(some_x))
-            parts.append(grids.cdf_at(some.unsqueeze(1)).squeeze(1))
-            start += len(some_x)
-        return _joined(parts)
+        _ = self._nodes
+        inputs, z = self._inputs(x), self._targets(y)[:, 0]
+        if len(z) not in (1, len(inputs)):
+            raise ValueError(f"x has {len(inputs)} rows and y has {len(z)}")
+        pairs = self._split(inputs, z.expand(len(inputs)))
+        return _joined([self._grid(rows).cdf_at(some.unsqueeze(1)).squeeze(1) for rows, some in pairs])
 
     def quantile(self, x: Frame, probability: Any) -> Tensor:
         """Returns the y up to which the density has a probability: one number -> `[N]`, `[K]` -> `[N, K]` (D = 1).
@@ -186,6 +186,10 @@ class RegressionModel:
         if not bool(((p >= 0) & (p <= 1)).all()):
             raise ValueError(f"probability={probability} is not allowed: give numbers from 0 to 1")
         if not self._one:
+            if p.dim():
+                raise ValueError(
+                    f"probability={probability} is not allowed: give one number, for the model has {self.dim} targets"
+                )
             return self.scaling.raw_y(_joined([w.quantile(float(p))[0] for _, w in self._weighted(x)], self.dim))
         found = self._raw(_joined([grids.quantile(p.reshape(-1)) for _, grids in self._grids(x)], p.numel()))
         return found if p.dim() else found.squeeze(1)
@@ -296,6 +300,9 @@ class RegressionModel:
     def _targets(self, y: Any) -> Tensor:
         """Standardised targets, `[N, D]`."""
         raw = torch.as_tensor(y if isinstance(y, Tensor) else np.array(y), dtype=torch.float64)
+        if raw.numel() % self.dim or (raw.dim() > 1 and raw.shape[1:] != (self.dim,)):
+            wanted = "[N]" if self._one else f"[N, {self.dim}]"
+            raise ValueError(f"y has the shape {tuple(raw.shape)}; the targets {', '.join(self.targets)} are {wanted}")
         return self.scaling.y(raw.reshape(-1, self.dim))
 
     def _raw(self, z: Tensor) -> Tensor:
@@ -339,7 +346,7 @@ def _best(weighted: Weighted) -> Tensor:
 
 
 def _probability(level: float) -> float:
-    if not 0 < level < 1:
+    if not isinstance(level, Real) or not 0 < level < 1:
         raise ValueError(f"level={level} is not allowed: give a probability between 0 and 1")
     return level
 

@@ -30,7 +30,10 @@ class ModuleStack(Stack):
     """
 
     def __init__(self, build: Callable[[], nn.Module], seeds: Sequence[int], device: torch.device, dtype: torch.dtype):
-        modules = [seeded_module(build, seed).to(device, dtype) for seed in seeds]
+        made = [seeded_module(build, seed) for seed in seeds]
+        if made and not isinstance(made[0], nn.Module):
+            raise UserError(f"build returned a {type(made[0]).__name__}, and no nn.Module")
+        modules = [module.to(device, dtype) for module in made]
         parameters, buffers = stack_module_state(modules)
         super().__init__({name: p.detach() for name, p in parameters.items()})
         self.buffers: dict[str, Tensor] = buffers

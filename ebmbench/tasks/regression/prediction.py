@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from ebmbench.core.errors import UserError
+from ebmbench.core.extras import has
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.regression.data.frames import clean_numbers
 from ebmbench.tasks.regression.data.table import PARQUET, read_table
@@ -31,14 +31,17 @@ def predict_tables(models: Mapping[int, RegressionModel], files: Sequence[Path],
     """
     if out.suffix.lower() not in (".csv", *PARQUET):
         raise UserError(f"--out: {out.name!r} is not allowed: give a name that ends in .csv or .parquet")
-    if out.suffix.lower() in PARQUET and importlib.util.find_spec("pyarrow") is None:
+    if out.suffix.lower() in PARQUET and not has("pyarrow"):
         raise UserError(f"--out: {out.name!r} needs pyarrow (pip install 'ebmbench[parquet]'); or give a .csv file")
     first, *others = models.values()
     model = RegressionModel.mixture([first, *others]) if others else first
     parts = []
     for file in files:
         table, read = read_table(file, None)
-        made, notes = predict_table(model, table, level)
+        try:
+            made, notes = predict_table(model, table, level)
+        except UserError as error:
+            raise UserError(f"{file.name}: {error}") from None
         for note in read + notes:
             print(f"ebmbench: {file.name}: {note}", file=sys.stderr)
         if len(files) > 1:

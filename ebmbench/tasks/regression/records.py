@@ -1,7 +1,7 @@
 """The files of a run of `task=regression`: what a model needs for use, scores of single rows, ensembles.
 
 model.json       transform, scaling and base density's nodes
-examples.*       a row for each test row and seed (Parquet where pyarrow is installed, else .csv.gz)
+examples.*       a row for each test row and seed (Parquet where pyarrow can be imported, else .csv.gz)
 ensemble.csv     scores of the mixture of the seeds' densities
 calibration.csv  coverage at each level, by seed
 pictures.npz     densities of a few test rows

@@ -46,7 +46,7 @@ class Stack(ABC):
     def __init__(self, named: Mapping[str, Tensor]) -> None:
         """Takes the initial parameters by name, `[S, ...]` each."""
         self._shapes = {name: p.shape[1:] for name, p in named.items()}
-        self.flat = torch.cat([p.detach().flatten(1) for p in named.values()], dim=1)
+        self.flat = torch.cat([p.detach().reshape(len(p), -1) for p in named.values()], dim=1)
         self.flat.requires_grad_().grad = torch.zeros_like(self.flat)
 
     def load(self, parameters: Sequence[Mapping[str, Tensor]]) -> None:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import codecs
 import gzip
-import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
+from ebmbench.core.extras import has
 from ebmbench.tasks.regression import fitting
-from ebmbench.tasks.regression.data import transforms
+from ebmbench.tasks.regression.data import function, transforms
 from ebmbench.tasks.regression.data.base import Split, check_targets, discrete_notes, far_notes
 from ebmbench.tasks.regression.data.function import arrays_split
+from ebmbench.tasks.regression.data.images import Images
 from ebmbench.tasks.regression.data.table import UCI, Table, read_table
 from ebmbench.tasks.regression.data.written import numeric
 from ebmbench.tasks.regression.scaling import Scaling
@@ -30,7 +32,7 @@ def good(count: int = 60) -> pd.DataFrame:
     return frame.assign(y=(2 * frame["a"] + random.normal(size=count)).round(3))
 
 
-NO_PARQUET = "is no Parquet file" if importlib.util.find_spec("pyarrow") else "needs pyarrow"
+NO_PARQUET = "is no Parquet file" if has("pyarrow") else "needs pyarrow"
 PLAIN = good().to_csv(index=False)
 
 
@@ -72,6 +74,8 @@ def changed(row: int, column: str, value: object) -> str:
         ("\n\n\n", "is no CSV file that can be read"),
         ("a,a,y\n1,2,3\n", "has 2 columns named 'a'; rename one"),
         (lines("{i},{i % 7},{i * 1.5}", header="0,0,0.0"), "begins with a row of numbers"),
+        (lines("{i},{'ab'[i % 2]},{i * 1.5}", header="0.5,a,7"), "begins with a row of cells like those below"),
+        (lines("{i},5;{i % 7},5;{i},5", header="0,5;1,5;2,5"), "begins with a row of numbers"),
         (lines("{i}", header="y"), "has one column, 'y'; a target and an input are two"),
         (PLAIN.replace(",", " "), "has one column, 'a b y'; a target and an input are two"),
         ("Report\n\n" + PLAIN, "begins with the line 'Report', which is one cell, and line 3 has 3"),
@@ -131,6 +135,8 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | byte
         (lines("{i + 1}'250,{i % 7},{i}"), ["a", "b"], "read as 1250"),
         (lines("0,{i + 10};{i % 7}.5;{i}", header="a;b;y"), ["a", "b"], "numbers such as '0,10', read as 0.1"),
         (lines("{i + 1}.250,5;{i % 7},5;{i},5", header="a;b;y"), ["a", "b"], "the comma is taken as the decimal"),
+        (lines("{i % 7},5;{i % 5},5;{i},5", header='"a, m";"b, m";y'), ["a, m", "b, m"], "the comma is taken as the"),
+        (PLAIN.replace("\n", " , \n"), ["a", "b"], None),
         (PLAIN.replace("\n", "\r\n"), ["a", "b"], None),
         (PLAIN.replace("\n", "\r"), ["a", "b"], None),
         ("\n\n" + PLAIN, ["a", "b"], None),
@@ -213,6 +219,18 @@ def test_new_rows_are_read_as_the_training_rows_were(tmp_path: Path) -> None:
     assert any("'5 %', read as 5" in note for note in notes) and any("lacks a number in 1 row" in n for n in notes)
 
 
+def test_a_column_may_be_named_by_a_number_or_have_signs_in_its_name(tmp_path: Path) -> None:
+    words = ["task=regression", "data=table", "data.path=~/a b.csv", "data.targets=price €"]
+    data = compose(words).task.data  # type: ignore[attr-defined]
+    assert data.path == "~/a b.csv" and data.targets == ("price €",)
+    with pytest.raises(UserError, match=r"a text with signs in it in quotes"):
+        compose(["task=regression", "data=table", "data.targets=size (m²)"])
+    good().rename(columns={"y": "2024"}).to_csv(tmp_path / "t.csv", index=False)
+    for targets in ("2024", "[2024]", "['2024']"):
+        words = ["task=regression", "data=table", f"data.path={tmp_path}/t.csv", f"data.targets={targets}"]
+        assert compose(words).task.data.targets == ("2024",)  # type: ignore[attr-defined]
+
+
 def test_a_value_that_sets_the_scale_of_all_is_said(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(lines("{i % 5},{i % 7},{10**9 if i == 30 else i}"))
     for seed in range(10):
@@ -268,6 +286,13 @@ def test_parquet_keeps_types_and_a_named_index(tmp_path: Path) -> None:
     frame[["a", "day", "kind", "flag", "y"]].set_index("a").to_parquet(tmp_path / "t.parquet")
     split = load(tmp_path / "t.parquet")
     assert split.feature_names == ["a", "day", "kind=x", "kind=z", "flag"]
+    good().assign(b=pd.to_timedelta([None, *range(59)], unit="h")).to_parquet(tmp_path / "lasts.parquet")
+    split = load(tmp_path / "lasts.parquet")
+    assert split.feature_names == ["a", "b", "b is missing"] and "holds durations, which become days" in split.notes[1]
+    assert split.transform.encode(pd.DataFrame({"a": 1.0, "b": [pd.Timedelta(days=7)]}))[0, 1] == 7
+    good().assign(y=pd.date_range("2024", periods=60)).to_parquet(tmp_path / "when.parquet")
+    with pytest.raises(UserError, match=r"the target 'y' of when.parquet holds dates"):
+        load(tmp_path / "when.parquet")
     good().assign(b=[[1, 2]] * 60).to_parquet(tmp_path / "nested.parquet")
     with pytest.raises(UserError, match=r"the column 'b' of .* holds lists"):
         load(tmp_path / "nested.parquet")
@@ -397,3 +422,53 @@ def test_a_file_that_changed_is_read_again_and_random_splits_can_be_an_axis(tmp_
         seen.append(fitting.load(compose([*words, f"data.split={split}"]).task))
     assert not torch.equal(seen[0].train.y, seen[1].train.y) and torch.equal(seen[0].train.y, seen[3].train.y)
     assert set(seen[0].test.rows) != set(seen[2].test.rows)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "sentence"),
+    [
+        (np.ones((40, 2)), np.arange(39), "x has the shape (40, 2) and y (39, 1)"),
+        (np.ones((40, 0)), np.arange(40), "x has the shape (40, 0)"),
+        (np.ones((40, 2)), np.ones((40, 1, 1)), "y (40, 1, 1)"),
+        (np.zeros((0, 2)), np.zeros(0), "the data have 0 rows"),
+        (3, 4, "x has the shape ()"),
+        (np.ones((40, 2)) * 1j, np.arange(40), "something that is no number"),
+        (np.ma.masked_less(np.ones((40, 2)), 2), np.arange(40), "not finite numbers"),
+        (np.ones((40, 2)), np.arange(40) * 1e38, "a target is 3.9e+39, beyond 1e+38"),
+    ],
+)
+def test_what_a_function_returned_and_cannot_be_used_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, x: object, y: object, sentence: str
+) -> None:
+    monkeypatch.setattr(function, "_imported", lambda text: lambda: (x, y))
+    with pytest.raises(UserError) as error:
+        check_targets(function.Function(function="mine.py:load").load())
+    assert sentence in str(error.value)
+
+
+def test_a_function_s_arrays_keep_all_that_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Targets far from zero keep their digits, and an input named as the target stays an input."""
+    x, y = torch.randn(40, requires_grad=True), 1e9 + np.arange(40) / 8
+    monkeypatch.setattr(function, "_imported", lambda text: lambda: (x, y))
+    split = function.Function(function="mine.py:load").load()
+    assert split.train.x.shape == (26, 1) and np.array_equal(split.train.y[:, 0].numpy(), y[split.train.rows])
+    frame = pd.DataFrame({"price": y + x.detach().numpy()})
+    monkeypatch.setattr(function, "_imported", lambda text: lambda: (frame, pd.Series(y, name="price")))
+    split = function.Function(function="mine.py:load").load()
+    assert split.feature_names == ["price"] and split.target_names == ["price (target)"]
+
+
+def test_images_of_any_depth_have_their_own_brightness(tmp_path: Path) -> None:
+    grey = np.arange(40, 240, 10)
+    for place, value in enumerate(grey):
+        pixels = np.full((5 + place, 9), value)
+        kinds = (pixels.astype(np.uint8), pixels.astype(np.uint16) * 257, pixels.astype(np.float32) / 255)
+        Image.fromarray(kinds[place % 3]).save(tmp_path / f"{place}.tif")
+    labels = pd.DataFrame({"file": [f"{place}.tif" for place in range(20)], "y": grey})
+    labels.to_csv(tmp_path / "labels.csv", index=False)
+    split = Images(root=str(tmp_path), size=8).load()
+    brightness = 255 * split.train.x.flatten(1).mean(1)
+    torch.testing.assert_close(brightness.double(), split.train.y[:, 0].double(), atol=1.5, rtol=0)
+    pd.concat([labels, pd.DataFrame({"file": [None, "gone.tif"], "y": 1})]).to_csv(tmp_path / "more.csv", index=False)
+    with pytest.raises(UserError, match=r"gone.tif, which the column 'file' names, is not there"):
+        Images(root=str(tmp_path), labels="more.csv").load()

@@ -144,7 +144,8 @@ def test_a_wrong_option_ends_in_one_sentence(
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("size,year\n3,4\n", "lacks the column 'city'"),
+        ("size,year\n3,4\n", "new.csv: the table lacks the column 'city'"),
+        ("size,city,year\n80 m²,Ulm,\n90 m²,Ulm,\n", "the column 'size' holds no number (but '80 m²')"),
         ("", "is no CSV file"),
         ("size,city,year\n", "holds no rows"),
         ("size,city,year,size\n1,2,3,4\n", "2 columns named 'size'"),

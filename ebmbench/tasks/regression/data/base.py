@@ -73,7 +73,7 @@ class Arrays:
 
     Attributes:
         x: float32 `[N, ...]`.
-        y: `[N, D]`, in the target's own units; float64 where it was read from a table, else float32.
+        y: `[N, D]`, in the target's own units; float64 where they are measured, float32 where they are made.
         latent: what the truth depends on, if that is not x: `[N, ...]`.
         rows: the place of each row in the source, if it has one: int64 `[N]`.
     """

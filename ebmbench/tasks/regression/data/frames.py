@@ -108,6 +108,11 @@ class TableColumns:
                     )
                 continue
             numbers, said = clean_numbers(values, column.date)
+            if np.isnan(numbers).all() and not is_none(values).all():
+                text = shown(values[~is_none(values)].iloc[0])
+                raise UserError(
+                    f"the column {column.name!r} holds no number (but {text}), where the model takes numbers"
+                )
             notes += said
             missing = int(np.isnan(numbers).sum())
             if missing:
@@ -173,6 +178,8 @@ def numbers_of(values: pd.Series, date: bool = False) -> tuple[np.ndarray, int |
     """
     if pd.api.types.is_bool_dtype(values.dtype):
         return values.to_numpy(np.float64), None
+    if pd.api.types.is_timedelta64_dtype(values.dtype):
+        return (values / pd.Timedelta(days=1)).to_numpy(np.float64), None
     is_number = pd.api.types.is_numeric_dtype(values.dtype)
     numbers = days(values) if date and not is_number else numeric(values)
     large = np.flatnonzero((np.abs(numbers) > LARGEST) & np.isfinite(numbers))
@@ -192,7 +199,7 @@ def clean_numbers(column: pd.Series, date: bool = False) -> tuple[np.ndarray, li
     if bad is not None:
         count = int((np.isnan(values) & ~is_none(column)).sum())
         notes.append(
-            f"the column {column.name!r} holds numbers, and text in {_rows(count)} (such as {shown(column.iloc[bad])} "
+            f"the column {column.name!r} holds text in {_rows(count)} (such as {shown(column.iloc[bad])} "
             f"in row {bad + 1}), which counts as missing"
         )
     infinite = np.isinf(values)
@@ -204,6 +211,8 @@ def clean_numbers(column: pd.Series, date: bool = False) -> tuple[np.ndarray, li
 
 def _written_notes(column: pd.Series, values: np.ndarray) -> list[str]:
     """Returns a sentence if numbers of a column are written in another way than programs do."""
+    if pd.api.types.is_timedelta64_dtype(column.dtype):
+        return [f"the column {column.name!r} holds durations, which become days"]
     place = first_written(column, values)
     if place is None:
         return []
@@ -330,6 +339,10 @@ def _check_keys(chosen: Mapping[str, Sequence[str]], names: Sequence[str], sourc
 
 
 def _target(column: pd.Series, source: str, notes: list[str]) -> np.ndarray:
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        raise UserError(
+            f"the target {column.name!r} of {source} holds dates; give numbers, such as days since one of them"
+        )
     values, bad = numbers_of(column)
     if bad is not None:
         text = shown(column.iloc[bad])

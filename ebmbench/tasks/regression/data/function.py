@@ -17,7 +17,7 @@ from typing_extensions import override
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, split_rows
-from ebmbench.tasks.regression.data.frames import read_columns, split_table
+from ebmbench.tasks.regression.data.frames import LARGEST, read_columns, split_table
 from ebmbench.tasks.regression.data.table import digest
 from ebmbench.tasks.regression.data.transforms import ArrayInput
 
@@ -34,20 +34,45 @@ def arrays_split(
     """Splits arrays at random into training, validation and test rows.
 
     Args:
-        x, y: inputs `[N, ...]` and targets `[N, D]`.
+        x, y: inputs `[N, ...]` and targets `[N, D]`; `[N]` is one of each.
         val_fraction: of the rows that are not for test.
         names: of the targets.
 
     Raises:
-        UserError: there are too few rows.
+        UserError: there are too few rows, or x and y do not fit each other.
     """
-    x, y = np.asarray(x, dtype=np.float32), np.asarray(y, dtype=np.float32)
+    x, y = _numbers(x, np.float32), _numbers(y, np.float64)
+    _check_shapes(x, y)
+    large = np.abs(y[np.isfinite(y)]).max(initial=0)
+    if large > LARGEST:
+        raise UserError(f"a target is {large:g}, beyond {LARGEST:g}; give it in another unit")
     parts = split_rows(len(x), test_fraction, val_fraction, seed)
     fit, check, score = (Arrays(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]), rows=rows) for rows in parts)
     shape = tuple(x.shape[1:])
     columns = tuple(f"x{k + 1}" for k in range(shape[0])) if len(shape) == 1 else ()
     targets = list(names) or [f"y{k + 1}" for k in range(y.shape[1])]
     return Split(fit, check, score, targets, list(columns) or ["x"], ArrayInput(shape, columns), list(notes))
+
+
+def _numbers(values: Any, dtype: type) -> np.ndarray:
+    """Returns an array of numbers, `[N]` as `[N, 1]`; what is masked is nan. Raises TypeError or ValueError."""
+    if isinstance(values, torch.Tensor):
+        values = values.detach().cpu()
+    if isinstance(values, np.ma.MaskedArray):
+        values = np.ma.filled(values.astype(np.float64), np.nan)
+    array = np.asarray(values)
+    if array.dtype.kind == "c":
+        raise TypeError("complex numbers")
+    with np.errstate(over="ignore"):
+        array = array.astype(dtype)
+    return array.reshape(-1, 1) if array.ndim == 1 else array
+
+
+def _check_shapes(x: np.ndarray | pd.DataFrame, y: np.ndarray, source: str = "") -> None:
+    if len(x.shape) < 2 or y.ndim != 2 or len(x) != len(y) or 0 in x.shape[1:] or not y.shape[1]:
+        raise UserError(
+            f"{source}x has the shape {tuple(x.shape)} and y {y.shape}; give x [N, ...] and y [N] or [N, D]"
+        )
 
 
 @register
@@ -75,6 +100,7 @@ class Function(Data):
         x, y, names = self._call()
         if isinstance(x, pd.DataFrame):
             frame = x.reset_index(drop=True)
+            names = [f"{name} (target)" if name in frame else name for name in names]
             frame = frame.assign(**{name: y[:, k] for k, name in enumerate(names)})
             rows = read_columns(frame, names, source=str(self.function))
             parts = split_rows(len(rows.frame), self.test_fraction, self.val_fraction, self.split_seed)
@@ -85,7 +111,7 @@ class Function(Data):
         return arrays_split(x, y, self.split_seed, self.test_fraction, self.val_fraction, names, notes)
 
     def _call(self) -> tuple[Any, np.ndarray, list[str]]:
-        """Returns x (a table, or an array float32), y `[N, D]` float32, and the names of the targets."""
+        """Returns x (a table, or an array float32), y `[N, D]` float64, and the names of the targets."""
         if self.function is None:
             raise UserError("task.data.function is not given: FILE.py:FUNCTION, such as data.function=my_data.py:load")
         made = _imported(self.function)
@@ -100,20 +126,13 @@ class Function(Data):
         x, y = result
         names = [str(name) for name in getattr(y, "columns", [])] or [str(getattr(y, "name", None) or "y")]
         try:
-            y = np.asarray(y, dtype=np.float32)
-            x = x if isinstance(x, pd.DataFrame) else np.asarray(x, dtype=np.float32)
+            y = _numbers(y, np.float64)
+            x = x if isinstance(x, pd.DataFrame) else _numbers(x, np.float32)
         except (ValueError, TypeError):
             raise UserError(f"{self.function} returned something that is no number; give arrays of numbers") from None
-        y = y.reshape(len(y), -1) if y.ndim <= 2 and y.ndim else y
-        if y.ndim != 2 or not len(x.shape) or len(x) != len(y) or not y.shape[1]:
-            raise UserError(
-                f"{self.function} returned x of shape {tuple(x.shape)} and y of shape {y.shape}; give x [N, ...] and "
-                "y [N] or [N, D]"
-            )
-        if isinstance(x, np.ndarray):
-            x = x.reshape(len(x), -1) if x.ndim == 1 else x
-            if not np.isfinite(x).all():
-                raise UserError(f"{self.function} returned x with values that are not finite numbers")
+        _check_shapes(x, y, f"{self.function}: ")
+        if isinstance(x, np.ndarray) and not np.isfinite(x).all():
+            raise UserError(f"{self.function} returned x with values that are not finite numbers")
         if len(names) != y.shape[1]:
             names = [f"y{k + 1}" for k in range(y.shape[1])]
         return x, y, names

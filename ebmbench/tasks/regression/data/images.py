@@ -16,6 +16,7 @@ from typing_extensions import override
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
+from ebmbench.tasks.pixels import eight_bits
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Frame, Split, split_off, split_rows
 from ebmbench.tasks.regression.data.frames import read_columns
 from ebmbench.tasks.regression.data.table import Names, digest, free_memory, read_splits, read_table
@@ -77,12 +78,12 @@ class ImageFiles:
         path = Path(self.root) / name  # an absolute name replaces the root
         try:
             with Image.open(path) as file:
-                image = file.convert("L" if self.channels == 1 else "RGB")
+                image = eight_bits(file).convert("L" if self.channels == 1 else "RGB")
                 if image.size != (self.width, self.height):
                     image = image.resize((self.width, self.height), Image.Resampling.BILINEAR)
                 pixels = np.asarray(image, dtype=np.float32) / 255
         except FileNotFoundError:
-            raise UserError(f"the image {path} is not there") from None
+            raise UserError(f"the image {path}, which the column {self.column!r} names, is not there") from None
         except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
             raise UserError(f"{path} is no image that can be read") from None
         return pixels.reshape(self.height, self.width, self.channels).transpose(2, 0, 1)
@@ -145,6 +146,8 @@ class Images(Data):
             raise UserError(f"task.data.column={column}: {path.name} has the columns {', '.join(frame.columns)}")
         rows = read_columns(frame, self.targets, (), (column,), source=path.name)
         kept = rows.frame.dropna(subset=[column])
+        if len(kept) < len(rows.frame):
+            rows.notes.append(f"left out, for they name no image: {len(rows.frame) - len(kept)} rows")
         places = kept.index.to_numpy()
         y = rows.y[np.isin(rows.frame.index.to_numpy(), places)]
         parts: tuple[np.ndarray, ...]

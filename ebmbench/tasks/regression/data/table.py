@@ -6,6 +6,7 @@ import codecs
 import csv
 import dataclasses
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split, split_off, split_rows
 from ebmbench.tasks.regression.data.frames import read_columns, refuse_nested, row_counter, split_table
+from ebmbench.tasks.regression.data.written import is_none
 
 PARQUET = (".parquet", ".pq")
 """How the names of Parquet files end; all others are CSV."""
@@ -33,11 +35,12 @@ COPIES = 3
 
 
 def _listed(value: Any) -> Any:
-    return (value,) if isinstance(value, str) else value
+    values = (value,) if isinstance(value, str | int) else value
+    return tuple(str(one) if type(one) is int else one for one in values) if isinstance(values, list | tuple) else value
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
-"""One column or several: `data.targets=price` or `data.targets=[lat,lon]`."""
+"""One column or several: `data.targets=price` or `data.targets=[lat,lon]`. A name may be a whole number."""
 
 
 @register
@@ -222,12 +225,8 @@ def read_table(path: Path, memory_mb: int | None) -> tuple[pd.DataFrame, list[st
         return _parquet(path, memory_mb), []
     try:
         form, names = _form(path)
-        duplicates = [name for name in dict.fromkeys(names) if names.count(name) > 1 and name]
-        if names and all(re.fullmatch(r"[-+]?[\d.]+(e[-+]?\d+)?", name, re.IGNORECASE) for name in names):
-            raise UserError(f"{path} begins with a row of numbers; give it a first line with the names of the columns")
-        if duplicates:
-            raise UserError(f"{path.name} has {names.count(duplicates[0])} columns named {duplicates[0]!r}; rename one")
         first = pd.read_csv(path, **form.options, nrows=1000)
+        _check_names(path, names, first)
         form, notes = _with_more_cells(path, form, first)
         _check_memory(path, first, memory_mb)
         frame = pd.concat(_chunks(path, form), ignore_index=True)
@@ -237,8 +236,34 @@ def read_table(path: Path, memory_mb: int | None) -> tuple[pd.DataFrame, list[st
         raise UserError(f"{path} is no CSV file that can be read ({first_line(error)})") from None
     if not len(frame):
         raise UserError(f"{path} holds no rows")
-    nameless = [name for name in frame if re.fullmatch(r"Unnamed: \d+", str(name)) and frame[name].isna().all()]
+    blank = [name for name in frame if re.fullmatch(r"(Unnamed: \d+)?", str(name).strip())]
+    nameless = [name for name in blank if is_none(frame[name]).all()]
     return frame.drop(columns=nameless), form.notes + notes
+
+
+def _check_names(path: Path, names: list[str], first: pd.DataFrame) -> None:
+    """Refuses a first line that is a row like the others, and a name that two columns have.
+
+    Args:
+        first: the first rows.
+    """
+    numbers = [re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?", name, re.IGNORECASE) is not None for name in names]
+    if any(numbers) and (all(numbers) or (len(names) == first.shape[1] and _is_row(names, numbers, first))):
+        kind = "numbers" if all(numbers) else "cells like those below"
+        raise UserError(f"{path} begins with a row of {kind}; give it a first line with the names of the columns")
+    duplicates = [name for name in dict.fromkeys(names) if names.count(name) > 1 and name]
+    if duplicates:
+        raise UserError(f"{path.name} has {names.count(duplicates[0])} columns named {duplicates[0]!r}; rename one")
+
+
+def _is_row(names: Sequence[str], numbers: Sequence[bool], first: pd.DataFrame) -> bool:
+    """Whether each name is a number above numbers, or a word that its column holds too."""
+    columns = (first.iloc[:, place] for place in range(len(names)))
+    return all(
+        pd.api.types.is_numeric_dtype(column.dtype) if number else name in set(column.astype("string").str.strip())
+        for name, number, column in zip(names, numbers, columns, strict=True)
+        if name
+    )
 
 
 @dataclass(frozen=True)
@@ -312,7 +337,7 @@ def _form(path: Path) -> tuple[Form, list[str]]:
     said = re.fullmatch(r'"?sep=(.)"?', lines[skipped].strip()) if lines else None  # Excel's first line
     skipped += said is not None
     line = next((line for line in lines[skipped:] if line.strip()), "")
-    separator = said[1] if said else max(SEPARATORS, key=line.count)
+    separator = said[1] if said else _separator(text)
     if separator not in line:
         _check_title(path, line, lines[skipped + 1 :])
     # Dates and thousands have points too.
@@ -320,6 +345,22 @@ def _form(path: Path) -> tuple[Form, list[str]]:
     decimal = "," if separator != "," and re.search(r"\d,\d", numbers) and not re.search(r"\d\.\d", numbers) else "."
     names = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
     return Form(separator, encoding, decimal, skipped if said else 0), names
+
+
+def _separator(text: str) -> str:
+    """Returns what separates the cells: what makes the most rows as long as the first one, which has several.
+
+    The comma comes last: in `0,5;1,5` it makes rows of one length too.
+
+    Args:
+        text: the begin of the file.
+    """
+
+    def fitting(separator: str) -> int:
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if "".join(row).strip()]
+        return sum(len(row) == len(rows[0]) for row in rows[:20]) if rows and len(rows[0]) > 1 else 0
+
+    return max(reversed(SEPARATORS), key=fitting)
 
 
 def _check_title(path: Path, line: str, rest: Sequence[str]) -> None:
