@@ -12,11 +12,15 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.report.planned import error_path
 from ebmbench.system.files import write_atomically
+from ebmbench.system.locking import HeldError
 from ebmbench.system.threads import sleep_while_waiting
+
+HELD = 3
+"""Exit code of a job whose run another process works on: it has not failed."""
 
 
 def run_job(config_yaml: str, sweep_folder: str) -> int:
-    """Carries out a run; returns the exit code: 0 done, 1 failed, 2 refused, 128 + n stopped by signal n."""
+    """Carries out a run; returns the exit code: 0 done, 1 failed, 2 refused, HELD, 128 + n stopped by signal n."""
     sleep_while_waiting()
     from ebmbench.engine.execute import execute, last_line
     from ebmbench.engine.summary import summary, table
@@ -32,6 +36,9 @@ def run_job(config_yaml: str, sweep_folder: str) -> int:
     except Interrupted as stopped:
         print(f"{stopped}; a checkpoint is in {config.run_dir}", flush=True)
         return stopped.exit_code
+    except HeldError as error:
+        print(error, flush=True)
+        return HELD
     except UserError as error:
         write_error(note, str(error))
         return 2

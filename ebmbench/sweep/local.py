@@ -21,7 +21,7 @@ import torch
 from ebmbench.config.run import RunConfig
 from ebmbench.engine.runs import read_state
 from ebmbench.report.planned import error_path
-from ebmbench.sweep.job import run_job, write_error
+from ebmbench.sweep.job import HELD, run_job, write_error
 from ebmbench.sweep.watch import Watch
 from ebmbench.system.interrupt import stopping_signals
 
@@ -104,11 +104,18 @@ def run_pool(
                     watch.say(f"killed  {config.run_id}  {seconds:.1f} s; it starts again ({which})")
                     continue
                 codes[config.run_id] = code = _exit_code(process, config, folder, starts[config.run_id])
-                word = read_state(config.run_dir) if code == 0 else ("stopped" if code > 128 else "FAILED")
+                word = _word(code, config)
                 watch.say(f"[{len(codes)}/{len(configs)}] {word:9}{config.run_id}  {seconds:.1f} s")
             watch.refresh()
             stop.pass_on([process for _, _, process, _ in active.values()])
     return codes
+
+
+def _word(code: int, config: RunConfig) -> str:
+    """Returns how a job ended, in a word."""
+    if code == 0:
+        return read_state(config.run_dir)
+    return "held" if code == HELD else "stopped" if code > 128 else "FAILED"
 
 
 def _was_killed(process: Any) -> bool:

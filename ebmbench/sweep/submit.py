@@ -22,6 +22,7 @@ from ebmbench.report.frame import Run
 from ebmbench.report.planned import Plan, sweep_dir
 from ebmbench.sweep import local, slurm
 from ebmbench.sweep.estimate import estimate
+from ebmbench.sweep.job import HELD
 from ebmbench.sweep.plan import make_folder, write_plan
 from ebmbench.sweep.status import ACTIVE, counts, job_states, record_submission
 from ebmbench.system.locking import Lock
@@ -153,10 +154,14 @@ def submit(
         codes = local.run_pool(configs, slots, folder, _count(settings.get("max_num_restarts")))
     states = job_states(plan, results_dir)
     print(f"{plan.name}: {counts(states)}")
+    started = [state for state in states if state.job.run_id in codes]
+    held = [s for s in started if codes[s.job.run_id] == HELD and s.state not in (*FINISHED, "failed", "damaged")]
+    for state in held:
+        print(f"  another process works on {state.job.run_id}  {state.detail}".rstrip())
     failed = [
         state
-        for state in states
-        if state.job.run_id in codes
+        for state in started
+        if state not in held
         and (state.state not in FINISHED or all_diverged(state.job.run_config(results_dir).run_dir))
     ]
     for state in failed:

@@ -18,6 +18,7 @@ from ebmbench.engine.runs import FINISHED
 from ebmbench.report.frame import Run, planned_run
 from ebmbench.report.planned import Job, Plan, sweep_dir
 from ebmbench.sweep import local
+from ebmbench.sweep.job import HELD
 from ebmbench.sweep.plan import make_folder
 from ebmbench.system.locking import Lock, is_held
 
@@ -45,10 +46,12 @@ def work(plan: Plan, results_dir: Path, at_a_time: int | None = None) -> int:
             job = _claim(left, folder, at_a_time, locks)
             if job is not None:
                 slot = local.Slot({}, torch.get_num_threads())
-                codes |= local.run_pool([job.run_config(results_dir)], [slot], folder)
-                if codes.get(job.run_id, 130) > 128:
+                code = local.run_pool([job.run_config(results_dir)], [slot], folder).get(job.run_id, 130)
+                if code > 128:
                     return 130
-                continue
+                if code != HELD:
+                    codes[job.run_id] = code
+                    continue
         time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))
     return 1 if any(codes.values()) else 0
 

@@ -35,6 +35,10 @@ _SETTLE = 0.1
 _PATIENCE = 0.5  # somebody who only asks `is_held` holds the lock for an instant
 
 
+class HeldError(UserError):
+    """Another process holds a lock."""
+
+
 class Lock:
     """An exclusive lock named by a file."""
 
@@ -47,13 +51,13 @@ class Lock:
         """Takes the lock.
 
         Raises:
-            UserError: another process holds it.
+            HeldError: another process holds it.
         """
         give_up = time.monotonic() + _PATIENCE
         while not self.take():
             if time.monotonic() > give_up:
                 folder, holder = self.path.parent, _holder(self.path)
-                raise UserError(f"{folder} is being worked on by {holder}; wait for it to end, or stop it first")
+                raise HeldError(f"{folder} is being worked on by {holder}; wait for it to end, or stop it first")
             time.sleep(0.005)
 
     def take(self) -> bool:

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 
 from ebmbench.cli.main import main
+from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine.runs import Status
 from ebmbench.report.planned import read_plan
@@ -30,7 +31,7 @@ from ebmbench.sweep.status import job_states
 from ebmbench.sweep.submit import launcher_settings
 from ebmbench.sweep.watch import Watch
 from ebmbench.system.locking import Lock
-from tests.sweep.made import sweep
+from tests.sweep.made import make_status, sweep
 
 SWEEP = """\
 # @package _global_
@@ -225,6 +226,31 @@ def test_two_submissions_of_one_sweep_do_not_meet(place: Path) -> None:
             sweep(["submit", "own"])
     finally:
         lock.release()
+
+
+def test_a_job_that_another_process_has_taken_meanwhile_has_not_failed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sweep(place, "sm,nce")
+    results, run_pool, locks = place / "results", local.run_pool, []
+
+    def taken_just_before(configs: list[RunConfig], *more: object) -> dict[str, int]:
+        job = read_plan(results, "own").jobs[0]
+        folder = make_status(job, results, "running", step=1, num_steps=2)
+        locks.append(Lock(folder / "lock"))
+        locks[0].acquire()
+        return run_pool(configs, *more)
+
+    monkeypatch.setattr(local, "run_pool", taken_just_before)
+    try:
+        assert sweep(["submit", "own", "device=cpu", "threads=1"]) == 0
+    finally:
+        locks[0].release()
+    said = capsys.readouterr()
+    name = read_plan(results, "own").jobs[0].run_id
+    assert re.search(rf"\[\d/2\] held +{name}", said.out) and "FAILED" not in said.out + said.err
+    assert "own: 1 done, 1 running" in said.out and f"another process works on {name}  step 1 of 2" in said.out
+    assert not list((results / "sweeps" / "own").glob("errors/*")) and states(place)["sm"] == "interrupted"
 
 
 def test_jobs_are_spread_over_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

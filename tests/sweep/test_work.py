@@ -74,6 +74,16 @@ def test_no_more_jobs_than_allowed(place: Path, monkeypatch: pytest.MonkeyPatch)
     locks[0].release()
 
 
+def test_a_job_that_somebody_else_has_taken_is_waited_for(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    results = submitted(place, "sm")
+    (folder := results / "runs" / read_plan(results, "own").jobs[0].run_id).mkdir(parents=True)
+    lock = Lock(folder / "lock")
+    lock.acquire()  # as `sweep submit` has it before it says that it runs
+    monkeypatch.setattr(worker, "time", type("Time", (), {"sleep": lambda seconds: lock.release()}))
+    assert worker.work(read_plan(results, "own"), results) == 0
+    assert said(results) == "1 done"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("hosts", [1, 2])

@@ -21,7 +21,7 @@ from ebmbench.tasks.regression.data import function, transforms
 from ebmbench.tasks.regression.data.base import Split, check_targets, discrete_notes, far_notes
 from ebmbench.tasks.regression.data.function import arrays_split
 from ebmbench.tasks.regression.data.images import Images
-from ebmbench.tasks.regression.data.table import UCI, Table, read_table
+from ebmbench.tasks.regression.data.table import PUBLISHED, UCI, Table, read_table
 from ebmbench.tasks.regression.data.written import numeric
 from ebmbench.tasks.regression.scaling import Scaling
 
@@ -338,6 +338,25 @@ def test_a_split_that_is_none_is_one_sentence(tmp_path: Path, content: str | Non
     with pytest.raises(UserError) as error:
         data.load()
     assert sentence in str(error.value) and "\n" not in str(error.value)
+
+
+def test_uci_sets_go_by_their_contents_and_the_published_ones_by_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def identity(folder: str, csv: str, splits: str, name: str = "mine") -> dict[str, object]:
+        (place := tmp_path / folder / name).mkdir(parents=True)
+        (place / "data.csv").write_text(csv)
+        (place / "splits.json").write_text(splits)
+        return UCI(name=name, root=str(tmp_path / folder)).identity()
+
+    one = identity("one", PLAIN, '{"test": [[1]]}')
+    assert identity("moved", PLAIN, '{"test": [[1]]}') == one
+    others = [identity("two", PLAIN + "1,2,3\n", '{"test": [[1]]}'), identity("three", PLAIN, '{"test": [[2]]}')]
+    assert one not in others and others[0] != others[1]
+    monkeypatch.setitem(PUBLISHED, "mine", one["contents"])
+    assert UCI(name="mine", root=str(tmp_path / "one")).identity() == UCI(name="mine").identity()
+    assert "contents" in identity("renamed", PLAIN, '{"test": [[1]]}', "other")
+    assert "contents" in UCI(name="mine", root=str(tmp_path / "two")).identity()
 
 
 def test_a_split_too_many_is_one_sentence(tmp_path: Path) -> None:
