@@ -36,7 +36,7 @@ CHUNK = 2**19
 VALIDATION_ROWS, VALIDATION_SAMPLES = 128, 256
 """Rows at a time, and importance samples for each, where there are several targets."""
 PATIENT_STEPS = 4000
-"""Steps without a lower validation NLL that end training, where the epochs of `trainer.patience` are more of them."""
+"""Steps without a lower validation NLL that end training where `trainer.patience` is its default, if they are fewer."""
 KEPT_DRAWS = 64
 """Chunks of validation rows whose importance samples are kept from epoch to epoch."""
 
@@ -62,7 +62,9 @@ class FitLearner(RegressionLearner):
         stack = task.network.stack(tuple(x.shape[1:]), y.shape[1], Place(seeds, device, backend=setup.backend))
         super().__init__(stack, x, y, setup.method, setup.proposal, seeds, trainer.epochs, trainer.batch_size)
         self.trainer = trainer
-        self.patience = trainer.patience and min(trainer.patience, math.ceil(PATIENT_STEPS / self.steps_per_row))
+        self.patience = trainer.patience
+        if self.patience == type(trainer).model_fields["patience"].default:
+            self.patience = min(self.patience, math.ceil(PATIENT_STEPS / self.steps_per_row))
         self.val = self.standardised(self.split.val.x, self.split.val.y, device)
         self.nodes = NodeDensity.of(y[:, 0], task.base).to(device) if y.shape[1] == 1 else None
         self.partition_nodes = 0

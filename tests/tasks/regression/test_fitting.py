@@ -72,10 +72,12 @@ def fit(made: FitLearner, folder: Path, stops: tuple[int, ...] = (), again: Any 
     return made
 
 
-def test_patience_is_epochs_and_no_more_of_them_than_4000_steps(line: str) -> None:
+def test_patience_is_epochs_and_its_default_no_more_of_them_than_4000_steps(line: str) -> None:
     words = ("data=function", line)
-    assert learner(*words, "trainer.patience=30").patience == 30  # six steps each
-    assert learner(*words, "trainer.batch_size=1", "trainer.patience=30").patience == 11  # 384 steps each
+    assert learner(*words).patience == 50  # six steps each
+    assert learner(*words, "trainer.batch_size=1").patience == 11  # 384 steps each
+    assert learner(*words, "trainer.batch_size=1", "trainer.patience=500").patience == 500
+    assert learner(*words, "trainer.batch_size=1", "trainer.patience=30").patience == 30
     assert learner(*words, "trainer.batch_size=1", "trainer.patience=null").patience is None
 
 
