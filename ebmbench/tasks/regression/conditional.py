@@ -25,7 +25,7 @@ TAIL_POINTS = 65
 """Nodes over the whole reach of the base density, beside those where training targets are."""
 HALVES_APART, LARGEST_SHARE = 0.1, 0.3
 """Nodes are too few if half of them give another log Z, by this much, or if one of them has this share of Z."""
-NEAR_NODES, NEAREST, FARTHEST = 48, 1e-5, 1.0
+NEAR_NODES, NEAREST, FARTHEST = 32, 3e-5, 0.3
 """Further nodes around a target in training, and the least and the largest offset of them from it."""
 
 
@@ -147,10 +147,11 @@ class Conditionals:
         count = self.base.nodes
         middle = (torch.arange(count, dtype=torch.float64, device=x.device) + 0.5) / count
         values = node_values(f, self.nodes, middle.expand(self.seeds, -1), len(x))
-        log_z = log_mean_exp(values).double()
+        log_z = log_mean_exp(values)
         as_node = at_y - self.nodes.log_prob(y.squeeze(1)) - math.log(count) - log_z
-        coarse = are_coarse(values) | (as_node > math.log(LARGEST_SHARE))
+        coarse = are_coarse(values, log_z) | (as_node > math.log(LARGEST_SHARE))
         some = coarse.any(0).nonzero().squeeze(1)
+        log_z = log_z.double()
         for rows in some.split(max(1, len(x) // 8)) if len(some) else ():
             finer = self.grids(x[rows], y[rows, 0]).log_z.view(self.seeds, -1)
             log_z[:, rows] = torch.where(coarse[:, rows], finer, log_z[:, rows])
@@ -196,15 +197,17 @@ def log_mean_exp(values: Tensor) -> Tensor:
     return torch.logsumexp(values, -1) - torch.log(torch.tensor(float(values.shape[-1])))
 
 
-def are_coarse(values: Tensor) -> Tensor:
-    """Returns where nodes are too few for their mean: `[..., M] -> [...]`.
+def are_coarse(values: Tensor, log_z: Tensor) -> Tensor:
+    """Returns where nodes are too few for their mean: `[..., M], [...] -> [...]`.
 
     There half of the nodes give another mean than all of them, or one node has much of it.
+
+    Args:
+        log_z: the logarithm of the mean.
     """
-    whole = log_mean_exp(values)
-    half = log_mean_exp(values[..., ::2])
-    largest = values.amax(-1) - whole - math.log(values.shape[-1])
-    return ((half - whole).abs() > HALVES_APART) | (largest > math.log(LARGEST_SHARE))
+    half = (values[..., ::2] - log_z.unsqueeze(-1)).exp().mean(-1).log()
+    largest = values.amax(-1) - log_z - math.log(values.shape[-1])
+    return (half.abs() > HALVES_APART) | (largest > math.log(LARGEST_SHARE))
 
 
 def trained_log_partition(f: Energy, nodes: NodeDensity, u: Tensor, y: Tensor, near: Tensor) -> Tensor:
@@ -220,21 +223,23 @@ def trained_log_partition(f: Energy, nodes: NodeDensity, u: Tensor, y: Tensor, n
     """
     values = node_values(f, nodes, u, y.shape[1])
     log_z = log_mean_exp(values)
-    y = y.double()
-    place, log_g = (part.unsqueeze(1) for part in nodes.at(u))
     side = 2 * near.unsqueeze(1) - 1
     offset = side.sign() * NEAREST * (side.abs() * math.log(FARTHEST / NEAREST)).exp()
-    counts = math.log(u.shape[-1]), math.log(near.shape[-1])
-    of_nodes = log_g - torch.logaddexp(counts[0] + log_g, counts[1] + _log_uniform(place - y))
-    of_near = -torch.logaddexp(counts[0] + nodes.log_prob(y + offset), counts[1] + _log_uniform(offset))
-    at_near = f((y + offset).unsqueeze(-1).to(values.dtype))
-    finer = torch.logsumexp(torch.cat((values + of_nodes.to(values.dtype), at_near + of_near.to(values.dtype)), -1), -1)
-    coarse = are_coarse(values) | ((finer - log_z).abs() > HALVES_APART)
+    around = y + offset.to(y.dtype)
+    at_near = f(around.unsqueeze(-1))
+    with torch.no_grad():
+        place, log_g = (part.to(y.dtype).unsqueeze(1) for part in nodes.at(u))
+        count, further = u.shape[-1], near.shape[-1]
+        of_nodes = log_g - (count * log_g.exp() + further * _log_uniform(place - y)).log()
+        of_near = -(count * nodes.log_prob(around).to(y.dtype).exp() + further * _log_uniform(around - y)).log()
+    finer = torch.logsumexp(torch.cat((values + of_nodes, at_near + of_near), -1), -1)
+    with torch.no_grad():
+        coarse = are_coarse(values, log_z) | ((finer - log_z).abs() > HALVES_APART)
     return torch.where(coarse, finer, log_z)
 
 
 def _log_uniform(offset: Tensor) -> Tensor:
-    """Returns the log-density of offsets whose logarithm is uniform, on either side of 0."""
+    """Returns the density of offsets whose logarithm is uniform, on either side of 0."""
     distance = offset.abs()
     inside = (distance >= NEAREST) & (distance <= FARTHEST)
-    return torch.where(inside, -(2 * math.log(FARTHEST / NEAREST) * distance).log(), -torch.inf)
+    return torch.where(inside, 1 / (2 * math.log(FARTHEST / NEAREST) * distance), 0.0)

@@ -66,33 +66,34 @@ class GridDensity:
         return GridDensity(nodes, torch.cat((self.log_values, log_p(y).double()), -1).gather(-1, order))
 
     @cached_property
-    def _log_gaps(self) -> Tensor:
-        """The logarithm of the mass that each cell may hold beyond what its ends show, `[N, G - 1]`.
+    def _gaps(self) -> Tensor:
+        """The mass that each cell may hold beyond what its ends show, over the mass that is seen, `[N, G - 1]`.
 
         Where `log p` is concave it is above the line between a cell's ends, and below the lines through the two nodes
         before the cell and the two after it. These bounds are those of adaptive rejection sampling (Gilks, 1992).
         """
-        left, right, width = self.log_values[:, :-1], self.log_values[:, 1:], self.spacing
+        values, width = self.log_density, self.spacing
+        left, right = values[:, :-1], values[:, 1:]
         # A line through two nodes that are close together is uncertain: it is not drawn out farther than 1024 times.
         slope = (right - left).nan_to_num(0.0, 0.0, 0.0)
         before = torch.nn.functional.pad(slope, (1, 0))[:, :-1] * _ratio(width, torch.roll(width, 1, -1))
         after = torch.nn.functional.pad(slope, (0, 1))[:, 1:] * _ratio(width, torch.roll(width, -1, -1))
         above_right, above_left = left + before - right, right - after - left
         place = above_left / (above_left + above_right)  # where the lines meet
-        peak = left + before * place
-        high = torch.logaddexp(place.log() + _log_mean_exp(left, peak), (-place).log1p() + _log_mean_exp(peak, right))
-        gap = (high - _log_mean_exp(left, right)).clamp(min=1e-12)
-        concave = (above_right > 0) & (above_left > 0) & (width > 0) & high.isfinite()
-        return torch.where(concave, high + torch.log(-torch.expm1(-gap)) + width.log(), -torch.inf)
+        peak = (left + before * place).clamp(max=300)
+        low, high, top = self.density[:, :-1], self.density[:, 1:], peak.exp()
+        most = place * _mean_exp(left, peak, low, top) + (1 - place) * _mean_exp(peak, right, top, high)
+        gap = width * (most - _mean_exp(left, right, low, high))
+        return torch.where((above_right > 0) & (above_left > 0), gap, 0.0)
 
     @cached_property
     def hidden(self) -> Tensor:
         """The mass that may be hidden between nodes, over the mass that they show, `[N]`."""
-        return (torch.logsumexp(self._log_gaps, -1) - self.log_z).clamp(max=50).exp()
+        return self._gaps.sum(-1)
 
     def _within_cells(self, points: int) -> Tensor:
         """Returns nodes at even steps in the cells that may hide the most, `[N, points]`."""
-        cell = self._log_gaps.topk(SEARCHED, -1).indices
+        cell = self._gaps.topk(SEARCHED, -1).indices
         count = points // SEARCHED
         part = (torch.arange(count, dtype=self.y.dtype, device=self.y.device) + 1) / (count + 1)
         low, width = self.y.gather(-1, cell), self.spacing.gather(-1, cell)
@@ -232,12 +233,10 @@ def _ratio(width: Tensor, other: Tensor) -> Tensor:
     return width / torch.maximum(other, width / 1024).clamp(min=1e-300)
 
 
-def _log_mean_exp(a: Tensor, b: Tensor) -> Tensor:
-    """The logarithm of the mean of `exp` over a piece on which its argument goes from a to b on a straight line."""
-    fall = (a - b).abs()
-    return torch.maximum(a, b) + torch.where(
-        fall < 1e-6, -0.5 * fall, (-torch.expm1(-fall) / fall.clamp(min=1e-6)).log()
-    )
+def _mean_exp(a: Tensor, b: Tensor, exp_a: Tensor, exp_b: Tensor) -> Tensor:
+    """The mean of `exp` over a piece on which its argument goes from a to b on a straight line."""
+    fall = a - b
+    return torch.where(fall.abs() < 1e-6, exp_a, (exp_a - exp_b) / fall)
 
 
 def _square_integral(a: Tensor, b: Tensor) -> Tensor:

@@ -114,7 +114,9 @@ def test_the_partition_function_of_training_sees_a_peak_at_the_target() -> None:
         parts, coarse = [], []
         for number in range(50):
             shift = torch.rand(1, 1, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
-            u, near = ((torch.arange(count, dtype=torch.float64) + shift) / count for count in (200, 48))
+            u, near = (
+                (torch.arange(count, dtype=torch.float64) + shift) / count for count in (200, conditional.NEAR_NODES)
+            )
 
             def energy(candidates: Tensor, f: Callable[[Tensor], Tensor] = f) -> Tensor:
                 return f(candidates) + BASE.log_prob(candidates.double())
@@ -128,7 +130,7 @@ def test_the_partition_function_of_training_sees_a_peak_at_the_target() -> None:
 def test_training_on_wide_densities_uses_the_nodes_alone() -> None:
     nodes = conditionals(None).nodes
     assert nodes is not None
-    u, near = torch.arange(200).expand(1, -1) / 200, (torch.arange(48).expand(1, -1) + 0.5) / 48
+    u, near = torch.arange(200).expand(1, -1) / 200, (torch.arange(32).expand(1, -1) + 0.5) / 32
 
     def energy(y: Tensor) -> Tensor:
         slopes = torch.linspace(-1, 1, 5).view(1, 5, 1)
