@@ -17,13 +17,15 @@ from ebmbench.core import registry
 from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.core.errors import UserError
 from ebmbench.core.langevin import langevin
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step
 from ebmbench.engine.execute import energy_evaluations
 from ebmbench.engine.train import Callbacks, CheckpointPlan, Training, train
 from ebmbench.methods.base import Method
+from ebmbench.methods.contrastive import NCE, NCEPlus
 from ebmbench.methods.discrepancy import EnergyDiscrepancy
-from ebmbench.methods.likelihood import MLMCMC
+from ebmbench.methods.likelihood import KLDIS, MLIS, MLMCMC
 from ebmbench.methods.multiscale import MDSM
 from ebmbench.methods.persistent import PCD
 from ebmbench.methods.score import DSM, SM
@@ -347,8 +349,8 @@ def law() -> GaussianLaw:
     return GaussianLaw(x, (SLOPE * x + INTERCEPT + STD * noise).unsqueeze(1))
 
 
-def fit(law: GaussianLaw, method: Method) -> Tensor:
-    """The optimum of the mean loss over all examples, at fixed draws, by L-BFGS."""
+def fit(law: GaussianLaw, method: Method, proposal: Proposal = WIDE, outputs: Tensor | None = None) -> Tensor:
+    """The optimum of the mean loss over all examples, at fixed draws; `outputs` are those of a learned proposal."""
     theta = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     draws = Streams([0], stacked=False).at(0)
     optimizer = torch.optim.LBFGS([theta], max_iter=80, tolerance_change=1e-9, line_search_fn="strong_wolfe")
@@ -356,7 +358,9 @@ def fit(law: GaussianLaw, method: Method) -> Tensor:
     def closure() -> Tensor:
         optimizer.zero_grad()
         heads = {"log_normaliser": lambda: theta[3].expand(EXAMPLES, 1)}
-        loss = method.loss(law.energy(theta), law.y, Step(draws, WIDE, heads)).mean()
+        if outputs is not None:
+            heads["proposal"] = lambda: outputs
+        loss = method.loss(law.energy(theta), law.y, Step(draws, proposal, heads)).mean()
         loss.backward()
         return loss
 
@@ -391,6 +395,39 @@ def test_each_method_recovers_a_known_gaussian(law: GaussianLaw, method: Method,
     if method.networks(1, 1):
         log_z = 0.5 * math.log(2 * math.pi) - 0.5 * theta[2].item()
         assert theta[3].item() == pytest.approx(log_z, abs=0.03)
+
+
+@pytest.mark.parametrize("components", [1, 4])
+@pytest.mark.parametrize(
+    "method",
+    [
+        MLIS(num_samples=128),
+        SNL(num_samples=128),
+        NCE(num_samples=128),
+        NCEPlus(num_samples=128, beta=0.1),
+        KLDIS(num_samples=128, sigma=0.1),
+    ],
+    ids=lambda method: method.name,
+)
+def test_each_sampling_method_recovers_a_gaussian_with_a_learned_proposal(
+    law: GaussianLaw, method: Method, components: int
+) -> None:
+    """Whatever q has learned: its Gaussians are two to four times as wide as the law, their means around the law's."""
+    places = torch.linspace(-0.3, 0.3, components, dtype=torch.float64) if components > 1 else torch.zeros(1).double()
+    means = (SLOPE * law.x + INTERCEPT).unsqueeze(1) + places
+    stds = torch.linspace(0.4, 0.8, components, dtype=torch.float64)
+    outputs = torch.cat((means, (2 * stds.log()).expand(EXAMPLES, -1), torch.zeros_like(means)), 1)
+    proposal = Learned(components=components)
+    theta = fit(law, method, proposal, outputs)
+    variance = STD**2
+    if isinstance(method, KLDIS):
+        variance += method.sigma**2
+    if isinstance(method, NCEPlus):  # the target is (1 − β) y + β ỹ, ỹ ~ q
+        bound = proposal.mixture(law.y, Step(Streams([0], stacked=False).at(0), None, {"proposal": lambda: outputs}))
+        wide = float((places.square() + bound.log_variances[0, :, 0].exp()).mean())
+        variance = (1 - method.beta) ** 2 * variance + method.beta**2 * wide
+    torch.testing.assert_close(theta[:2], torch.tensor([SLOPE, INTERCEPT]).double(), atol=0.02, rtol=0)
+    assert 1 / theta[2].exp().item() == pytest.approx(variance, rel=0.06)
 
 
 def test_the_default_of_sigma0_smooths_a_gaussian_by_itself() -> None:

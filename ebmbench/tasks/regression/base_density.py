@@ -141,6 +141,11 @@ class NodeDensity:
         part = (u - self.cdf[left]) / (self.cdf[left + 1] - self.cdf[left])
         return self.y[left] + part * (self.y[left + 1] - self.y[left]), self.log_g[left]
 
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Returns `log g` at any y of the table's interval: `[...] -> [...]`."""
+        y = y.to(self.y)
+        return self.log_g[(torch.searchsorted(self.y, y.contiguous(), right=True) - 1).clamp(0, len(self.log_g) - 1)]
+
     def to(self, device: torch.device) -> NodeDensity:
         """Returns it on a device."""
         return NodeDensity(*(getattr(self, name).to(device) for name in ("y", "cdf", "log_g", "centres", "widths")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -22,6 +23,10 @@ NEAR = 0.3
 """The standard deviation of a normal around a target, whose mass is not to be missed."""
 TAIL_POINTS = 65
 """Nodes over the whole reach of the base density, beside those where training targets are."""
+HALVES_APART, LARGEST_SHARE = 0.1, 0.3
+"""Nodes are too few if half of them give another log Z, by this much, or if one of them has this share of Z."""
+NEAR_NODES, NEAREST, FARTHEST = 32, 3e-5, 0.3
+"""Further nodes around a target in training, and the least and the largest offset of them from it."""
 
 
 class Bound:
@@ -129,10 +134,28 @@ class Conditionals:
             return at_y
         if drawn is not None:
             return at_y - drawn.weighted(f, (self.seeds, len(x))).log_z
+        return at_y - self._log_z(f, x, y, at_y)
+
+    def _log_z(self, f: LogDensity, x: Tensor, y: Tensor, at_y: Tensor) -> Tensor:
+        """Returns log Z of one target, `[S, B]`: on fixed nodes, and where these are too coarse on finer ones.
+
+        Args:
+            y: a target of each row, `[B, 1]`, around which the model is likely to have mass.
+            at_y: the energies there, `[S, B]`.
+        """
         assert self.nodes is not None
         count = self.base.nodes
         middle = (torch.arange(count, dtype=torch.float64, device=x.device) + 0.5) / count
-        return at_y - log_partition(f, self.nodes, middle.expand(self.seeds, -1), len(x)).double()
+        values = node_values(f, self.nodes, middle.expand(self.seeds, -1), len(x))
+        log_z = log_mean_exp(values)
+        as_node = at_y - self.nodes.log_prob(y.squeeze(1)) - math.log(count) - log_z
+        coarse = are_coarse(values, log_z) | (as_node > math.log(LARGEST_SHARE))
+        some = coarse.any(0).nonzero().squeeze(1)
+        log_z = log_z.double()
+        for rows in some.split(max(1, len(x) // 8)) if len(some) else ():
+            finer = self.grids(x[rows], y[rows, 0]).log_z.view(self.seeds, -1)
+            log_z[:, rows] = torch.where(coarse[:, rows], finer, log_z[:, rows])
+        return log_z
 
     def around(self, y: Tensor, count: int, number: int) -> Proposed | None:
         """Returns draws around targets `[B, D]`, where training targets are, and far away: the same for all models.
@@ -156,14 +179,67 @@ def around(y: Tensor, std: float) -> Cloud:
     return Cloud(y.unsqueeze(1), std * torch.eye(y.shape[1], dtype=y.dtype, device=y.device))
 
 
-def log_partition(f: LogDensity, nodes: NodeDensity, u: Tensor, rows: int) -> Tensor:
-    """Returns `log ∫ exp f dy` by the midpoint rule in the node density's variable, `[S, B]`.
+def node_values(f: LogDensity | Energy, nodes: NodeDensity, u: Tensor, rows: int) -> Tensor:
+    """Returns `log(exp f / g)` at nodes, `[S, B, M]`, whose mean is Z by the midpoint rule in g's own variable.
 
     Args:
         f: energies of S models and B rows.
+        nodes: the density g.
         u: places of the nodes in [0, 1], `[S, M]`.
     """
     y, log_g = nodes.at(u)
     y = y.to(torch.float32).unsqueeze(1).expand(-1, rows, -1).unsqueeze(-1)
-    values = f(y) - log_g.to(torch.float32).unsqueeze(1)
-    return torch.logsumexp(values, -1) - torch.log(torch.tensor(float(u.shape[-1])))
+    return f(y) - log_g.to(torch.float32).unsqueeze(1)
+
+
+def log_mean_exp(values: Tensor) -> Tensor:
+    """Returns the logarithm of the mean of `exp(values)`: `[..., M] -> [...]`."""
+    return torch.logsumexp(values, -1) - torch.log(torch.tensor(float(values.shape[-1])))
+
+
+def are_coarse(values: Tensor, log_z: Tensor) -> Tensor:
+    """Returns where nodes are too few for their mean: `[..., M], [...] -> [...]`.
+
+    There half of the nodes give another mean than all of them, or one node has much of it.
+
+    Args:
+        log_z: the logarithm of the mean.
+    """
+    half = (values[..., ::2] - log_z.unsqueeze(-1)).exp().mean(-1).log()
+    largest = values.amax(-1) - log_z - math.log(values.shape[-1])
+    return (half.abs() > HALVES_APART) | (largest > math.log(LARGEST_SHARE))
+
+
+def trained_log_partition(f: Energy, nodes: NodeDensity, u: Tensor, y: Tensor, near: Tensor) -> Tensor:
+    """Returns log Z for training, `[S, B]`: by nodes, and where these are too coarse by further ones around the target.
+
+    A peak at a target that is narrower than the nodes' distance would be met by none of them most of the time, and a
+    model would gain by making it narrower. The offsets of the further nodes from the target are log-uniform. Both kinds
+    are put together by the balance heuristic (Veach and Guibas, 1995), which leaves the estimate of Z unbiased.
+
+    Args:
+        u, near: places in [0, 1] of the nodes of both kinds, `[S, M]` and `[S, K]`.
+        y: the targets, `[S, B, 1]`.
+    """
+    values = node_values(f, nodes, u, y.shape[1])
+    log_z = log_mean_exp(values)
+    side = 2 * near.unsqueeze(1) - 1
+    offset = side.sign() * NEAREST * (side.abs() * math.log(FARTHEST / NEAREST)).exp()
+    around = y + offset.to(y.dtype)
+    at_near = f(around.unsqueeze(-1))
+    with torch.no_grad():
+        place, log_g = (part.to(y.dtype).unsqueeze(1) for part in nodes.at(u))
+        count, further = u.shape[-1], near.shape[-1]
+        of_nodes = log_g - (count * log_g.exp() + further * _log_uniform(place - y)).log()
+        of_near = -(count * nodes.log_prob(around).to(y.dtype).exp() + further * _log_uniform(around - y)).log()
+    finer = torch.logsumexp(torch.cat((values + of_nodes, at_near + of_near), -1), -1)
+    with torch.no_grad():
+        coarse = are_coarse(values, log_z) | ((finer - log_z).abs() > HALVES_APART)
+    return torch.where(coarse, finer, log_z)
+
+
+def _log_uniform(offset: Tensor) -> Tensor:
+    """Returns the density of offsets whose logarithm is uniform, on either side of 0."""
+    distance = offset.abs()
+    inside = (distance >= NEAREST) & (distance <= FARTHEST)
+    return torch.where(inside, 1 / (2 * math.log(FARTHEST / NEAREST) * distance), 0.0)

@@ -14,6 +14,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+HIDDEN = 0.05
+"""The mass that may be hidden between nodes, over the mass they show, from which on more nodes are wanted."""
+SEARCHES, SEARCHED = 6, 8
+"""How often nodes are added where mass may be hidden, at most, and in how many cells at a time."""
+
 LogDensity = Callable[[Tensor], Tensor]
 """`log p` up to a constant: y `[N, G]` -> `[N, G]`."""
 
@@ -42,11 +47,57 @@ class GridDensity:
         made = GridDensity(start, log_p(start).double())
         middle = (torch.arange(points, dtype=torch.float64, device=start.device) + 0.5) / points
         for _ in range(rounds):
-            y = made.quantile(middle, flatten=0.1)
-            values = log_p(y).double()
-            nodes, order = torch.cat((made.y, y), -1).sort(-1)
-            made = GridDensity(nodes, torch.cat((made.log_values, values), -1).gather(-1, order))
+            made = made._with(made.quantile(middle, flatten=0.1), log_p)
+        coarse = (made.hidden > HIDDEN).unsqueeze(-1)
+        if not coarse.any():
+            return made
+        # The other densities get their last node again, which changes nothing.
+        for _ in range(SEARCHES):
+            made = made._with(torch.where(coarse, made._within_cells(points), made.y[:, -1:]), log_p)
+            if not (made.hidden > HIDDEN).any():
+                break
+        for _ in range(rounds):
+            made = made._with(torch.where(coarse, made.quantile(middle, flatten=0.1), made.y[:, -1:]), log_p)
         return made
+
+    def _with(self, y: Tensor, log_p: LogDensity) -> GridDensity:
+        """Returns it with further nodes, `[N, K]`."""
+        nodes, order = torch.cat((self.y, y), -1).sort(-1)
+        return GridDensity(nodes, torch.cat((self.log_values, log_p(y).double()), -1).gather(-1, order))
+
+    @cached_property
+    def _gaps(self) -> Tensor:
+        """The mass that each cell may hold beyond what its ends show, over the mass that is seen, `[N, G - 1]`.
+
+        Where `log p` is concave it is above the line between a cell's ends, and below the lines through the two nodes
+        before the cell and the two after it. These bounds are those of adaptive rejection sampling (Gilks, 1992).
+        """
+        values, width = self.log_density, self.spacing
+        left, right = values[:, :-1], values[:, 1:]
+        # A line through two nodes that are close together is uncertain: it is not drawn out farther than 1024 times.
+        slope = (right - left).nan_to_num(0.0, 0.0, 0.0)
+        before = torch.nn.functional.pad(slope, (1, 0))[:, :-1] * _ratio(width, torch.roll(width, 1, -1))
+        after = torch.nn.functional.pad(slope, (0, 1))[:, 1:] * _ratio(width, torch.roll(width, -1, -1))
+        above_right, above_left = left + before - right, right - after - left
+        place = above_left / (above_left + above_right)  # where the lines meet
+        peak = (left + before * place).clamp(max=300)
+        low, high, top = self.density[:, :-1], self.density[:, 1:], peak.exp()
+        most = place * _mean_exp(left, peak, low, top) + (1 - place) * _mean_exp(peak, right, top, high)
+        gap = width * (most - _mean_exp(left, right, low, high))
+        return torch.where((above_right > 0) & (above_left > 0), gap, 0.0)
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """The mass that may be hidden between nodes, over the mass that they show, `[N]`."""
+        return self._gaps.sum(-1)
+
+    def _within_cells(self, points: int) -> Tensor:
+        """Returns nodes at even steps in the cells that may hide the most, `[N, points]`."""
+        cell = self._gaps.topk(SEARCHED, -1).indices
+        count = points // SEARCHED
+        part = (torch.arange(count, dtype=self.y.dtype, device=self.y.device) + 1) / (count + 1)
+        low, width = self.y.gather(-1, cell), self.spacing.gather(-1, cell)
+        return (low.unsqueeze(-1) + width.unsqueeze(-1) * part).flatten(1)
 
     def mixed(self, count: int) -> GridDensity:
         """Returns the equal mixtures of number k, k + N / count, ... for each k: `[N / count, count·G]`."""
@@ -71,11 +122,13 @@ class GridDensity:
         """How far `log_z` moves when every other node is left out, over 3, `[N]`.
 
         For a smooth integrand the error falls with the square of the spacing, so a third of the difference is its size.
+        Where much may still be hidden between nodes, that is the error.
         """
         last = self.y[:, -1:]
         thin = torch.cat((self.y[:, :-1:2], last), -1)
         values = torch.cat((self.log_values[:, :-1:2], self.log_values[:, -1:]), -1)
-        return (self.log_z - _log_trapezoid(thin, values)).abs() / 3
+        error = (self.log_z - _log_trapezoid(thin, values)).abs() / 3
+        return torch.where(self.hidden > HIDDEN, torch.maximum(error, self.hidden.log1p()), error)
 
     @cached_property
     def log_density(self) -> Tensor:
@@ -173,6 +226,17 @@ def _log_trapezoid(y: Tensor, log_values: Tensor) -> Tensor:
     gaps = torch.nn.functional.pad(y[:, 1:] - y[:, :-1], (1, 1))
     weights = 0.5 * (gaps[:, 1:] + gaps[:, :-1])
     return torch.logsumexp(log_values + weights.log(), dim=-1)
+
+
+def _ratio(width: Tensor, other: Tensor) -> Tensor:
+    """How many times longer cells are than others, at most 1024."""
+    return width / torch.maximum(other, width / 1024).clamp(min=1e-300)
+
+
+def _mean_exp(a: Tensor, b: Tensor, exp_a: Tensor, exp_b: Tensor) -> Tensor:
+    """The mean of `exp` over a piece on which its argument goes from a to b on a straight line."""
+    fall = a - b
+    return torch.where(fall.abs() < 1e-6, exp_a, (exp_a - exp_b) / fall)
 
 
 def _square_integral(a: Tensor, b: Tensor) -> Tensor:

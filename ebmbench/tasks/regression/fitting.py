@@ -37,7 +37,7 @@ CHUNK = 2**19
 VALIDATION_ROWS, VALIDATION_SAMPLES = 128, 256
 """Rows at a time, and importance samples for each, where there are several targets."""
 PATIENT_STEPS = 4000
-"""Steps without a lower validation NLL that end training, where the epochs of `trainer.patience` are more of them."""
+"""Steps without a lower validation NLL that end training where `trainer.patience` is its default, if they are fewer."""
 KEPT_DRAWS = 64
 """Chunks of validation rows whose importance samples are kept from epoch to epoch."""
 
@@ -63,10 +63,14 @@ class FitLearner(RegressionLearner):
         stack = task.network.stack(tuple(x.shape[1:]), y.shape[1], Place(seeds, device, backend=setup.backend))
         super().__init__(stack, x, y, setup.method, setup.proposal, seeds, trainer.epochs, trainer.batch_size)
         self.trainer = trainer
-        self.patience = trainer.patience and min(trainer.patience, math.ceil(PATIENT_STEPS / self.steps_per_row))
+        self.patience = trainer.patience
+        if self.patience == type(trainer).model_fields["patience"].default:
+            self.patience = min(self.patience, math.ceil(PATIENT_STEPS / self.steps_per_row))
         self.val = self.standardised(self.split.val.x, self.split.val.y, device)
         self.nodes = NodeDensity.of(y[:, 0], task.base).to(device) if y.shape[1] == 1 else None
-        self.partition_nodes = 0 if stack.normalised or self.nodes is None else task.base.nodes
+        self.partition_nodes = 0
+        if not stack.normalised and self.nodes is not None:
+            self.partition_nodes = task.base.nodes + conditional.NEAR_NODES
         cloud = Cloud.of_targets(y).to(device) if self.nodes is None else None
         self.conditionals = Conditionals(stack, task.base, self.nodes, cloud, len(self.seeds))
         self.optimizer = eager(torch.optim.AdamW)(
@@ -100,14 +104,15 @@ class FitLearner(RegressionLearner):
         f, features = self.stack.bind(x)
         return (f if self.stack.normalised else WithBase(f, self.task.base)), features
 
-    def log_partition(self, draws: Draws, rows: int) -> Callable[[Energy], Tensor] | None:
+    def log_partition(self, draws: Draws, y: Tensor) -> Callable[[Energy], Tensor] | None:
         """Returns what gives `log Z`: 0 for a normalised model, a quadrature for one target, None for several."""
         if self.stack.normalised:
-            return lambda f: self.y.new_zeros(len(self.seeds), rows)
+            return lambda f: y.new_zeros(y.shape[:-1])
         nodes = self.nodes
         if nodes is None:
             return None
-        return lambda f: conditional.log_partition(f, nodes, self.random_places(draws, self.task.base.nodes), rows)
+        places, near = (self.random_places(draws, count) for count in (self.task.base.nodes, conditional.NEAR_NODES))
+        return lambda f: conditional.trained_log_partition(f, nodes, places, y, near)
 
     @override
     def after_update(self, alive: Tensor) -> None:
@@ -158,9 +163,9 @@ class FitLearner(RegressionLearner):
     def validation_nll(self) -> Tensor:
         """Returns the mean NLL of the standardised validation targets, `[S]` float64.
 
-        For one target log Z is a quadrature on fixed nodes. For several it is an estimate by importance sampling around
-        the targets, with the same random numbers every time: good for choosing an epoch, too low where
-        modes are missed.
+        For one target log Z is a quadrature on fixed nodes, and on finer ones for rows where these are too coarse. For
+        several it is an estimate by importance sampling around the targets, with the same random numbers every time:
+        good for choosing an epoch, too low where modes are missed.
         """
         x, y = self.val
         total = torch.zeros(len(self.seeds), dtype=torch.float64, device=self.device)

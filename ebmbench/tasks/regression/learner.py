@@ -71,8 +71,12 @@ class RegressionLearner(Learner):
         """Returns the energies of a mini-batch x `[S, B, ...]` as methods see them, and the features of x."""
         return self.stack.bind(x)
 
-    def log_partition(self, draws: Draws, rows: int) -> Callable[[Energy], Tensor] | None:
-        """Returns what gives `log Z` of the energies of a mini-batch of B rows, `[S, B]`; None where nothing does."""
+    def log_partition(self, draws: Draws, y: Tensor) -> Callable[[Energy], Tensor] | None:
+        """Returns what gives `log Z` of the energies of a mini-batch, `[S, B]`; None where nothing does.
+
+        Args:
+            y: the targets, `[S, B, D]`.
+        """
         return None
 
     def random_places(self, draws: Draws, count: int) -> Tensor:
@@ -91,7 +95,7 @@ class RegressionLearner(Learner):
         y = self.y[batch]
         draws = self.streams.at(step)
         heads = self.own.heads(features)
-        log_partition = self.log_partition(draws, batch.shape[1])
+        log_partition = self.log_partition(draws, y)
         now = Step(draws, self.proposal, heads, self._recalled(batch), log_partition)
         losses = self.method.loss(f, y, now)
         if not isinstance(losses, Tensor) or losses.shape != y.shape[:-1]:

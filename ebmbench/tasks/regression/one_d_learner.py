@@ -54,13 +54,13 @@ class OneDLearner(RegressionLearner):
         parameters = list(self.parameters.values())
         self.optimizer = eager(torch.optim.Adam)(parameters, lr=trainer.learning_rate, capturable=device.type == "cuda")
 
-    def log_partition(self, draws: Draws, rows: int) -> Callable[[Energy], Tensor]:
+    def log_partition(self, draws: Draws, y: Tensor) -> Callable[[Energy], Tensor]:
         """Returns what gives `log Z` over [-3, 3], by the midpoint rule."""
 
         def partition(f: Energy) -> Tensor:
             nodes = Y_LOW + (Y_HIGH - Y_LOW) * self.random_places(draws, PARTITION_NODES)
-            y = nodes.to(self.dtype).unsqueeze(1).expand(-1, rows, -1).unsqueeze(-1)
-            return torch.logsumexp(f(y), -1) + math.log((Y_HIGH - Y_LOW) / PARTITION_NODES)
+            candidates = nodes.to(self.dtype).unsqueeze(1).expand(-1, y.shape[1], -1).unsqueeze(-1)
+            return torch.logsumexp(f(candidates), -1) + math.log((Y_HIGH - Y_LOW) / PARTITION_NODES)
 
         return partition
 

@@ -24,6 +24,8 @@ EVALUATIONS = 2**20
 """Of f at a time, for one target."""
 ROWS = 32
 """Test rows at a time, for several targets; fixed, so that random numbers do not depend on the number of seeds."""
+LARGEST_ERROR = 0.05
+"""Of log Z that a narrow peak may make, from which on it is said."""
 POINTS = 99
 """Equally likely points that stand for a density where those of several seeds are mixed."""
 
@@ -95,6 +97,7 @@ def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tenso
     """Scores some rows of one target by quadrature: x `[B, ...]` and y `[B, 1]`, both standardised."""
     seeds, unit = conditionals.seeds, float(scaling.y_std[0])
     grids = conditionals.grids(x, y[:, 0])
+    found = (grids.log_z - conditionals.grids(x).log_z).abs()
     target = y[:, 0].double().repeat(seeds)
     f = conditionals.bind(x)(y.unsqueeze(1).expand(seeds, -1, -1, -1)).flatten()
     normalised = conditionals.stack.normalised
@@ -104,7 +107,7 @@ def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tenso
     scores = RowScores(
         log_prob=f - log_z - scaling.log_scale,
         error=torch.zeros_like(f),
-        bias=torch.zeros_like(f) if normalised else grids.error,
+        bias=_bias(grids, found, normalised),
         pit=grids.cdf_at(target.unsqueeze(1)).squeeze(1),
         score=unit * grids.crps(target),
         mean=scaling.raw_y(grids.mean.unsqueeze(1)),
@@ -115,6 +118,20 @@ def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tenso
         d_kl_error=nan,
     )
     return RowScores(*(getattr(scores, field.name).unflatten(0, (seeds, -1)) for field in fields(RowScores)))
+
+
+def _bias(grids: GridDensity, found: Tensor, normalised: bool) -> Tensor:
+    """Returns what is not known of log Z, `[S·B]`.
+
+    Args:
+        found: how far log Z moves if the nodes hold the observation. It must not matter: where a peak is met by this
+            node alone, others are met by none.
+        normalised: log Z is known to be 0; but where the quadrature finds another one, what is made of its nodes (the
+            distribution function, CRPS, mean) is wrong.
+    """
+    error = torch.maximum(found, grids.log_z.abs()) if normalised else torch.maximum(found, grids.error)
+    usual = torch.zeros_like(found) if normalised else grids.error
+    return torch.where(error > LARGEST_ERROR, error, usual)
 
 
 def _d_kl(conditionals: Conditionals, grids: GridDensity, x: Tensor, truth: Truth) -> Tensor:

@@ -42,7 +42,7 @@ class Trainer(Section):
         50,
         ge=1,
         le=1_000_000,
-        description="epochs without a lower validation NLL that end training, or as many as 4000 steps; null: never",
+        description="epochs without a lower validation NLL that end training; null: never; at 50, at most 4000 steps",
     )
     gradient_clip: float | None = Field(None, gt=0, description="largest norm of a model's gradient; null: not clipped")
 

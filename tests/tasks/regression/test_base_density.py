@@ -65,13 +65,15 @@ def test_nodes_integrate_the_base_density_and_narrow_gaussians(base: BaseDensity
     u = ((torch.arange(2000, dtype=torch.float64) + 0.5) / 2000).expand(1, -1)
 
     def log_z(f: object) -> float:
-        return float(conditional.log_partition(f, nodes, u, rows=1))  # type: ignore[arg-type]
+        return float(conditional.log_mean_exp(conditional.node_values(f, nodes, u, rows=1)))  # type: ignore[arg-type]
 
     reached = law(base).cdf(base.reach) - law(base).cdf(-base.reach)
     assert log_z(lambda y: base.log_prob(y.double())) == pytest.approx(math.log(reached), abs=0.02)
     for mean in (-1.0, 0.0, 1.0):
         normal = torch.distributions.Normal(mean, 0.05)
         assert log_z(lambda y, n=normal: n.log_prob(y.squeeze(-1)) + 7) == pytest.approx(7, abs=0.02)
+    places, log_g = nodes.at(u)
+    assert torch.equal(nodes.log_prob(places), log_g)
 
 
 def test_nodes_are_read_back_as_they_were() -> None:

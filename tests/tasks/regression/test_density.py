@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
+from ebmbench.tasks.regression import density
 from ebmbench.tasks.regression.density import (
     GridDensity,
     central_coverage,
@@ -60,6 +62,55 @@ def test_a_narrow_mode_far_from_the_other_is_found_if_a_node_is_near() -> None:
     made = GridDensity.refined(two, START.unsqueeze(0), rounds=3)
     assert float(made.log_z) == pytest.approx(0, abs=0.01)
     assert float(made.cdf_at(torch.tensor([[0.0]]))) == pytest.approx(0.3, abs=0.01)
+
+
+def two_modes(centre: torch.Tensor, std: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """log p of two equal Gaussians of a standard deviation, at 0.73 on either side of the centres `[N]`."""
+
+    def log_p(y: torch.Tensor) -> torch.Tensor:
+        modes = [-0.5 * ((y - centre.unsqueeze(1) - side) / std).square() for side in (-0.73, 0.73)]
+        return torch.logaddexp(*modes) - math.log(2 * std * math.sqrt(2 * math.pi))
+
+    return log_p
+
+
+@pytest.mark.parametrize("std", [0.03, 0.01, 0.003, 0.001])
+def test_two_modes_that_are_narrower_than_the_nodes_are_both_found(std: float) -> None:
+    """The nodes are 0.1 apart. Without a search where mass may hide one mode is lost: log Z is 0.69 off."""
+    centre = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    made = GridDensity.refined(two_modes(centre, std), START.expand(200, -1))
+    assert float(made.log_z.abs().max()) < 0.03
+    np.testing.assert_allclose(made.cdf_at(centre.unsqueeze(1)), 0.5, atol=0.02)
+    ends = made.quantile(torch.tensor([0.25, 0.75]))
+    np.testing.assert_allclose(ends, centre.unsqueeze(1) + torch.tensor([-0.73, 0.73]), atol=0.1 * std)
+
+
+def test_a_density_that_needs_no_search_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Alone it gets no further node, and beside one that needs a search its scores stay what they are."""
+    means, wide, narrow = [0.3, -2.0, 0.43], [1.0, 0.2, 0.5], two_modes(torch.tensor([0.43]).double(), 0.001)
+
+    def log_p(y: torch.Tensor) -> torch.Tensor:
+        values = [-0.5 * ((y[k : k + 1] - means[k]) / wide[k]).square() for k in range(len(y))]
+        return torch.cat(values[:2] + [narrow(y[2:])][: len(y) - 2])
+
+    together = GridDensity.refined(log_p, START.expand(3, -1))
+    monkeypatch.setattr(density, "HIDDEN", math.inf)
+    alone = GridDensity.refined(log_p, START.expand(2, -1))
+    assert alone.y.shape[-1] == 401 + 2 * 160 < together.y.shape[-1]
+    y = torch.tensor([0.1, -2.3, 1.16], dtype=torch.float64)
+    for name in ("log_z", "error", "mean", "variance", "mode"):
+        torch.testing.assert_close(getattr(together, name)[:2], getattr(alone, name), atol=1e-12, rtol=0, msg=name)
+    torch.testing.assert_close(together.crps(y)[:2], alone.crps(y[:2]), atol=1e-12, rtol=0)
+    assert float(together.log_z[2].abs()) < 0.02
+
+
+def test_mass_that_may_still_be_hidden_is_the_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(density, "SEARCHES", 0)
+    centre = torch.rand(200, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    made = GridDensity.refined(two_modes(centre, 0.003), START.expand(200, -1), rounds=1)
+    wrong = made.log_z.abs() > 0.1
+    assert wrong.any()
+    assert bool((made.error[wrong] > 0.1).all())
 
 
 def test_crps_of_a_gaussian_in_closed_form() -> None:

@@ -72,10 +72,12 @@ def fit(made: FitLearner, folder: Path, stops: tuple[int, ...] = (), again: Any 
     return made
 
 
-def test_patience_is_epochs_and_no_more_of_them_than_4000_steps(line: str) -> None:
+def test_patience_is_epochs_and_its_default_no_more_of_them_than_4000_steps(line: str) -> None:
     words = ("data=function", line)
-    assert learner(*words, "trainer.patience=30").patience == 30  # six steps each
-    assert learner(*words, "trainer.batch_size=1", "trainer.patience=30").patience == 11  # 384 steps each
+    assert learner(*words).patience == 50  # six steps each
+    assert learner(*words, "trainer.batch_size=1").patience == 11  # 384 steps each
+    assert learner(*words, "trainer.batch_size=1", "trainer.patience=500").patience == 500
+    assert learner(*words, "trainer.batch_size=1", "trainer.patience=30").patience == 30
     assert learner(*words, "trainer.batch_size=1", "trainer.patience=null").patience is None
 
 
@@ -136,7 +138,8 @@ def test_the_partition_function_of_training_is_unbiased(line: str) -> None:
     made = learner("data=function", line)
     rows = torch.arange(8).expand(2, -1)
     f, _ = made.bind(made.x[rows])
-    parts = [made.log_partition(made.streams.at(number), 8)(f) for number in range(200)]  # type: ignore[misc]
+    y = made.y[rows]
+    parts = [made.log_partition(made.streams.at(number), y)(f) for number in range(200)]  # type: ignore[misc]
     mean = torch.stack(parts).double().exp().mean(0).log()
     fine = made.conditionals.grids(made.x[:8]).log_z.view(2, 8)
     torch.testing.assert_close(mean, fine, atol=5e-3, rtol=0)
