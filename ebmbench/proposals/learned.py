@@ -51,6 +51,10 @@ class Learned(Proposal):
     φ learns by `log 1/M Σ_m exp(f(y_m)) / q_φ(y_m)` with f and the samples held (`importance`): the gradient of
     KL(model ‖ q_φ), by the model's own importance weights. Or it learns by `−log q_φ(y_i)` (`nll`). The method's own
     loss passes no gradient to φ.
+
+    Where q_φ puts no samples, nothing holds f down, and `importance` does not bring q_φ back there. With K = 1 this
+    happened to one of two seeds of snl on 1D dataset 1 (M = 128): for x < −1.6 its mass was at y = 3, where no data are;
+    D_KL was 1.31, and 0.09 for the other seed. With `nll` both had at most 0.04, with K = 4 at most 0.08.
     """
 
     name = "learned"
