@@ -53,8 +53,8 @@ class Learned(Proposal):
     loss passes no gradient to φ.
 
     Where q_φ puts no samples, nothing holds f down, and `importance` does not bring q_φ back there. With K = 1 this
-    happened to one of two seeds of snl on 1D dataset 1 (M = 128): for x < −1.6 its mass was at y = 3, where no data are;
-    D_KL was 1.31, and 0.09 for the other seed. With `nll` both had at most 0.04, with K = 4 at most 0.08.
+    happened to one of two seeds of snl on 1D dataset 1 (M = 128): for x < −1.6 its mass was at y = 3, far from all
+    data. D_KL was 1.31, and 0.09 for the other seed; with `nll` at most 0.04, with K = 4 at most 0.08 for both.
     """
 
     name = "learned"
