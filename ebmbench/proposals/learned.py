@@ -51,6 +51,11 @@ class Learned(Proposal):
     φ learns by `log 1/M Σ_m exp(f(y_m)) / q_φ(y_m)` with f and the samples held (`importance`): the gradient of
     KL(model ‖ q_φ), by the model's own importance weights. Or it learns by `−log q_φ(y_i)` (`nll`). The method's own
     loss passes no gradient to φ.
+
+    Where q_φ puts no samples, nothing holds f down, and neither loss looks for it. Of snl with K = 1 and M = 128, two
+    seeds a case: on 1D dataset 1 `importance` had D_KL 1.31 and 0.09 (for x < −1.6 the first one's mass was at y = 3,
+    far from all data), `nll` 0.03 and 0.04. On dataset 2 `importance` had 0.16 and 0.21, `nll` 0.56 and 1.49. With
+    K = 4 `importance` had 0.08 and 0.04 on dataset 1: take more than one Gaussian.
     """
 
     name = "learned"
