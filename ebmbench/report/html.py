@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -177,36 +177,33 @@ COMPARISONS = ("comparisons", "pairs", "audit")
 
 def score_tables(results: Results) -> list[Table]:
     """Returns the tables that a sweep asks for; else scores and cost per dataset, and every variant."""
+    if results.tables:
+        return _asked(results, compares=False)
     if results.done.empty:
         return []
-    if results.tables:
-        return [table for kind, table in _asked(results) if kind not in COMPARISONS]
     made = [*tables.score_tables(results.comparison, [], {}), *tables.cost_tables(results.comparison, [], {})]
     return [*made, *(tables.variant_tables(results.done, results.axes, {}) if results.varies else [])]
 
 
 def comparison_tables(results: Results) -> list[Table]:
     """Returns paired comparisons, and what becomes of the ranking by other rules or other draws of the data."""
+    if results.tables:
+        return _asked(results, compares=True)
     if results.done.empty:
         return []
-    if results.tables:
-        return [table for kind, table in _asked(results) if kind in COMPARISONS]
-    several = results.comparison.groupby("label")["method"].transform("nunique") > 1
-    compared = results.comparison[several]
+    compared = results.comparison[results.comparison.groupby("label")["method"].transform("nunique") > 1]
     made: list[Table] = []
-    for make in (tables.comparison_tables, tables.pair_tables, tables.audit_tables) if len(compared) else ():
-        made += make(compared, [], {})
+    for kind in COMPARISONS if len(compared) else ():
+        made += tables.KINDS[kind](compared, [], {})
     for task, part in results.done.groupby("task", sort=True):
         if task_of(str(task)).draw_setting in results.axes:
             made += tables.draw_tables(part, results.axes, {})
     return made
 
 
-def _asked(results: Results) -> Iterator[tuple[str, Table]]:
-    """Yields the tables that a sweep asks for, each with its kind."""
-    for kind, options in map(tables.parse_entry, results.tables):
-        for table in tables.KINDS[kind](results.done, results.axes, options):
-            yield kind, table
+def _asked(results: Results, compares: bool) -> list[Table]:
+    """Returns the tables that a sweep asks for: those of COMPARISONS, or the others."""
+    return [table for kind, table in tables.asked(results) if (kind in COMPARISONS) == compares]
 
 
 def facts(results: Results) -> dict[str, str]:

@@ -85,10 +85,7 @@ def build(results: Results) -> dict[str, str]:
     Raises:
         UserError: the sweep asks for a table that is not known.
     """
-    made: list[Table] = []
-    for entry in results.tables:
-        kind, options = parse_entry(entry)
-        made += KINDS[kind](results.done, results.axes, options) if len(results.done) else []
+    made = [table for _, table in asked(results)]
     numbers: dict[str, list[pd.DataFrame]] = {}
     for table in made:
         if table.file and table.data is not None and len(table.data):
@@ -96,6 +93,13 @@ def build(results: Results) -> dict[str, str]:
     files = {name: csv_text(pd.concat(parts, ignore_index=True)) for name, parts in numbers.items()}
     origin = provenance(results)
     return {"tables.md": _markdown(made, results, origin), "tables.tex": _latex(made, results, origin), **files}
+
+
+def asked(results: Results) -> Iterator[tuple[str, Table]]:
+    """Yields the tables that a sweep asks for, each with its kind; none where no run is done."""
+    for kind, options in map(parse_entry, results.tables):
+        for table in KINDS[kind](results.done, results.axes, options) if len(results.done) else ():
+            yield kind, table
 
 
 def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:

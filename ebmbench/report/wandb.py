@@ -172,7 +172,7 @@ def _coordinates(results: Results, label: str, wr: Any) -> list[Any]:
     varied = {key for keys in results.varied.values() for key in keys}
     for run in _runs(results, label):
         for key, value in run.settings.items():
-            if value is not None and (key in varied or reported.has_symbol(key, task, run.method)):
+            if value is not None and (key in varied or reported.sign(key, task, run.method)):
                 values.setdefault(key, []).append(value)
                 methods.setdefault(key, []).append(run.method)
     headline = results.done.loc[results.done["label"] == label, metric.name].dropna().tolist()
