@@ -209,12 +209,11 @@ def _asked(results: Results, compares: bool) -> list[Table]:
 def facts(results: Results) -> dict[str, str]:
     """Returns what stands below the title of the page."""
     done = results.done
-    commits = sorted({str(commit) for commit in done["commit"].dropna()})
     times = sorted(_minute(str(time)) for time in done["finished"].dropna())
     return {
         "models": str(len(done)),
         "datasets": ", ".join(dict.fromkeys(done["label"])) or "none",
-        "commit": ("; " if any("," in commit for commit in commits) else ", ").join(commits) or "unknown",
+        "commit": tables.commits_of(done),
         "finished": f"{times[0]} to {times[-1]}" if times else "unknown",
     }
 
@@ -403,9 +402,8 @@ def settings_table(results: Results) -> Table | None:
     if not any(by_cell.values()):
         return None
     keys = list(dict.fromkeys(key for values in by_cell.values() for key in values))
-    order = {method: place for place, method in enumerate(palette.in_order({method for _, method in by_cell}))}
     rows = []
-    for (label, method), values in sorted(by_cell.items(), key=lambda item: (item[0][0], order[item[0][1]])):
+    for (label, method), values in sorted(by_cell.items(), key=lambda item: (item[0][0], palette.place(item[0][1]))):
         texts = [", ".join(number(v) if isinstance(v, float) else str(v) for v in values.get(key, [])) for key in keys]
         rows.append([Cell(label), method_cell(method), *(Cell(text) for text in texts)])
     return Table(
@@ -428,8 +426,7 @@ def example_images(results: Results) -> list[Example]:
     """Returns the pictures of the compared runs that their tasks name, all methods' first, then the next."""
     compared = set(results.comparison["run_id"])
     runs = [run for run in results.runs if run.job.run_id in compared and run.state in FINISHED]
-    order = {method: place for place, method in enumerate(palette.in_order({run.method for run in runs}))}
-    runs.sort(key=lambda run: (run.label, order[run.method]))
+    runs.sort(key=lambda run: (run.label, palette.place(run.method)))
     found: list[Example] = []
     size = 0
     for name in dict.fromkeys(name for task in results.tasks.values() for name in task.images):
