@@ -210,7 +210,7 @@ def _component(cls: type[Component]) -> list[str]:
     lines += [*([""] if facts else []), *facts, "", "settings", *_settings(cls, f"{cls.group.replace('/', '.')}.")]
     if issubclass(cls, Task):
         lines += ["", "settings of training", *_settings(cls.Trainer, "trainer.")]
-        lines += ["", "metrics", *_rows([(m.name, _metric(m.title or m.label, m.better)) for m in cls.metrics])]
+        lines += ["", "metrics", *_rows([(m.name, _metric(m.heading, m.better)) for m in cls.metrics])]
     if cls.group == "method" and (values := _tabled(cls.registered())):
         lines += ["", "values that conf/settings/ gives instead of the defaults", *_rows(values)]
     return lines

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable
+from typing import Any
 
 from ebmbench.core import registry
 
@@ -30,8 +31,13 @@ UNKNOWN_COLOR, UNKNOWN_MARKER = "#5b5c5e", "o"
 
 def in_order(names: Iterable[object]) -> list[object]:
     """Returns different methods in the order in which tables and legends show them; anything else ascending."""
-    place = {name: index for index, name in enumerate(registry.known("method"))}
-    return sorted(set(names), key=lambda name: (place.get(method_of(name), len(place)), name))
+    return sorted(set(names), key=place)
+
+
+def place(name: object) -> tuple[int, Any]:
+    """Returns what sorts methods in this order."""
+    known = list(registry.known("method"))
+    return known.index(method) if (method := method_of(name)) in known else len(known), name
 
 
 def method_of(name: object) -> str:

@@ -332,8 +332,7 @@ def results_text(results_dir: Path) -> str:
 
 
 def _column_head(group: Group, records: Sequence[Row]) -> str:
-    arrow = {"lower": "↓", "higher": "↑"}.get(str(group.headline.better), "")
-    return f"{group.title}: {group.headline.label} {arrow} ({records[0]['seeds']} seeds)"
+    return f"{group.title}: {group.headline.label} {group.headline.arrow} ({records[0]['seeds']} seeds)"
 
 
 def _marked_cell(records: Sequence[Row], method: object) -> Cell:

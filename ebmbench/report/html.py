@@ -13,7 +13,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -177,47 +177,43 @@ COMPARISONS = ("comparisons", "pairs", "audit")
 
 def score_tables(results: Results) -> list[Table]:
     """Returns the tables that a sweep asks for; else scores and cost per dataset, and every variant."""
+    if results.tables:
+        return _asked(results, compares=False)
     if results.done.empty:
         return []
-    if results.tables:
-        return [table for kind, table in _asked(results) if kind not in COMPARISONS]
     made = [*tables.score_tables(results.comparison, [], {}), *tables.cost_tables(results.comparison, [], {})]
     return [*made, *(tables.variant_tables(results.done, results.axes, {}) if results.varies else [])]
 
 
 def comparison_tables(results: Results) -> list[Table]:
     """Returns paired comparisons, and what becomes of the ranking by other rules or other draws of the data."""
+    if results.tables:
+        return _asked(results, compares=True)
     if results.done.empty:
         return []
-    if results.tables:
-        return [table for kind, table in _asked(results) if kind in COMPARISONS]
-    several = results.comparison.groupby("label")["method"].transform("nunique") > 1
-    compared = results.comparison[several]
+    compared = results.comparison[results.comparison.groupby("label")["method"].transform("nunique") > 1]
     made: list[Table] = []
-    for make in (tables.comparison_tables, tables.pair_tables, tables.audit_tables) if len(compared) else ():
-        made += make(compared, [], {})
+    for kind in COMPARISONS if len(compared) else ():
+        made += tables.KINDS[kind](compared, [], {})
     for task, part in results.done.groupby("task", sort=True):
         if task_of(str(task)).draw_setting in results.axes:
             made += tables.draw_tables(part, results.axes, {})
     return made
 
 
-def _asked(results: Results) -> Iterator[tuple[str, Table]]:
-    """Yields the tables that a sweep asks for, each with its kind."""
-    for kind, options in map(tables.parse_entry, results.tables):
-        for table in tables.KINDS[kind](results.done, results.axes, options):
-            yield kind, table
+def _asked(results: Results, compares: bool) -> list[Table]:
+    """Returns the tables that a sweep asks for: those of COMPARISONS, or the others."""
+    return [table for kind, table in tables.asked(results) if (kind in COMPARISONS) == compares]
 
 
 def facts(results: Results) -> dict[str, str]:
     """Returns what stands below the title of the page."""
     done = results.done
-    commits = sorted({str(commit) for commit in done["commit"].dropna()})
     times = sorted(_minute(str(time)) for time in done["finished"].dropna())
     return {
         "models": str(len(done)),
         "datasets": ", ".join(dict.fromkeys(done["label"])) or "none",
-        "commit": ("; " if any("," in commit for commit in commits) else ", ").join(commits) or "unknown",
+        "commit": tables.commits_of(done),
         "finished": f"{times[0]} to {times[-1]}" if times else "unknown",
     }
 
@@ -406,9 +402,8 @@ def settings_table(results: Results) -> Table | None:
     if not any(by_cell.values()):
         return None
     keys = list(dict.fromkeys(key for values in by_cell.values() for key in values))
-    order = {method: place for place, method in enumerate(palette.in_order({method for _, method in by_cell}))}
     rows = []
-    for (label, method), values in sorted(by_cell.items(), key=lambda item: (item[0][0], order[item[0][1]])):
+    for (label, method), values in sorted(by_cell.items(), key=lambda item: (item[0][0], palette.place(item[0][1]))):
         texts = [", ".join(number(v) if isinstance(v, float) else str(v) for v in values.get(key, [])) for key in keys]
         rows.append([Cell(label), method_cell(method), *(Cell(text) for text in texts)])
     return Table(
@@ -431,8 +426,7 @@ def example_images(results: Results) -> list[Example]:
     """Returns the pictures of the compared runs that their tasks name, all methods' first, then the next."""
     compared = set(results.comparison["run_id"])
     runs = [run for run in results.runs if run.job.run_id in compared and run.state in FINISHED]
-    order = {method: place for place, method in enumerate(palette.in_order({run.method for run in runs}))}
-    runs.sort(key=lambda run: (run.label, order[run.method]))
+    runs.sort(key=lambda run: (run.label, palette.place(run.method)))
     found: list[Example] = []
     size = 0
     for name in dict.fromkeys(name for task in results.tasks.values() for name in task.images):

@@ -137,13 +137,8 @@ def _labelled(results: Results, label: str) -> pd.DataFrame:
     return results.models[results.models["label"] == label]
 
 
-def _title(metric: Metric) -> str:
-    """A metric's name with its unit."""
-    return metric.title or metric.label
-
-
 def _short_title(metric: Metric) -> str:
-    return _title(metric).split(",")[0]
+    return metric.heading.split(",")[0]
 
 
 def _ranking_panel(part: pd.DataFrame, metric: Metric, scale: Scale | None) -> Callable[[Axes], None]:
@@ -158,7 +153,7 @@ def _ranking_panel(part: pd.DataFrame, metric: Metric, scale: Scale | None) -> C
         axes.set_yticks(range(len(rows)), names)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(_title(metric))
+        axes.set_xlabel(metric.heading)
         if scale:
             scale.apply(axes)
 
@@ -235,7 +230,7 @@ def _strip_panel(part: pd.DataFrame, metric: Metric, scale: Scale) -> Callable[[
         axes.set_yticks(range(len(methods)), names)
         axes.set_ylim(-0.6, len(methods) - 0.4)
         axes.grid(axis="y", visible=False)
-        axes.set_xlabel(_title(metric))
+        axes.set_xlabel(metric.heading)
         if isinstance(metric.better, float):
             axes.axvline(metric.better, color=TRUTH_COLOR, lw=1, ls="--")
         scale.apply(axes)
@@ -375,7 +370,8 @@ def _settings_panel(
             axes.fill_between(part[key], part["low"], part["high"], color=color, alpha=0.16, lw=0)
             axes.plot(part[key], part["mean"], color=color, marker=palette.marker(method))
             doubtful = part[part["n_untrusted"] > 0]
-            axes.plot(doubtful[key], doubtful["mean"], color=color, marker=palette.marker(method), mfc=PAPER, lw=0)
+            if len(doubtful):
+                axes.plot(doubtful[key], doubtful["mean"], color=color, marker=palette.marker(method), mfc=PAPER, lw=0)
         axes.set_xlabel(name)
         axes.set_ylabel(quality)
         across = Scale.of(values)

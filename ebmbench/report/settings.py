@@ -80,14 +80,16 @@ def field_of(key: str, task: str, method: str) -> FieldInfo | None:
     return field
 
 
-def _symbol(field: FieldInfo | None) -> str:
+def sign(key: str, task: str, method: str) -> str:
+    """Returns the symbol that a setting has in equations, which its description begins with; empty if it has none."""
+    field = field_of(key, task, method)
     match = _SYMBOL.match((field.description or "") if field else "")
     return match.group(0) if match else ""
 
 
 def symbol(key: str, task: str, method: str) -> str:
-    """Returns a setting's name in a word: the symbol that its description begins with, else the key's last part."""
-    return _symbol(field_of(key, task, method)) or key.rpartition(".")[2].replace("_", " ")
+    """Returns a setting's name in a word: its symbol, else the key's last part."""
+    return sign(key, task, method) or key.rpartition(".")[2].replace("_", " ")
 
 
 def title(key: str, task: str, methods: Sequence[str]) -> str:
@@ -95,11 +97,6 @@ def title(key: str, task: str, methods: Sequence[str]) -> str:
     fields = (field_of(key, task, method) for method in methods or [""])
     described = [field.description for field in fields if field is not None and field.description]
     return described[0] if described else key
-
-
-def has_symbol(key: str, task: str, method: str) -> bool:
-    """Returns whether a setting is one that equations name."""
-    return bool(_symbol(field_of(key, task, method)))
 
 
 def is_tuned_per_dataset(task: str, dataset: str, method: str) -> bool:

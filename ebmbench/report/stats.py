@@ -35,8 +35,8 @@ _CHUNK = 64
 # ---------------------------------------------------------------------------------------------------- intervals
 
 
-def mean_interval(values: Values, level: float = LEVEL, count: int = RESAMPLES) -> tuple[float, float]:
-    """Returns the two ends of an interval of the mean: bootstrap-t from five seeds on, Student's t below.
+def mean_interval(values: Values, count: int = RESAMPLES) -> tuple[float, float]:
+    """Returns the two ends of the 95 % interval of the mean: bootstrap-t from five seeds on, Student's t below.
 
     The bootstrap-t interval (Efron & Tibshirani 1993, ch. 12) is not symmetric: it reaches further to the side of the
     long tail. Nominal 95 % hold for normal seeds at any n. For skewed seeds they hold nearly, and better than any other
@@ -49,33 +49,33 @@ def mean_interval(values: Values, level: float = LEVEL, count: int = RESAMPLES) 
     Returns:
         nan for fewer than two values.
     """
-    low, high = mean_intervals(np.asarray(values, dtype=np.float64)[None], level, count)[0]
+    low, high = mean_intervals(np.asarray(values, dtype=np.float64)[None], count)[0]
     return float(low), float(high)
 
 
-def mean_intervals(values: Values, level: float = LEVEL, count: int = RESAMPLES) -> Values:
+def mean_intervals(values: Values, count: int = RESAMPLES) -> Values:
     """Returns `mean_interval` of each row: `[rows, n]` to `[rows, 2]`."""
-    student = student_t_intervals(values, level)
+    student = student_t_intervals(values)
     if values.shape[1] < FEWEST_FOR_BOOTSTRAP:
         return student
-    found = bootstrap_t_intervals(values, level, count)
+    found = bootstrap_t_intervals(values, count)
     finite = np.isfinite(found).all(1, keepdims=True)  # an end is infinite where many seeds have the same value
     return np.where(finite, found, student)
 
 
-def student_t_intervals(values: Values, level: float = LEVEL) -> Values:
+def student_t_intervals(values: Values) -> Values:
     """Returns Student's t interval of the mean of each row: `[rows, n]` to `[rows, 2]`."""
     n = values.shape[1]
     if n < 2:
         return np.full((len(values), 2), np.nan)
     mean, error = values.mean(1), values.std(1, ddof=1) / math.sqrt(n)
-    half = float(special.stdtrit(n - 1, 0.5 + level / 2)) * error
+    half = float(special.stdtrit(n - 1, 0.5 + LEVEL / 2)) * error
     return np.stack((mean - half, mean + half), 1)
 
 
-def bootstrap_t_intervals(values: Values, level: float = LEVEL, count: int = RESAMPLES) -> Values:
+def bootstrap_t_intervals(values: Values, count: int = RESAMPLES) -> Values:
     """Returns the bootstrap-t interval of the mean of each row: `[rows, n]` to `[rows, 2]`; an end can be infinite."""
-    place = max(1, round((count + 1) * (1 - level) / 2))
+    place = max(1, round((count + 1) * (1 - LEVEL) / 2))
 
     def ends(rows: Values) -> Values:
         error = rows.std(1, ddof=1) / math.sqrt(rows.shape[1])
@@ -85,8 +85,8 @@ def bootstrap_t_intervals(values: Values, level: float = LEVEL, count: int = RES
     return _in_chunks(ends, values)
 
 
-def median_interval(values: Values, level: float = LEVEL) -> tuple[float, float]:
-    """Returns two order statistics that enclose the median with at least this probability, whatever the law.
+def median_interval(values: Values) -> tuple[float, float]:
+    """Returns two order statistics that enclose the median with a probability of at least 95 %, whatever the law.
 
     It is the interval of the sign test (David & Nagaraja 2003, ch. 7): from the k-th lowest to the k-th highest value.
 
@@ -94,11 +94,11 @@ def median_interval(values: Values, level: float = LEVEL) -> tuple[float, float]
         values: one number per seed `[n]`; nan (a seed that diverged) is higher than any number.
 
     Returns:
-        nan where n is too small: for 95 %, fewer than six values. An end is infinite where a diverged seed is there.
+        nan for fewer than six values. An end is infinite where a diverged seed is there.
     """
     n = len(values)
     k = 0
-    while special.bdtr(k, n, 0.5) <= (1 - level) / 2:  # P(at most k of n values lie below the median)
+    while special.bdtr(k, n, 0.5) <= (1 - LEVEL) / 2:  # P(at most k of n values lie below the median)
         k += 1
     if k == 0:
         return math.nan, math.nan
@@ -284,7 +284,7 @@ class Components:
     """Standard deviation of what is left: what a seed does at one draw."""
 
 
-def variance_components(values: Values, level: float = LEVEL) -> Components:
+def variance_components(values: Values) -> Components:
     """Splits the variance over draws and seeds: the mixed model `value = mean + draw + seed + residual`, all random.
 
     Estimates are those of the analysis of variance (Searle, Casella & McCulloch 1992, ch. 4), negative ones set to
@@ -303,7 +303,7 @@ def variance_components(values: Values, level: float = LEVEL) -> Components:
     draws, seeds = values.shape
     mean = float(values.mean()) if values.size else math.nan
     if draws < 2 or seeds < 2:
-        low, high = mean_interval(values[:, 0], level) if draws > 1 and seeds else (math.nan, math.nan)
+        low, high = mean_interval(values[:, 0]) if draws > 1 and seeds else (math.nan, math.nan)
         p = float(paired_p_values(values.T)[0]) if draws > 1 and seeds else math.nan
         alone = [float(line.std(ddof=1)) if line.size > 1 else math.nan for line in (values[:, :1], values[:1])]
         return Components(mean, low, high, p, alone[0], alone[1], math.nan)
@@ -316,7 +316,7 @@ def variance_components(values: Values, level: float = LEVEL) -> Components:
         variance = ms_draws + ms_seeds - ms_residual
         degrees = variance**2 / (ms_draws**2 / (draws - 1) + ms_seeds**2 / (seeds - 1) + ms_residual**2 / freedom)
     error = math.sqrt(variance / values.size)
-    half = float(special.stdtrit(degrees, 0.5 + level / 2)) * error
+    half = float(special.stdtrit(degrees, 0.5 + LEVEL / 2)) * error
     t = abs(mean) / error if error > 0 else (math.inf if mean else 0.0)
     rounding = 1e-24 * float(np.square(values).max())  # equal values give no exact zero
     return Components(

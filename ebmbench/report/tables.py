@@ -85,10 +85,7 @@ def build(results: Results) -> dict[str, str]:
     Raises:
         UserError: the sweep asks for a table that is not known.
     """
-    made: list[Table] = []
-    for entry in results.tables:
-        kind, options = parse_entry(entry)
-        made += KINDS[kind](results.done, results.axes, options) if len(results.done) else []
+    made = [table for _, table in asked(results)]
     numbers: dict[str, list[pd.DataFrame]] = {}
     for table in made:
         if table.file and table.data is not None and len(table.data):
@@ -96,6 +93,13 @@ def build(results: Results) -> dict[str, str]:
     files = {name: csv_text(pd.concat(parts, ignore_index=True)) for name, parts in numbers.items()}
     origin = provenance(results)
     return {"tables.md": _markdown(made, results, origin), "tables.tex": _latex(made, results, origin), **files}
+
+
+def asked(results: Results) -> Iterator[tuple[str, Table]]:
+    """Yields the tables that a sweep asks for, each with its kind; none where no run is done."""
+    for kind, options in map(parse_entry, results.tables):
+        for table in KINDS[kind](results.done, results.axes, options) if len(results.done) else ():
+            yield kind, table
 
 
 def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
@@ -473,7 +477,7 @@ def _is_set(frame: pd.DataFrame, setting: str) -> bool:
 
 
 def _head(metric: Metric, arrow: bool = False) -> Cell:
-    sign = {"lower": "↓", "higher": "↑"}.get(str(metric.better), "") if arrow else ""
+    sign = metric.arrow if arrow else ""
     tex = {"↓": r" $\downarrow$", "↑": r" $\uparrow$"}.get(sign, "")
     return Cell(f"{metric.label} {sign}".strip(), tex=metric.tex + tex if metric.tex else None)
 
@@ -645,15 +649,19 @@ def provenance(results: Results) -> list[str]:
         names = part["run_id"].tolist()
         shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
         lines.append(f"Not in them, {state}: {shown}.")
-    commits = sorted({str(commit) for commit in done["commit"].dropna()}) or ["unknown"]
-    separator = "; " if any("," in commit for commit in commits) else ", "
     dates = sorted(str(date)[:10] for date in done["finished"].dropna())
     when = f"{dates[0]} to {dates[-1]}" if dates else "none"
     lines.append(
-        f"Made by commit {separator.join(commits)}; runs finished {when} (UTC). "
+        f"Made by commit {commits_of(good)}; runs finished {when} (UTC). "
         f"{len(hashes)} settings, digest {digest}; each one's hash is in runs.csv."
     )
     return [one_line(line) for line in lines]
+
+
+def commits_of(done: pd.DataFrame) -> str:
+    """Returns the commits that made the runs."""
+    commits = sorted({str(commit) for commit in done["commit"].dropna()})
+    return ("; " if any("," in commit for commit in commits) else ", ").join(commits) or "unknown"
 
 
 def count_doubtful(done: pd.DataFrame) -> int:

@@ -10,8 +10,9 @@ import contextlib
 from typing import Any
 
 from ebmbench.core import registry
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, first_line
 from ebmbench.display import palette
+from ebmbench.display.rendering import methods_of
 from ebmbench.display.table import markdown
 from ebmbench.engine.loggers import has_login
 from ebmbench.report import html
@@ -40,8 +41,7 @@ def publish(results: Results, project: str, entity: str | None) -> str:
     except UserError:
         raise
     except Exception as error:  # the client's own kinds: usage, communication, GraphQL
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise UserError(f"W&B did not take the report: {first}") from error
+        raise UserError(f"W&B did not take the report: {first_line(error)}") from error
 
 
 def build(results: Results, project: str, entity: str) -> Any:
@@ -66,10 +66,9 @@ def build(results: Results, project: str, entity: str) -> Any:
 
 def _what(results: Results, wr: Any) -> list[Any]:
     about = html.facts(results)
-    methods = [str(m) for m in palette.in_order(results.done["method"])]
     jobs = results.done["run_id"].nunique()
     text = (
-        f"{about['models']} models in {jobs} jobs: {', '.join(methods)} on {about['datasets']}; "
+        f"{about['models']} models in {jobs} jobs: {', '.join(methods_of(results.done))} on {about['datasets']}; "
         f"commit {about['commit']}, finished {about['finished']}."
     )
     blocks = [wr.P(text)]
@@ -107,10 +106,10 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
 
     panels: list[Any] = []
     for metric in _metrics(task, part):
-        title = f"{metric.title or metric.label}: mean over seeds ± standard error"
+        title = f"{metric.heading}: mean over seeds ± standard error"
         panels.append(bars(title, metric.name, groupby_rangefunc="stderr"))
     for metric in _metrics(task, part)[:1]:
-        title, layout = f"{metric.title or metric.label}: a point for each seed", wr.Layout(**small)
+        title, layout = f"{metric.heading}: a point for each seed", wr.Layout(**small)
         panels.append(wr.ScatterPlot(title=title, x=wr.Config("seed"), y=wr.SummaryMetric(metric.name), layout=layout))
     panels += [bars(f"{name}: mean over seeds", name) for name in _counters(results, label)]
     if task.selection and task.selection in _history(results, label):
@@ -131,7 +130,7 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
     _place(panels)
     colors = {
         wr.RunsetGroup(runset_name=label, keys=(wr.RunsetGroupKey(key=method, value=name),)): palette.color(name)
-        for name in map(str, palette.in_order(part["method"]))
+        for name in methods_of(part)
     }
     return wr.PanelGrid(runsets=[runset], panels=panels, custom_run_colors=colors)
 
@@ -172,11 +171,11 @@ def _coordinates(results: Results, label: str, wr: Any) -> list[Any]:
     varied = {key for keys in results.varied.values() for key in keys}
     for run in _runs(results, label):
         for key, value in run.settings.items():
-            if value is not None and (key in varied or reported.has_symbol(key, task, run.method)):
+            if value is not None and (key in varied or reported.sign(key, task, run.method)):
                 values.setdefault(key, []).append(value)
                 methods.setdefault(key, []).append(run.method)
     headline = results.done.loc[results.done["label"] == label, metric.name].dropna().tolist()
-    name, is_log = metric.title or metric.label, metric.better == "lower" and _are_positive(headline)
+    name, is_log = metric.heading, metric.better == "lower" and _are_positive(headline)
     return [
         column(wr.Config("method.name"), display_name="method"),
         *(

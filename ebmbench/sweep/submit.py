@@ -151,7 +151,7 @@ def submit(
                 print(f"submitted {len(numbers)} jobs to SLURM as {array}", flush=True)
             print(f"python -m ebmbench sweep status {plan.name} shows them")
             return 0
-        codes = local.run_pool(configs, slots, folder, _count(settings.get("max_num_restarts")))
+        codes = local.run_pool(configs, slots, folder, _bound(settings.get("max_num_restarts")) or 0)
     states = job_states(plan, results_dir)
     print(f"{plan.name}: {counts(states)}")
     started = [state for state in states if state.job.run_id in codes]
@@ -177,12 +177,8 @@ def _is_to_do(run: Run) -> bool:
 
 
 def _bound(number: object) -> int | None:
-    """Returns how many jobs may run at a time by the preset; -1 is as many as fit."""
+    """Returns a number of a preset that bounds something; None for one that does not, such as -1."""
     return number if isinstance(number, int) and number > 0 else None
-
-
-def _count(number: object) -> int:
-    return number if isinstance(number, int) and number > 0 else 0
 
 
 def _on_gpu(configs: Sequence[RunConfig], settings: dict[str, Any], is_slurm: bool) -> bool:

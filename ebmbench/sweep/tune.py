@@ -38,7 +38,8 @@ from ebmbench.sweep.submit import submit
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
 
-SAMPLERS = ("random", "tpe")
+SAMPLERS = {"random": "RandomSampler", "tpe": "TPESampler"}
+"""Optuna's classes of what `--sampler` names."""
 TOGETHER = 4
 """Trials of a method that `tpe` proposes at a time: it learns from those before."""
 
@@ -194,13 +195,11 @@ def _ask(optuna: Any, study: Any, found: Mapping[str, Any], search: Search, meth
     asked = study.get_trials(deepcopy=False)
     waiting = sum(not trial.state.is_finished() for trial in asked)
     room = search.trials - len(asked)
-    for number in range(
-        len(asked), len(asked) + (room if search.sampler == "random" else min(room, TOGETHER - waiting))
-    ):
+    count = room if search.sampler == "random" else min(room, TOGETHER - waiting)
+    for number in range(len(asked), len(asked) + count):
         digest = hashlib.blake2s(f"{search.seed}/{method}/{number}".encode(), digest_size=4).digest()
-        seed = int.from_bytes(digest, "little")
-        samplers = {"random": optuna.samplers.RandomSampler, "tpe": optuna.samplers.TPESampler}
-        study.sampler = samplers[search.sampler](seed=seed)
+        sampler = getattr(optuna.samplers, SAMPLERS[search.sampler])
+        study.sampler = sampler(seed=int.from_bytes(digest, "little"))
         study.ask(fixed_distributions=distributions)
 
 

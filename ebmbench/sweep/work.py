@@ -9,13 +9,13 @@ from __future__ import annotations
 import contextlib
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from ebmbench.engine.runs import FINISHED
-from ebmbench.report.frame import Run, planned_run
+from ebmbench.report.frame import Run, planned_run, planned_runs
 from ebmbench.report.planned import Job, Plan, sweep_dir
 from ebmbench.sweep import local
 from ebmbench.sweep.job import HELD
@@ -41,7 +41,7 @@ def work(plan: Plan, results_dir: Path, at_a_time: int | None = None) -> int:
     for name in ("claims", "places"):
         make_folder(folder / name, results_dir)
     codes: dict[str, int] = {}
-    while left := [run for run in map(_run(folder), plan.jobs) if _is_open(run) and run.job.run_id not in codes]:
+    while left := [run for run in planned_runs(plan, results_dir) if _is_open(run) and run.job.run_id not in codes]:
         with contextlib.ExitStack() as locks:
             job = _claim(left, folder, at_a_time, locks)
             if job is not None:
@@ -56,10 +56,6 @@ def work(plan: Plan, results_dir: Path, at_a_time: int | None = None) -> int:
     return 1 if any(codes.values()) else 0
 
 
-def _run(folder: Path) -> Callable[[Job], Run]:
-    return lambda job: planned_run(job, folder.parent.parent, folder)
-
-
 def _is_open(run: Run) -> bool:
     """Whether a run is still to be done; a failed or damaged one waits for `sweep resume` or `fsck`."""
     return run.state not in (*FINISHED, "failed", "damaged")
@@ -71,7 +67,7 @@ def _claim(left: Sequence[Run], folder: Path, at_a_time: int | None, locks: cont
         return None
     for run in left:
         if run.state != "running" and _take(folder / "claims" / run.job.run_id, locks):
-            now = _run(folder)(run.job)  # another may have done it just before
+            now = planned_run(run.job, folder.parent.parent, folder)  # another may have done it just before
             if _is_open(now) and now.state != "running":
                 return run.job
     return None

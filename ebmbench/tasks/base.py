@@ -58,6 +58,16 @@ class Metric:
     only_with: str = ""
     bounds: tuple[float, float] = (-math.inf, math.inf)
 
+    @property
+    def heading(self) -> str:
+        """Its name with its unit."""
+        return self.title or self.label
+
+    @property
+    def arrow(self) -> str:
+        """Where it is better, as a sign; empty where that is nowhere, or at a number."""
+        return {"lower": "↓", "higher": "↑"}.get(str(self.better), "")
+
 
 COST = (
     Metric("train_seconds", "training s/seed", title="training time per model, s"),
