@@ -97,7 +97,6 @@ def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tenso
     """Scores some rows of one target by quadrature: x `[B, ...]` and y `[B, 1]`, both standardised."""
     seeds, unit = conditionals.seeds, float(scaling.y_std[0])
     grids = conditionals.grids(x, y[:, 0])
-    found = (grids.log_z - conditionals.grids(x).log_z).abs()
     target = y[:, 0].double().repeat(seeds)
     f = conditionals.bind(x)(y.unsqueeze(1).expand(seeds, -1, -1, -1)).flatten()
     normalised = conditionals.stack.normalised
@@ -107,7 +106,7 @@ def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tenso
     scores = RowScores(
         log_prob=f - log_z - scaling.log_scale,
         error=torch.zeros_like(f),
-        bias=_bias(grids, found, normalised),
+        bias=_bias(grids, _shown_by_target(conditionals, grids, x), normalised),
         pit=grids.cdf_at(target.unsqueeze(1)).squeeze(1),
         score=unit * grids.crps(target),
         mean=scaling.raw_y(grids.mean.unsqueeze(1)),
@@ -118,6 +117,21 @@ def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tenso
         d_kl_error=nan,
     )
     return RowScores(*(getattr(scores, field.name).unflatten(0, (seeds, -1)) for field in fields(RowScores)))
+
+
+def _shown_by_target(conditionals: Conditionals, grids: GridDensity, x: Tensor) -> Tensor:
+    """Returns how far log Z moves if the nodes do not hold the observation, `[S·B]`; 0 where the others show it all."""
+    seeds = conditionals.seeds
+    start = conditionals.start(len(x), None).repeat(seeds, 1)
+    at_start = grids.log_values.gather(-1, torch.searchsorted(grids.y, start))
+    moved = (grids.log_z - GridDensity(start, at_start).log_z).abs()
+    doubtful = (moved > LARGEST_ERROR).view(seeds, -1)
+    rows = doubtful.any(0).nonzero().squeeze(1)
+    if len(rows):
+        moved.view(seeds, -1)[:, rows] = (
+            grids.log_z.view(seeds, -1)[:, rows] - conditionals.grids(x[rows]).log_z.view(seeds, -1)
+        ).abs()
+    return torch.where(doubtful.flatten(), moved, 0.0)
 
 
 def _bias(grids: GridDensity, found: Tensor, normalised: bool) -> Tensor:
