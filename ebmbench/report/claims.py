@@ -286,10 +286,10 @@ def _collected(results_dir: Path) -> list[Results]:
 
 
 def findings_text(results_dir: Path) -> str:
-    """Returns what all collected sweeps say, as Markdown: a paragraph for each question."""
+    """Returns what all collected sweeps say, as Markdown: a paragraph for each question that one compares."""
     lines: list[str] = []
     for results in _collected(results_dir):
-        said = findings(results)
+        said = [finding for finding in findings(results) if finding.verdicts]
         lines += [f"**{results.description.rstrip('.')}** ([tables]({results.name}/tables.md))", ""] if said else []
         for finding in said:
             values = f" Means: {finding.values}." if finding.values else ""
