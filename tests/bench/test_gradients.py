@@ -54,8 +54,8 @@ class Bells(RegressionLearner):
     def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
         raise AssertionError
 
-    def log_partition(self, draws: Draws, rows: int) -> Callable[[Energy], Tensor]:
-        return lambda f: gradients.log_partition(f, self.y[:rows].expand(len(self.seeds), -1, 1))
+    def log_partition(self, draws: Draws, y: Tensor) -> Callable[[Energy], Tensor]:
+        return lambda f: gradients.log_partition(f, y)
 
 
 def bells(method: Method, proposal: Proposal | None = WIDE, copies: int = 20, points: int = 40) -> RegressionLearner:
