@@ -504,7 +504,7 @@ def remove_leftovers(run_dir: Path) -> None:
     promoted = attempt.exists() and not (attempt / "status.json").exists()
     lock = Lock(run_dir / "lock")
     with suppress(OSError):  # a folder that can only be read stays as it is
-        if not (promoted or _checkpoints(run_dir) or any(run_dir.glob("*.tmp"))) or not lock.take():
+        if not (promoted or any(run_dir.glob("*.ckpt*")) or any(run_dir.glob("*.tmp"))) or not lock.take():
             return
         try:
             _remove_checkpoints(run_dir)
@@ -515,12 +515,8 @@ def remove_leftovers(run_dir: Path) -> None:
             lock.release()
 
 
-def _checkpoints(run_dir: Path) -> list[Path]:
-    return list(run_dir.glob("*.ckpt*"))
-
-
 def _remove_checkpoints(run_dir: Path) -> None:
-    for path in _checkpoints(run_dir):
+    for path in run_dir.glob("*.ckpt*"):
         path.unlink(missing_ok=True)
 
 

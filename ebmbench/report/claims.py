@@ -153,7 +153,6 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
     table = scores.summarise(equal, ["task", "dataset", axis], "method", [metric])
     best: list[str] = []
     decided: list[str] = []
-    notes: dict[str, list[str]] = {}
     verdicts: list[Verdict] = []
     for value, own in table.groupby(axis, sort=True):
         records = _records(own)
@@ -162,7 +161,9 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
             best.append(f"{_code(first['method'])} at {plain(value)}{_doubt(first)}")
         if set(own["verdict"]) == {"best", "worse"}:
             decided.append(plain(value))
-        notes.setdefault(own["note"].iloc[0], []).append(plain(value))
+    notes: dict[str, list[str]] = {}
+    for verdict in verdicts:
+        notes.setdefault(verdict.note, []).append(verdict.at)
     if best:
         where = f"At {sign} = {listed(decided)} it is" if decided else f"At no {sign} is it"
         text = (

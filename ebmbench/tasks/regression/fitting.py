@@ -111,8 +111,12 @@ class FitLearner(RegressionLearner):
         nodes = self.nodes
         if nodes is None:
             return None
-        places, near = (self.random_places(draws, count) for count in (self.task.base.nodes, conditional.NEAR_NODES))
-        return lambda f: conditional.trained_log_partition(f, nodes, places, y, near)
+
+        def partition(f: Energy) -> Tensor:  # most methods never ask for it
+            places, near = (self.random_places(draws, n) for n in (self.task.base.nodes, conditional.NEAR_NODES))
+            return conditional.trained_log_partition(f, nodes, places, y, near)
+
+        return partition
 
     @override
     def after_update(self, alive: Tensor) -> None:
