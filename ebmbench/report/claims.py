@@ -17,7 +17,7 @@ import pandas as pd
 
 from ebmbench.display.table import Cell, Table, markdown_rows, method_cell, number, plain
 from ebmbench.report import frame, scores
-from ebmbench.report.frame import Results, task_of
+from ebmbench.report.frame import Results, task_of, varying
 from ebmbench.report.settings import symbol
 from ebmbench.report.tables import (
     DOUBTFUL,
@@ -90,8 +90,7 @@ def findings(results: Results) -> list[Finding]:
         return []
     found: list[Finding] = []
     for task, part in results.done.groupby("task", sort=True):
-        draw = task_of(str(task)).draw_setting
-        if draw in results.axes:
+        if task_of(str(task)).drawn_by(results.axes):
             found += _of_draws(part, results)
         else:
             found += [finding for group in groups(part, ()) for finding in _of_group(group, results)]
@@ -100,7 +99,7 @@ def findings(results: Results) -> list[Finding]:
 
 def _of_group(group: Group, results: Results) -> Iterator[Finding]:
     """Yields what is said of methods, of the values of one method's setting, or of methods at each value."""
-    varied = [axis for axis in results.axes if group.frame[axis].nunique(dropna=False) > 1]
+    varied = varying(group.frame, results.axes)
     metric = _asked(group, results)
     if not varied:
         records = _at_equal_seeds(group.frame, "method", metric, results)
@@ -137,7 +136,7 @@ def _code(name: object) -> str:
 
 
 def _seeds_of(group: Group) -> str:
-    return f"seeds on one draw of the {group.task.draw_of}" if group.task.draw_setting else "seeds"
+    return f"seeds on one draw of the {group.task.draw_of}" if group.task.draw_settings else "seeds"
 
 
 def _at_equal_seeds(rows: pd.DataFrame, over: str, metric: Metric, results: Results) -> list[Row]:
@@ -287,9 +286,12 @@ def _collected(results_dir: Path) -> list[Results]:
 
 
 def findings_text(results_dir: Path) -> str:
-    """Returns what all collected sweeps say, as Markdown: a paragraph for each question that one compares."""
+    """Returns what all collected sweeps say, as Markdown: a paragraph for each question that one compares.
+
+    A sweep without tables, such as one that tries settings, says nothing.
+    """
     lines: list[str] = []
-    for results in _collected(results_dir):
+    for results in (results for results in _collected(results_dir) if results.tables):
         said = [finding for finding in findings(results) if finding.verdicts]
         lines += [f"**{results.description.rstrip('.')}** ([tables]({results.name}/tables.md))", ""] if said else []
         for finding in said:

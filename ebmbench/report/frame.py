@@ -39,6 +39,8 @@ IDENTITY = ("run_id", "config_hash", "task", "dataset", "method", "seed", "state
 """The columns that every table of runs begins with; the settings that vary follow, then the metrics."""
 NEEDED = ("config.yaml", "metrics.csv", "checkpoint.pt", "environment.json")
 """Files without which a run that says it is done is damaged."""
+NETWORKS = ("task/network", "task.network.name")
+"""The settings that name a run's network, in a sweep and in the configuration of a run."""
 
 
 # -------------------------------------------------------------------------------------------------------- one run
@@ -216,7 +218,7 @@ class Results:
 
     Attributes:
         frame: a row per run and seed, done or not: IDENTITY, `axes`, metrics.
-        axes: the columns of settings that vary.
+        axes: the columns of settings that vary, but for the network, which `done` has in the names of the models.
         runs: the runs; none where the table was read from runs.csv.
         sweep: the sweep's name, where the runs are one's.
         tables: the tables that the sweep asks for.
@@ -236,8 +238,11 @@ class Results:
 
     @cached_property
     def done(self) -> pd.DataFrame:
-        """The rows that are results, diverged seeds too; with a `label` (task and dataset) and the `variant`."""
-        done = self.frame[self.frame["state"].isin(FINISHED)]
+        """The rows that are results, diverged seeds too; with a `label` (task and dataset) and the `variant`.
+
+        The `method` is a model's name where networks differ: `ml-exact, gaussian`.
+        """
+        done = _named(self.frame[self.frame["state"].isin(FINISHED)])
         done = done.assign(label=done["task"].astype(str) + "-" + done["dataset"].astype(str)).reset_index(drop=True)
         varied = _varied(done, self.axes)
         return done.assign(variant=[_variant(row, varied) for row in done.to_dict("records")])
@@ -262,17 +267,11 @@ class Results:
         """Per method the settings that differ between its runs on one dataset."""
         return _varied(self.done, self.axes)
 
-    @cached_property
-    def beside(self) -> tuple[str, ...]:
-        """The settings that a sweep over draws compares beside the methods, such as the network."""
-        asked = [entry["draws"] or {} for entry in self.tables if isinstance(entry, dict) and "draws" in entry]
-        return tuple(key for options in asked for key in options.get("beside", ()) if key in self.axes)
-
     def draw_of(self, label: str) -> str:
         """Returns the setting that draws the data anew, if the runs of a label vary it; else nothing."""
-        draw = self.tasks[label].draw_setting
+        draw = self.tasks[label].drawn_by(self.axes)
         part = self.done[self.done["label"] == label]
-        return draw if draw in self.axes and part[draw].nunique() > 1 else ""
+        return draw if draw and part[draw].nunique() > 1 else ""
 
     @cached_property
     def comparison(self) -> pd.DataFrame:
@@ -286,11 +285,9 @@ class Results:
 
     def _chosen(self, all_draws: bool) -> pd.DataFrame:
         kept = []
-        done = named(self.done, self.beside)
-        varied = _varied(done, self.axes)
-        for (label, method), part in done.groupby(["label", "method"], sort=False):
+        for (label, method), part in self.done.groupby(["label", "method"], sort=False):
             draw = self.draw_of(str(label)) if all_draws else ""
-            for key in (key for key in varied[str(method)] if key != draw):
+            for key in (key for key in self.varied[str(method)] if key != draw):
                 part = part[part[key] == _reference_value(part, key, self.tasks[str(label)], method_of(method))]
             if not draw and part["config_hash"].nunique() > 1:
                 largest = part.groupby("config_hash", sort=False).size().idxmax()
@@ -341,20 +338,29 @@ def costs_of(frame: pd.DataFrame) -> list[Metric]:
     return [metric for metric in COST if metric.name in frame and frame[metric.name].notna().any()]
 
 
-def named(frame: pd.DataFrame, beside: Sequence[str]) -> pd.DataFrame:
-    """Returns the runs with these settings in the names of their methods, but for each setting's commonest value."""
+def _named(frame: pd.DataFrame) -> pd.DataFrame:
+    """Returns the runs with the network in the names of their methods, but for the commonest network."""
     names = frame["method"].astype(str)
-    for key in beside:
-        usual = frame[key].value_counts().idxmax()
-        names = names.where(frame[key] == usual, names + ", " + frame[key].map(plain))
+    for key in (key for key in NETWORKS if key in frame and frame[key].notna().any()):
+        usual = frame[key].isna() | (frame[key] == frame[key].value_counts().idxmax())
+        names = names.where(usual, names + ", " + frame[key].map(plain))
     return frame.assign(method=names)
+
+
+def _without_networks(axes: Iterable[str]) -> tuple[str, ...]:
+    return tuple(key for key in axes if key not in NETWORKS)
+
+
+def varying(frame: pd.DataFrame, axes: Iterable[str]) -> list[str]:
+    """Returns the settings of which a model has several values in these runs."""
+    models = frame.groupby("method", sort=False)
+    return [axis for axis in axes if models[axis].nunique(dropna=False).gt(1).any()]
 
 
 def _varied(done: pd.DataFrame, axes: Sequence[str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for (_, method), part in done.groupby(["label", "method"], sort=False):
-        keys = [key for key in axes if part[key].nunique(dropna=False) > 1]
-        found[str(method)] = list(dict.fromkeys([*found.get(str(method), []), *keys]))
+        found[str(method)] = list(dict.fromkeys([*found.get(str(method), []), *varying(part, axes)]))
     return found
 
 
@@ -394,7 +400,7 @@ def read(name: str, runs: Iterable[Run], axes: Sequence[str] | None = None, **ab
     if axes is None:
         axes = _differing(checked)
         checked = [replace(r, job=replace(r.job, axes={key: r.settings.get(key) for key in axes})) for r in checked]
-    return Results(name, _tidy(checked, metrics, tuple(axes)), tuple(axes), tuple(checked), **about)
+    return Results(name, _tidy(checked, metrics, tuple(axes)), _without_networks(axes), tuple(checked), **about)
 
 
 def _read_metrics(run: Run) -> dict[int, dict[str, float]]:
@@ -578,7 +584,8 @@ def load(folder: Path) -> Results:
         raise UserError(f"{folder} is of layout version {version}, and this ebmbench reads {SCHEMA}")
     again = _again("submit", name, folder.parent)
     pictures = folder / "figures"
-    return Results(name, frame, axes, (), name, description, asked, again, pictures if pictures.is_dir() else None)
+    about = {"sweep": name, "description": description, "tables": asked, "command": again}
+    return Results(name, frame, _without_networks(axes), pictures=pictures if pictures.is_dir() else None, **about)
 
 
 def read_runs_csv(text: str) -> pd.DataFrame:

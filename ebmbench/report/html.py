@@ -196,7 +196,7 @@ def comparison_tables(results: Results) -> list[Table]:
     for kind in COMPARISONS if len(compared) else ():
         made += tables.KINDS[kind](compared, [], {})
     for task, part in results.done.groupby("task", sort=True):
-        if task_of(str(task)).draw_setting in results.axes:
+        if task_of(str(task)).drawn_by(results.axes):
             made += tables.draw_tables(part, results.axes, {})
     return made
 
@@ -241,7 +241,7 @@ def warnings(results: Results) -> list[str]:
             for method, keys in results.varied.items()
             for key in keys
             for task in results.tasks.values()
-            if key not in (task.draw_setting, *results.beside)
+            if key not in task.draw_settings
         }
         if names:
             what = "figures" if results.tables else "tables and figures"

@@ -313,7 +313,7 @@ def settings(results: Results) -> Iterator[Figure]:
         tables, about, scales = [], [], _Scales()
         for metric, label in results.shown_by("settings"):
             task = results.tasks[label]
-            if key == task.draw_setting or metric.only_with not in ("", key):
+            if key in task.draw_settings or metric.only_with not in ("", key):
                 continue
             part = numeric[(numeric["label"] == label) & numeric[key].notna()]
             kept = list(_widest(part, key, [other for other in results.axes if other != key]))

@@ -18,6 +18,7 @@ from ebmbench.config.compose import setting
 from ebmbench.config.run import DEFAULT_PROPOSAL
 from ebmbench.core import registry
 from ebmbench.core.settings import Component, choice_of, sections_of
+from ebmbench.display.palette import method_of
 from ebmbench.tasks.base import Task
 
 SECTIONS = ("task", "method", "proposal", "trainer")
@@ -65,7 +66,7 @@ def field_of(key: str, task: str, method: str) -> FieldInfo | None:
     known: dict[str, list[Any]] = {
         "task": [task_class],
         "trainer": [cast(type[Task], task_class).Trainer if task_class else None],
-        "method": [registry.known("method").get(method)],
+        "method": [registry.known("method").get(method_of(method))],
         "proposal": list(registry.known("proposal").values()),
     }
     classes = known.get(section, [])
@@ -101,7 +102,7 @@ def title(key: str, task: str, methods: Sequence[str]) -> str:
 
 def is_tuned_per_dataset(task: str, dataset: str, method: str) -> bool:
     """Returns whether the tables give the method another value on this dataset than on the task's others."""
-    cls = registry.known("method").get(method)
+    cls = registry.known("method").get(method_of(method))
     keys = [f"method.{name}" for name in (cls.model_fields if cls else ())]
     return any(setting(task, dataset, method, key) != setting(task, "", method, key) for key in keys)
 

@@ -32,7 +32,7 @@ from ebmbench.display.table import (
     plain,
 )
 from ebmbench.report import scores
-from ebmbench.report.frame import Results, costs_of, metrics_of, named, task_of
+from ebmbench.report.frame import Results, costs_of, metrics_of, task_of, varying
 from ebmbench.tasks.base import COST, Metric, Task
 
 SHOWN_RUNS = 200
@@ -68,11 +68,11 @@ class Group:
 def groups(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[Group]:
     """Yields the groups of a table of runs that are done: in each, a dataset and the settings `axes` are the same.
 
-    A setting that is the same in all runs of a dataset is not named.
+    A setting that each model has one value of, on a dataset, is a part of the model and makes no groups.
     """
     for (name, dataset), own in frame.groupby(["task", "dataset"], sort=True, dropna=False):
         task = task_of(str(name))
-        varied = [axis for axis in axes if own[axis].nunique(dropna=False) > 1]
+        varied = varying(own, axes)
         keys = ["task", "dataset", *varied]
         for key, part in own.groupby(keys, sort=True, dropna=False):
             rest = [f"{axis} = {plain(value)}" for axis, value in zip(varied, key[2:], strict=True)]
@@ -117,9 +117,8 @@ def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
             f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: method.beta"
         )
     options = dict(options or {})
-    for name, what in (("metrics", "metrics"), ("beside", "settings")):
-        if not isinstance(options.get(name, ()), list | tuple):
-            raise UserError(f"sweep.tables has {kind} with {name}={options[name]!r}: give a list of {what}")
+    if not isinstance(options.get("metrics", ()), list | tuple):
+        raise UserError(f"sweep.tables has {kind} with metrics={options['metrics']!r}: give a list of metrics")
     margins = options.get("margins", {})
     if not isinstance(margins, dict) or not all(isinstance(m, int | float) and m > 0 for m in margins.values()):
         raise UserError(f"sweep.tables has {kind} with margins={margins!r}: give each metric a positive number")
@@ -140,11 +139,10 @@ def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[T
         if kind == "grid" and not isinstance(options.get("by"), str):
             raise UserError("sweep.tables has a grid without `by`: the swept key of its rows, such as method.beta")
         for task in classes:
-            if kind == "draws" and not task.draw_setting:
-                raise UserError(f"sweep.tables has draws, and task={task.name} has no setting that draws the data anew")
-            key = {"grid": options.get("by"), "draws": task.draw_setting}.get(kind)
-            if key and key not in axes:
-                raise _not_varied(kind, key, axes)
+            if kind == "draws":
+                _draw_of(task, axes)
+            if kind == "grid" and options["by"] not in axes:
+                raise _not_varied(kind, options["by"], axes)
             for name in (*options.get("metrics", ()), *options.get("margins", ())):
                 _metric(task, name)
 
@@ -339,17 +337,25 @@ def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
 def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
     """Yields a table per group and metric: is the ranking one of the methods, or of one draw of the data?
 
-    Options: `metrics`, and `beside`, further varied settings whose values have rows of their own.
+    Options: `metrics`.
     """
-    beside = [key for key in options.get("beside", ()) if key in axes]
     for task_name, rows_of_task in frame.groupby("task", sort=True):
-        draw = task_of(str(task_name)).draw_setting
-        if not draw or draw not in axes:
-            raise _not_varied("draws", draw or "a draw of the data", axes)
-        task_groups = groups(named(rows_of_task, beside), [axis for axis in axes if axis not in (draw, *beside)])
-        names = options.get("metrics") or [task_of(str(task_name)).metrics[0].name]
+        task = task_of(str(task_name))
+        draw = _draw_of(task, axes)
+        task_groups = groups(rows_of_task, [axis for axis in axes if axis != draw])
+        names = options.get("metrics") or [task.metrics[0].name]
         for group, metric in ((g, _metric(g.task, name)) for g in task_groups for name in names if name in g.frame):
             yield _draw_table(group, metric, draw)
+
+
+def _draw_of(task: type[Task], axes: Sequence[str]) -> str:
+    """Returns the varied setting that draws the data anew; raises UserError where there is none."""
+    if not task.draw_settings:
+        raise UserError(f"sweep.tables has draws, and task={task.name} has no setting that draws the data anew")
+    draw = task.drawn_by(axes)
+    if not draw:
+        raise _not_varied("draws", " or ".join(task.draw_settings), axes)
+    return draw
 
 
 def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
@@ -582,7 +588,7 @@ def _label(column: str, value: Any, task: type[Task] | None) -> str:
 
 def _one_draw(task: type[Task]) -> list[str]:
     """Says what seeds cannot tell."""
-    if not task.draw_setting:
+    if not task.draw_settings:
         return []
     return [f"All on one draw of the {task.draw_of}: intervals and tests over seeds say nothing of other draws."]
 

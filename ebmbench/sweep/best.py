@@ -9,11 +9,10 @@ import pandas as pd
 import yaml
 
 from ebmbench.core.errors import UserError
-from ebmbench.report.frame import Results
+from ebmbench.display.palette import method_of
+from ebmbench.report.frame import NETWORKS, Results
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
-
-NETWORK = "task/network"
 
 Table = dict[str, dict[str, dict[str, Any]]]
 """Settings by task-dataset, model and key, as conf/settings/ has them."""
@@ -30,17 +29,17 @@ def best(results: Results) -> Table:
         UserError: a task has no such metric, or a model has no setting of which all runs are there.
     """
     table: Table = {}
-    several = [NETWORK] if NETWORK in results.axes else []
+    several = [NETWORKS[0]] if NETWORKS[0] in results.done else []
     for (label, method, *network), part in results.done.groupby(["label", "method", *several], sort=False):
         task = results.tasks[str(label)]
         metric = task.metric(task.selection)
         if metric is None or metric.name not in part:
             raise UserError(f"{results.name} has no best settings: task={task.name} has no metric of validation data")
-        axes = [key for key in results.axes if key not in (NETWORK, task.draw_setting)]
+        axes = [key for key in results.axes if key not in task.draw_settings]
         keys = [key for key in axes if part[key].nunique() > 1]  # others vary for other models alone
         if not keys:
             raise UserError(f"{results.name} has no best settings: it tries one setting of {method} on {label}")
-        model = ", ".join([str(method), *map(str, network)])
+        model = ", ".join([method_of(method), *map(str, network)])
         found = _best_of(part, keys, metric)
         if found is None:
             raise UserError(f"{results.name} has no best settings: no run of {model} on {label} has {metric.name}")

@@ -255,8 +255,8 @@ class Task(Component):
         sweep_figures: figures of its sweeps that no other task has.
         one_unit: whether the targets of its datasets have one unit, so that figures show a metric on one scale.
         title: what tables call it and its dataset, such as "Detection, {dataset}"; from its name if not given.
-        draw_setting: the setting (dotted) that draws the training data anew, or what else the models stand on, if there
-            is one; `draw_of` is its name for people.
+        draw_settings: the settings (dotted) that draw the training data anew, or what else the models stand on;
+            `draw_of` is its name for people.
         selection: the metric by which a seed may be chosen without knowledge of the test data, if there is one.
         images: pictures of a run that the page of a sweep shows, without their ending.
         processes: whether several processes (torchrun) can train one run.
@@ -269,11 +269,16 @@ class Task(Component):
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = ()
     one_unit: ClassVar[bool] = True
     title: ClassVar[str] = ""
-    draw_setting: ClassVar[str] = ""
+    draw_settings: ClassVar[tuple[str, ...]] = ()
     draw_of: ClassVar[str] = "training data"
     selection: ClassVar[str] = ""
     images: ClassVar[tuple[str, ...]] = ()
     processes: ClassVar[bool] = False
+
+    @classmethod
+    def drawn_by(cls, varied: Iterable[str]) -> str:
+        """Returns the first of these settings that draws the data anew; empty if none does."""
+        return next((key for key in varied if key in cls.draw_settings), "")
 
     @property
     @abstractmethod

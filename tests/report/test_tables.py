@@ -21,7 +21,7 @@ D_KL, AP, COVERAGE, VAL_NLL = (
     ONE_D.metric("coverage_50"),
     ONE_D.metric("val_nll"),
 )
-DRAW = ONE_D.draw_setting
+(DRAW,) = ONE_D.draw_settings
 
 
 def build(frame: pd.DataFrame, name: str, description: str, entries: tuple[Any, ...], axes: tuple[str, ...]) -> Any:
@@ -153,20 +153,30 @@ def test_draws_show_what_is_not_trusted() -> None:
 
 
 def test_draws_show_other_settings_and_metrics_beside_the_methods() -> None:
-    axes = ("task.data_seed", "task/network")
+    axes = (DRAW, "task/network")
     values = {
         (method, draw, network): [mean, mean + 0.01]
         for method, network, mean in (("nce", "mlp", 1.0), ("sm", "mlp", 1.5), ("ml-exact", "mdn", 2.0))
         for draw in range(3)
     }
-    options = {"draws": {"beside": ["task/network"], "metrics": ["d_kl", "nll"]}}
+    options = {"draws": {"metrics": ["d_kl", "nll"]}}
     frame = frame_of(values, axes).assign(nll=1.0)
-    text = build(frame, "d", "", (options,), axes)["tables.md"]
+    text = build(frame, "d", "", (options,), axes[:1])["tables.md"]
     assert "D_KL; does the draw of the data decide?" in text and "NLL; does the draw of the data decide?" in text
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| nce", "| sm", "| ml-exact"))]
     assert [row for row in rows if "[" not in row] == ["| nce", "| sm", "| ml-exact, mdn"] * 2
-    with pytest.raises(UserError, match="beside='task/network'"):
-        build(frame, "d", "", ({"draws": {"beside": "task/network"}},), axes)
+
+
+def test_networks_are_compared_in_one_table_of_scores() -> None:
+    values = {("nce", "mlp"): [1.0, 1.1] * 5, ("ml-exact", "mlp"): [1.5, 1.6] * 5, ("ml-exact", "mdn"): [2.0, 2.2] * 5}
+    text = build(frame_of(values, ("task/network",)), "d", "", ("scores",), ())["tables.md"]
+    rows = [
+        line.split(" | ")[0]
+        for line in text.splitlines()
+        if line.startswith(("| nce |", "| ml-exact |", "| ml-exact, "))
+    ]
+    assert rows == ["| nce", "| ml-exact", "| ml-exact, mdn"] * 2  # the second table is the headline's
+    assert "over 3 comparisons" in text
 
 
 def test_the_audit_sees_a_ranking_that_the_rule_decides() -> None:

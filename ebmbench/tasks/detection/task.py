@@ -95,7 +95,7 @@ class DetectionTask(Task):
     )
     images = ("boxes", "refinement", "heat")
     selection = "val_ap"
-    draw_setting, draw_of = "task.base.seed", "base detector"
+    draw_settings, draw_of = ("task.base.seed",), "base detector"
     tuning = {  # noqa: RUF012
         "task.head.activation": ["relu", "silu"],
         "task.inference.step_centre": (2.5e-5, 3e-2),

@@ -68,7 +68,7 @@ class OneD(Task):
         SweepFigure("calibration", later("ebmbench.tasks.regression.one_d_sweep_figures:calibration"), from_runs=True),
     )
     title = "1D, dataset {dataset}"
-    draw_setting = "task.data_seed"
+    draw_settings = ("task.data_seed",)
     selection = "val_nll"
     doubt = "mass near the edge of the grid, a quadrature error, or no better than the uniform density"
 
