@@ -42,10 +42,10 @@ from tests.sweep.made import sweep
         ),
         ("uci_small", 4 * 8 * (2 + 2), ("task/network", "task.data.split")),
         ("squares", 4 + 2, ("task/network",)),
-        ("cells", 6 * 12, ("task/network", "task.data.split_seed")),
+        ("cells", 6 * 10, ("task/network", "task.data.split_seed")),
         (
             "cells_settings",
-            6 * 3 * 4,
+            6 * 2 * 4,
             (
                 "task/network",
                 "task.data.split_seed",
