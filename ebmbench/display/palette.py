@@ -7,7 +7,6 @@ related colours (warm: noise contrastive; blue: importance sampling). Markers re
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -65,8 +64,9 @@ def _luminance(color: str) -> float:
 
 
 def marker(name: str) -> str:
-    """Returns the marker of a method, as matplotlib names it; models of one method have different ones, most often."""
+    """Returns the marker of a method, as matplotlib names it; its models have those of their networks."""
     network = name.partition(", ")[2]
     if network:
-        return MARKERS[zlib.crc32(network.encode()) % len(MARKERS)]
+        known = list(registry.known("task/network"))
+        return MARKERS[known.index(network) % len(MARKERS)] if network in known else UNKNOWN_MARKER
     return str(getattr(registry.known("method").get(name), "marker", UNKNOWN_MARKER))
