@@ -41,7 +41,7 @@ from tests.sweep.made import sweep
             ),
         ),
         ("uci_small", 4 * 8 * (2 + 2), ("task/network", "task.data.split")),
-        ("squares", 4 + 2, ("task/network",)),
+        ("squares", 3 + 2, ("task/network",)),
         ("cells", 6 * 10, ("task/network", "task.data.split_seed")),
         (
             "cells_settings",
