@@ -370,8 +370,6 @@ GUIDE = (
     ("More targets at once", "dimension"),
     ("A table: an energy, or another density or trees, equal tuning", "uci"),
     ("A table: the same at default settings, and by the exact likelihood", "uci_small"),
-    ("An image with several right answers", "squares"),
-    ("A number for an image", "cells"),
     ("Boxes on images", "shapes"),
     ("Boxes on photographs", "bccd"),
 )
