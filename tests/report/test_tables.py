@@ -179,6 +179,15 @@ def test_networks_are_compared_in_one_table_of_scores() -> None:
     assert "over 3 comparisons" in text
 
 
+def test_a_setting_that_each_model_has_one_value_of_makes_no_groups() -> None:
+    """Samples that one method needs and another does not are its own; samples that both vary make two tables."""
+    axes = ("method.num_samples",)
+    own = build(frame_of({("nce", 16): [1.0] * 10, ("sm", None): [2.0] * 10}, axes), "d", "", ("scores",), axes)
+    assert own["tables.md"].count("mean over seeds") == 1
+    both = {(name, number): [1.0] * 10 for name in ("nce", "sm") for number in (16, 64)}
+    assert build(frame_of(both, axes), "d", "", ("scores",), axes)["tables.md"].count("mean over seeds") == 2
+
+
 def test_the_audit_sees_a_ranking_that_the_rule_decides() -> None:
     lucky = [0.1] * 5 + [3.0] * 15  # the best 5 of 20 are better than anything, the rest is bad
     frame = frame_of({("nce",): [0.5] * 20, ("sm",): lucky})
