@@ -370,6 +370,8 @@ GUIDE = (
     ("More targets at once", "dimension"),
     ("A table: an energy, or another density or trees, equal tuning", "uci"),
     ("A table: the same at default settings, and by the exact likelihood", "uci_small"),
+    ("An image with several right answers", "squares"),
+    ("A number for an image", "cells"),
     ("Boxes on images", "shapes"),
     ("Boxes on photographs", "bccd"),
 )
@@ -381,7 +383,7 @@ def guide_text(results_dir: Path) -> str:
     lines: list[str] = []
     for situation, name in GUIDE:
         results = frame.load(results_dir / name)
-        figures = sorted((results_dir / name / "figures").glob("*.png"))
+        figures = sorted((results_dir / name / "figures").glob("*.png"), key=lambda path: path.stem)
         shown = "".join(f", [{path.stem}](../results/{name}/figures/{path.name})" for path in figures[:1])
         tried = f"{results.description.rstrip('.')} ([tables](../results/{name}/tables.md){shown})."
         said = findings(results)
