@@ -242,6 +242,7 @@ def _gains_panel(rows: pd.DataFrame, names: list[str], metric: str, across: str)
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(across)
+        axes.locator_params(axis="x", nbins=6)
 
     return draw
 
