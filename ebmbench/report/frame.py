@@ -218,7 +218,7 @@ class Results:
 
     Attributes:
         frame: a row per run and seed, done or not: IDENTITY, `axes`, metrics.
-        axes: the columns of settings that vary, but for the network, which `done` has in the names of the models.
+        axes: the columns of settings that vary.
         runs: the runs; none where the table was read from runs.csv.
         sweep: the sweep's name, where the runs are one's.
         tables: the tables that the sweep asks for.
@@ -339,16 +339,12 @@ def costs_of(frame: pd.DataFrame) -> list[Metric]:
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns the runs with the network in the names of their methods, but for the commonest network."""
+    """Returns the runs with the network in the names of their methods, but for the commonest one of each task."""
     names = frame["method"].astype(str)
-    for key in (key for key in NETWORKS if key in frame and frame[key].notna().any()):
-        usual = frame[key].isna() | (frame[key] == frame[key].value_counts().idxmax())
-        names = names.where(usual, names + ", " + frame[key].map(plain))
+    for key in (key for key in NETWORKS if key in frame):
+        usual = frame.groupby("task")[key].transform(lambda own: next(iter(own.value_counts().index), None))
+        names = names.where(frame[key].isna() | (frame[key] == usual), names + ", " + frame[key].map(plain))
     return frame.assign(method=names)
-
-
-def _without_networks(axes: Iterable[str]) -> tuple[str, ...]:
-    return tuple(key for key in axes if key not in NETWORKS)
 
 
 def varying(frame: pd.DataFrame, axes: Iterable[str]) -> list[str]:
@@ -400,7 +396,7 @@ def read(name: str, runs: Iterable[Run], axes: Sequence[str] | None = None, **ab
     if axes is None:
         axes = _differing(checked)
         checked = [replace(r, job=replace(r.job, axes={key: r.settings.get(key) for key in axes})) for r in checked]
-    return Results(name, _tidy(checked, metrics, tuple(axes)), _without_networks(axes), tuple(checked), **about)
+    return Results(name, _tidy(checked, metrics, tuple(axes)), tuple(axes), tuple(checked), **about)
 
 
 def _read_metrics(run: Run) -> dict[int, dict[str, float]]:
@@ -585,7 +581,7 @@ def load(folder: Path) -> Results:
     again = _again("submit", name, folder.parent)
     pictures = folder / "figures"
     about = {"sweep": name, "description": description, "tables": asked, "command": again}
-    return Results(name, frame, _without_networks(axes), pictures=pictures if pictures.is_dir() else None, **about)
+    return Results(name, frame, axes, pictures=pictures if pictures.is_dir() else None, **about)
 
 
 def read_runs_csv(text: str) -> pd.DataFrame:

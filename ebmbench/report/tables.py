@@ -43,6 +43,7 @@ FEWER = "†"
 """Marks a mean over fewer than all seeds."""
 FEW_SEEDS = 5
 """Fewer tell little of the spread between seeds: with two it has one degree of freedom."""
+FEW_SEEDS_NOTE = "{} seeds say little of the spread between seeds: it widens the intervals, and leaves more undecided."
 MARKS = "Bold: the best mean. A difference from it is decided where p < 0.05 (paired by seed, Holm over all pairs)."
 
 
@@ -381,7 +382,7 @@ def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
         f"Draws of the {group.task.draw_of}: {draw} = {numbers}. Mean and 95 % interval over draws and "
         f"{records[0]['seeds']} seeds, by a mixed model; tests paired by draw. Mean Kendall's tau between the "
         f"rankings of two draws: {number(records[0]['tau'], 2)}.",
-        *_few_seeds_of_draws(records[0]["seeds"]),
+        *([FEW_SEEDS_NOTE.format(records[0]["seeds"])] if 1 < records[0]["seeds"] < FEW_SEEDS else []),
         *_doubts(data, group.task),
         *_notes(data),
     ]
@@ -389,15 +390,6 @@ def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
         f"{group.title}: {metric.label}; does the draw of the {group.task.draw_of.removeprefix('training ')} decide?"
     )
     return Table(title, [*header, *_count_heads(doubtful)[1:]], rows, notes, data, "draws.csv")
-
-
-def _few_seeds_of_draws(count: int) -> list[str]:
-    """Says why a method that is worse at every draw may not be decided to be so."""
-    if count == 1 or count >= FEW_SEEDS:
-        return []
-    return [
-        f"{count} seeds say little of the spread between seeds: it widens the intervals, and leaves more undecided."
-    ]
 
 
 def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:

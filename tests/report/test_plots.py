@@ -54,7 +54,7 @@ def test_a_sweep_over_draws_is_ranked_over_all_of_them_and_its_networks_apart() 
         for method, network in models.items()
         for draw in range(4)
     }
-    found = frame.Results("made", frame_of(values, axes), axes[:1], tables=("draws",))
+    found = frame.Results("made", frame_of(values, axes), axes, tables=("draws",))
     ranking = next(figure for figure in plots.ranking(found) if figure.name == "ranking").data
     assert dict(zip(ranking["method"], ranking["mean"], strict=True)) == pytest.approx({"nce": 0.25, MDN: 0.15})
     assert set(ranking["draws"]) == {4} and len(found.models) == 2 * 4 * 3 and len(found.comparison) == 2 * 3

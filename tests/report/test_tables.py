@@ -161,7 +161,7 @@ def test_draws_show_other_settings_and_metrics_beside_the_methods() -> None:
     }
     options = {"draws": {"metrics": ["d_kl", "nll"]}}
     frame = frame_of(values, axes).assign(nll=1.0)
-    text = build(frame, "d", "", (options,), axes[:1])["tables.md"]
+    text = build(frame, "d", "", (options,), axes)["tables.md"]
     assert "D_KL; does the draw of the data decide?" in text and "NLL; does the draw of the data decide?" in text
     rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| nce", "| sm", "| ml-exact"))]
     assert [row for row in rows if "[" not in row] == ["| nce", "| sm", "| ml-exact, mdn"] * 2
@@ -169,7 +169,8 @@ def test_draws_show_other_settings_and_metrics_beside_the_methods() -> None:
 
 def test_networks_are_compared_in_one_table_of_scores() -> None:
     values = {("nce", "mlp"): [1.0, 1.1] * 5, ("ml-exact", "mlp"): [1.5, 1.6] * 5, ("ml-exact", "mdn"): [2.0, 2.2] * 5}
-    text = build(frame_of(values, ("task/network",)), "d", "", ("scores",), ())["tables.md"]
+    axes = ("task/network",)
+    text = build(frame_of(values, axes), "d", "", ("scores",), axes)["tables.md"]
     rows = [
         line.split(" | ")[0]
         for line in text.splitlines()
@@ -177,6 +178,18 @@ def test_networks_are_compared_in_one_table_of_scores() -> None:
     ]
     assert rows == ["| nce", "| ml-exact", "| ml-exact, mdn"] * 2  # the second table is the headline's
     assert "over 3 comparisons" in text
+
+
+def test_tasks_that_have_networks_of_their_own_do_not_name_them() -> None:
+    axes = ("task.network.name",)
+    one = frame_of({("nce", "paper"): [1.0]}, axes)
+    other = frame_of({("nce", "mlp"): [1.0] * 3, ("ml-exact", "mdn"): [1.0]}, axes).assign(task="regression")
+    done = Results("runs", pd.concat([one, other]), axes).done
+    assert list(dict.fromkeys(zip(done["task"], done["method"], strict=True))) == [
+        ("1d", "nce"),
+        ("regression", "nce"),
+        ("regression", "ml-exact, mdn"),
+    ]
 
 
 def test_a_setting_that_each_model_has_one_value_of_makes_no_groups() -> None:
