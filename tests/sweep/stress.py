@@ -28,7 +28,7 @@ from tests.processes import Command
 WORKERS = 8
 
 PLUGIN = """\
-import fcntl, os, struct
+import fcntl, os, struct, time
 from pathlib import Path
 
 from ebmbench.engine import execute
@@ -46,6 +46,7 @@ def counted(learner, plan, callbacks, stop):
     def on_step(progress):
         os.write(log, f"{os.getpid()} {progress.step}\\n".encode())
         callbacks.on_step(progress)
+        time.sleep(0.01)  # so that a job is killed in its middle on a fast machine too
 
     return train(learner, plan, Callbacks(callbacks.on_epoch, on_step), stop)
 
@@ -114,7 +115,7 @@ def stress(folder: Path, jobs: int, kills: int, hosts: int = 1, epochs: int = 15
         training = _training(disturbed)
         busy = [worker for worker in workers if training & set(_children(worker))]
         if report.kills < kills and busy:
-            how = ("worker", "machine", "asked")[report.kills % 3]
+            how = ("machine", "worker", "asked")[report.kills % 3]
             report.kills += _kill(chance.choice(busy), how)
     for worker in workers:
         assert worker.wait(120) in (0, 130, -signal.SIGKILL), worker.output
