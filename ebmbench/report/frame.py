@@ -102,7 +102,10 @@ def planned_run(job: Job, results_dir: Path, sweep_folder: Path | None = None) -
     folder = results_dir / "runs" / job.run_id
 
     def last_words() -> str:
-        return _read_text(error_path(sweep_folder, job.run_id)) if sweep_folder else ""
+        try:
+            return error_path(sweep_folder, job.run_id).read_text(errors="replace").strip() if sweep_folder else ""
+        except OSError:
+            return ""
 
     try:
         status = read_status(folder)
@@ -153,13 +156,6 @@ def _has_content(path: str) -> bool:
         return os.stat(path).st_size > 0
     except OSError:
         return False
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
 
 
 def _progress(status: Status) -> str:
@@ -309,14 +305,14 @@ class Results:
 
     def shown_by(self, figure: str) -> list[tuple[Metric, str]]:
         """Returns the metrics that a figure shows, each with a label that has values of it."""
-        found = []
-        for task in dict.fromkeys(self.tasks.values()):
-            for metric in (metric for metric in task.metrics if figure in metric.figures):
-                labels = [label for label, other in self.tasks.items() if other is task]
-                parts = self.done[self.done["label"].isin(labels)]
-                having = set(parts.loc[parts[metric.name].notna(), "label"]) if metric.name in parts else set()
-                found += [(metric, label) for label in labels if label in having]
-        return found
+        return [
+            (metric, label)
+            for task in dict.fromkeys(self.tasks.values())
+            for metric in task.metrics
+            if figure in metric.figures
+            for label, other in self.tasks.items()
+            if other is task and has_values(self.done[self.done["label"] == label], metric)
+        ]
 
 
 def task_of(name: str) -> type[Task]:
@@ -324,18 +320,19 @@ def task_of(name: str) -> type[Task]:
     return cast(type[Task], registry.get("task", name))
 
 
+def has_values(frame: pd.DataFrame, metric: Metric) -> bool:
+    """Returns whether the table has a value of a metric."""
+    return metric.name in frame and bool(frame[metric.name].notna().any())
+
+
 def metrics_of(task: type[Task], frame: pd.DataFrame) -> list[Metric]:
     """Returns the metrics of a task that the table has a value of; the headline always."""
-    return [
-        metric
-        for metric in task.metrics
-        if metric is task.metrics[0] or (metric.name in frame and frame[metric.name].notna().any())
-    ]
+    return [metric for metric in task.metrics if metric is task.metrics[0] or has_values(frame, metric)]
 
 
 def costs_of(frame: pd.DataFrame) -> list[Metric]:
     """Returns what a run cost, as far as the table has values of it."""
-    return [metric for metric in COST if metric.name in frame and frame[metric.name].notna().any()]
+    return [metric for metric in COST if has_values(frame, metric)]
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
@@ -499,16 +496,16 @@ def find(
             results_dir = only.parent if (only / "sweep.json").is_file() else only.parent.parent
         if (sweep_dir(results_dir, name) / "plan.json").exists():
             return of_plan(read_plan(results_dir, name), results_dir, states)
-    if all((folder / "status.json").exists() for folder in folders):
-        title = only.resolve().name if len(folders) == 1 else f"{len(folders)} runs"
-        return _of_folders(title, list(dict.fromkeys(folders)))
     missing = [str(folder) for folder in folders if not (folder / "status.json").exists()]
+    if not missing:
+        title = only.resolve().name if len(folders) == 1 else f"{len(folders)} runs"
+        return _of_folders(title, dict.fromkeys(folders))
     if len(targets) > 1:
         raise UserError(
             f"{missing[0]!r} is no run directory (it has no status.json); give run directories or one sweep"
         )
     if (only / "runs").is_dir():
-        return _of_folders(only.resolve().name, sorted(path.parent for path in only.glob("runs/*/status.json")))
+        return _of_folders(only.resolve().name, [path.parent for path in only.glob("runs/*/status.json")])
     # Runs of a multirun carry their sweep's name too, though it was never submitted.
     sweeps = _sweeps(results_dir / "runs")
     if name in sweeps:
@@ -527,12 +524,15 @@ def of_plan(plan: Plan, results_dir: Path, states: Callable[[Plan, Path], list[R
     """Returns a submitted sweep's results: all of its jobs, those without a run directory too."""
     found = with_parts(states(plan, results_dir), results_dir)
     # Not submit: the plan has all that was said then (overrides, the sweep's file, seeds per job), the name does not.
-    again = _again("resume", plan.name, results_dir)
-    return read(plan.name, found, plan.axes, sweep=plan.name, description=plan.description, tables=plan.tables,
-                command=again)  # fmt: skip
+    about = {
+        "description": plan.description,
+        "tables": plan.tables,
+        "command": _again("resume", plan.name, results_dir),
+    }
+    return read(plan.name, found, plan.axes, sweep=plan.name, **about)
 
 
-def _of_folders(name: str, folders: Sequence[Path], **about: Any) -> Results:
+def _of_folders(name: str, folders: Iterable[Path], **about: Any) -> Results:
     return read(name, map(read_run, sorted(folders, key=lambda folder: folder.name)), **about)
 
 
@@ -585,12 +585,8 @@ def load(folder: Path) -> Results:
 
 
 def read_runs_csv(text: str) -> pd.DataFrame:
-    """Returns what `tables.runs_csv` wrote."""
-    return _parse_csv(text, dtype={"dataset": str, "commit": str, "error": str})
-
-
-def _parse_csv(text: str, **options: Any) -> pd.DataFrame:
-    """Reads numbers to their last digit: what pandas 3 does unasked, and warns of being asked."""
+    """Returns what `sweep collect` wrote, its numbers to their last digit."""
+    kinds = {"dataset": str, "commit": str, "error": str}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pd.read_csv(io.StringIO(text), float_precision="round_trip", **options)
+        warnings.simplefilter("ignore")  # pandas 3 reads so unasked, and warns of being asked
+        return pd.read_csv(io.StringIO(text), float_precision="round_trip", dtype=kinds)

@@ -32,59 +32,26 @@ from ebmbench.engine.runs import FINISHED
 from ebmbench.report import claims, plots, tables
 from ebmbench.report import settings as reported
 from ebmbench.report.frame import Results, Run, task_of
-from ebmbench.system.files import write_atomically
 
 MAX_IMAGES = 24
 MAX_IMAGE_BYTES = 4_000_000  # of all example images together: the page stays under 10 MB
 
 
-_SCRIPT = """
-'use strict';
-for (const table of document.querySelectorAll('table.sortable')) {
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.querySelector('button').addEventListener('click', () => {
-    const up = head.getAttribute('aria-sort') !== 'ascending';
-    heads.forEach(other => other.removeAttribute('aria-sort'));
-    head.setAttribute('aria-sort', up ? 'ascending' : 'descending');
-    const key = row => {
-      const cell = row.cells[column], value = cell.dataset.v;
-      const text = value === undefined ? cell.textContent.trim() : value;
-      const number = text === '' || text === 'nan' ? NaN : Number(text);
-      return {text, number, empty: text === '' || text === 'nan' || text === '\u2013'};
-    };
-    const rows = [...table.tBodies[0].rows].map(row => [key(row), row]);
-    rows.sort(([a], [b]) => {
-      if (a.empty || b.empty) return a.empty - b.empty;  // what has no value stays at the end
-      const order = Number.isNaN(a.number) || Number.isNaN(b.number)
-        ? a.text.localeCompare(b.text, 'en', {numeric: true}) : a.number - b.number;
-      return up ? order : -order;
-    });
-    table.tBodies[0].append(...rows.map(([, row]) => row));
-  }));
-}
-"""
-
-
-def write_page(results: Results, path: Path, how: str) -> Path:
-    """Writes the page of `results` to `path`, which appears whole or not at all; `how` is the command that does it."""
-    write_atomically(path, render(results, how).encode())
-    return path
-
-
 def render(results: Results, how: str) -> str:
-    """Returns the page as text. A damaged file of a run costs the figures that need it, and the page says so."""
+    """Returns the page as text; `how` is the command that makes it.
+
+    A damaged file of a run costs the figures that need it, and the page says so.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ebmbench.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["csv_uri"] = csv_uri
-    environment.filters["marked"] = marked
-    environment.filters["unbroken"] = unbroken
-    environment.globals["swatch"] = swatch
-    environment.globals["dark_colors"] = rendering.dark_colors()
+    environment.filters.update(csv_uri=csv_uri, marked=marked, unbroken=unbroken)
+    environment.globals.update(swatch=swatch, dark_colors=rendering.dark_colors())
     troubles: list[str] = []
     drawn = [(figure, _draw(figure, troubles)) for figure in plots.all_figures(results, troubles)]
     images = [*example_images(results), *_pictures(results, {figure.name for figure, _ in drawn})]
-    script_hash = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+    script = "\n" + Path(__file__).with_name("page.js").read_text()
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     jobs = results.frame.drop_duplicates("run_id")
     states = Counter(run.state for run in results.runs) or Counter(jobs["state"])
     return environment.get_template("page.html.j2").render(
@@ -103,7 +70,7 @@ def render(results: Results, how: str) -> str:
         jobs=job_table(results),
         settings=settings_table(results),
         again=again(results, how),
-        script=Markup(_SCRIPT),
+        script=Markup(script),
         script_hash=script_hash,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -273,9 +240,8 @@ def warnings(results: Results) -> list[str]:
 
 def failures(results: Results) -> list[Table]:
     """Returns the jobs without a result, and the seeds that diverged or are not to be trusted; alike ones together."""
-    lost = [run for run in results.runs if run.state not in FINISHED]
     kinds: dict[tuple[str, ...], list[Run]] = {}
-    for run in lost:
+    for run in (run for run in results.runs if run.state not in FINISHED):
         progress = run.detail if run.state == "failed" else ""
         kinds.setdefault((run.label, run.method, run.state, progress), []).append(run)
     made = []
@@ -287,7 +253,7 @@ def failures(results: Results) -> list[Table]:
                 Cell(state),
                 Cell(why or "; ".join(dict.fromkeys(run.detail for run in runs if run.detail))),
                 Cell(str(len(runs)), sort=len(runs)),
-                code_cell(_some([run.job.run_id for run in runs])),
+                code_cell(runs[0].job.run_id + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")),
             ]
             for (label, method, state, why), runs in kinds.items()
         ]
@@ -316,11 +282,6 @@ def failures(results: Results) -> list[Table]:
     return made
 
 
-def _some(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
-    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
-
-
 def _seed_at(row: Mapping[Any, Any]) -> str:
     """A seed, with the step at which it diverged."""
     step = row.get("diverged_step", math.nan)
@@ -333,20 +294,19 @@ def _heads(*names: str) -> list[Cell]:
 
 def job_table(results: Results) -> Table:
     """Returns every job with the command that runs it again, as far as its settings are known."""
-    rows = []
-    for run in results.runs:
-        rows.append(
-            [
-                code_cell(run.job.run_id),
-                method_cell(run.method),
-                Cell(run.label),
-                Cell(_seed_text(run.seeds), sort=len(run.seeds)),
-                Cell(run.state),
-                code_cell((run.status.commit if run.status else "") or ""),
-                Cell(_device(run.folder)),
-                code_cell(reported.command(run.config, run.seeds)),
-            ]
-        )
+    rows = [
+        [
+            code_cell(run.job.run_id),
+            method_cell(run.method),
+            Cell(run.label),
+            Cell(_seed_text(run.seeds), sort=len(run.seeds)),
+            Cell(run.state),
+            code_cell((run.status.commit if run.status else "") or ""),
+            Cell(_device(run.folder)),
+            code_cell(reported.command(run.config, run.seeds)),
+        ]
+        for run in results.runs
+    ]
     header = _heads("run", "method", "dataset", "seeds", "state", "commit", "device", "again")
     if not results.runs:  # from runs.csv
         header = header[:6]

@@ -29,18 +29,15 @@ _SYMBOL = re.compile(r"[A-Za-z](?=,)|[α-ω](_\w)?(?=[, ])")
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what results depend on beside task and method, under dotted names; lists as JSON."""
-    found: dict[str, Any] = {}
-    for section in SECTIONS:
-        found |= _flatten(config.get(section) or {}, section)
+    found = _flatten({section: config.get(section) or {} for section in SECTIONS})
     return {key: value for key, value in found.items() if key not in ("task.name", "method.name")}
 
 
-def _flatten(raw: Any, prefix: str) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        return {prefix: comparable(raw)}
+def _flatten(raw: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key, value in raw.items():
-        found |= _flatten(value, f"{prefix}.{key}")
+    for name, value in raw.items():
+        key = f"{prefix}{name}"
+        found |= _flatten(value, f"{key}.") if isinstance(value, dict) else {key: comparable(value)}
     return found
 
 

@@ -107,12 +107,10 @@ def asked(results: Results) -> Iterator[tuple[str, Table]]:
 
 def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
     """Returns the kind and the options of an entry of `sweep.tables`: `scores`, or `{grid: {by: …}}`."""
-    if isinstance(entry, str):
-        kind, options = entry, None
-    elif isinstance(entry, dict) and len(entry) == 1:
-        kind, options = next(iter(entry.items()))
-    else:
+    named = {entry: None} if isinstance(entry, str) else entry
+    if not isinstance(named, dict) or len(named) != 1:
         raise UserError(f"sweep.tables has {entry!r}: give a kind of table, or one kind with its options")
+    [(kind, options)] = named.items()
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"sweep.tables has {kind!r}: choose from {', '.join(KINDS)}")
     if not isinstance(options, dict | None):
@@ -303,9 +301,6 @@ def pair_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
         yield Table(f"{group.title}: every pair", header, rows, notes, pairs, "pairs.csv")
 
 
-_RULE_NAMES = {"all": "mean of all", "median": "median", "best": "best quarter", "best_by_val": "best quarter by "}
-
-
 def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
     """Yields a table per group: does the choice of seeds decide the ranking?"""
     for group in groups(frame, axes):
@@ -313,8 +308,10 @@ def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
         data = scores.audit(group.frame, group.keys, "method", group.headline, selection)
         if data.empty:
             continue
-        names = _RULE_NAMES | ({"best_by_val": _RULE_NAMES["best_by_val"] + selection.label} if selection else {})
-        rules = [rule for rule in scores.RULES if rule in set(data["rule"])]
+        names = {"all": "mean of all", "median": "median", "best": "best quarter"}
+        if selection:
+            names["best_by_val"] = f"best quarter by {selection.label}"
+        rules = list(data["rule"].unique())
         by = {(row["method"], row["rule"]): row for row in data.to_dict("records")}
         places = _decimals_of(data["value"], digits=3)
         rows = []
@@ -364,8 +361,8 @@ def _draw_of(task: type[Task], axes: Sequence[str]) -> str:
 def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
     data = scores.draws(group.frame, group.keys, metric, draw)
     records = data.to_dict("records")
-    places, parts = places_of(*records), ("std_draws", "std_seeds", "std_residual")
-    std_places = _decimals_of(pd.concat(data[name] for name in parts), digits=2)
+    places, parts = places_of(*records), ["std_draws", "std_seeds", "std_residual"]
+    std_places = _decimals_of(data[parts].to_numpy().ravel(), digits=2)
     doubtful = bool(data["n_untrusted"].any())
     rows = []
     for row in records:
@@ -386,9 +383,8 @@ def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
         *_doubts(data, group.task),
         *_notes(data),
     ]
-    title = (
-        f"{group.title}: {metric.label}; does the draw of the {group.task.draw_of.removeprefix('training ')} decide?"
-    )
+    drawn = group.task.draw_of.removeprefix("training ")
+    title = f"{group.title}: {metric.label}; does the draw of the {drawn} decide?"
     return Table(title, [*header, *_count_heads(doubtful)[1:]], rows, notes, data, "draws.csv")
 
 
