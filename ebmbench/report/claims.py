@@ -34,7 +34,6 @@ from ebmbench.report.tables import (
 )
 from ebmbench.tasks.base import Metric
 
-BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
 COMPARED = ("paper_1d", "shapes")
 """The sweeps that compare the paper's seven methods at published settings, or as near to them as two cores allow."""
 UNDECIDED = "°"
@@ -265,11 +264,12 @@ def replaced(document: str, mark: str, text: str) -> str:
     Raises:
         ValueError: the document has no such marks.
     """
-    begin, end = BEGIN.format(mark), END.format(mark)
-    pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
-    if not pattern.search(document):
+    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    pattern = f"(?s){re.escape(begin)}\n.*?{re.escape(end)}"
+    made, count = re.subn(pattern, lambda found: f"{begin}\n{text}{end}", document)
+    if not count:
         raise ValueError(f"there is no {begin} … {end}")
-    return pattern.sub(lambda found: f"{begin}\n{text}{end}", document)
+    return made
 
 
 def _collected(results_dir: Path) -> list[Results]:

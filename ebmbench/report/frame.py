@@ -524,11 +524,8 @@ def of_plan(plan: Plan, results_dir: Path, states: Callable[[Plan, Path], list[R
     """Returns a submitted sweep's results: all of its jobs, those without a run directory too."""
     found = with_parts(states(plan, results_dir), results_dir)
     # Not submit: the plan has all that was said then (overrides, the sweep's file, seeds per job), the name does not.
-    about = {
-        "description": plan.description,
-        "tables": plan.tables,
-        "command": _again("resume", plan.name, results_dir),
-    }
+    again = _again("resume", plan.name, results_dir)
+    about = {"description": plan.description, "tables": plan.tables, "command": again}
     return read(plan.name, found, plan.axes, sweep=plan.name, **about)
 
 

@@ -50,7 +50,7 @@ def render(results: Results, how: str) -> str:
     troubles: list[str] = []
     drawn = [(figure, _draw(figure, troubles)) for figure in plots.all_figures(results, troubles)]
     images = [*example_images(results), *_pictures(results, {figure.name for figure, _ in drawn})]
-    script = "\n" + Path(__file__).with_name("page.js").read_text()
+    script = "\n" + Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     jobs = results.frame.drop_duplicates("run_id")
     states = Counter(run.state for run in results.runs) or Counter(jobs["state"])
@@ -59,7 +59,7 @@ def render(results: Results, how: str) -> str:
         number_of_jobs=len(results.runs) or len(jobs),
         facts=facts(results),
         findings=claims.findings(results),
-        states=sorted(states.items(), key=lambda item: (item[0] not in ("done",), item[0])),
+        states=sorted(states.items(), key=lambda item: (item[0] != "done", item[0])),
         warnings=[*warnings(results), *troubles],
         score_tables=score_tables(results),
         comparisons=comparison_tables(results),
@@ -145,7 +145,7 @@ COMPARISONS = ("comparisons", "pairs", "audit")
 def score_tables(results: Results) -> list[Table]:
     """Returns the tables that a sweep asks for; else scores and cost per dataset, and every variant."""
     if results.tables:
-        return _asked(results, compares=False)
+        return [table for kind, table in tables.asked(results) if kind not in COMPARISONS]
     if results.done.empty:
         return []
     made = [*tables.score_tables(results.comparison, [], {}), *tables.cost_tables(results.comparison, [], {})]
@@ -155,7 +155,7 @@ def score_tables(results: Results) -> list[Table]:
 def comparison_tables(results: Results) -> list[Table]:
     """Returns paired comparisons, and what becomes of the ranking by other rules or other draws of the data."""
     if results.tables:
-        return _asked(results, compares=True)
+        return [table for kind, table in tables.asked(results) if kind in COMPARISONS]
     if results.done.empty:
         return []
     compared = results.comparison[results.comparison.groupby("label")["method"].transform("nunique") > 1]
@@ -166,11 +166,6 @@ def comparison_tables(results: Results) -> list[Table]:
         if task_of(str(task)).drawn_by(results.axes):
             made += tables.draw_tables(part, results.axes, {})
     return made
-
-
-def _asked(results: Results, compares: bool) -> list[Table]:
-    """Returns the tables that a sweep asks for: those of COMPARISONS, or the others."""
-    return [table for kind, table in tables.asked(results) if (kind in COMPARISONS) == compares]
 
 
 def facts(results: Results) -> dict[str, str]:
@@ -374,20 +369,15 @@ def settings_table(results: Results) -> Table | None:
 # ---------------------------------------------------------------------------------------------------------- images
 
 
-@dataclass(frozen=True)
-class Example:
-    """An image from a run's figures, to be shown as it is."""
+def example_images(results: Results) -> list[tuple[str, str]]:
+    """Returns the pictures of the compared runs that their tasks name, all methods' first, then the next.
 
-    caption: str
-    uri: str
-
-
-def example_images(results: Results) -> list[Example]:
-    """Returns the pictures of the compared runs that their tasks name, all methods' first, then the next."""
+    Each has a caption and is a data: URI.
+    """
     compared = set(results.comparison["run_id"])
     runs = [run for run in results.runs if run.job.run_id in compared and run.state in FINISHED]
     runs.sort(key=lambda run: (run.label, palette.place(run.method)))
-    found: list[Example] = []
+    found: list[tuple[str, str]] = []
     size = 0
     for name in dict.fromkeys(name for task in results.tasks.values() for name in task.images):
         for run in (run for run in runs if name in results.tasks[run.label].images):
@@ -395,15 +385,15 @@ def example_images(results: Results) -> list[Example]:
             if image is None or len(found) == MAX_IMAGES or size + len(image) > MAX_IMAGE_BYTES:
                 continue
             size += len(image)
-            found.append(Example(f"{run.method}, {run.label}: {name}", image))
+            found.append((f"{run.method}, {run.label}: {name}", image))
     return found
 
 
-def _pictures(results: Results, drawn: set[str]) -> list[Example]:
+def _pictures(results: Results, drawn: set[str]) -> list[tuple[str, str]]:
     """Returns the figures that were collected, where the runs from which to draw them again are not there."""
     paths = sorted(results.pictures.glob("*.png")) if results.pictures else []
     images = [(path.stem, _image(path)) for path in paths if path.stem not in drawn]
-    return [Example(f"{name}, as collected", image) for name, image in images[:MAX_IMAGES] if image]
+    return [(f"{name}, as collected", image) for name, image in images[:MAX_IMAGES] if image]
 
 
 def _image(path: Path) -> str | None:

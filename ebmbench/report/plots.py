@@ -34,7 +34,7 @@ from ebmbench.report import settings as reported
 from ebmbench.report.frame import Results, costs_of
 from ebmbench.tasks.base import Metric
 
-# ----------------------------------------------------------------------------------------------------- small tools
+COUNTS = "✕ counts the seeds without a value (diverged), ‡ those that are not trusted."
 
 
 def _name_with_failures(method: str, without_value: int, doubtful: int) -> str:
@@ -42,17 +42,9 @@ def _name_with_failures(method: str, without_value: int, doubtful: int) -> str:
     return f"{method} ({', '.join(counts)})" if counts else method
 
 
-COUNTS = "✕ counts the seeds without a value (diverged), ‡ those that are not trusted."
-
-
 def _note(table: pd.DataFrame) -> str:
     """Returns what hollow markers mean, if a table of means gives rise to one."""
     return "Hollow: a mean with seeds that are not trusted (‡ in the tables)." if table["n_untrusted"].any() else ""
-
-
-def _jitter(count: int, width: float = 0.5) -> np.ndarray:
-    """Even, fixed offsets that look random: the golden ratio's multiples."""
-    return ((np.arange(count) * 0.618034) % 1 - 0.5) * width
 
 
 def _two_digits(value: float) -> str:
@@ -79,9 +71,6 @@ class _Scales:
 
     def __getitem__(self, unit: tuple[str, ...]) -> Scale | None:
         return Scale.of(self._values[unit], self._ends[unit])
-
-
-# -------------------------------------------------------------------------------------------------- method figures
 
 
 def summary_table(results: Results, label: str, metric: Metric) -> pd.DataFrame:
@@ -207,9 +196,10 @@ def _draw_strip(part: pd.DataFrame, metric: Metric, scale: Scale, axes: Axes) ->
         own = part[part["method"] == method].sort_values("seed")
         values = own[metric.name].to_numpy(float)
         finite = np.isfinite(values)
+        jitter = ((np.arange(len(values)) * 0.618034) % 1 - 0.5) * 0.5  # the golden ratio's multiples look random
         axes.scatter(
             values[finite],
-            place + _jitter(len(values))[finite],
+            place + jitter[finite],
             s=11 if len(values) > 10 else 26,
             color=palette.color(method),
             marker=palette.marker(method),

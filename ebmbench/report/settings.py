@@ -92,7 +92,7 @@ def symbol(key: str, task: str, method: str) -> str:
 
 def title(key: str, task: str, methods: Sequence[str]) -> str:
     """Returns a setting's name for an axis: its description, as the first method that has it gives it."""
-    fields = (field_of(key, task, method) for method in methods or [""])
+    fields = (field_of(key, task, method) for method in methods)
     described = [field.description for field in fields if field is not None and field.description]
     return described[0] if described else key
 

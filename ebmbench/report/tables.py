@@ -185,7 +185,7 @@ def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
         doubtful = bool((shown["n_untrusted"] > 0).any())
         header, rows = [Cell("method")], []
         for metric in main:
-            header += [_head(metric, arrow=True), *([Cell("median")] if metric is main[0] is group.headline else [])]
+            header += [_head(metric), *([Cell("median")] if metric is main[0] is group.headline else [])]
         for method in group.methods:
             found = [by[method, metric.name] for metric in main]
             means = [mean_cell(row, places[row["metric"]]) for row in found]
@@ -210,12 +210,12 @@ def _headline_table(group: Group, data: pd.DataFrame) -> Table:
     for row in records:
         ends = ", ".join(number(row[end], places) for end in ("median_low", "median_high"))
         known = not math.isnan(row["median_low"])
-        cells = [mean_cell(row, places), *([number_cell(row["mean_trusted"], places)] if doubtful else [])]
+        cells = [mean_cell(row, places), *[number_cell(row["mean_trusted"], places)] * doubtful]
         cells += [Cell(number(row["median"], places), f"[{ends}]" * known, sort=row["median"])]
         cells += [Cell(number(row["best"], places), f"({row['best_of']} of {row['seeds']})", sort=row["best"])]
         cells += [_share_cell(row["beats_best"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
         rows.append([method_cell(row["method"]), *cells, *_counts(row, doubtful), code_cell(row["config_hash"])])
-    header = [Cell("method"), _head(group.headline, arrow=True), *_trusted_head(doubtful)]
+    header = [Cell("method"), _head(group.headline), *[Cell("trusted seeds alone")] * doubtful]
     header += [*map(Cell, ("median", "mean of the best", "P(beats the best)", "p (Holm)", "verdict"))]
     header += [*_count_heads(doubtful), Cell("settings")]
     count = max(row["comparisons"] for row in records)
@@ -366,13 +366,13 @@ def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
     doubtful = bool(data["n_untrusted"].any())
     rows = []
     for row in records:
-        cells = [mean_cell({**row, "seeds": row["draws"]}, places)]
-        cells += [number_cell(row["mean_trusted"], places)] if doubtful else []
+        mean = mean_cell({**row, "seeds": row["draws"]}, places)
+        cells = [mean, *[number_cell(row["mean_trusted"], places)] * doubtful]
         cells += [number_cell(row[name], std_places) for name in parts]
         cells += [Cell(row["ranks"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
         rows.append([method_cell(row["method"]), *cells, *_counts(row, doubtful)[1:]])
     heads = ("std between draws", "std between seeds", "std of the rest", "rank at each draw", "p (Holm)", "verdict")
-    header = [Cell("method"), _head(metric, arrow=True), *_trusted_head(doubtful), *map(Cell, heads)]
+    header = [Cell("method"), _head(metric), *[Cell("trusted seeds alone")] * doubtful, *map(Cell, heads)]
     numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
     notes = [
         MARKS.replace("by seed", "by draw"),
@@ -456,7 +456,7 @@ def variant_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, 
                 means = [mean_cell(by[name, metric.name], places[metric.name]) for metric in metrics]
                 counts = Cell(f"{row['n']} of {row['seeds']}", sort=row["n"])
                 rows.append([method_cell(method), Cell(variant or "–", sort=len(rows)), counts, *means])
-        header = [Cell("method"), Cell("varied"), Cell("seeds with a value"), *(_head(m, arrow=True) for m in metrics)]
+        header = [Cell("method"), Cell("varied"), Cell("seeds with a value"), *(_head(m) for m in metrics)]
         notes = ["Mean over seeds with 95 % interval." if with_intervals else "Means over seeds."]
         notes += [*_doubts(data, group.task), *(_few_seeds(data) if with_intervals else [])]
         yield Table(f"{group.title}: all variants", header, rows, notes, data, "variants.csv")
@@ -482,10 +482,9 @@ def _is_set(frame: pd.DataFrame, setting: str) -> bool:
 # --------------------------------------------------------------------------------------------------------- cells
 
 
-def _head(metric: Metric, arrow: bool = False) -> Cell:
-    sign = metric.arrow if arrow else ""
-    tex = {"↓": r" $\downarrow$", "↑": r" $\uparrow$"}.get(sign, "")
-    return Cell(f"{metric.label} {sign}".strip(), tex=metric.tex + tex if metric.tex else None)
+def _head(metric: Metric) -> Cell:
+    text = f"{metric.label} {metric.arrow}".strip()
+    return Cell(text, tex=f"{metric.tex} {latex_text(metric.arrow)}".strip() if metric.tex else None)
 
 
 def mean_cell(row: dict[str, Any], places: int | None) -> Cell:
@@ -510,15 +509,11 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _count_heads(doubtful: bool = False) -> list[Cell]:
-    return [Cell("n"), Cell("diverged"), *([Cell("not trusted")] if doubtful else [])]
-
-
-def _trusted_head(doubtful: bool) -> list[Cell]:
-    return [Cell("trusted seeds alone")] if doubtful else []
+    return [Cell("n"), Cell("diverged"), *[Cell("not trusted")] * doubtful]
 
 
 def _counts(row: dict[str, Any], doubtful: bool = False) -> list[Cell]:
-    names = ("n", "diverged", *(["n_untrusted"] if doubtful else []))
+    names = ("n", "diverged", *["n_untrusted"] * doubtful)
     return [Cell(str(row[name]), sort=row[name]) for name in names]
 
 
@@ -680,14 +675,10 @@ def _markdown(tables: Sequence[Table], results: Results, origin: Sequence[str]) 
     if not tables:
         lines += ["No run is done yet.", ""]
     lines += [markdown(table) for table in tables]
-    frame = results.frame
-    seeds = frame["run_id"].value_counts()
-    runs = frame[["run_id", "method", "config_hash", "state", "finished"]].drop_duplicates("run_id")
-    rows = []
-    for row in runs.head(SHOWN_RUNS).to_dict("records"):
-        date = "" if pd.isna(row["finished"]) else row["finished"]
-        texts = (row["run_id"], row["method"], seeds[row["run_id"]], row["config_hash"], row["state"], date)
-        rows.append([Cell(str(text)) for text in texts])
+    frame = results.frame.assign(seeds=results.frame.groupby("run_id")["run_id"].transform("size"))
+    runs = frame.drop_duplicates("run_id")[["run_id", "method", "seeds", "config_hash", "state", "finished"]]
+    shown = runs.head(SHOWN_RUNS).astype(object).fillna("")
+    rows = [[Cell(str(text)) for text in row] for row in shown.itertuples(index=False)]
     if len(runs) > SHOWN_RUNS:
         rows.append([Cell(f"and {len(runs) - SHOWN_RUNS} more in runs.csv"), *[Cell("")] * 5])
     header = [Cell(name) for name in ("run", "method", "seeds", "settings", "state", "finished")]
