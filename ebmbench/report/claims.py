@@ -176,8 +176,7 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
 
 def _of_draws(part: pd.DataFrame, results: Results) -> Iterator[Finding]:
     """Yields what is said where the training data, or what else a task draws, were drawn several times."""
-    asked = [options for kind, options in map(parse_entry, results.tables) if kind == "draws"]
-    options = asked[0] if asked else {}
+    options = next((options for kind, options in map(parse_entry, results.tables) if kind == "draws"), {})
     task = task_of(str(part["task"].iloc[0]))
     metric = next((m for name in options.get("metrics", ()) if (m := task.metric(name))), task.metrics[0])
     options = {**options, "metrics": [metric.name]}

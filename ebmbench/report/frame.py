@@ -305,14 +305,13 @@ class Results:
 
     def shown_by(self, figure: str) -> list[tuple[Metric, str]]:
         """Returns the metrics that a figure shows, each with a label that has values of it."""
-        return [
-            (metric, label)
-            for task in dict.fromkeys(self.tasks.values())
-            for metric in task.metrics
-            if figure in metric.figures
-            for label, other in self.tasks.items()
-            if other is task and has_values(self.done[self.done["label"] == label], metric)
-        ]
+        found = []
+        parts = {label: self.done[self.done["label"] == label] for label in self.tasks}
+        for task in dict.fromkeys(self.tasks.values()):
+            for metric in (metric for metric in task.metrics if figure in metric.figures):
+                labels = [label for label, other in self.tasks.items() if other is task]
+                found += [(metric, label) for label in labels if has_values(parts[label], metric)]
+        return found
 
 
 def task_of(name: str) -> type[Task]:
@@ -563,10 +562,9 @@ def load(folder: Path) -> Results:
         frame = read_runs_csv((folder / "runs.csv").read_text())
         version, name, description = about["schema"], about["name"], about["description"]
         axes, asked = tuple(about["axes"]), tuple(about["tables"])
-        if not isinstance(name, str) or not isinstance(description, str) or set(axes) - set(frame.columns):
-            raise ValueError(name)
-        if {*IDENTITY, "diverged", "trusted"} - set(frame.columns):
-            raise ValueError(frame.columns)
+        lacking = {*IDENTITY, *axes, "diverged", "trusted"} - set(frame.columns)
+        if lacking or not isinstance(name, str) or not isinstance(description, str):
+            raise ValueError(lacking)
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} is missing: python -m ebmbench sweep collect {folder.name} makes it"
@@ -575,10 +573,9 @@ def load(folder: Path) -> Results:
         raise UserError(f"{folder} is damaged: python -m ebmbench sweep collect {folder.name} makes it again") from None
     if version != SCHEMA:
         raise UserError(f"{folder} is of layout version {version}, and this ebmbench reads {SCHEMA}")
+    pictures = folder / "figures" if (folder / "figures").is_dir() else None
     again = _again("submit", name, folder.parent)
-    pictures = folder / "figures"
-    about = {"sweep": name, "description": description, "tables": asked, "command": again}
-    return Results(name, frame, axes, pictures=pictures if pictures.is_dir() else None, **about)
+    return Results(name, frame, axes, (), name, description, asked, again, pictures)
 
 
 def read_runs_csv(text: str) -> pd.DataFrame:

@@ -61,16 +61,15 @@ class _Scales:
     """One scale for all panels with something in common."""
 
     def __init__(self) -> None:
-        self._values: dict[tuple[str, ...], list[float]] = {}
-        self._ends: dict[tuple[str, ...], list[float]] = {}
+        self._shown: dict[tuple[str, ...], tuple[list[float], list[float]]] = {}
 
     def add(self, unit: tuple[str, ...], table: pd.DataFrame, values: Sequence[str], ends: Sequence[str] = ()) -> None:
         """Takes columns of a table: what is shown, and the ends of intervals."""
-        for kept, columns in ((self._values, values), (self._ends, ends)):
-            kept.setdefault(unit, []).extend(table[list(columns)].to_numpy(float).ravel())
+        for kept, columns in zip(self._shown.setdefault(unit, ([], [])), (values, ends), strict=True):
+            kept.extend(table[list(columns)].to_numpy(float).ravel())
 
     def __getitem__(self, unit: tuple[str, ...]) -> Scale | None:
-        return Scale.of(self._values[unit], self._ends[unit])
+        return Scale.of(*self._shown[unit])
 
 
 def summary_table(results: Results, label: str, metric: Metric) -> pd.DataFrame:
