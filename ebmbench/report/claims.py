@@ -155,8 +155,8 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
     for value, own in table.groupby(axis, sort=True):
         records = own.to_dict("records")
         verdicts.append(_verdict(records, [_code(row["method"]) for row in records], plain(value)))
-        for first in (row for row in records if row["verdict"] == "best"):
-            best.append(f"{_code(first['method'])} at {plain(value)}{_doubt(first)}")
+        firsts = [row for row in records if row["verdict"] == "best"]
+        best += [f"{_code(row['method'])} at {plain(value)}{_doubt(row)}" for row in firsts]
         if set(own["verdict"]) == {"best", "worse"}:
             decided.append(plain(value))
     notes: dict[str, list[str]] = {}
@@ -384,13 +384,13 @@ def guide_text(results_dir: Path) -> str:
 def _verdict_rows(said: Sequence[Finding]) -> Iterator[str]:
     """Yields the lines of a table of verdicts, then the notes on it."""
     setting = next((finding.setting for finding in said if finding.setting), "")
-    header = ["data", *[setting][: len(setting)], "best mean", "not decided against it", "worse"]
+    header = ["data", *[setting] * bool(setting), "best mean", "not decided against it", "worse"]
     yield f"| {' | '.join(header)} |"
     yield "|---" * len(header) + "|"
     notes: dict[str, dict[str, list[str]]] = {}
     for finding in said:
         for verdict in finding.verdicts:
-            at = [verdict.at][: len(setting)]
+            at = [verdict.at] * bool(setting)
             yield f"| {' | '.join([finding.title, *at, verdict.best, verdict.undecided, verdict.worse])} |"
             if verdict.note:
                 notes.setdefault(verdict.note, {}).setdefault(finding.title, []).extend(at)
