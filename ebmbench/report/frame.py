@@ -575,7 +575,8 @@ def load(folder: Path) -> Results:
         raise UserError(f"{folder} is of layout version {version}, and this ebmbench reads {SCHEMA}")
     pictures = folder / "figures" if (folder / "figures").is_dir() else None
     again = _again("submit", name, folder.parent)
-    return Results(name, frame, axes, (), name, description, asked, again, pictures)
+    about = {"sweep": name, "description": description, "tables": asked, "command": again, "pictures": pictures}
+    return Results(name, frame, axes, **about)
 
 
 def read_runs_csv(text: str) -> pd.DataFrame:
