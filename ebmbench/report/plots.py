@@ -179,7 +179,7 @@ def strip(results: Results) -> Figure | None:
         title = f"{label}: {_short_title(metric)}"
         panels.append(Panel(title, _strip_panel(part, metric, whole)))
         if enlarged:
-            panels.append(Panel(f"{title}, enlarged", _strip_panel(part, metric, near)))
+            panels.append(Panel("the better half, enlarged", _strip_panel(part, metric, near)))
     if not panels:
         return None
     columns = ["label", "method", "run_id", "seed", "diverged", *dict.fromkeys(metric.name for metric, _ in shown)]
