@@ -87,8 +87,8 @@ def findings(results: Results) -> list[Finding]:
     if results.done.empty:
         return []
     found: list[Finding] = []
-    for task, part in results.done.groupby("task", sort=True):
-        if task_of(str(task)).drawn_by(results.axes):
+    for (task, _), part in results.done.groupby(["task", "dataset"], sort=True):
+        if task_of(str(task)).drawn_by(varying(part, results.axes)):
             found += _of_draws(part, results)
         else:
             found += [finding for group in groups(part, ()) for finding in _of_group(group, results)]

@@ -39,6 +39,8 @@ IDENTITY = ("run_id", "config_hash", "task", "dataset", "method", "seed", "state
 """The columns that every table of runs begins with; the settings that vary follow, then the metrics."""
 NEEDED = ("config.yaml", "metrics.csv", "checkpoint.pt", "environment.json")
 """Files without which a run that says it is done is damaged."""
+APART = ", with "
+"""Stands between the name of a dataset and what sets it apart from others of this name."""
 NETWORKS = ("task/network", "task.network.name")
 """The settings that name a run's network, in a sweep and in the configuration of a run."""
 
@@ -53,6 +55,7 @@ class Run:
     Attributes:
         state: done, diverged, running, queued, interrupted, failed, damaged or missing.
         detail: progress, or the last line of an error.
+        apart: what sets its data apart from others of the same name, in words.
     """
 
     job: Job
@@ -60,6 +63,7 @@ class Run:
     state: str
     detail: str = ""
     status: Status | None = None
+    apart: str = ""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -78,8 +82,9 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        """The dataset's name, `?` where nothing says it."""
-        return dataset_of(self.config["task"]) if self.config else self.status.dataset if self.status else "?"
+        """The dataset's name, with what sets it apart; `?` where nothing says it."""
+        name = dataset_of(self.config["task"]) if self.config else self.status.dataset if self.status else "?"
+        return f"{name}{APART}{self.apart}" if self.apart else name
 
     @property
     def method(self) -> str:
@@ -284,7 +289,8 @@ class Results:
         for (label, method), part in self.done.groupby(["label", "method"], sort=False):
             draw = self.draw_of(str(label)) if all_draws else ""
             for key in (key for key in self.varied[str(method)] if key != draw):
-                part = part[part[key] == _reference_value(part, key, self.tasks[str(label)], method_of(method))]
+                value = _reference_value(part, key, self.tasks[str(label)], method_of(method))
+                part = part[part[key].isna() if value is None else part[key] == value]
             if not draw and part["config_hash"].nunique() > 1:
                 largest = part.groupby("config_hash", sort=False).size().idxmax()
                 part = part[part["config_hash"] == largest]
@@ -363,13 +369,17 @@ def _variant(row: Mapping[Any, Any], varied: Mapping[str, Sequence[str]]) -> str
 
 
 def _reference_value(part: pd.DataFrame, key: str, task: type[Task], method: str) -> Any:
-    """Returns the published value, else the class's default, else the most frequent one (the largest of them)."""
+    """Returns the published value, else the class's default, else the most frequent one (the largest of them).
+
+    None stands for a setting that most of these runs do not have.
+    """
     values = part[key]
-    published = settings.published(key, task.name, str(part["dataset"].iloc[0]), method)
+    dataset = str(part["dataset"].iloc[0]).partition(APART)[0]
+    published = settings.published(key, task.name, dataset, method)
     if published is not None and (values == published).any():
         return published
-    counts = values.value_counts()
-    return max(counts[counts == counts.max()].index)
+    counts = values.value_counts(dropna=False)
+    return max(counts[counts == counts.max()].index.dropna(), default=None)
 
 
 def read(name: str, runs: Iterable[Run], axes: Sequence[str] | None = None, **about: Any) -> Results:
@@ -390,6 +400,7 @@ def read(name: str, runs: Iterable[Run], axes: Sequence[str] | None = None, **ab
                 run = replace(run, state="damaged", detail=str(error))
         checked.append(run)
     if axes is None:
+        checked = _told_apart(checked)
         axes = _differing(checked)
         checked = [replace(r, job=replace(r.job, axes={key: r.settings.get(key) for key in axes})) for r in checked]
     return Results(name, _tidy(checked, metrics, tuple(axes)), tuple(axes), tuple(checked), **about)
@@ -417,6 +428,35 @@ def _number(text: str) -> float:
         return int(text)
     except ValueError:
         return float(text) if text else math.nan
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Returns the runs with their data told apart where the models of one dataset did not have the same.
+
+    What all models vary alike is an axis of the study and makes no other dataset; draws need one that all have.
+    """
+    values: dict[tuple[str, str], dict[tuple[Any, ...], set[Any]]] = {}
+    draws: dict[str, tuple[str, ...]] = {}
+    for run in runs:
+        if run.state not in FINISHED:
+            continue
+        task = task_of(run.task)
+        draws[run.label] = task.draw_settings
+        model = (run.method, *map(run.settings.get, NETWORKS))
+        for key, value in run.settings.items():
+            if key.startswith(task.data_settings):
+                values.setdefault((run.label, key), {}).setdefault(model, set()).add(value)
+    apart: dict[str, list[str]] = {}
+    for (label, key), by_model in values.items():
+        first, *others = by_model.values()
+        if not first.intersection(*others) if key in draws[label] else any(other != first for other in others):
+            apart.setdefault(label, []).append(key)
+    return [replace(run, apart=_named_data(run, apart[run.label])) if run.label in apart else run for run in runs]
+
+
+def _named_data(run: Run, keys: Iterable[str]) -> str:
+    named = [(settings.symbol(key, run.task, run.method), run.settings.get(key)) for key in keys]
+    return ", ".join(f"{name} = {plain(value)}" for name, value in named if value is not None)
 
 
 def _differing(runs: Sequence[Run]) -> tuple[str, ...]:

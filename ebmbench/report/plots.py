@@ -164,7 +164,7 @@ def strip(results: Results) -> Figure | None:
         title = _title(metric, label)
         panels.append(Panel(title, partial(_draw_strip, part, metric, whole)))
         if enlarged:
-            panels.append(Panel(f"{title}, enlarged", partial(_draw_strip, part, metric, near)))
+            panels.append(Panel("the better half, enlarged", partial(_draw_strip, part, metric, near)))
     if not panels:
         return None
     columns = ["label", "method", "run_id", "seed", "diverged", *dict.fromkeys(metric.name for metric, _ in shown)]

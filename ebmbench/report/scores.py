@@ -72,14 +72,14 @@ def _groups(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[dict[str
 
 
 def at_equal_seeds(frame: pd.DataFrame, by: str, within: Sequence[str]) -> pd.DataFrame:
-    """Only the seeds that ran at every value of `by`, within each group of the others; all of them where none did.
+    """Only the seeds that ran at every value of `by`, within each group of the others; all where fewer than two did.
 
     So a curve against a setting compares its values and not their seeds, when some of them were run with more.
     """
     kept = []
     for _, part in frame.groupby(list(within), sort=False, dropna=False):
         common = set.intersection(*(set(seeds) for _, seeds in part.groupby(by)["seed"]))
-        kept.append(part[part["seed"].isin(common)] if common else part)
+        kept.append(part[part["seed"].isin(common)] if len(common) > 1 else part)
     return pd.concat(kept) if kept else frame
 
 
@@ -245,13 +245,15 @@ def _rank(
         unit: what pairs, in a word: seed, or draw.
         p_value: of two that are compared, by index, and the common units; `stats.paired_p_values` if not given.
     """
-    common: Mask = np.logical_and.reduce(paired.present)
+    hopeless: Mask = np.logical_and.reduce(paired.doubtful | ~paired.present, axis=1)
+    counted: Mask = ~hopeless if not hopeless.all() else hopeless
+    common: Mask = np.logical_and.reduce(paired.present[counted])
     count, notes = int(common.sum()), []
     if metric.better is None or len(paired.names) < 2:
         return _Ranking(paired, common)
     shared = badness(metric, paired.values[:, common])
     lost = (~np.isfinite(shared)).sum(1)
-    unsure: Mask = np.logical_and.reduce(paired.doubtful[:, common], axis=1) & (count > 0)
+    unsure: Mask = hopeless | np.logical_and.reduce(paired.doubtful[:, common], axis=1) & (count > 0)
     if unsure.any():
         names = map(str, itertools.compress(paired.names, unsure))
         notes.append(f"Not ranked, for no {unit} is trusted: {', '.join(names)}.")
@@ -284,7 +286,7 @@ def _rank(
             notes.append(f"{said} has the best mean.")
     notes += [
         f"{paired.names[i]} is not ranked: it has no value at {lost[i]} of the {count} {unit}s."
-        for i in np.flatnonzero(lost)
+        for i in np.flatnonzero((lost > 0) & ~hopeless)
     ]
     p_holm = dict(zip(pairs, stats.holm(p_values), strict=True))
     return _Ranking(paired, common, shared, tuple(ranked), best, p_holm, " ".join(notes))

@@ -137,6 +137,9 @@ def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[T
     classes = dict.fromkeys(type(task) for task in tasks)
     for entry in entries:
         kind, options = parse_entry(entry)
+        if unknown := ", ".join(sorted(map(str, options.keys() - set(OPTIONS.get(kind, ()))))):
+            known = ", ".join(OPTIONS.get(kind, ())) or "none"
+            raise UserError(f"sweep.tables has {kind} with {unknown}: its options are {known}")
         if kind == "grid" and not isinstance(options.get("by"), str):
             raise UserError("sweep.tables has a grid without `by`: the swept key of its rows, such as method.beta")
         for task in classes:
@@ -473,6 +476,14 @@ KINDS: dict[str, Callable[[pd.DataFrame, Sequence[str], dict[str, Any]], Iterabl
     "variants": variant_tables,
 }
 """What `sweep.tables` may name. Each makes tables of the runs that are done and the settings that vary."""
+
+OPTIONS = {
+    "scores": ("metrics", "margins"),
+    "draws": ("metrics",),
+    "grid": ("by", "metrics"),
+    "variants": ("metrics", "intervals"),
+}
+"""The options of these kinds; the others have none."""
 
 
 def _is_set(frame: pd.DataFrame, setting: str) -> bool:

@@ -84,8 +84,8 @@ def _about(plan: Plan) -> dict[str, Any]:
         "algorithms": ALGORITHMS,
         "name": plan.name,
         "description": plan.description,
-        # Tables are published: where the data lay is this machine's own.
-        "overrides": [re.sub(r"^((?:task\.)?data\.root=).*", r"\1…", text) for text in plan.overrides],
+        # Tables are published: where data and results lay is this machine's own.
+        "overrides": [re.sub(r"^([\w.]*(?:root|path|_dir)=).*", r"\1…", text) for text in plan.overrides],
         "axes": list(plan.axes),
         "tables": list(plan.tables),
         "figures": list(plan.figures),

@@ -171,6 +171,8 @@ def test_a_plan_is_frozen_and_the_one_before_is_kept(tmp_path: Path, monkeypatch
         (["submit", "smoke", "sweep.name=runs"], "sweep.name='runs' is not allowed"),
         (["submit", "smoke", "sweep.tables=[score]"], "'score': choose from scores"),
         (["submit", "smoke", "sweep.tables=[{grid: {}}]"], "without `by`"),
+        (["submit", "smoke", "sweep.tables=[{draws: {beside: 1}}]"], "draws with beside: its options are metrics"),
+        (["submit", "smoke", "sweep.tables=[{cost: {by: method}}]"], "cost with by: its options are none"),
         (["submit", "smoke", "sweep.figures=[strips]"], "'strips': choose from"),
         (["submit", "smoke", "device=cuda:7"], "device=cuda:7 cannot be had"),
         (["submit", "smoke", "results_dir=/proc/nowhere"], "results_dir='/proc/nowhere' cannot be written"),
