@@ -455,7 +455,7 @@ def _told_apart(runs: Sequence[Run]) -> list[Run]:
 
 
 def _named_data(run: Run, keys: Iterable[str]) -> str:
-    named = [(settings.symbol(key, run.task, run.method), run.settings.get(key)) for key in keys]
+    named = ((key.removeprefix("task."), run.settings.get(key)) for key in keys)
     return ", ".join(f"{name} = {plain(value)}" for name, value in named if value is not None)
 
 
