@@ -124,7 +124,7 @@ def _axes(lines: Sequence[Sequence[str]], configs: Sequence[RunConfig]) -> dict[
 
 
 def _axis_value(key: str, given: Mapping[str, str], config: Mapping[str, Any]) -> Any:
-    """The resolved value of a key; the option's name where it is a group, such as proposal=single; None for no value."""
+    """The resolved value of a key, None for none; the option's name where it is a group, such as proposal=single."""
     value: Any = config
     for part in re.split("[./]", key):
         value = value.get(part) if isinstance(value, dict) else None
