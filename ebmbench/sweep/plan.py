@@ -23,15 +23,13 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.engine.runs import cannot_write_folder
 from ebmbench.report.planned import Job, Plan, is_name, read_plan, sweep_dir
-from ebmbench.report.tables import check_entries
+from ebmbench.report.tables import NO_AXIS, check_entries
 from ebmbench.system.files import write_atomically
 
 RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
 """Folders of `results/` that are no sweep's."""
 FIGURES = ("ranking", "strip", "settings", "map", "pareto", "curves")
 """What `sweep.figures` may name for every task; a task may have more."""
-_NO_AXIS = ("task", "method", "task.dataset", "task/data", "task.data.name", "seeds", "plugins")
-"""Keys that have a column of their own in every table of runs."""
 
 
 def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_per_job: int | None = None) -> Plan:
@@ -116,7 +114,7 @@ def _axes(lines: Sequence[Sequence[str]]) -> tuple[str, ...]:
     for line in lines:
         for key, value in map(_split, line):
             values.setdefault(key, set()).add(value)
-    return tuple(key for key, found in values.items() if len(found) > 1 and key not in _NO_AXIS)
+    return tuple(key for key, found in values.items() if len(found) > 1 and key not in NO_AXIS)
 
 
 def _axis_value(key: str, line: Sequence[str], config: RunConfig) -> Any:
