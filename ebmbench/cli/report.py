@@ -13,6 +13,7 @@ from ebmbench.core.extras import need
 from ebmbench.report import frame
 from ebmbench.report.frame import Results
 from ebmbench.sweep.status import job_states
+from ebmbench.system.files import write_atomically
 
 DEFAULT = Path("results")
 SHOWN = 40
@@ -21,7 +22,7 @@ SHOWN = 40
 
 def page(arguments: Arguments) -> int:
     """Writes one HTML page; returns the exit code: 1 if a run is damaged."""
-    from ebmbench.report.html import write_page
+    from ebmbench.report.html import render
 
     results = _results(arguments)
     path = _out(arguments) or _default_out(arguments, results, "report.html", ".html")
@@ -29,7 +30,7 @@ def page(arguments: Arguments) -> int:
         raise UserError(f"--out: {str(path)!r} is a folder; give a file, such as {str(path / 'report.html')!r}")
     _make_folder(path.parent)
     try:
-        write_page(results, path, _how(arguments))
+        write_atomically(path, render(results, _how(arguments)).encode())
     except OSError as error:
         raise UserError(f"--out: {str(path)!r} cannot be written ({error.strerror})") from None
     print(path)
@@ -77,7 +78,7 @@ def claims(arguments: Arguments) -> int:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"{name} is not here: call this at the top of the repository")
-        sentences.update(path, mark, text(results_dir))
+        write_atomically(path, sentences.replaced(path.read_text(), mark, text(results_dir)).encode())
         print(path)
     return 0
 

@@ -32,10 +32,8 @@ from ebmbench.report.tables import (
     parse_entry,
     places_of,
 )
-from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
 
-BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
 COMPARED = ("paper_1d", "shapes")
 """The sweeps that compare the paper's seven methods at published settings, or as near to them as two cores allow."""
 UNDECIDED = "°"
@@ -89,8 +87,8 @@ def findings(results: Results) -> list[Finding]:
     if results.done.empty:
         return []
     found: list[Finding] = []
-    for task, part in results.done.groupby("task", sort=True):
-        if task_of(str(task)).drawn_by(results.axes):
+    for (task, _), part in results.done.groupby(["task", "dataset"], sort=True):
+        if task_of(str(task)).drawn_by(varying(part, results.axes)):
             found += _of_draws(part, results)
         else:
             found += [finding for group in groups(part, ()) for finding in _of_group(group, results)]
@@ -142,7 +140,8 @@ def _seeds_of(group: Group) -> str:
 def _at_equal_seeds(rows: pd.DataFrame, over: str, metric: Metric, results: Results) -> list[Row]:
     """Returns the summary of each that is compared, over the seeds that all of them have."""
     equal = scores.at_equal_seeds(rows, over, ["task", "dataset"])
-    return _records(scores.summarise(equal, ["task", "dataset"], over, [metric], margins_of(results.tables)))
+    table = scores.summarise(equal, ["task", "dataset"], over, [metric], margins_of(results.tables))
+    return list(table.to_dict("records"))
 
 
 def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Finding:
@@ -154,10 +153,10 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
     decided: list[str] = []
     verdicts: list[Verdict] = []
     for value, own in table.groupby(axis, sort=True):
-        records = _records(own)
+        records = own.to_dict("records")
         verdicts.append(_verdict(records, [_code(row["method"]) for row in records], plain(value)))
-        for first in _records(own[own["verdict"] == "best"]):
-            best.append(f"{_code(first['method'])} at {plain(value)}{_doubt(first)}")
+        firsts = [row for row in records if row["verdict"] == "best"]
+        best += [f"{_code(row['method'])} at {plain(value)}{_doubt(row)}" for row in firsts]
         if set(own["verdict"]) == {"best", "worse"}:
             decided.append(plain(value))
     notes: dict[str, list[str]] = {}
@@ -177,14 +176,13 @@ def _at_each_value(group: Group, metric: Metric, axis: str, sign: str) -> Findin
 
 def _of_draws(part: pd.DataFrame, results: Results) -> Iterator[Finding]:
     """Yields what is said where the training data, or what else a task draws, were drawn several times."""
-    asked = [options for kind, options in map(parse_entry, results.tables) if kind == "draws"]
-    options = asked[0] if asked else {}
+    options = next((options for kind, options in map(parse_entry, results.tables) if kind == "draws"), {})
     task = task_of(str(part["task"].iloc[0]))
     metric = next((m for name in options.get("metrics", ()) if (m := task.metric(name))), task.metrics[0])
     options = {**options, "metrics": [metric.name]}
     for table in draw_tables(part, results.axes, options):
         assert table.data is not None
-        rows = _records(table.data)
+        rows = table.data.to_dict("records")
         names = [_code(row["method"]) for row in rows]
         title = table.title.partition(f": {metric.label}")[0]
         over = f"draws of the {task.draw_of}, {rows[0]['seeds']} seeds each"
@@ -192,10 +190,6 @@ def _of_draws(part: pd.DataFrame, results: Results) -> Iterator[Finding]:
         tau = rows[0]["tau"]
         agree = f" Mean Kendall's tau between the rankings of two draws: {number(tau, 2)}." if tau == tau else ""
         yield replace(finding, text=finding.text + agree)
-
-
-def _records(table: pd.DataFrame) -> list[Row]:
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
 
 
 def _said(title: str, metric: Metric, rows: Sequence[Row], names: Sequence[str], unit: str, over: str) -> Finding:
@@ -263,22 +257,18 @@ def _doubt(row: Row) -> str:
 # ------------------------------------------------------------------------------------------------------ documents
 
 
-def update(document: Path, mark: str, text: str) -> None:
-    """Writes `text` between the marks of a document; all else stays as it is."""
-    write_atomically(document, replaced(document.read_text(), mark, text).encode())
-
-
 def replaced(document: str, mark: str, text: str) -> str:
     """Returns a document with `text` between its marks `<!-- mark -->` and `<!-- end of mark -->`.
 
     Raises:
         ValueError: the document has no such marks.
     """
-    begin, end = BEGIN.format(mark), END.format(mark)
-    pattern = re.compile(f"{re.escape(begin)}\n.*?{re.escape(end)}", re.DOTALL)
-    if not pattern.search(document):
+    begin, end = f"<!-- {mark} -->", f"<!-- end of {mark} -->"
+    pattern = f"(?s){re.escape(begin)}\n.*?{re.escape(end)}"
+    made, count = re.subn(pattern, lambda found: f"{begin}\n{text}{end}", document)
+    if not count:
         raise ValueError(f"there is no {begin} … {end}")
-    return pattern.sub(lambda found: f"{begin}\n{text}{end}", document)
+    return made
 
 
 def _collected(results_dir: Path) -> list[Results]:
@@ -314,7 +304,11 @@ def results_text(results_dir: Path) -> str:
     ]
     methods = list(dict.fromkeys(method for group, _ in columns for method in group.methods))
     rows = [[method_cell(method), *(_marked_cell(records, method) for _, records in columns)] for method in methods]
-    header = [Cell("method"), *(Cell(_column_head(group, records)) for group, records in columns)]
+    header = [Cell("method")]
+    for group, records in columns:
+        header.append(
+            Cell(f"{group.title}: {group.headline.label} {group.headline.arrow} ({records[0]['seeds']} seeds)")
+        )
     lines = markdown_rows(Table("", header, rows))
     legend = (
         "Mean over seeds and its 95 % interval, each column on one draw of its data or of its base detector: they say "
@@ -334,10 +328,6 @@ def results_text(results_dir: Path) -> str:
     return "\n".join([*lines, "", legend, "", *(f"- {finding.title}: {finding.text}" for finding in said)]) + "\n"
 
 
-def _column_head(group: Group, records: Sequence[Row]) -> str:
-    return f"{group.title}: {group.headline.label} {group.headline.arrow} ({records[0]['seeds']} seeds)"
-
-
 def _marked_cell(records: Sequence[Row], method: object) -> Cell:
     row = next((row for row in records if row["method"] == method), None)
     if row is None:
@@ -355,9 +345,8 @@ def speed_text(results_dir: Path) -> str:
         each = ", ".join(f"`{row.method}` {row.ratio:.1f}" for row in part.itertuples())
         cores = "one core" if threads == 1 else f"{threads} cores"
         lines.append(f"- On {cores}, 20 seeds at the published settings, times the textbook way: {each}.")
-    lines.append("")
-    lines.append("([results/bench/one_d.md](../results/bench/one_d.md); `python -m ebmbench.bench`)")
-    return "\n".join(lines) + "\n"
+    lines += ["", "([results/bench/one_d.md](../results/bench/one_d.md); `python -m ebmbench.bench`)", ""]
+    return "\n".join(lines)
 
 
 GUIDE = (
@@ -395,13 +384,13 @@ def guide_text(results_dir: Path) -> str:
 def _verdict_rows(said: Sequence[Finding]) -> Iterator[str]:
     """Yields the lines of a table of verdicts, then the notes on it."""
     setting = next((finding.setting for finding in said if finding.setting), "")
-    header = ["data", *[setting][: len(setting)], "best mean", "not decided against it", "worse"]
+    header = ["data", *[setting] * bool(setting), "best mean", "not decided against it", "worse"]
     yield f"| {' | '.join(header)} |"
     yield "|---" * len(header) + "|"
     notes: dict[str, dict[str, list[str]]] = {}
     for finding in said:
         for verdict in finding.verdicts:
-            at = [verdict.at][: len(setting)]
+            at = [verdict.at] * bool(setting)
             yield f"| {' | '.join([finding.title, *at, verdict.best, verdict.undecided, verdict.worse])} |"
             if verdict.note:
                 notes.setdefault(verdict.note, {}).setdefault(finding.title, []).extend(at)

@@ -39,6 +39,8 @@ IDENTITY = ("run_id", "config_hash", "task", "dataset", "method", "seed", "state
 """The columns that every table of runs begins with; the settings that vary follow, then the metrics."""
 NEEDED = ("config.yaml", "metrics.csv", "checkpoint.pt", "environment.json")
 """Files without which a run that says it is done is damaged."""
+APART = ", with "
+"""Stands between the name of a dataset and what sets it apart from others of this name."""
 NETWORKS = ("task/network", "task.network.name")
 """The settings that name a run's network, in a sweep and in the configuration of a run."""
 
@@ -53,6 +55,7 @@ class Run:
     Attributes:
         state: done, diverged, running, queued, interrupted, failed, damaged or missing.
         detail: progress, or the last line of an error.
+        apart: what sets its data apart from others of the same name, in words.
     """
 
     job: Job
@@ -60,6 +63,7 @@ class Run:
     state: str
     detail: str = ""
     status: Status | None = None
+    apart: str = ""
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -78,8 +82,9 @@ class Run:
 
     @property
     def dataset(self) -> str:
-        """The dataset's name, `?` where nothing says it."""
-        return dataset_of(self.config["task"]) if self.config else self.status.dataset if self.status else "?"
+        """The dataset's name, with what sets it apart; `?` where nothing says it."""
+        name = dataset_of(self.config["task"]) if self.config else self.status.dataset if self.status else "?"
+        return f"{name}{APART}{self.apart}" if self.apart else name
 
     @property
     def method(self) -> str:
@@ -102,7 +107,10 @@ def planned_run(job: Job, results_dir: Path, sweep_folder: Path | None = None) -
     folder = results_dir / "runs" / job.run_id
 
     def last_words() -> str:
-        return _read_text(error_path(sweep_folder, job.run_id)) if sweep_folder else ""
+        try:
+            return error_path(sweep_folder, job.run_id).read_text(errors="replace").strip() if sweep_folder else ""
+        except OSError:
+            return ""
 
     try:
         status = read_status(folder)
@@ -153,13 +161,6 @@ def _has_content(path: str) -> bool:
         return os.stat(path).st_size > 0
     except OSError:
         return False
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(errors="replace").strip()
-    except OSError:
-        return ""
 
 
 def _progress(status: Status) -> str:
@@ -288,7 +289,8 @@ class Results:
         for (label, method), part in self.done.groupby(["label", "method"], sort=False):
             draw = self.draw_of(str(label)) if all_draws else ""
             for key in (key for key in self.varied[str(method)] if key != draw):
-                part = part[part[key] == _reference_value(part, key, self.tasks[str(label)], method_of(method))]
+                value = _reference_value(part, key, self.tasks[str(label)], method_of(method))
+                part = part[part[key].isna() if value is None else part[key] == value]
             if not draw and part["config_hash"].nunique() > 1:
                 largest = part.groupby("config_hash", sort=False).size().idxmax()
                 part = part[part["config_hash"] == largest]
@@ -310,12 +312,11 @@ class Results:
     def shown_by(self, figure: str) -> list[tuple[Metric, str]]:
         """Returns the metrics that a figure shows, each with a label that has values of it."""
         found = []
+        parts = {label: self.done[self.done["label"] == label] for label in self.tasks}
         for task in dict.fromkeys(self.tasks.values()):
             for metric in (metric for metric in task.metrics if figure in metric.figures):
                 labels = [label for label, other in self.tasks.items() if other is task]
-                parts = self.done[self.done["label"].isin(labels)]
-                having = set(parts.loc[parts[metric.name].notna(), "label"]) if metric.name in parts else set()
-                found += [(metric, label) for label in labels if label in having]
+                found += [(metric, label) for label in labels if has_values(parts[label], metric)]
         return found
 
 
@@ -324,18 +325,19 @@ def task_of(name: str) -> type[Task]:
     return cast(type[Task], registry.get("task", name))
 
 
+def has_values(frame: pd.DataFrame, metric: Metric) -> bool:
+    """Returns whether the table has a value of a metric."""
+    return metric.name in frame and bool(frame[metric.name].notna().any())
+
+
 def metrics_of(task: type[Task], frame: pd.DataFrame) -> list[Metric]:
     """Returns the metrics of a task that the table has a value of; the headline always."""
-    return [
-        metric
-        for metric in task.metrics
-        if metric is task.metrics[0] or (metric.name in frame and frame[metric.name].notna().any())
-    ]
+    return [metric for metric in task.metrics if metric is task.metrics[0] or has_values(frame, metric)]
 
 
 def costs_of(frame: pd.DataFrame) -> list[Metric]:
     """Returns what a run cost, as far as the table has values of it."""
-    return [metric for metric in COST if metric.name in frame and frame[metric.name].notna().any()]
+    return [metric for metric in COST if has_values(frame, metric)]
 
 
 def _named(frame: pd.DataFrame) -> pd.DataFrame:
@@ -367,13 +369,17 @@ def _variant(row: Mapping[Any, Any], varied: Mapping[str, Sequence[str]]) -> str
 
 
 def _reference_value(part: pd.DataFrame, key: str, task: type[Task], method: str) -> Any:
-    """Returns the published value, else the class's default, else the most frequent one (the largest of them)."""
+    """Returns the published value, else the class's default, else the most frequent one (the largest of them).
+
+    None stands for a setting that most of these runs do not have.
+    """
     values = part[key]
-    published = settings.published(key, task.name, str(part["dataset"].iloc[0]), method)
+    dataset = str(part["dataset"].iloc[0]).partition(APART)[0]
+    published = settings.published(key, task.name, dataset, method)
     if published is not None and (values == published).any():
         return published
-    counts = values.value_counts()
-    return max(counts[counts == counts.max()].index)
+    counts = values.value_counts(dropna=False)
+    return max(counts[counts == counts.max()].index.dropna(), default=None)
 
 
 def read(name: str, runs: Iterable[Run], axes: Sequence[str] | None = None, **about: Any) -> Results:
@@ -394,6 +400,7 @@ def read(name: str, runs: Iterable[Run], axes: Sequence[str] | None = None, **ab
                 run = replace(run, state="damaged", detail=str(error))
         checked.append(run)
     if axes is None:
+        checked = _told_apart(checked)
         axes = _differing(checked)
         checked = [replace(r, job=replace(r.job, axes={key: r.settings.get(key) for key in axes})) for r in checked]
     return Results(name, _tidy(checked, metrics, tuple(axes)), tuple(axes), tuple(checked), **about)
@@ -421,6 +428,35 @@ def _number(text: str) -> float:
         return int(text)
     except ValueError:
         return float(text) if text else math.nan
+
+
+def _told_apart(runs: Sequence[Run]) -> list[Run]:
+    """Returns the runs with their data told apart where the models of one dataset did not have the same.
+
+    What all models vary alike is an axis of the study and makes no other dataset; draws need one that all have.
+    """
+    values: dict[tuple[str, str], dict[tuple[Any, ...], set[Any]]] = {}
+    draws: dict[str, tuple[str, ...]] = {}
+    for run in runs:
+        if run.state not in FINISHED:
+            continue
+        task = task_of(run.task)
+        draws[run.label] = task.draw_settings
+        model = (run.method, *map(run.settings.get, NETWORKS))
+        for key, value in run.settings.items():
+            if key.startswith(task.data_settings):
+                values.setdefault((run.label, key), {}).setdefault(model, set()).add(value)
+    apart: dict[str, list[str]] = {}
+    for (label, key), by_model in values.items():
+        first, *others = by_model.values()
+        if not first.intersection(*others) if key in draws[label] else any(other != first for other in others):
+            apart.setdefault(label, []).append(key)
+    return [replace(run, apart=_named_data(run, apart[run.label])) if run.label in apart else run for run in runs]
+
+
+def _named_data(run: Run, keys: Iterable[str]) -> str:
+    named = ((key.removeprefix("task."), run.settings.get(key)) for key in keys)
+    return ", ".join(f"{name} = {plain(value)}" for name, value in named if value is not None)
 
 
 def _differing(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -499,16 +535,16 @@ def find(
             results_dir = only.parent if (only / "sweep.json").is_file() else only.parent.parent
         if (sweep_dir(results_dir, name) / "plan.json").exists():
             return of_plan(read_plan(results_dir, name), results_dir, states)
-    if all((folder / "status.json").exists() for folder in folders):
-        title = only.resolve().name if len(folders) == 1 else f"{len(folders)} runs"
-        return _of_folders(title, list(dict.fromkeys(folders)))
     missing = [str(folder) for folder in folders if not (folder / "status.json").exists()]
+    if not missing:
+        title = only.resolve().name if len(folders) == 1 else f"{len(folders)} runs"
+        return _of_folders(title, dict.fromkeys(folders))
     if len(targets) > 1:
         raise UserError(
             f"{missing[0]!r} is no run directory (it has no status.json); give run directories or one sweep"
         )
     if (only / "runs").is_dir():
-        return _of_folders(only.resolve().name, sorted(path.parent for path in only.glob("runs/*/status.json")))
+        return _of_folders(only.resolve().name, [path.parent for path in only.glob("runs/*/status.json")])
     # Runs of a multirun carry their sweep's name too, though it was never submitted.
     sweeps = _sweeps(results_dir / "runs")
     if name in sweeps:
@@ -528,11 +564,11 @@ def of_plan(plan: Plan, results_dir: Path, states: Callable[[Plan, Path], list[R
     found = with_parts(states(plan, results_dir), results_dir)
     # Not submit: the plan has all that was said then (overrides, the sweep's file, seeds per job), the name does not.
     again = _again("resume", plan.name, results_dir)
-    return read(plan.name, found, plan.axes, sweep=plan.name, description=plan.description, tables=plan.tables,
-                command=again)  # fmt: skip
+    about = {"description": plan.description, "tables": plan.tables, "command": again}
+    return read(plan.name, found, plan.axes, sweep=plan.name, **about)
 
 
-def _of_folders(name: str, folders: Sequence[Path], **about: Any) -> Results:
+def _of_folders(name: str, folders: Iterable[Path], **about: Any) -> Results:
     return read(name, map(read_run, sorted(folders, key=lambda folder: folder.name)), **about)
 
 
@@ -566,10 +602,9 @@ def load(folder: Path) -> Results:
         frame = read_runs_csv((folder / "runs.csv").read_text())
         version, name, description = about["schema"], about["name"], about["description"]
         axes, asked = tuple(about["axes"]), tuple(about["tables"])
-        if not isinstance(name, str) or not isinstance(description, str) or set(axes) - set(frame.columns):
-            raise ValueError(name)
-        if {*IDENTITY, "diverged", "trusted"} - set(frame.columns):
-            raise ValueError(frame.columns)
+        lacking = {*IDENTITY, *axes, "diverged", "trusted"} - set(frame.columns)
+        if lacking or not isinstance(name, str) or not isinstance(description, str):
+            raise ValueError(lacking)
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} is missing: python -m ebmbench sweep collect {folder.name} makes it"
@@ -578,19 +613,15 @@ def load(folder: Path) -> Results:
         raise UserError(f"{folder} is damaged: python -m ebmbench sweep collect {folder.name} makes it again") from None
     if version != SCHEMA:
         raise UserError(f"{folder} is of layout version {version}, and this ebmbench reads {SCHEMA}")
+    pictures = folder / "figures" if (folder / "figures").is_dir() else None
     again = _again("submit", name, folder.parent)
-    pictures = folder / "figures"
-    about = {"sweep": name, "description": description, "tables": asked, "command": again}
-    return Results(name, frame, axes, pictures=pictures if pictures.is_dir() else None, **about)
+    about = {"sweep": name, "description": description, "tables": asked, "command": again, "pictures": pictures}
+    return Results(name, frame, axes, **about)
 
 
 def read_runs_csv(text: str) -> pd.DataFrame:
-    """Returns what `tables.runs_csv` wrote."""
-    return _parse_csv(text, dtype={"dataset": str, "commit": str, "error": str})
-
-
-def _parse_csv(text: str, **options: Any) -> pd.DataFrame:
-    """Reads numbers to their last digit: what pandas 3 does unasked, and warns of being asked."""
+    """Returns what `sweep collect` wrote, its numbers to their last digit."""
+    kinds = {"dataset": str, "commit": str, "error": str}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return pd.read_csv(io.StringIO(text), float_precision="round_trip", **options)
+        warnings.simplefilter("ignore")  # pandas 3 reads so unasked, and warns of being asked
+        return pd.read_csv(io.StringIO(text), float_precision="round_trip", dtype=kinds)

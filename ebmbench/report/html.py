@@ -31,60 +31,27 @@ from ebmbench.display.table import Cell, Table, code_cell, csv_text, method_cell
 from ebmbench.engine.runs import FINISHED
 from ebmbench.report import claims, plots, tables
 from ebmbench.report import settings as reported
-from ebmbench.report.frame import Results, Run, task_of
-from ebmbench.system.files import write_atomically
+from ebmbench.report.frame import APART, Results, Run, task_of
 
 MAX_IMAGES = 24
 MAX_IMAGE_BYTES = 4_000_000  # of all example images together: the page stays under 10 MB
 
 
-_SCRIPT = """
-'use strict';
-for (const table of document.querySelectorAll('table.sortable')) {
-  const heads = [...table.tHead.rows[0].cells];
-  heads.forEach((head, column) => head.querySelector('button').addEventListener('click', () => {
-    const up = head.getAttribute('aria-sort') !== 'ascending';
-    heads.forEach(other => other.removeAttribute('aria-sort'));
-    head.setAttribute('aria-sort', up ? 'ascending' : 'descending');
-    const key = row => {
-      const cell = row.cells[column], value = cell.dataset.v;
-      const text = value === undefined ? cell.textContent.trim() : value;
-      const number = text === '' || text === 'nan' ? NaN : Number(text);
-      return {text, number, empty: text === '' || text === 'nan' || text === '\u2013'};
-    };
-    const rows = [...table.tBodies[0].rows].map(row => [key(row), row]);
-    rows.sort(([a], [b]) => {
-      if (a.empty || b.empty) return a.empty - b.empty;  // what has no value stays at the end
-      const order = Number.isNaN(a.number) || Number.isNaN(b.number)
-        ? a.text.localeCompare(b.text, 'en', {numeric: true}) : a.number - b.number;
-      return up ? order : -order;
-    });
-    table.tBodies[0].append(...rows.map(([, row]) => row));
-  }));
-}
-"""
-
-
-def write_page(results: Results, path: Path, how: str) -> Path:
-    """Writes the page of `results` to `path`, which appears whole or not at all; `how` is the command that does it."""
-    write_atomically(path, render(results, how).encode())
-    return path
-
-
 def render(results: Results, how: str) -> str:
-    """Returns the page as text. A damaged file of a run costs the figures that need it, and the page says so."""
+    """Returns the page as text; `how` is the command that makes it.
+
+    A damaged file of a run costs the figures that need it, and the page says so.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ebmbench.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.filters["csv_uri"] = csv_uri
-    environment.filters["marked"] = marked
-    environment.filters["unbroken"] = unbroken
-    environment.globals["swatch"] = swatch
-    environment.globals["dark_colors"] = rendering.dark_colors()
+    environment.filters.update(csv_uri=csv_uri, marked=marked, unbroken=unbroken)
+    environment.globals.update(swatch=swatch, dark_colors=rendering.dark_colors())
     troubles: list[str] = []
     drawn = [(figure, _draw(figure, troubles)) for figure in plots.all_figures(results, troubles)]
     images = [*example_images(results), *_pictures(results, {figure.name for figure, _ in drawn})]
-    script_hash = base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
+    script = "\n" + Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     jobs = results.frame.drop_duplicates("run_id")
     states = Counter(run.state for run in results.runs) or Counter(jobs["state"])
     return environment.get_template("page.html.j2").render(
@@ -92,7 +59,7 @@ def render(results: Results, how: str) -> str:
         number_of_jobs=len(results.runs) or len(jobs),
         facts=facts(results),
         findings=claims.findings(results),
-        states=sorted(states.items(), key=lambda item: (item[0] not in ("done",), item[0])),
+        states=sorted(states.items(), key=lambda item: (item[0] != "done", item[0])),
         warnings=[*warnings(results), *troubles],
         score_tables=score_tables(results),
         comparisons=comparison_tables(results),
@@ -103,7 +70,7 @@ def render(results: Results, how: str) -> str:
         jobs=job_table(results),
         settings=settings_table(results),
         again=again(results, how),
-        script=Markup(_SCRIPT),
+        script=Markup(script),
         script_hash=script_hash,
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
@@ -178,7 +145,7 @@ COMPARISONS = ("comparisons", "pairs", "audit")
 def score_tables(results: Results) -> list[Table]:
     """Returns the tables that a sweep asks for; else scores and cost per dataset, and every variant."""
     if results.tables:
-        return _asked(results, compares=False)
+        return [table for kind, table in tables.asked(results) if kind not in COMPARISONS]
     if results.done.empty:
         return []
     made = [*tables.score_tables(results.comparison, [], {}), *tables.cost_tables(results.comparison, [], {})]
@@ -188,7 +155,7 @@ def score_tables(results: Results) -> list[Table]:
 def comparison_tables(results: Results) -> list[Table]:
     """Returns paired comparisons, and what becomes of the ranking by other rules or other draws of the data."""
     if results.tables:
-        return _asked(results, compares=True)
+        return [table for kind, table in tables.asked(results) if kind in COMPARISONS]
     if results.done.empty:
         return []
     compared = results.comparison[results.comparison.groupby("label")["method"].transform("nunique") > 1]
@@ -199,11 +166,6 @@ def comparison_tables(results: Results) -> list[Table]:
         if task_of(str(task)).drawn_by(results.axes):
             made += tables.draw_tables(part, results.axes, {})
     return made
-
-
-def _asked(results: Results, compares: bool) -> list[Table]:
-    """Returns the tables that a sweep asks for: those of COMPARISONS, or the others."""
-    return [table for kind, table in tables.asked(results) if (kind in COMPARISONS) == compares]
 
 
 def facts(results: Results) -> dict[str, str]:
@@ -264,7 +226,11 @@ def warnings(results: Results) -> list[str]:
             "six cannot decide a difference between two methods."
         )
     runs = done[["task", "dataset", "method"]].drop_duplicates().itertuples(index=False)
-    tuned = {method for task, dataset, method in runs if reported.is_tuned_per_dataset(task, str(dataset), method)}
+    tuned = {
+        method
+        for task, dataset, method in runs
+        if reported.is_tuned_per_dataset(task, str(dataset).partition(APART)[0], method)
+    }
     if tuned and len(tuned) < done["method"].nunique():
         names_of = tables.listed(list(map(str, palette.in_order(tuned))))
         said.append(f"The settings of {names_of} were chosen for each dataset; those of the other methods were not.")
@@ -273,9 +239,8 @@ def warnings(results: Results) -> list[str]:
 
 def failures(results: Results) -> list[Table]:
     """Returns the jobs without a result, and the seeds that diverged or are not to be trusted; alike ones together."""
-    lost = [run for run in results.runs if run.state not in FINISHED]
     kinds: dict[tuple[str, ...], list[Run]] = {}
-    for run in lost:
+    for run in (run for run in results.runs if run.state not in FINISHED):
         progress = run.detail if run.state == "failed" else ""
         kinds.setdefault((run.label, run.method, run.state, progress), []).append(run)
     made = []
@@ -287,7 +252,7 @@ def failures(results: Results) -> list[Table]:
                 Cell(state),
                 Cell(why or "; ".join(dict.fromkeys(run.detail for run in runs if run.detail))),
                 Cell(str(len(runs)), sort=len(runs)),
-                code_cell(_some([run.job.run_id for run in runs])),
+                code_cell(runs[0].job.run_id + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")),
             ]
             for (label, method, state, why), runs in kinds.items()
         ]
@@ -316,11 +281,6 @@ def failures(results: Results) -> list[Table]:
     return made
 
 
-def _some(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
-    return f"{names[0]} and {len(names) - 1} more" if len(names) > 1 else names[0]
-
-
 def _seed_at(row: Mapping[Any, Any]) -> str:
     """A seed, with the step at which it diverged."""
     step = row.get("diverged_step", math.nan)
@@ -333,20 +293,19 @@ def _heads(*names: str) -> list[Cell]:
 
 def job_table(results: Results) -> Table:
     """Returns every job with the command that runs it again, as far as its settings are known."""
-    rows = []
-    for run in results.runs:
-        rows.append(
-            [
-                code_cell(run.job.run_id),
-                method_cell(run.method),
-                Cell(run.label),
-                Cell(_seed_text(run.seeds), sort=len(run.seeds)),
-                Cell(run.state),
-                code_cell((run.status.commit if run.status else "") or ""),
-                Cell(_device(run.folder)),
-                code_cell(reported.command(run.config, run.seeds)),
-            ]
-        )
+    rows = [
+        [
+            code_cell(run.job.run_id),
+            method_cell(run.method),
+            Cell(run.label),
+            Cell(_seed_text(run.seeds), sort=len(run.seeds)),
+            Cell(run.state),
+            code_cell((run.status.commit if run.status else "") or ""),
+            Cell(_device(run.folder)),
+            code_cell(reported.command(run.config, run.seeds)),
+        ]
+        for run in results.runs
+    ]
     header = _heads("run", "method", "dataset", "seeds", "state", "commit", "device", "again")
     if not results.runs:  # from runs.csv
         header = header[:6]
@@ -414,20 +373,15 @@ def settings_table(results: Results) -> Table | None:
 # ---------------------------------------------------------------------------------------------------------- images
 
 
-@dataclass(frozen=True)
-class Example:
-    """An image from a run's figures, to be shown as it is."""
+def example_images(results: Results) -> list[tuple[str, str]]:
+    """Returns the pictures of the compared runs that their tasks name, all methods' first, then the next.
 
-    caption: str
-    uri: str
-
-
-def example_images(results: Results) -> list[Example]:
-    """Returns the pictures of the compared runs that their tasks name, all methods' first, then the next."""
+    Each has a caption and is a data: URI.
+    """
     compared = set(results.comparison["run_id"])
     runs = [run for run in results.runs if run.job.run_id in compared and run.state in FINISHED]
     runs.sort(key=lambda run: (run.label, palette.place(run.method)))
-    found: list[Example] = []
+    found: list[tuple[str, str]] = []
     size = 0
     for name in dict.fromkeys(name for task in results.tasks.values() for name in task.images):
         for run in (run for run in runs if name in results.tasks[run.label].images):
@@ -435,15 +389,15 @@ def example_images(results: Results) -> list[Example]:
             if image is None or len(found) == MAX_IMAGES or size + len(image) > MAX_IMAGE_BYTES:
                 continue
             size += len(image)
-            found.append(Example(f"{run.method}, {run.label}: {name}", image))
+            found.append((f"{run.method}, {run.label}: {name}", image))
     return found
 
 
-def _pictures(results: Results, drawn: set[str]) -> list[Example]:
+def _pictures(results: Results, drawn: set[str]) -> list[tuple[str, str]]:
     """Returns the figures that were collected, where the runs from which to draw them again are not there."""
     paths = sorted(results.pictures.glob("*.png")) if results.pictures else []
     images = [(path.stem, _image(path)) for path in paths if path.stem not in drawn]
-    return [Example(f"{name}, as collected", image) for name, image in images[:MAX_IMAGES] if image]
+    return [(f"{name}, as collected", image) for name, image in images[:MAX_IMAGES] if image]
 
 
 def _image(path: Path) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ from ebmbench.report import settings as reported
 from ebmbench.report.frame import Results, costs_of
 from ebmbench.tasks.base import Metric
 
-# ----------------------------------------------------------------------------------------------------- small tools
+COUNTS = "✕ counts the seeds without a value (diverged), ‡ those that are not trusted."
 
 
 def _name_with_failures(method: str, without_value: int, doubtful: int) -> str:
@@ -41,17 +42,9 @@ def _name_with_failures(method: str, without_value: int, doubtful: int) -> str:
     return f"{method} ({', '.join(counts)})" if counts else method
 
 
-COUNTS = "✕ counts the seeds without a value (diverged), ‡ those that are not trusted."
-
-
 def _note(table: pd.DataFrame) -> str:
     """Returns what hollow markers mean, if a table of means gives rise to one."""
     return "Hollow: a mean with seeds that are not trusted (‡ in the tables)." if table["n_untrusted"].any() else ""
-
-
-def _jitter(count: int, width: float = 0.5) -> np.ndarray:
-    """Even, fixed offsets that look random: the golden ratio's multiples."""
-    return ((np.arange(count) * 0.618034) % 1 - 0.5) * width
 
 
 def _two_digits(value: float) -> str:
@@ -68,19 +61,15 @@ class _Scales:
     """One scale for all panels with something in common."""
 
     def __init__(self) -> None:
-        self._values: dict[tuple[str, ...], list[float]] = {}
-        self._ends: dict[tuple[str, ...], list[float]] = {}
+        self._shown: dict[tuple[str, ...], tuple[list[float], list[float]]] = {}
 
     def add(self, unit: tuple[str, ...], table: pd.DataFrame, values: Sequence[str], ends: Sequence[str] = ()) -> None:
         """Takes columns of a table: what is shown, and the ends of intervals."""
-        for kept, columns in ((self._values, values), (self._ends, ends)):
-            kept.setdefault(unit, []).extend(table[list(columns)].to_numpy(float).ravel())
+        for kept, columns in zip(self._shown.setdefault(unit, ([], [])), (values, ends), strict=True):
+            kept.extend(table[list(columns)].to_numpy(float).ravel())
 
     def __getitem__(self, unit: tuple[str, ...]) -> Scale | None:
-        return Scale.of(self._values[unit], self._ends[unit])
-
-
-# -------------------------------------------------------------------------------------------------- method figures
+        return Scale.of(*self._shown[unit])
 
 
 def summary_table(results: Results, label: str, metric: Metric) -> pd.DataFrame:
@@ -97,67 +86,63 @@ def summary_table(results: Results, label: str, metric: Metric) -> pd.DataFrame:
 
 def ranking(results: Results) -> Iterator[Figure]:
     """Mean over seeds with its interval, best method on top: of the headline metric, then of the others."""
-    shown = [
-        (metric, label, part)
-        for metric, label in results.shown_by("ranking")
-        if len(part := summary_table(results, label, metric))
-    ]
-    scales = _Scales()
-    for metric, label, part in shown:
-        scales.add(_unit(results, metric, label), part, ["mean", "best"], ["low", "high"])
-    for is_first, name, title in ((True, "ranking", "Ranking"), (False, "ranking-others", "Ranking by other metrics")):
-        panels, tables = [], []
-        for metric, label, part in shown:
-            if (metric is results.tasks[label].metrics[0]) != is_first:
-                continue
+    shown, scales = [], _Scales()
+    for metric, label in results.shown_by("ranking"):
+        part = summary_table(results, label, metric)
+        if len(part):
+            scales.add(_unit(results, metric, label), part, ["mean", "best"], ["low", "high"])
             # The last row is drawn highest: the best on top.
             badness = scores.badness(metric, part["mean"].to_numpy(dtype=np.float64))
             part = part.assign(badness=badness).sort_values("badness", ascending=False, na_position="first")
-            tables.append(part.drop(columns="badness"))
-            draw = _ranking_panel(part, metric, scales[_unit(results, metric, label)])
-            panels.append(Panel(f"{label}: {_short_title(metric)}", draw))
-        if panels:
-            yield Figure(
-                name,
-                title,
-                "Mean over all seeds that have a value (filled) with its 95 % interval, best on top. "
-                f"{_which_seeds(pd.concat(tables))}{COUNTS}",
-                tuple(panels),
-                pd.concat(tables),
-            )
-
-
-def _which_seeds(table: pd.DataFrame) -> str:
-    if table["best"].isna().all():
-        return "Means and intervals are over draws and seeds. "
-    return "Hollow diamonds: the mean of the best quarter (the paper's best 5 of 20), which hides failures. "
+            shown.append((metric, label, part.drop(columns="badness")))
+    for is_first, name, title in ((True, "ranking", "Ranking"), (False, "ranking-others", "Ranking by other metrics")):
+        own = [found for found in shown if (found[0] is results.tasks[found[1]].metrics[0]) == is_first]
+        if not own:
+            continue
+        panels = [
+            Panel(_title(metric, label), partial(_draw_ranking, part, metric, scales[_unit(results, metric, label)]))
+            for metric, label, part in own
+        ]
+        whole = pd.concat(part for *_, part in own)
+        seeds = "Hollow diamonds: the mean of the best quarter (the paper's best 5 of 20), which hides failures. "
+        if whole["best"].isna().all():
+            seeds = "Means and intervals are over draws and seeds. "
+        yield Figure(
+            name,
+            title,
+            "Mean over all seeds that have a value (filled) with its 95 % interval, best on top. " + seeds + COUNTS,
+            tuple(panels),
+            whole,
+        )
 
 
 def _labelled(results: Results, label: str) -> pd.DataFrame:
     return results.models[results.models["label"] == label]
 
 
-def _short_title(metric: Metric) -> str:
-    return metric.heading.split(",")[0]
+def _title(metric: Metric, label: str) -> str:
+    return f"{label}: {metric.heading.split(',')[0]}"
 
 
-def _ranking_panel(part: pd.DataFrame, metric: Metric, scale: Scale | None) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        rows = part.to_dict("records")
-        for place, row in enumerate(rows):
-            color = palette.color(row["method"])
-            axes.plot([row["low"], row["high"]], [place, place], color=color, lw=2, solid_capstyle="butt")
-            axes.plot(row["mean"], place, marker=palette.marker(row["method"]), color=color, ms=6)
-            axes.plot(row["best"], place, marker="D", mfc="none", mec=color, ms=5)
-        names = [_name_with_failures(row["method"], row["without_value"], row["n_untrusted"]) for row in rows]
-        axes.set_yticks(range(len(rows)), names)
-        axes.set_ylim(-0.6, len(rows) - 0.4)
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel(metric.heading)
-        if scale:
-            scale.apply(axes)
+def _name_rows(axes: Axes, names: Sequence[str], metric: Metric) -> None:
+    """Names what is drawn in rows, from below, and the metric across."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(metric.heading)
 
-    return draw
+
+def _draw_ranking(part: pd.DataFrame, metric: Metric, scale: Scale | None, axes: Axes) -> None:
+    rows = part.to_dict("records")
+    for place, row in enumerate(rows):
+        color = palette.color(row["method"])
+        axes.plot([row["low"], row["high"]], [place, place], color=color, lw=2, solid_capstyle="butt")
+        axes.plot(row["mean"], place, marker=palette.marker(row["method"]), color=color, ms=6)
+        axes.plot(row["best"], place, marker="D", mfc="none", mec=color, ms=5)
+    names = [_name_with_failures(row["method"], row["without_value"], row["n_untrusted"]) for row in rows]
+    _name_rows(axes, names, metric)
+    if scale:
+        scale.apply(axes)
 
 
 def strip(results: Results) -> Figure | None:
@@ -176,10 +161,10 @@ def strip(results: Results) -> Figure | None:
     enlarged = any(whole.share(near) < 0.5 for *_, whole, near in rows)
     panels = []
     for metric, label, part, whole, near in rows:
-        title = f"{label}: {_short_title(metric)}"
-        panels.append(Panel(title, _strip_panel(part, metric, whole)))
+        title = _title(metric, label)
+        panels.append(Panel(title, partial(_draw_strip, part, metric, whole)))
         if enlarged:
-            panels.append(Panel("the better half, enlarged", _strip_panel(part, metric, near)))
+            panels.append(Panel("the better half, enlarged", partial(_draw_strip, part, metric, near)))
     if not panels:
         return None
     columns = ["label", "method", "run_id", "seed", "diverged", *dict.fromkeys(metric.name for metric, _ in shown)]
@@ -203,44 +188,39 @@ def _window(part: pd.DataFrame, metric: Metric) -> Scale | None:
     return Scale.of([end for method in better for end in seeds[method].quantile([0.05, 0.95])])
 
 
-def _strip_panel(part: pd.DataFrame, metric: Metric, scale: Scale) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        methods = methods_of(part)[::-1]
-        names = []
-        for place, method in enumerate(methods):
-            own = part[part["method"] == method].sort_values("seed")
-            values = own[metric.name].to_numpy(float)
-            finite = np.isfinite(values)
-            axes.scatter(
-                values[finite],
-                place + _jitter(len(values))[finite],
-                s=11 if len(values) > 10 else 26,
-                color=palette.color(method),
-                marker=palette.marker(method),
-                alpha=0.75,
-                linewidths=0,
-            )
-            if finite.any():
-                axes.plot([np.median(values[finite])] * 2, [place - 0.38, place + 0.38], color=INK, lw=1.4)
-            doubtful = int((finite & (own["trusted"] == 0)).sum())
-            names.append(_name_with_failures(method, int((~finite).sum()), doubtful))
-            below, above = int((values < scale.low).sum()), int((values > scale.high).sum())
-            beyond = f"‹ {below}  " * bool(below) + f"{above} ›" * bool(above)
-            axes.text(1.01, place, beyond, transform=axes.get_yaxis_transform(), va="center", color=MUTED, fontsize=6.5)
-        axes.set_yticks(range(len(methods)), names)
-        axes.set_ylim(-0.6, len(methods) - 0.4)
-        axes.grid(axis="y", visible=False)
-        axes.set_xlabel(metric.heading)
-        if isinstance(metric.better, float):
-            axes.axvline(metric.better, color=TRUTH_COLOR, lw=1, ls="--")
-        scale.apply(axes)
-
-    return draw
+def _draw_strip(part: pd.DataFrame, metric: Metric, scale: Scale, axes: Axes) -> None:
+    methods = methods_of(part)[::-1]
+    names = []
+    for place, method in enumerate(methods):
+        own = part[part["method"] == method].sort_values("seed")
+        values = own[metric.name].to_numpy(float)
+        finite = np.isfinite(values)
+        jitter = ((np.arange(len(values)) * 0.618034) % 1 - 0.5) * 0.5  # the golden ratio's multiples look random
+        axes.scatter(
+            values[finite],
+            place + jitter[finite],
+            s=11 if len(values) > 10 else 26,
+            color=palette.color(method),
+            marker=palette.marker(method),
+            alpha=0.75,
+            linewidths=0,
+        )
+        if finite.any():
+            axes.plot([np.median(values[finite])] * 2, [place - 0.38, place + 0.38], color=INK, lw=1.4)
+        doubtful = int((finite & (own["trusted"] == 0)).sum())
+        names.append(_name_with_failures(method, int((~finite).sum()), doubtful))
+        below, above = int((values < scale.low).sum()), int((values > scale.high).sum())
+        beyond = f"‹ {below}  " * bool(below) + f"{above} ›" * bool(above)
+        axes.text(1.01, place, beyond, transform=axes.get_yaxis_transform(), va="center", color=MUTED, fontsize=6.5)
+    _name_rows(axes, names, metric)
+    if isinstance(metric.better, float):
+        axes.axvline(metric.better, color=TRUTH_COLOR, lw=1, ls="--")
+    scale.apply(axes)
 
 
 def pareto(results: Results) -> Figure | None:
     """Cost against quality."""
-    tables, about = [], []
+    shown, scales = [], _Scales()
     for metric, label in results.shown_by("pareto"):
         part = _labelled(results, label)
         for cost in (cost for cost in costs_of(part) if cost.title):
@@ -255,21 +235,17 @@ def pareto(results: Results) -> Figure | None:
                 not ((quality["cost"] <= c) & (badness <= b) & ((quality["cost"] < c) | (badness < b))).any()
                 for c, b in zip(quality["cost"], badness, strict=True)
             ]
-            tables.append(quality.reset_index())
-            about.append((metric, label, cost))
-    if not tables:
+            table = quality.reset_index()
+            shown.append((metric, label, cost, table))
+            scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
+            scales.add((cost.name,), table, ["cost"])
+    if not shown:
         return None
-    scales = _Scales()
-    for table, (metric, label, cost) in zip(tables, about, strict=True):
-        scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
-        scales.add((cost.name,), table, ["cost"])
-    panels = [
-        Panel(
-            f"{label}: {_short_title(metric)}",
-            _pareto_panel(table, metric.label, cost.title, scales[cost.name,], scales[_unit(results, metric, label)]),
-        )
-        for table, (metric, label, cost) in zip(tables, about, strict=True)
-    ]
+    panels = []
+    for metric, label, cost, table in shown:
+        draw = partial(_draw_pareto, table, metric, cost, scales[cost.name,], scales[_unit(results, metric, label)])
+        panels.append(Panel(_title(metric, label), draw))
+    whole = pd.concat(table for *_, table in shown)
     return Figure(
         "pareto",
         "Cost against quality",
@@ -277,32 +253,29 @@ def pareto(results: Results) -> Figure | None:
         "quality: the best to be had at that cost. Training time depends on the machine; the number of energy "
         "evaluations does not.",
         tuple(panels),
-        (whole := pd.concat(tables)),
+        whole,
         legend=tuple(methods_of(whole)),
         note=_note(whole),
     )
 
 
-def _pareto_panel(
-    table: pd.DataFrame, quality: str, cost: str, across: Scale | None, up: Scale | None
-) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        if across:
-            across.apply(axes)
-        if up:
-            up.apply(axes, "y")
-        front = table[table["on_front"]].sort_values("cost")
-        x, y = front["cost"].tolist(), front["mean"].tolist()
-        axes.step([*x, axes.get_xlim()[1]], [*y, y[-1]], where="post", color=MUTED, lw=1, ls="--", zorder=1)
-        for row in table.to_dict("records"):
-            color = palette.color(row["method"])
-            axes.plot([row["cost"]] * 2, [row["low"], row["high"]], color=color, lw=1.5)
-            face = PAPER if row["n_untrusted"] else color
-            axes.plot(row["cost"], row["mean"], marker=palette.marker(row["method"]), mfc=face, color=color, ms=6.5)
-        axes.set_xlabel(cost)
-        axes.set_ylabel(quality)
-
-    return draw
+def _draw_pareto(
+    table: pd.DataFrame, metric: Metric, cost: Metric, across: Scale | None, up: Scale | None, axes: Axes
+) -> None:
+    if across:
+        across.apply(axes)
+    if up:
+        up.apply(axes, "y")
+    front = table[table["on_front"]].sort_values("cost")
+    x, y = front["cost"].tolist(), front["mean"].tolist()
+    axes.step([*x, axes.get_xlim()[1]], [*y, y[-1]], where="post", color=MUTED, lw=1, ls="--", zorder=1)
+    for row in table.to_dict("records"):
+        color = palette.color(row["method"])
+        axes.plot([row["cost"]] * 2, [row["low"], row["high"]], color=color, lw=1.5)
+        face = PAPER if row["n_untrusted"] else color
+        axes.plot(row["cost"], row["mean"], marker=palette.marker(row["method"]), mfc=face, color=color, ms=6.5)
+    axes.set_xlabel(cost.title)
+    axes.set_ylabel(metric.label)
 
 
 def settings(results: Results) -> Iterator[Figure]:
@@ -310,7 +283,7 @@ def settings(results: Results) -> Iterator[Figure]:
     varied = {key for keys in results.varied.values() for key in keys}
     for key in (key for key in results.axes if key in varied):
         numeric = results.done.assign(**{key: pd.to_numeric(results.done[key], errors="coerce")})
-        tables, about, scales = [], [], _Scales()
+        shown, scales = [], _Scales()
         for metric, label in results.shown_by("settings"):
             task = results.tasks[label]
             if key in task.draw_settings or metric.only_with not in ("", key):
@@ -323,30 +296,26 @@ def settings(results: Results) -> Iterator[Figure]:
             table = table[table["n"] > 0]
             if table[key].nunique() < 2:  # a metric may be there at one value alone
                 continue
-            tables.append(table)
-            about.append((metric, label))
+            shown.append((metric, label, table))
             scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
             name = reported.title(key, task.name, methods_of(table))
-        every = sorted({value for table in tables for value in table[key]})
-        panels = [
-            Panel(
-                f"{label}: {_short_title(metric)}",
-                _settings_panel(table, key, every, name, metric.label, scales[_unit(results, metric, label)]),
-            )
-            for table, (metric, label) in zip(tables, about, strict=True)
-        ]
-        if panels:
-            whole = pd.concat(tables)
-            yield Figure(
-                "settings-" + key.replace(".", "-"),
-                f"Against {name}",
-                "Mean with its 95 % interval, over the seeds that ran at every value.",
-                tuple(panels),
-                whole,
-                legend=tuple(methods_of(whole)),
-                note=_note(whole),
-                short=key.rpartition(".")[2].replace("_", " "),
-            )
+        if not shown:
+            continue
+        whole, panels = pd.concat(table for *_, table in shown), []
+        for metric, label, table in shown:
+            scale = scales[_unit(results, metric, label)]
+            draw = partial(_draw_settings, table, key, whole[key].tolist(), name, metric, scale)
+            panels.append(Panel(_title(metric, label), draw))
+        yield Figure(
+            "settings-" + key.replace(".", "-"),
+            f"Against {name}",
+            "Mean with its 95 % interval, over the seeds that ran at every value.",
+            tuple(panels),
+            whole,
+            legend=tuple(methods_of(whole)),
+            note=_note(whole),
+            short=key.rpartition(".")[2].replace("_", " "),
+        )
 
 
 def _widest(part: pd.DataFrame, key: str, others: list[str]) -> Iterator[pd.DataFrame]:
@@ -358,33 +327,29 @@ def _widest(part: pd.DataFrame, key: str, others: list[str]) -> Iterator[pd.Data
             yield scores.at_equal_seeds(widest, key, ["method"])
 
 
-def _settings_panel(
-    table: pd.DataFrame, key: str, values: list[float], name: str, quality: str, scale: Scale | None
-) -> Callable[[Axes], None]:
-    """Returns what draws a metric against a setting; `values` of the setting, in any panel, choose the axis."""
-
-    def draw(axes: Axes) -> None:
-        for method in methods_of(table):
-            part = table[table["method"] == method].sort_values(key)
-            color = palette.color(method)
-            axes.fill_between(part[key], part["low"], part["high"], color=color, alpha=0.16, lw=0)
-            axes.plot(part[key], part["mean"], color=color, marker=palette.marker(method))
-            doubtful = part[part["n_untrusted"] > 0]
-            if len(doubtful):
-                axes.plot(doubtful[key], doubtful["mean"], color=color, marker=palette.marker(method), mfc=PAPER, lw=0)
-        axes.set_xlabel(name)
-        axes.set_ylabel(quality)
-        across = Scale.of(values)
-        if across and across.log:
-            if all(math.log2(value).is_integer() for value in values):  # numbers of samples, most often
-                axes.set_xscale("log", base=2)
-                axes.xaxis.set_major_formatter(FuncFormatter(plain_number))
-            else:
-                log_axis(axes)
-        if scale:
-            scale.apply(axes, "y")
-
-    return draw
+def _draw_settings(
+    table: pd.DataFrame, key: str, values: list[float], name: str, metric: Metric, scale: Scale | None, axes: Axes
+) -> None:
+    """Draws a metric against a setting; `values` of the setting, in any panel, choose the axis."""
+    for method in methods_of(table):
+        part = table[table["method"] == method].sort_values(key)
+        color = palette.color(method)
+        axes.fill_between(part[key], part["low"], part["high"], color=color, alpha=0.16, lw=0)
+        axes.plot(part[key], part["mean"], color=color, marker=palette.marker(method))
+        doubtful = part[part["n_untrusted"] > 0]
+        if len(doubtful):
+            axes.plot(doubtful[key], doubtful["mean"], color=color, marker=palette.marker(method), mfc=PAPER, lw=0)
+    axes.set_xlabel(name)
+    axes.set_ylabel(metric.label)
+    across = Scale.of(values)
+    if across and across.log:
+        if all(math.log2(value).is_integer() for value in values):  # numbers of samples, most often
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter(FuncFormatter(plain_number))
+        else:
+            log_axis(axes)
+    if scale:
+        scale.apply(axes, "y")
 
 
 def maps(results: Results) -> Iterator[Figure]:
@@ -405,9 +370,9 @@ def maps(results: Results) -> Iterator[Figure]:
                 spent = part.groupby("method")[[cost.name for cost in costs]].mean()
                 tables.append(table.join(spent, on="method"))
                 column = reported.title(key, task.name, methods_of(part))
-                draw = _map_panel(tables[-1], key, column, metric, [cost for cost in costs if cost.title])
+                draw = partial(_draw_map, tables[-1], key, column, metric, [cost for cost in costs if cost.title])
                 size = (4.6, 0.75 + 0.19 * table["method"].nunique())
-                panels.append(Panel(f"{label}: {_short_title(metric)}", draw, size))
+                panels.append(Panel(_title(metric, label), draw, size))
         if panels:
             yield Figure(
                 "map-" + key.replace(".", "-"),
@@ -422,43 +387,40 @@ def maps(results: Results) -> Iterator[Figure]:
             )
 
 
-def _map_panel(table: pd.DataFrame, key: str, name: str, metric: Metric, costs: list[Metric]) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        methods, values = methods_of(table), sorted(table[key].unique())
-        means = table.pivot(index="method", columns=key, values="mean").loc[methods, values]
-        unsure = set(table.loc[table["n_untrusted"] == table["n"], ["method", key]].itertuples(index=False, name=None))
-        for column, value in enumerate(values):
-            bad = scores.badness(metric, means[value].to_numpy(float))
-            scale = Scale.of(bad)
-            for row, (mean, badness) in enumerate(zip(means[value], bad, strict=True)):
-                if scale is None or not np.isfinite(badness):
-                    continue
-                place = Scale(scale.low, float(badness), scale.log)
-                color = colormaps[palette.DENSITY_CMAP](1 - scale.share(place))
-                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=color, lw=0))
-                ink = "#000000" if np.dot(color[:3], (0.299, 0.587, 0.114)) > 0.5 else "#ffffff"
-                text = f"({_two_digits(mean)})" if (methods[row], value) in unsure else _two_digits(mean)
-                axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7)
-        for method, value in table.loc[table["mark"] == "best", ["method", key]].itertuples(index=False):
-            corner = (values.index(value) - 0.46, methods.index(method) - 0.42)
-            axes.add_patch(Rectangle(corner, 0.92, 0.84, fill=False, ec="#000000", lw=1.2))
-        axes.set_xlim(-0.5, len(values) - 0.5 + 1.1 * len(costs))
-        axes.set_ylim(len(methods) - 0.5, -0.5)
-        axes.set_xticks(range(len(values)), [plain_number(value) for value in values])
-        axes.set_yticks(range(len(methods)), methods)
-        axes.tick_params(length=0)
-        axes.set_xlabel(name, loc="left")
-        axes.grid(visible=False)
-        axes.spines[["left", "bottom"]].set_visible(False)
-        spent = table.groupby("method")[[cost.name for cost in costs]].first().loc[methods]
-        for column, cost in enumerate(costs):
-            right = len(values) - 0.5 + 1.1 * (column + 1)
-            for row, value in enumerate(spent[cost.name]):
-                axes.text(right, row, _two_digits(value), ha="right", va="center", fontsize=7)
-            head = cost.label.replace(" ", "\n", 1)
-            axes.text(right, len(methods) - 0.35, head, ha="right", va="top", fontsize=6.5, color=MUTED)
-
-    return draw
+def _draw_map(table: pd.DataFrame, key: str, name: str, metric: Metric, costs: list[Metric], axes: Axes) -> None:
+    methods, values = methods_of(table), sorted(table[key].unique())
+    means = table.pivot(index="method", columns=key, values="mean").loc[methods, values]
+    unsure = set(table.loc[table["n_untrusted"] == table["n"], ["method", key]].itertuples(index=False, name=None))
+    for column, value in enumerate(values):
+        bad = scores.badness(metric, means[value].to_numpy(float))
+        scale = Scale.of(bad)
+        for row, (mean, badness) in enumerate(zip(means[value], bad, strict=True)):
+            if scale is None or not np.isfinite(badness):
+                continue
+            place = Scale(scale.low, float(badness), scale.log)
+            color = colormaps[palette.DENSITY_CMAP](1 - scale.share(place))
+            axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, color=color, lw=0))
+            ink = "#000000" if np.dot(color[:3], (0.299, 0.587, 0.114)) > 0.5 else "#ffffff"
+            text = f"({_two_digits(mean)})" if (methods[row], value) in unsure else _two_digits(mean)
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=7)
+    for method, value in table.loc[table["mark"] == "best", ["method", key]].itertuples(index=False):
+        corner = (values.index(value) - 0.46, methods.index(method) - 0.42)
+        axes.add_patch(Rectangle(corner, 0.92, 0.84, fill=False, ec="#000000", lw=1.2))
+    axes.set_xlim(-0.5, len(values) - 0.5 + 1.1 * len(costs))
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.set_xticks(range(len(values)), [plain_number(value) for value in values])
+    axes.set_yticks(range(len(methods)), methods)
+    axes.tick_params(length=0)
+    axes.set_xlabel(name, loc="left")
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    spent = table.groupby("method")[[cost.name for cost in costs]].first().loc[methods]
+    for column, cost in enumerate(costs):
+        right = len(values) - 0.5 + 1.1 * (column + 1)
+        for row, value in enumerate(spent[cost.name]):
+            axes.text(right, row, _two_digits(value), ha="right", va="center", fontsize=7)
+        head = cost.label.replace(" ", "\n", 1)
+        axes.text(right, len(methods) - 0.35, head, ha="right", va="top", fontsize=6.5, color=MUTED)
 
 
 def curves(results: Results) -> Iterator[Figure]:
@@ -468,19 +430,17 @@ def curves(results: Results) -> Iterator[Figure]:
         panels, tables = [], []
         for method in methods_of(part):
             own = part[part["method"] == method]
-            histories = []
-            for run_id in own["run_id"].unique():
-                history = read_csv(folders.get(run_id), "history.csv", ["step", "seed", "loss"])
-                if history is not None:
-                    histories.append(history)
-            if not histories or all(h.empty for h in histories):
+            columns = ["step", "seed", "loss"]
+            read = [read_csv(folders.get(run_id), "history.csv", columns) for run_id in own["run_id"].unique()]
+            histories = [history for history in read if history is not None]
+            if all(history.empty for history in histories):
                 continue
             table = pd.concat(histories)
             steps = np.sort(table["step"].unique())
             if len(steps) > 150:  # long runs: an even choice of points
                 table = table[table["step"].isin(steps[:: math.ceil(len(steps) / 150)])]
             tables.append(table.assign(label=label, method=method))
-            panels.append(Panel(method, _curves_panel(table, method), SMALL))
+            panels.append(Panel(method, partial(_draw_curves, table, method), SMALL))
         if panels:
             yield Figure(
                 f"curves-{label}",
@@ -494,22 +454,19 @@ def curves(results: Results) -> Iterator[Figure]:
             )
 
 
-def _curves_panel(table: pd.DataFrame, method: str) -> Callable[[Axes], None]:
-    def draw(axes: Axes) -> None:
-        wide = table.pivot_table(index="step", columns="seed", values="loss", dropna=False)
-        for seed in list(wide.columns)[:40]:
-            axes.plot(wide.index, wide[seed], color=palette.color(method), lw=0.5, alpha=0.45)
-        axes.plot(wide.index, wide.median(axis=1), color=palette.color(method), lw=1.8)
-        finite = table["loss"].replace([np.inf, -np.inf], np.nan).dropna()
-        if len(finite) > 20:  # one exploding seed must not flatten the others
-            low, high = finite.quantile([0.005, 0.995])
-            margin = 0.08 * (high - low) + 1e-9
-            axes.set_ylim(low - margin, high + margin)
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.set_xlabel("training step")
-        axes.set_ylabel("loss")
-
-    return draw
+def _draw_curves(table: pd.DataFrame, method: str, axes: Axes) -> None:
+    wide = table.pivot_table(index="step", columns="seed", values="loss", dropna=False)
+    for seed in list(wide.columns)[:40]:
+        axes.plot(wide.index, wide[seed], color=palette.color(method), lw=0.5, alpha=0.45)
+    axes.plot(wide.index, wide.median(axis=1), color=palette.color(method), lw=1.8)
+    finite = table["loss"].replace([np.inf, -np.inf], np.nan).dropna()
+    if len(finite) > 20:  # one exploding seed must not flatten the others
+        low, high = finite.quantile([0.005, 0.995])
+        margin = 0.08 * (high - low) + 1e-9
+        axes.set_ylim(low - margin, high + margin)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
+    axes.set_xlabel("training step")
+    axes.set_ylabel("loss")
 
 
 COMMON: dict[str, Callable[[Results], Figure | Iterator[Figure] | None]] = {

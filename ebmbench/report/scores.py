@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -72,14 +72,14 @@ def _groups(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[dict[str
 
 
 def at_equal_seeds(frame: pd.DataFrame, by: str, within: Sequence[str]) -> pd.DataFrame:
-    """Only the seeds that ran at every value of `by`, within each group of the others; all of them where none did.
+    """Only the seeds that ran at every value of `by`, within each group of the others; all where fewer than two did.
 
     So a curve against a setting compares its values and not their seeds, when some of them were run with more.
     """
     kept = []
     for _, part in frame.groupby(list(within), sort=False, dropna=False):
         common = set.intersection(*(set(seeds) for _, seeds in part.groupby(by)["seed"]))
-        kept.append(part[part["seed"].isin(common)] if common else part)
+        kept.append(part[part["seed"].isin(common)] if len(common) > 1 else part)
     return pd.concat(kept) if kept else frame
 
 
@@ -245,20 +245,23 @@ def _rank(
         unit: what pairs, in a word: seed, or draw.
         p_value: of two that are compared, by index, and the common units; `stats.paired_p_values` if not given.
     """
-    common: Mask = np.logical_and.reduce(paired.present)
+    hopeless: Mask = np.logical_and.reduce(paired.doubtful | ~paired.present, axis=1)
+    counted: Mask = ~hopeless if not hopeless.all() else hopeless
+    common: Mask = np.logical_and.reduce(paired.present[counted])
     count, notes = int(common.sum()), []
     if metric.better is None or len(paired.names) < 2:
         return _Ranking(paired, common)
     shared = badness(metric, paired.values[:, common])
     lost = (~np.isfinite(shared)).sum(1)
-    unsure: Mask = np.logical_and.reduce(paired.doubtful[:, common], axis=1) & (count > 0)
+    unsure: Mask = hopeless | np.logical_and.reduce(paired.doubtful[:, common], axis=1) & (count > 0)
     if unsure.any():
-        notes.append(f"Not ranked, for no {unit} is trusted: {_named(paired.names, unsure)}.")
+        names = map(str, itertools.compress(paired.names, unsure))
+        notes.append(f"Not ranked, for no {unit} is trusted: {', '.join(names)}.")
     if count < 2:
         notes.append(f"No ranking: fewer than two {unit}s are common to all that are compared.")
         return _Ranking(paired, common, shared, note=" ".join(notes))
     if not common.all():
-        units = _listed([name for name, both in zip(paired.units, common, strict=True) if both])
+        units = _listed(list(itertools.compress(paired.units, common)))
         notes.append(f"Ranked and tested over the {count} {unit}s that all have ({units}).")
     ranked = [i for i in range(len(paired.names)) if not lost[i] and not unsure[i]]
     best = min(ranked, key=lambda i: float(shared[i].mean()), default=-1)
@@ -283,14 +286,10 @@ def _rank(
             notes.append(f"{said} has the best mean.")
     notes += [
         f"{paired.names[i]} is not ranked: it has no value at {lost[i]} of the {count} {unit}s."
-        for i in np.flatnonzero(lost)
+        for i in np.flatnonzero((lost > 0) & ~hopeless)
     ]
     p_holm = dict(zip(pairs, stats.holm(p_values), strict=True))
     return _Ranking(paired, common, shared, tuple(ranked), best, p_holm, " ".join(notes))
-
-
-def _named(names: Sequence[object], chosen: Mask) -> str:
-    return ", ".join(str(name) for name, is_in in zip(names, chosen, strict=True) if is_in)
 
 
 def _listed(units: Sequence[Any]) -> str:
@@ -327,7 +326,7 @@ def compare(
             verdict = ranking.verdict(i, j, margin)
             if verdict == "different":
                 verdict = "first better" if shared[i].mean() < shared[j].mean() else "second better"
-            difference = _mean(differences)
+            difference, low, high = _mean(differences).values()
             rows.append(
                 {
                     **group,
@@ -335,9 +334,9 @@ def compare(
                     "first": paired.names[i],
                     "second": paired.names[j],
                     "pairs": len(differences),
-                    "difference": difference["mean"],
-                    "low": difference["low"],
-                    "high": difference["high"],
+                    "difference": difference,
+                    "low": low,
+                    "high": high,
                     "p_holm": ranking.p_holm.get((i, j), np.nan),
                     "comparisons": len(ranking.p_holm),
                     "beats": stats.probability_of_beating(shared[i], shared[j]),
@@ -348,20 +347,17 @@ def compare(
     return pd.DataFrame(rows)
 
 
-RULES = ("all", "median", "best", "best_by_val")
-"""How seeds are chosen: the mean of all, the median, the best quarter by the metric itself (as published), the best
-quarter by a validation metric (which uses no knowledge of the truth)."""
-
-
 def audit(
     frame: pd.DataFrame, groups: Sequence[str], over: str, metric: Metric, selection: Metric | None = None
 ) -> pd.DataFrame:
     """Returns what each rule of selection makes of the ranking, over the seeds that all have.
 
-    A method that has a diverged seed is last by the mean of all: there is no such mean.
+    The rules: the mean of `all`, the `median`, the `best` quarter by the metric itself (as published), and the best
+    quarter by a validation metric, `best_by_val`, which uses no knowledge of the truth. A method that has a diverged
+    seed is last by the mean of all: there is no such mean.
 
     Args:
-        selection: the metric of the rule `best_by_val`.
+        selection: the validation metric.
 
     Returns:
         Columns: the groups, metric, rule, `over`, value, rank, tau (Kendall's, with the ranking by the mean of all
@@ -377,11 +373,11 @@ def audit(
         by_rule = {
             "all": table.mean(1),
             "median": np.array([_median(metric, values)["median"] for values in table]),
-            "best": _best_means(table, badness(metric, table)),
+            "best": np.array(list(map(stats.best_mean, table, badness(metric, table)))),
         }
         if selection is not None and selection.name in part:
             chosen = badness(selection, _by_seed(part, over, selection).values[:, common])
-            by_rule["best_by_val"] = _best_means(table, chosen)
+            by_rule["best_by_val"] = np.array(list(map(stats.best_mean, table, chosen)))
         ranking = {
             rule: stats.ranks(np.where(np.isinf(found), np.nan, badness(metric, found)).tolist())
             for rule, found in by_rule.items()
@@ -392,10 +388,6 @@ def audit(
             for name, value, rank in zip(paired.names, found.tolist(), ranking[rule], strict=True):
                 rows.append({**about, over: name, "value": value, "rank": rank, **last})
     return pd.DataFrame(rows)
-
-
-def _best_means(table: Values, chosen_by: Values) -> Values:
-    return np.array([stats.best_mean(values, key) for values, key in zip(table, chosen_by, strict=True)])
 
 
 def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str) -> pd.DataFrame:
@@ -429,8 +421,9 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
         )
         for i, name in enumerate(names):
             good = cube[i][np.isfinite(means[i])]
-            split = stats.variance_components(good)
-            low, high = _within(metric.bounds, split.mean, split.low, split.high)
+            spread = asdict(stats.variance_components(good))
+            del spread["p_value"]  # of "the mean is zero"
+            spread["low"], spread["high"] = _within(metric.bounds, spread["mean"], spread["low"], spread["high"])
             n_untrusted, mean_trusted = _trust(cube[i], untrusted[i])
             rows.append(
                 {
@@ -443,12 +436,7 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
                     "diverged": int((part[part["method"] == name]["diverged"] == 1).sum()),
                     "n_untrusted": n_untrusted,
                     "mean_trusted": mean_trusted,
-                    "mean": split.mean,
-                    "low": low,
-                    "high": high,
-                    "std_draws": split.std_draws,
-                    "std_seeds": split.std_seeds,
-                    "std_residual": split.std_residual,
+                    **spread,
                     **ranking.row(i),
                     "ranks": " ".join(str(column[i]) for column in columns),
                     "tau": float(np.mean(taus)) if taus else np.nan,

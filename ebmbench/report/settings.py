@@ -29,18 +29,15 @@ _SYMBOL = re.compile(r"[A-Za-z](?=,)|[α-ω](_\w)?(?=[, ])")
 
 def flat(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns what results depend on beside task and method, under dotted names; lists as JSON."""
-    found: dict[str, Any] = {}
-    for section in SECTIONS:
-        found |= _flatten(config.get(section) or {}, section)
+    found = _flatten({section: config.get(section) or {} for section in SECTIONS})
     return {key: value for key, value in found.items() if key not in ("task.name", "method.name")}
 
 
-def _flatten(raw: Any, prefix: str) -> dict[str, Any]:
-    if not isinstance(raw, dict):
-        return {prefix: comparable(raw)}
+def _flatten(raw: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for key, value in raw.items():
-        found |= _flatten(value, f"{prefix}.{key}")
+    for name, value in raw.items():
+        key = f"{prefix}{name}"
+        found |= _flatten(value, f"{key}.") if isinstance(value, dict) else {key: comparable(value)}
     return found
 
 
@@ -95,7 +92,7 @@ def symbol(key: str, task: str, method: str) -> str:
 
 def title(key: str, task: str, methods: Sequence[str]) -> str:
     """Returns a setting's name for an axis: its description, as the first method that has it gives it."""
-    fields = (field_of(key, task, method) for method in methods or [""])
+    fields = (field_of(key, task, method) for method in methods)
     described = [field.description for field in fields if field is not None and field.description]
     return described[0] if described else key
 

@@ -254,13 +254,11 @@ def _signs(n: int, count: int) -> Values:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Returns Holm's step-down adjustment (1979): reject where the result is below the level; nan stays nan."""
-    order = sorted((i for i, p in enumerate(p_values) if not math.isnan(p)), key=lambda i: p_values[i])
-    adjusted = [math.nan] * len(p_values)
-    largest = 0.0
-    for place, index in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - place) * p_values[index]))
-        adjusted[index] = largest
-    return adjusted
+    p = np.asarray(p_values, dtype=np.float64)
+    order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # nan comes last
+    adjusted = np.full(len(p), np.nan)
+    adjusted[order] = np.maximum.accumulate(np.minimum(1.0, np.arange(len(order), 0, -1) * p[order]))
+    return [float(value) for value in adjusted]
 
 
 # ------------------------------------------------------------------------------------------------ draws and seeds

@@ -109,12 +109,10 @@ def asked(results: Results) -> Iterator[tuple[str, Table]]:
 
 def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
     """Returns the kind and the options of an entry of `sweep.tables`: `scores`, or `{grid: {by: …}}`."""
-    if isinstance(entry, str):
-        kind, options = entry, None
-    elif isinstance(entry, dict) and len(entry) == 1:
-        kind, options = next(iter(entry.items()))
-    else:
+    named = {entry: None} if isinstance(entry, str) else entry
+    if not isinstance(named, dict) or len(named) != 1:
         raise UserError(f"sweep.tables has {entry!r}: give a kind of table, or one kind with its options")
+    [(kind, options)] = named.items()
     if not isinstance(kind, str) or kind not in KINDS:
         raise UserError(f"sweep.tables has {kind!r}: choose from {', '.join(KINDS)}")
     if not isinstance(options, dict | None):
@@ -198,7 +196,7 @@ def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
         doubtful = bool((shown["n_untrusted"] > 0).any())
         header, rows = [Cell("method")], []
         for metric in main:
-            header += [_head(metric, arrow=True), *([Cell("median")] if metric is main[0] is group.headline else [])]
+            header += [_head(metric), *([Cell("median")] if metric is main[0] is group.headline else [])]
         for method in group.methods:
             found = [by[method, metric.name] for metric in main]
             means = [mean_cell(row, places[row["metric"]]) for row in found]
@@ -223,12 +221,12 @@ def _headline_table(group: Group, data: pd.DataFrame) -> Table:
     for row in records:
         ends = ", ".join(number(row[end], places) for end in ("median_low", "median_high"))
         known = not math.isnan(row["median_low"])
-        cells = [mean_cell(row, places), *([number_cell(row["mean_trusted"], places)] if doubtful else [])]
+        cells = [mean_cell(row, places), *[number_cell(row["mean_trusted"], places)] * doubtful]
         cells += [Cell(number(row["median"], places), f"[{ends}]" * known, sort=row["median"])]
         cells += [Cell(number(row["best"], places), f"({row['best_of']} of {row['seeds']})", sort=row["best"])]
         cells += [_share_cell(row["beats_best"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
         rows.append([method_cell(row["method"]), *cells, *_counts(row, doubtful), code_cell(row["config_hash"])])
-    header = [Cell("method"), _head(group.headline, arrow=True), *_trusted_head(doubtful)]
+    header = [Cell("method"), _head(group.headline), *[Cell("trusted seeds alone")] * doubtful]
     header += [*map(Cell, ("median", "mean of the best", "P(beats the best)", "p (Holm)", "verdict"))]
     header += [*_count_heads(doubtful), Cell("settings")]
     count = max(row["comparisons"] for row in records)
@@ -314,9 +312,6 @@ def pair_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
         yield Table(f"{group.title}: every pair", header, rows, notes, pairs, "pairs.csv")
 
 
-_RULE_NAMES = {"all": "mean of all", "median": "median", "best": "best quarter", "best_by_val": "best quarter by "}
-
-
 def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
     """Yields a table per group: does the choice of seeds decide the ranking?"""
     for group in groups(frame, axes):
@@ -324,8 +319,10 @@ def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
         data = scores.audit(group.frame, group.keys, "method", group.headline, selection)
         if data.empty:
             continue
-        names = _RULE_NAMES | ({"best_by_val": _RULE_NAMES["best_by_val"] + selection.label} if selection else {})
-        rules = [rule for rule in scores.RULES if rule in set(data["rule"])]
+        names = {"all": "mean of all", "median": "median", "best": "best quarter"}
+        if selection:
+            names["best_by_val"] = f"best quarter by {selection.label}"
+        rules = list(data["rule"].unique())
         by = {(row["method"], row["rule"]): row for row in data.to_dict("records")}
         places = _decimals_of(data["value"], digits=3)
         rows = []
@@ -375,18 +372,18 @@ def _draw_of(task: type[Task], axes: Sequence[str]) -> str:
 def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
     data = scores.draws(group.frame, group.keys, metric, draw)
     records = data.to_dict("records")
-    places, parts = places_of(*records), ("std_draws", "std_seeds", "std_residual")
-    std_places = _decimals_of(pd.concat(data[name] for name in parts), digits=2)
+    places, parts = places_of(*records), ["std_draws", "std_seeds", "std_residual"]
+    std_places = _decimals_of(data[parts].to_numpy().ravel(), digits=2)
     doubtful = bool(data["n_untrusted"].any())
     rows = []
     for row in records:
-        cells = [mean_cell({**row, "seeds": row["draws"]}, places)]
-        cells += [number_cell(row["mean_trusted"], places)] if doubtful else []
+        mean = mean_cell({**row, "seeds": row["draws"]}, places)
+        cells = [mean, *[number_cell(row["mean_trusted"], places)] * doubtful]
         cells += [number_cell(row[name], std_places) for name in parts]
         cells += [Cell(row["ranks"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
         rows.append([method_cell(row["method"]), *cells, *_counts(row, doubtful)[1:]])
     heads = ("std between draws", "std between seeds", "std of the rest", "rank at each draw", "p (Holm)", "verdict")
-    header = [Cell("method"), _head(metric, arrow=True), *_trusted_head(doubtful), *map(Cell, heads)]
+    header = [Cell("method"), _head(metric), *[Cell("trusted seeds alone")] * doubtful, *map(Cell, heads)]
     numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
     notes = [
         MARKS.replace("by seed", "by draw"),
@@ -397,9 +394,8 @@ def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
         *_doubts(data, group.task),
         *_notes(data),
     ]
-    title = (
-        f"{group.title}: {metric.label}; does the draw of the {group.task.draw_of.removeprefix('training ')} decide?"
-    )
+    drawn = group.task.draw_of.removeprefix("training ")
+    title = f"{group.title}: {metric.label}; does the draw of the {drawn} decide?"
     return Table(title, [*header, *_count_heads(doubtful)[1:]], rows, notes, data, "draws.csv")
 
 
@@ -471,7 +467,7 @@ def variant_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, 
                 means = [mean_cell(by[name, metric.name], places[metric.name]) for metric in metrics]
                 counts = Cell(f"{row['n']} of {row['seeds']}", sort=row["n"])
                 rows.append([method_cell(method), Cell(variant or "–", sort=len(rows)), counts, *means])
-        header = [Cell("method"), Cell("varied"), Cell("seeds with a value"), *(_head(m, arrow=True) for m in metrics)]
+        header = [Cell("method"), Cell("varied"), Cell("seeds with a value"), *(_head(m) for m in metrics)]
         notes = ["Mean over seeds with 95 % interval." if with_intervals else "Means over seeds."]
         notes += [*_doubts(data, group.task), *(_few_seeds(data) if with_intervals else [])]
         yield Table(f"{group.title}: all variants", header, rows, notes, data, "variants.csv")
@@ -505,10 +501,9 @@ def _is_set(frame: pd.DataFrame, setting: str) -> bool:
 # --------------------------------------------------------------------------------------------------------- cells
 
 
-def _head(metric: Metric, arrow: bool = False) -> Cell:
-    sign = metric.arrow if arrow else ""
-    tex = {"↓": r" $\downarrow$", "↑": r" $\uparrow$"}.get(sign, "")
-    return Cell(f"{metric.label} {sign}".strip(), tex=metric.tex + tex if metric.tex else None)
+def _head(metric: Metric) -> Cell:
+    text = f"{metric.label} {metric.arrow}".strip()
+    return Cell(text, tex=f"{metric.tex} {latex_text(metric.arrow)}".strip() if metric.tex else None)
 
 
 def mean_cell(row: dict[str, Any], places: int | None) -> Cell:
@@ -533,15 +528,11 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _count_heads(doubtful: bool = False) -> list[Cell]:
-    return [Cell("n"), Cell("diverged"), *([Cell("not trusted")] if doubtful else [])]
-
-
-def _trusted_head(doubtful: bool) -> list[Cell]:
-    return [Cell("trusted seeds alone")] if doubtful else []
+    return [Cell("n"), Cell("diverged"), *[Cell("not trusted")] * doubtful]
 
 
 def _counts(row: dict[str, Any], doubtful: bool = False) -> list[Cell]:
-    names = ("n", "diverged", *(["n_untrusted"] if doubtful else []))
+    names = ("n", "diverged", *["n_untrusted"] * doubtful)
     return [Cell(str(row[name]), sort=row[name]) for name in names]
 
 
@@ -703,14 +694,10 @@ def _markdown(tables: Sequence[Table], results: Results, origin: Sequence[str]) 
     if not tables:
         lines += ["No run is done yet.", ""]
     lines += [markdown(table) for table in tables]
-    frame = results.frame
-    seeds = frame["run_id"].value_counts()
-    runs = frame[["run_id", "method", "config_hash", "state", "finished"]].drop_duplicates("run_id")
-    rows = []
-    for row in runs.head(SHOWN_RUNS).to_dict("records"):
-        date = "" if pd.isna(row["finished"]) else row["finished"]
-        texts = (row["run_id"], row["method"], seeds[row["run_id"]], row["config_hash"], row["state"], date)
-        rows.append([Cell(str(text)) for text in texts])
+    frame = results.frame.assign(seeds=results.frame.groupby("run_id")["run_id"].transform("size"))
+    runs = frame.drop_duplicates("run_id")[["run_id", "method", "seeds", "config_hash", "state", "finished"]]
+    shown = runs.head(SHOWN_RUNS).astype(object).fillna("")
+    rows = [[Cell(str(text)) for text in row] for row in shown.itertuples(index=False)]
     if len(runs) > SHOWN_RUNS:
         rows.append([Cell(f"and {len(runs) - SHOWN_RUNS} more in runs.csv"), *[Cell("")] * 5])
     header = [Cell(name) for name in ("run", "method", "seeds", "settings", "state", "finished")]

@@ -17,7 +17,7 @@ from ebmbench.display.table import markdown
 from ebmbench.engine.loggers import has_login
 from ebmbench.report import html
 from ebmbench.report import settings as reported
-from ebmbench.report.frame import Results, Run
+from ebmbench.report.frame import Results, Run, has_values
 from ebmbench.tasks.base import Metric, Task
 
 
@@ -82,7 +82,7 @@ def _what(results: Results, wr: Any) -> list[Any]:
 def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> Any:
     """The panels of one dataset over its runs."""
     part, task = results.done[results.done["label"] == label], results.tasks[label]
-    hashes = sorted(set(part["config_hash"]))
+    hashes, metrics = sorted(set(part["config_hash"])), _metrics(task, part)
     method = wr.Config("method.name")
     runset = wr.Runset(
         entity=entity,
@@ -91,7 +91,7 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
         filters=f"Config('config_hash') in {hashes!r}",
         groupby=["config.method.name"],
         pinned_columns=["config:method.value.name", "config:seed.value"],
-        visible_columns=[f"summary:{metric.name}" for metric in _metrics(task, part)],
+        visible_columns=[f"summary:{metric.name}" for metric in metrics],
     )
     small, wide = {"w": 8, "h": 8}, {"w": 12, "h": 9}
     by_method = {"groupby": method, "groupby_aggfunc": "mean", "max_runs_to_show": 1000}
@@ -105,13 +105,13 @@ def _grid(results: Results, label: str, project: str, entity: str, wr: Any) -> A
         return wr.LinePlot(title=title, x="Step", y=[name], **by_method, **shown)
 
     panels: list[Any] = []
-    for metric in _metrics(task, part):
+    for metric in metrics:
         title = f"{metric.heading}: mean over seeds ± standard error"
         panels.append(bars(title, metric.name, groupby_rangefunc="stderr"))
-    for metric in _metrics(task, part)[:1]:
+    for metric in metrics[:1]:
         title, layout = f"{metric.heading}: a point for each seed", wr.Layout(**small)
         panels.append(wr.ScatterPlot(title=title, x=wr.Config("seed"), y=wr.SummaryMetric(metric.name), layout=layout))
-    panels += [bars(f"{name}: mean over seeds", name) for name in _counters(results, label)]
+    panels += [bars(f"{name}: mean over seeds", name) for name in _counters(part)]
     if task.selection and task.selection in _history(results, label):
         panels.append(lines("validation by method", task.selection))
     panels.append(lines("training loss by method (different quantities: compare shapes, not heights)", "loss"))
@@ -139,10 +139,9 @@ def _runs(results: Results, label: str) -> list[Run]:
     return [run for run in results.runs if run.label == label]
 
 
-def _counters(results: Results, label: str) -> list[str]:
+def _counters(part: Any) -> list[str]:
     """Returns the methods' counters, such as underflows, that counted something."""
     known = {name for cls in registry.known("method").values() for name in getattr(cls, "counters", {})}
-    part = results.done[results.done["label"] == label]
     return sorted(name for name in known if name in part and (part[name] > 0).any())
 
 
@@ -158,8 +157,7 @@ def _history(results: Results, label: str) -> set[str]:
 def _metrics(task: type[Task], part: Any) -> list[Metric]:
     """Returns the metrics that the strip or the ranking shows, as far as there are values."""
     shown = [metric for metric in task.metrics if {"ranking", "strip"} & set(metric.figures)]
-    shown = [metric for metric in shown if not isinstance(metric.better, float)]
-    return [metric for metric in shown if metric.name in part and part[metric.name].notna().any()]
+    return [metric for metric in shown if not isinstance(metric.better, float) and has_values(part, metric)]
 
 
 def _coordinates(results: Results, label: str, wr: Any) -> list[Any]:

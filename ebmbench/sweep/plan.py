@@ -10,7 +10,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,16 +56,16 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
     about = configs[0].sweep
     if about.name in RESERVED or not is_name(about.name):
         raise UserError(f"sweep.name={about.name!r} is not allowed: results/{about.name} is something else")
-    axes = _axes(lines)
-    check_entries(about.tables, axes, [config.task for config in configs])
+    axes = _axes(lines, configs)
+    check_entries(about.tables, tuple(axes), [config.task for config in configs])
     own_figures = dict.fromkeys(figure.name for config in configs for figure in config.task.sweep_figures)
     drawn = [*FIGURES, *own_figures]
     strange = [name for name in about.figures if name not in drawn]
     if strange:
         raise UserError(f"sweep.figures has {strange[0]!r}: choose from {', '.join(drawn)}")
     jobs: dict[str, Job] = {}
-    for line, config in zip(lines, configs, strict=True):
-        values = {key: _axis_value(key, line, config) for key in axes}
+    for i, config in enumerate(configs):
+        values = {key: own[i] for key, own in axes.items()}
         for seeds in _chunks(config.seeds, seeds_per_job):
             part = dataclasses.replace(config, seeds=seeds)
             jobs[part.run_id] = Job(part.run_id, part.run_hash, part.config_hash, values, part.to_dict())
@@ -73,7 +74,7 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
         description=about.description,
         tables=about.tables,
         figures=about.figures,
-        axes=axes,
+        axes=tuple(axes),
         overrides=tuple(own),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit,
@@ -108,23 +109,28 @@ def _split(line: str) -> tuple[str, str]:
     return key.lstrip("+~"), value
 
 
-def _axes(lines: Sequence[Sequence[str]]) -> tuple[str, ...]:
-    """The keys with more than one value among the jobs, in the order of the grid."""
-    values: dict[str, set[str]] = {}
-    for line in lines:
-        for key, value in map(_split, line):
-            values.setdefault(key, set()).add(value)
-    return tuple(key for key, found in values.items() if len(found) > 1 and key not in NO_AXIS)
+def _axes(lines: Sequence[Sequence[str]], configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
+    """Returns the keys with more than one value among the jobs that have it, in the order of the grid; per job a value.
+
+    A job whose line does not give a key has its default.
+    """
+    given = [dict(map(_split, line)) for line in lines]
+    raw = [config.to_dict() for config in configs]
+    keys = dict.fromkeys(key for line in given for key in line if key not in NO_AXIS)
+    values = {key: [_axis_value(key, *job) for job in zip(given, raw, strict=True)] for key in keys}
+    return {key: own for key, own in values.items() if len({value for value in own if value is not None}) > 1}
 
 
-def _axis_value(key: str, line: Sequence[str], config: RunConfig) -> Any:
-    """The resolved value of a key; the option's name where it is a group, such as proposal=single."""
-    value: Any = config.to_dict()
-    for part in key.split("."):
+def _axis_value(key: str, given: Mapping[str, str], config: Mapping[str, Any]) -> Any:
+    """The resolved value of a key, None for none; the option's name where it is a group, such as proposal=single."""
+    value: Any = config
+    for part in re.split("[./]", key):
         value = value.get(part) if isinstance(value, dict) else None
-    if isinstance(value, str | int | float):
-        return value
-    return dict(map(_split, line)).get(key)
+    if isinstance(value, str | int | float) or value is None:
+        return value if value is not None else given.get(key)
+    if key in given:
+        return given[key]
+    return value.get("name") if isinstance(value, dict) else json.dumps(value, separators=(",", ":"))
 
 
 # ----------------------------------------------------------------------------------------------------- the file

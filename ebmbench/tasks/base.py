@@ -257,6 +257,7 @@ class Task(Component):
         title: what tables call it and its dataset, such as "Detection, {dataset}"; from its name if not given.
         draw_settings: the settings (dotted) that draw the training data anew, or what else the models stand on;
             `draw_of` is its name for people.
+        data_settings: what the settings (dotted) begin with that decide on which data models are trained and scored.
         selection: the metric by which a seed may be chosen without knowledge of the test data, if there is one.
         images: pictures of a run that the page of a sweep shows, without their ending.
         processes: whether several processes (torchrun) can train one run.
@@ -271,6 +272,7 @@ class Task(Component):
     title: ClassVar[str] = ""
     draw_settings: ClassVar[tuple[str, ...]] = ()
     draw_of: ClassVar[str] = "training data"
+    data_settings: ClassVar[tuple[str, ...]] = ("task.data.",)
     selection: ClassVar[str] = ""
     images: ClassVar[tuple[str, ...]] = ()
     processes: ClassVar[bool] = False

@@ -147,11 +147,18 @@ def test_settings_and_draws_of_the_data_are_said_as_what_they_are() -> None:
     assert "of the training data: `nce` at 4, `ml-is` at 16. At M = 4 and 16 it is decided against all others" in text
     unsure = frame_of(grid, ("method.num_samples",)).assign(trusted=lambda rows: (rows["method.num_samples"] == 4) * 1)
     assert found(unsure, ("method.num_samples",)).endswith("At M = 16: Not ranked, for no seed is trusted: nce, ml-is.")
+    tried = {(m, k): noisy(1 + (m == "sm"), n, n) for m in ("nce", "sm") for k, n in ((4, 9), (16, 1))}
+    text = found(frame_of(tried, ("method.num_samples",)), ("method.num_samples",))
+    assert "At M = 4 it is decided" in text and "At M = 16: No ranking" in text  # one seed more takes none from M = 4
     rng = np.random.default_rng(0)
     drawn = {(m, d): (v + rng.normal(0, 0.01, 4)).tolist() for m, v in (("nce", 1), ("sm", 2)) for d in range(8)}
     text = found(frame_of(drawn, ("task.data_seed",)), ("task.data_seed",))
     assert "`nce` has the best mean D_KL over 8 draws of the training data, 4 seeds each" in text
     assert "paired by draw" in text and text.endswith("rankings of two draws: 1.00.")
+    other = frame_of({("nce", 3): noisy(0.1, 9), ("sm", 3): noisy(0.2, 9)}, ("task.data_seed",)).assign(dataset="2")
+    both = pd.concat([frame_of(drawn, ("task.data_seed",)), other], ignore_index=True)
+    one, two = claims.findings(frame.Results("made", both, ("task.data_seed",)))
+    assert one.text == text and "over 9 seeds on one draw" in two.text  # the second dataset was drawn once
 
 
 def test_the_ten_draws_of_the_training_data_are_among_the_findings() -> None:

@@ -47,6 +47,39 @@ def test_where_a_setting_varies_methods_are_compared_at_the_published_value(resu
     assert {"M = 1", "M = 1024"} <= set(found.done["variant"])
 
 
+def made(results_dir: Path, *overrides: str) -> Path:
+    return made_runs.make_1d(compose(["task=1d", "seeds=2", f"results_dir={results_dir}", *overrides]))
+
+
+def test_models_that_had_other_data_are_not_compared(tmp_path: Path) -> None:
+    few = [made(tmp_path, f"method={method}", "task.num_train=128") for method in ("nce", "sm")]
+    paths = [*few, *(made(tmp_path, f"method={method}") for method in ("ml-is", "sm"))]
+    found = frame.find(list(map(str, paths)), tmp_path)
+    assert found.done.groupby("label")["method"].agg(set).to_dict() == {
+        "1d-1, with num_train = 128": {"nce", "sm"},
+        "1d-1, with num_train = 2000": {"ml-is", "sm"},
+    }
+    assert not found.varies and set(found.tasks) == set(found.done["label"])
+    assert "1D, dataset 1, with num_train = 128" in render(found, "")
+
+
+def test_data_that_all_models_had_alike_is_an_axis(tmp_path: Path) -> None:
+    noise = [f"task.target_noise={value}" for value in (0.0, 0.1)]
+    paths = [str(made(tmp_path, f"method={method}", value)) for method in ("nce", "sm") for value in noise]
+    found = frame.find(paths, tmp_path)
+    assert set(found.done["label"]) == {"1d-1"} and found.axes == ("task.target_noise",)
+    draws = [made(tmp_path, f"method={m}", f"task.data_seed={d}") for m, d in (("nce", 0), ("nce", 1), ("sm", 1))]
+    assert set(frame.find(list(map(str, draws)), tmp_path).done["label"]) == {"1d-1"}  # one draw is common
+    assert len(set(frame.find([str(draws[0]), str(draws[2])], tmp_path).done["label"])) == 2
+
+
+def test_a_setting_that_another_task_lacks_is_no_trouble(tmp_path: Path) -> None:
+    paths = [made(tmp_path, "method=nce", f"task.target_noise={value}") for value in (0.0, 0.1)]
+    paths += made_runs.detection_runs(tmp_path)
+    found = frame.find(list(map(str, paths)), tmp_path)
+    assert {"1d-1", "detection-shapes"} == set(found.comparison["label"]) and "AP" in render(found, "")
+
+
 DAMAGES: list[tuple[str, bytes | None]] = [
     ("status.json", b'{"schema": 1, "state": '),
     ("status.json", b"\xff\xfe\x00"),

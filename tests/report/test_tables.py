@@ -467,6 +467,9 @@ def test_a_method_without_a_trusted_seed_is_not_ranked() -> None:
     assert set(rows["note"]) == {"Not ranked, for no seed is trusted: sm."}
     pairs = scores.compare(frame, ["task", "dataset"], "method", D_KL).set_index(["first", "second"])
     assert pairs["p_holm"].isna().to_dict() == {("nce", "dsm"): False, ("nce", "sm"): True, ("dsm", "sm"): True}
+    one_seed = frame[(frame["method"] != "sm") | (frame["seed"] == 0)]  # it takes no seeds from the others
+    assert summary(one_seed)["verdict"].to_dict() == rows["verdict"].to_dict()
+    assert (summary(one_seed)["ranked_over"].drop("sm") == 10).all()
     frame["trusted"] = 0
     for table in list(tables.score_tables(frame, (), {}))[:2]:
         assert not any(cell.mark == "best" for row in table.rows for cell in row)

@@ -30,14 +30,14 @@ from tests.sweep.made import sweep
         ("uci", 6 * 20 * 6, ("task/network", "task.data.split")),
         (
             "uci_settings",
-            6 * 3 * 6 * 4,
+            6 * 3 * 6 * 5,
             (
                 "task/network",
                 "task.data.split",
                 *(f"task.network.{key}" for key in ("activation", "dropout")),
                 "trainer.learning_rate",
                 "trainer.weight_decay",
-                *(f"task.network.{key}" for key in ("learning_rate", "rows", "depth", "min_leaf")),
+                *(f"task.network.{key}" for key in ("slope", "learning_rate", "rows", "depth", "min_leaf")),
             ),
         ),
         ("uci_small", 4 * 8 * (2 + 2), ("task/network", "task.data.split")),
@@ -78,7 +78,7 @@ def test_further_grids_change_keys_of_the_first_one() -> None:
 def test_a_further_grid_can_leave_a_key_out() -> None:
     plan = make_plan("uci_settings", ["data.name=yacht", "data.split=0"], None)
     rates = {job.config["task"]["network"].get("learning_rate") for job in plan.jobs}
-    assert rates == {None, 0.05, 0.02} and len(plan.jobs) == 6 * 4
+    assert rates == {None, 0.05, 0.02, 0.1} and len(plan.jobs) == 6 * 5
     [default] = {
         job.config["trainer"]["learning_rate"]
         for job in plan.jobs
@@ -90,6 +90,32 @@ def test_a_further_grid_can_leave_a_key_out() -> None:
 def test_what_is_given_on_the_command_line_leaves_no_further_grid_of_it() -> None:
     plan = make_plan("uci", ["data.name=yacht", "data.split=0,1", "method=nce,nce+"], None)
     assert {job.config["task"]["network"]["name"] for job in plan.jobs} == {"mlp"} and len(plan.jobs) == 4
+
+
+def test_a_setting_that_a_further_grid_alone_gives_varies_against_the_default_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sweeps").mkdir()
+    further = (
+        "[{method.num_samples: 7}, {proposal: learned}, {proposal.stds: '[0.5,2]'}, {method: sm, trainer.epochs: 3}]"
+    )
+    text = (
+        f"hydra: {{sweeper: {{params: {{method: nce, trainer.epochs: 3}}}}}}\nsweep: {{name: own, also: {further}}}\n"
+    )
+    Path("sweeps/own.yaml").write_text(f"# @package _global_\n{text}")
+    plan = make_plan("own", ["task=1d", "+experiment=smoke"], None)
+    assert plan.axes == ("method.num_samples", "proposal", "proposal.stds")
+    values = [(job.config["method"]["name"], *job.axes.values()) for job in plan.jobs]
+    (_, samples, _, stds) = values[0]
+    assert values == [
+        ("nce", samples, "mixture", stds),
+        ("nce", 7, "mixture", stds),
+        ("nce", samples, "learned", None),
+        ("nce", samples, "mixture", "[0.5,2]"),
+        ("sm", None, None, None),
+    ]
+    assert samples not in (None, 7) and str(stds).startswith("[0")
 
 
 def test_a_further_grid_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

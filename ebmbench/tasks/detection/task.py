@@ -96,6 +96,7 @@ class DetectionTask(Task):
     images = ("boxes", "refinement", "heat")
     selection = "val_ap"
     draw_settings, draw_of = ("task.base.seed",), "base detector"
+    data_settings = ("task.data.", "task.base.")
     tuning = {  # noqa: RUF012
         "task.head.activation": ["relu", "silu"],
         "task.inference.step_centre": (2.5e-5, 3e-2),

@@ -69,6 +69,7 @@ class OneD(Task):
     )
     title = "1D, dataset {dataset}"
     draw_settings = ("task.data_seed",)
+    data_settings = ("task.data_seed", "task.num_", "task.target_noise", "task.grid_points")
     selection = "val_nll"
     doubt = "mass near the edge of the grid, a quadrature error, or no better than the uniform density"
 
