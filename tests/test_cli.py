@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 import termios
@@ -16,9 +17,11 @@ import torch
 import yaml
 
 from ebmbench.cli import main as cli
+from ebmbench.cli.commands import GROUPS
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core import registry
+from ebmbench.core.errors import UserError
 from ebmbench.engine import runs
 from tests.comparison import EXAMPLES
 
@@ -175,7 +178,7 @@ def test_a_run_whose_seeds_diverge_says_so(
     assert runs.read_state(run_dir) == "diverged"
     assert [row["diverged"] for row in metrics(run_dir)] == ["0", "1", "0"]
     assert cli.main([*SMOKE, "method=nce", "seeds=[1]"]) == 1  # nothing came of it
-    assert "diverged: 1 of 1 seeds" in capsys.readouterr().out
+    assert "diverged: 1 of 1 seed (" in capsys.readouterr().out
 
 
 def test_on_a_terminal_there_is_a_bar(elsewhere: Path) -> None:
@@ -212,6 +215,8 @@ def test_help_is_this_project_s(capsys: pytest.CaptureFixture[str], elsewhere: P
     out = capsys.readouterr().out
     for word in (*registry.known("task"), *registry.known("method"), "seeds=20", "+experiment=", "force=true"):
         assert word in out
+    for text in GROUPS.values():
+        assert re.search(rf"\w\s{{2,}}{re.escape(text)}$", out, re.MULTILINE)
     examples = [line for line in out.partition("examples")[2].splitlines() if "python -m ebmbench" in line]
     assert len(examples) == 3
     assert "Powered by Hydra" not in out
@@ -275,6 +280,21 @@ def test_a_multirun_runs_every_combination(elsewhere: Path, capsys: pytest.Captu
     assert names == ["1d-1-nce", "1d-1-nce-plus"]
     assert sum("  done" in line for line in out.splitlines()) == 2
     assert not (elsewhere / "outputs").exists() and not (elsewhere / "multirun").exists()
+
+
+def test_tables_of_a_regression_stand_in_columns_that_have_values(
+    elsewhere: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["task=regression", "method=nce", "+experiment=smoke", "device=cpu"]
+    assert cli.main(["-m", *words, "trainer.epochs=1,2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    place = next(number for number, line in enumerate(lines) if line.startswith("data"))
+    header, *rows = lines[place : place + 3]
+    assert header.split()[:5] == ["data", "method", "trainer.epochs", "seeds", "NLL"] and "D_KL" not in header
+    assert all(row.split()[-1] == "done" and "-" not in row.split() for row in rows), rows
+    assert cli.main([*words, "trainer.epochs=1"]) == 0
+    scores = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert len(scores) > 20 and len({len(line) for line in scores}) == 1, scores
 
 
 def test_a_multirun_says_which_models_are_doubtful(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -348,6 +368,23 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
     assert not list(elsewhere.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("task=regression data.path=a.csv", "task.data.path is a setting, but not of data=diabetes; leave it out, or"),
+        ("task=regression data.path=a.csv", "table"),
+        ("task=detection data.path=a.csv", "task.data.path is a setting, but not of data=shapes; leave it out"),
+        ("task=regression network.components=3", "not of network=mlp; leave it out, or choose network=mdn"),
+        ("task=1d data.path=a.csv", "task.data.path is a setting, but not of task=1d; leave it out"),
+        ("task=1d sweep.nam=a", "sweep.nam is not a setting; did you mean sweep.name"),
+    ],
+)
+def test_a_setting_of_another_choice_is_said_to_be_that(words: str, said: str) -> None:
+    with pytest.raises(UserError) as error:
+        compose(["method=nce", *words.split()])
+    assert said in str(error.value)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_gpu_that_is_not_there_is_said_so(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main([*SMOKE, "method=nce", "device=cuda"]) == 2
@@ -357,10 +394,12 @@ def test_a_gpu_that_is_not_there_is_said_so(elsewhere: Path, capsys: pytest.Capt
 
 def test_a_folder_that_cannot_be_written_is_said_so(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (elsewhere / "file").write_text("not a folder")
+    pool = "hydra/launcher=local_parallel"
     for folder in ("file/results", "/proc/nowhere/results"):
-        assert cli.main([*SMOKE, "method=nce", f"results_dir={folder}"]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert f"results_dir='{folder}' cannot be written" in line
+        for words in (["method=nce"], ["-m", "method=nce,nce+"], ["-m", "method=nce,nce+", pool]):
+            assert cli.main([*SMOKE, *words, f"results_dir={folder}"]) == 2
+            line = capsys.readouterr().err.removeprefix("2 jobs\n")
+            assert f"results_dir='{folder}' cannot be written" in line and line.count("\n") == 1
     assert [p.name for p in elsewhere.iterdir()] == ["file"]
 
 

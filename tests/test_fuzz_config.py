@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from ebmbench.cli import main as cli
 from ebmbench.config.compose import compose, composer, expand, for_task
-from ebmbench.config.run import RunConfig, SweepConfig, all_keys, setting_keys
+from ebmbench.config.run import RunConfig, all_keys
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from tests.processes import Command
 
 FEW, MANY = 120, 2000
 
-KEYS = sorted({*all_keys(), *setting_keys(SweepConfig, "sweep"), "task", "method", "proposal", "trainer", "logger"})
+KEYS = sorted({*all_keys(), "task", "method", "proposal", "trainer", "logger"})
 GROUPS = {group: sorted(components) for group, components in registry.groups().items()}
 GROUPS |= {"trainer": GROUPS["task"], "logger": ["csv", "none", "wandb"]}
 GROUPS["proposal"] = sorted({*GROUPS["proposal"], "independent", "single"})

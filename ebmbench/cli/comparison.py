@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ebmbench.config.run import RunConfig
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.engine import runs
 from ebmbench.tasks.base import Metric
 
 NAMED = ("method", "task", "task.dataset", "task/data", "seeds")
 """Settings that have a column of their own."""
 MOST_ROWS = 60
+NONE = "-"
+"""Stands where a run has no value of a metric; a column without any value is left out."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +43,15 @@ def _table(jobs: Sequence[Compared], metrics: Sequence[Metric]) -> list[str]:
     axes = [key for key in dict.fromkeys(key for job in jobs for key in job.axes) if key not in NAMED]
     header = ["data", "method", *axes, "seeds", *(metric.label for metric in metrics), "seconds", "state"]
     rows = [_row(job, axes, metrics) for job in jobs[:MOST_ROWS]]
-    widths = [max(len(row[place]) for row in [header, *rows]) for place in range(len(header))]
+    columns = [column for column in zip(header, *rows, strict=True) if set(column[1:]) != {NONE}]
     texts = 2 + len(axes)  # the columns of text on the left; numbers stand on the right
-    lines = []
-    for row in [header, *rows]:
-        cells = [
-            cell.ljust(width) if place < texts or place == len(row) - 1 else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
+    padded = []
+    for place, column in enumerate(columns):
+        width, is_text = max(map(len, column)), place < texts or place == len(columns) - 1
+        padded.append([cell.ljust(width) if is_text else cell.rjust(width) for cell in column])
+    lines = ["  ".join(cells).rstrip() for cells in zip(*padded, strict=True)]
     more = len(jobs) - MOST_ROWS
-    return lines + ([f"and {more} more runs"] if more > 0 else [])
+    return lines + ([f"and {counted(more, 'more run')}"] if more > 0 else [])
 
 
 def _row(job: Compared, axes: Sequence[str], metrics: Sequence[Metric]) -> list[str]:
@@ -73,7 +73,7 @@ def _row(job: Compared, axes: Sequence[str], metrics: Sequence[Metric]) -> list[
 
 
 def _mean(values: Sequence[str]) -> str:
-    """Returns the mean of the numbers among these texts, `-` if there are none."""
+    """Returns the mean of the numbers among these texts, NONE if there are none."""
     numbers = [float(value) for value in values if value]
     numbers = [number for number in numbers if math.isfinite(number)]
-    return f"{statistics.fmean(numbers):.4g}" if numbers else "-"
+    return f"{statistics.fmean(numbers):.4g}" if numbers else NONE

@@ -40,8 +40,8 @@ def main_help() -> str:
     """Returns the help of the whole program, with the tasks, methods, presets and sweeps that are there."""
     known = names.Names()
     return TEXT.format(
-        commands="\n".join(f"  {f'ebmbench {name}':<53}{text}" for name, text in _commands()),
-        options="\n".join(f"  {_flags(option):<24}{option.help}" for option in RUN.all_options),
+        commands="\n".join(_line(f"ebmbench {name}", text, 53) for name, text in _commands()),
+        options="\n".join(_line(_flags(option), option.help, 24) for option in RUN.all_options),
         tasks=" ".join(known.options("task")),
         methods=" ".join(known.options("method")),
         experiments="+experiment=" + "|".join(known.options("experiment")),
@@ -53,6 +53,11 @@ def _commands() -> list[tuple[str, str]]:
     """Returns each command with what it does; commands that belong together are one."""
     found = [(f"{name} {'|'.join(second_words(name))}", text) for name, text in GROUPS.items()]
     return found + [(command.name, command.help) for command in COMMANDS if len(command.path) == 1]
+
+
+def _line(name: str, text: str, width: int) -> str:
+    """Returns a name and what it does; on a line of its own where the name is as wide as its column."""
+    return f"  {name:<{width}}{text}" if len(name) < width else f"  {name}\n  {'':<{width}}{text}"
 
 
 def _flags(option: Option) -> str:

@@ -16,10 +16,10 @@ from ebmbench.cli.run import is_follower, run_one, with_hydra
 from ebmbench.cli.warn import quiet_libraries
 from ebmbench.config import compose as composition
 from ebmbench.config.run import RunConfig
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.engine import runs
 from ebmbench.sweep import local
-from ebmbench.sweep.plan import make_plan
+from ebmbench.sweep.plan import make_folder, make_plan
 from ebmbench.sweep.status import slurm_queue
 
 POOL = "local_parallel"
@@ -30,7 +30,7 @@ def multirun(words: Sequence[str]) -> int:
     """Carries out a multirun, checked as a whole before its first job starts; returns the exit code.
 
     Raises:
-        UserError: a job's settings are wrong, or the launcher cannot be had.
+        UserError: a job's settings are wrong, the launcher cannot be had, or `results_dir` cannot be written.
     """
     own, where = launcher.split(words)
     values = where.values("local") if where.words else {}
@@ -38,11 +38,13 @@ def multirun(words: Sequence[str]) -> int:
     if where.is_slurm:
         slurm_queue()  # refuses a SLURM that does not answer, of which Hydra's launcher would leave a trace
     if not is_follower():
-        print(f"{len(jobs)} jobs", file=sys.stderr)
+        print(counted(len(jobs), "job"), file=sys.stderr)
+    results_dir = Path(jobs[0].config.launch.results_dir)
     if where.name == POOL:
-        _run_pool([job.config for job in jobs], values)
+        _run_pool([job.config for job in jobs], values, results_dir)
     else:
         _refuse_further_grids(own)
+        make_folder(results_dir / "multirun", results_dir)
         with_hydra(_Job(tuple(composition.config_dirs()[1:])), ["--multirun"], [*own, *where.words])
     if is_follower():  # the first process has yet to end the last run, and tells how all ended
         return 0
@@ -121,14 +123,15 @@ def _as_list(names: Any) -> str:
     return f"[{','.join(map(str, names))}]" if isinstance(names, list) else str(names)
 
 
-def _run_pool(configs: Sequence[RunConfig], values: dict[str, Any]) -> None:
+def _run_pool(configs: Sequence[RunConfig], values: dict[str, Any], results_dir: Path) -> None:
     """Runs the jobs that are not through in processes of this machine; their output is in <results_dir>/multirun."""
     todo = [c for c in configs if c.launch.force or runs.read_state(c.run_dir) not in runs.FINISHED]
     if not todo:
         return
     bound = values.get("n_jobs")
     places = local.slots(todo[0].launch.device, bound if isinstance(bound, int) and bound > 0 else None, len(todo))
-    folder = Path(todo[0].launch.results_dir).absolute() / "multirun"
+    folder = results_dir.absolute() / "multirun"
+    make_folder(folder, results_dir)
     restarts = values.get("max_num_restarts")
     codes = local.run_pool(todo, places, folder, restarts if isinstance(restarts, int) else 0)
     if len(codes) < len(todo) or any(code > 128 for code in codes.values()):

@@ -9,7 +9,7 @@ from ebmbench.cli import launcher
 from ebmbench.cli.parser import Arguments
 from ebmbench.cli.report import say_lacking
 from ebmbench.config.compose import known_sweeps
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.engine.runs import FINISHED, commit
 from ebmbench.report import frame
 from ebmbench.report.planned import Plan, read_plan, sweep_dir
@@ -35,10 +35,11 @@ def submit(arguments: Arguments) -> int:
         new = [job for job in plan.jobs if job.run_id not in kept]
         gone = len(kept - {job.run_id for job in plan.jobs})
         if new or gone:
-            print(f"{plan.name} has changed since {old.created}: {len(new)} jobs are new, {gone} no longer part of it")
+            more = counted(len(new), "job is new", "jobs are new")
+            print(f"{plan.name} has changed since {old.created}: {more}, {gone} no longer part of it")
     if arguments.options["no_start"]:
         plan = write_plan(plan, results_dir)
-        print(f"{plan.name}: {len(plan.jobs)} jobs; python -m ebmbench sweep work {plan.name} does them")
+        print(f"{plan.name}: {counted(len(plan.jobs), 'job')}; run python -m ebmbench sweep work {plan.name}")
         return 0
     return _submit(plan, results_dir, where, arguments, is_new=True)
 

@@ -8,7 +8,7 @@ from ebmbench.cli import launcher
 from ebmbench.cli.parser import Arguments
 from ebmbench.cli.sweep import DEFAULT_LAUNCHER
 from ebmbench.config import compose as composition
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.sweep import tune
 
 
@@ -45,7 +45,7 @@ def main(arguments: Arguments) -> int:
         return 0
     for method, part in rows.groupby("method", sort=False):
         states = ", ".join(f"{count} {state}" for state, count in part["state"].value_counts().items())
-        print(f"{method}: {states} of {search.trials} trials")
+        print(f"{method}: {states} of {counted(search.trials, 'trial')}")
     folder = results_dir / "tune" / name
     print(f"{folder / 'trials.csv'}\nuse the best settings with --config-dir {folder}")
     return 0 if len(rows) == search.trials * len(methods) and set(rows["state"]) <= {"done", "diverged"} else 1

@@ -13,20 +13,22 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import hydra
 import yaml
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ebmbench.config import nodes, plugins
-from ebmbench.config.run import RunConfig, all_keys
+from ebmbench.config.run import RunConfig, all_keys, setting_keys
+from ebmbench.core import registry
 from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
+from ebmbench.core.settings import Component, choice_of
 from ebmbench.system.files import share_dir
 
 MOST_JOBS = 100_000
@@ -240,13 +242,31 @@ def _unknown(key: str, cfg: DictConfig | None = None) -> str:
     """Says what is wrong with a key, given the composition that lacks it."""
     keys = all_keys()
     if key in keys:
-        group = key.partition(".")[0]
-        part = OmegaConf.select(cfg, group) if cfg is not None else None
-        chosen = f"{group}={part.get('name')}" if isinstance(part, DictConfig) and "name" in part else "what is chosen"
-        return f"{key} is a setting, but not of {chosen}; leave it out"
+        return f"{key} is a setting, but not of {_lacking(key, cfg)}"
     if "sweeps" in re.split(r"[@.]", key):
         return f"{key} is not a setting: {_PACKAGE}"
     return f"{key} is not a setting{did_you_mean(key, sorted(keys))}"
+
+
+def _lacking(key: str, cfg: DictConfig | None) -> str:
+    """Names the choice that lacks a key, given the composition, and says what to do: which choices have the key."""
+    group, _, rest = key.partition(".")
+    base: type[Component] = Component
+    task = registry.known("task").get(str(OmegaConf.select(cfg, "task.name"))) if cfg is not None else None
+    field = task.model_fields.get(rest.partition(".")[0]) if task and group == "task" else None
+    if field is not None and choice_of(field) is not None:
+        base = cast(type[Component], field.annotation)
+        group = base.group
+    path = group.replace("/", ".")
+    part = OmegaConf.select(cfg, path) if cfg is not None else None
+    if not isinstance(part, DictConfig) or base.chosen_by not in part:
+        return "what is chosen; leave it out"
+    having = [
+        name for name, cls in registry.known(group).items() if issubclass(cls, base) and key in setting_keys(cls, path)
+    ]
+    short = group.removeprefix("task/")
+    choose = f", or choose {short}={', '.join(having)}" if having else ""
+    return f"{short}={part[base.chosen_by]}; leave it out{choose}"
 
 
 @contextmanager
@@ -431,11 +451,22 @@ def known_sweeps() -> list[str]:
     return sorted({path.stem for folder in sweep_dirs() for path in folder.glob("*.yaml") if path.is_file()})
 
 
+def _missing(file: str) -> str:
+    """Says that there is no such option, `task/1dd`, of its group; or no such group."""
+    group, _, name = file.rpartition("/")
+    while "/" in group and not _options(group):  # experiment/smok/1d: the folder is what is not there
+        group, _, name = group.rpartition("/")
+    options = _options(group)
+    return f"{group}={name} is not known{did_you_mean(name, options)}" if options else _unknown(group or name)
+
+
 def explain(error: Exception) -> str:
     """Returns one sentence for what Hydra found wrong."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _missing(error.missing_cfg_file)
     text = first_line(error)
     match = re.search(
         r"Could not (?:override|append to config|delete).*?'([^']+)'|Key '([^']+)' is not in struct", text

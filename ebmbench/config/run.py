@@ -230,7 +230,8 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
         parts[name] = _section(model, raw.get(name), f"{name}.", known, faults)
     launch = {key: raw[key] for key in Launch.model_fields if key in raw}
     parts["launch"] = _section(Launch, launch, "", known, faults)
-    parts["sweep"] = _section(SweepConfig, raw["sweep"], "sweep.", known, faults) if raw.get("sweep") else None
+    own = list(setting_keys(SweepConfig, "sweep"))
+    parts["sweep"] = _section(SweepConfig, raw["sweep"], "sweep.", own, faults) if raw.get("sweep") else None
     parts["seeds"] = _seeds(raw.get("seeds"), faults)
     if not faults:
         faults += _unused(parts["logger"])
@@ -259,8 +260,9 @@ def _known_keys(models: dict[str, type[Section]]) -> list[str]:
 
 
 def all_keys() -> set[str]:
-    """Returns every setting of every component that is registered."""
-    keys = set(Launch.model_fields) | set(_ROOT) | set(setting_keys(LoggerConfig, "logger"))
+    """Returns every setting: those of every component that is registered, of the logger and of a sweep."""
+    keys = set(Launch.model_fields) | set(_ROOT)
+    keys |= {*setting_keys(LoggerConfig, "logger"), *setting_keys(SweepConfig, "sweep")}
     for task in registry.known("task").values():
         keys |= set(setting_keys(task, "task")) | set(setting_keys(cast(type[Task], task).Trainer, "trainer"))
     for group in registry.groups():

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import counted
 from ebmbench.engine import runs
 from ebmbench.engine.execute import Outcome
 from ebmbench.tasks.base import Metric
@@ -27,24 +28,25 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
         rows: of `metrics.csv`, as text.
     """
     good = [row for row in rows if row["diverged"] == "0"]
-    lines = [f"{config.method.name} on {config.label}, {len(rows)} seed{'s' * (len(rows) > 1)}"]
+    lines = [f"{config.method.name} on {config.label}, {counted(len(rows), 'seed')}"]
     many = len(good) > 1
     hidden = {*HIDDEN, *_unused(config)}
-    lines.append(f"  {'metric':<18}{'mean':>12}" + (f"{'std':>12}{'min':>12}{'max':>12}" if many else ""))
-    for name in rows[0]:
-        if name in hidden:
-            continue
+    names = [name for name in rows[0] if name not in hidden]
+    width = max(16, *map(len, names)) + 2
+    lines.append(f"  {'metric':<{width}}{'mean':>12}" + (f"{'std':>12}{'min':>12}{'max':>12}" if many else ""))
+    for name in names:
         values = [float(row[name]) for row in good if row[name] not in ("", "nan")]
         if not values:
             continue
         numbers = [statistics.fmean(values)]
         if min(values) < max(values):  # else it is one number for all seeds, such as that of their mixture
             numbers += [statistics.stdev(values), min(values), max(values)]
-        lines.append(f"  {name:<18}" + "".join(f"{number:>12.4g}" for number in numbers))
+        lines.append(f"  {name:<{width}}" + "".join(f"{number:>12.4g}" for number in numbers))
     diverged = {row["seed"]: row["diverged_step"] for row in rows if row["diverged"] == "1"}
     if diverged:
         steps = ", ".join(f"seed {seed} at step {step}" for seed, step in diverged.items())
-        lines.append(f"  diverged: {len(diverged)} of {len(rows)} seeds ({steps}); they are not in the means")
+        count = f"{len(diverged)} of {counted(len(rows), 'seed')}"
+        lines.append(f"  diverged: {count} ({steps}); they are not in the means")
     doubtful = [row["seed"] for row in good if row["trusted"] == "0"]
     if doubtful:
         lines.append(f"  not to be trusted: seed {', '.join(doubtful)} ({config.task.doubt})")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, did_you_mean
 from ebmbench.display.palette import in_order
 from ebmbench.display.table import (
     Cell,
@@ -44,6 +44,8 @@ FEWER = "†"
 FEW_SEEDS = 5
 """Fewer tell little of the spread between seeds: with two it has one degree of freedom."""
 FEW_SEEDS_NOTE = "{} seeds say little of the spread between seeds: it widens the intervals, and leaves more undecided."
+NO_AXIS = ("task", "method", "task.dataset", "task/data", "task.data.name", "seeds", "plugins")
+"""Keys that are no axis of a sweep: what they say has a column of its own in every table of runs."""
 MARKS = "Bold: the best mean. A difference from it is decided where p < 0.05 (paired by seed, Holm over all pairs)."
 
 
@@ -137,9 +139,10 @@ def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[T
     classes = dict.fromkeys(type(task) for task in tasks)
     for entry in entries:
         kind, options = parse_entry(entry)
-        if unknown := ", ".join(sorted(map(str, options.keys() - set(OPTIONS.get(kind, ()))))):
-            known = ", ".join(OPTIONS.get(kind, ())) or "none"
-            raise UserError(f"sweep.tables has {kind} with {unknown}: its options are {known}")
+        known = OPTIONS.get(kind, ())
+        for name in sorted(map(str, options.keys() - set(known))):
+            close = did_you_mean(name, known) if known else ""
+            raise UserError(f"sweep.tables has {kind} with {name}, and {kind} has no such option{close}")
         if kind == "grid" and not isinstance(options.get("by"), str):
             raise UserError("sweep.tables has a grid without `by`: the swept key of its rows, such as method.beta")
         for task in classes:
@@ -160,6 +163,11 @@ def _metric(task: type[Task], name: Any) -> Metric:
 
 
 def _not_varied(kind: str, key: str, axes: Sequence[str]) -> UserError:
+    if key in NO_AXIS:
+        return UserError(
+            f"sweep.tables has {kind} by {key}: each dataset has tables of its own, in which each method has a row or "
+            f"column; give another key that the sweep varies ({', '.join(axes) or 'it has none'})"
+        )
     return UserError(
         f"sweep.tables has {kind} by {key}, which the sweep does not vary (it varies {', '.join(axes) or 'nothing'}): "
         f"give {key} several values, or ask for other tables, such as sweep.tables=[scores]"

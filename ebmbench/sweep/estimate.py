@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import counted
 from ebmbench.engine.execute import seed_groups
 from ebmbench.system.files import share_dir
 
@@ -21,7 +22,7 @@ def estimate(configs: Sequence[RunConfig], device: str, places: int, threads: in
         threads: of each.
     """
     seeds = sum(len(config.seeds) for config in configs)
-    about = f"{len(configs)} jobs ({seeds} seeds), {min(places, len(configs))} at a time"
+    about = f"{counted(len(configs), 'job')} ({counted(seeds, 'seed')}), {min(places, len(configs))} at a time"
     measured = (results_dir / "bench", share_dir() / "results" / "bench")
     costs = [config.task.cost(config.setup, device, threads, measured) for config in configs]
     known = [cost for cost in costs if cost is not None]
@@ -33,7 +34,8 @@ def estimate(configs: Sequence[RunConfig], device: str, places: int, threads: in
         f"{about}; about {_duration(seconds)} by the benchmark's figures of another day, "
         f"up to {memory / 1e3:.1f} GB of {'GPU ' if device == 'gpu' else ''}memory a job"
     )
-    return text + (f" ({len(costs) - len(known)} jobs of unknown cost apart)" if len(known) < len(costs) else "")
+    unknown = len(costs) - len(known)
+    return text + (f" ({counted(unknown, 'job')} of unknown cost apart)" if unknown else "")
 
 
 def step_memory(config: RunConfig, device: str) -> int:

@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 
 from ebmbench.config.run import RunConfig
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.report.planned import error_path
 from ebmbench.system.files import write_atomically
 from ebmbench.system.locking import HeldError
@@ -69,7 +69,8 @@ def slurm_job(config_yaml: str, sweep_folder: str, max_requeues: int) -> str:
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if restarts >= max_requeues:
             config = RunConfig.from_yaml(config_yaml)
-            text = f"stopped by SLURM {restarts + 1} times; raise hydra.launcher.timeout_min or max_num_timeout"
+            times = counted(restarts + 1, "time")
+            text = f"stopped by SLURM {times}; raise hydra.launcher.timeout_min or max_num_timeout"
             write_error(error_path(Path(sweep_folder), config.run_id), text)
         else:
             print("back into the queue", flush=True)

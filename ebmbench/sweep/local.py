@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import counted
 from ebmbench.engine.runs import read_state
 from ebmbench.report.planned import error_path
 from ebmbench.sweep.job import HELD, run_job, write_error
@@ -178,7 +179,8 @@ class _Stop:
     def pass_on(self, processes: list[Any]) -> None:
         if self.count > self._passed:
             if self._passed == 0:
-                print(f"stopping: {len(processes)} running jobs save their state", file=sys.stderr, flush=True)
+                said = counted(len(processes), "running job saves its state", "running jobs save their state")
+                print(f"stopping: {said}", file=sys.stderr, flush=True)
             for process in processes:
                 process.terminate() if self.count == 1 else process.kill()
             self._passed = self.count

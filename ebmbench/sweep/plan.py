@@ -24,15 +24,13 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.engine.runs import cannot_write_folder
 from ebmbench.report.planned import Job, Plan, is_name, read_plan, sweep_dir
-from ebmbench.report.tables import check_entries
+from ebmbench.report.tables import NO_AXIS, check_entries
 from ebmbench.system.files import write_atomically
 
 RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
 """Folders of `results/` that are no sweep's."""
 FIGURES = ("ranking", "strip", "settings", "map", "pareto", "curves")
 """What `sweep.figures` may name for every task; a task may have more."""
-_NO_AXIS = ("task", "method", "task.dataset", "task/data", "task.data.name", "seeds", "plugins")
-"""Keys that have a column of their own in every table of runs."""
 
 
 def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_per_job: int | None = None) -> Plan:
@@ -118,7 +116,7 @@ def _axes(lines: Sequence[Sequence[str]], configs: Sequence[RunConfig]) -> dict[
     """
     given = [dict(map(_split, line)) for line in lines]
     raw = [config.to_dict() for config in configs]
-    keys = dict.fromkeys(key for line in given for key in line if key not in _NO_AXIS)
+    keys = dict.fromkeys(key for line in given for key in line if key not in NO_AXIS)
     values = {key: [_axis_value(key, *job) for job in zip(given, raw, strict=True)] for key in keys}
     return {key: own for key, own in values.items() if len({value for value in own if value is not None}) > 1}
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.engine import runs
 from ebmbench.engine.runs import FINISHED
 from ebmbench.report.frame import Run, planned_runs
@@ -135,8 +135,8 @@ def counts(found: Iterable[Run]) -> str:
 
 def show(plan: Plan, found: Sequence[Run], limit: int | None = 40) -> str:
     """Returns what `sweep status` prints: the counts, and a line for every job that is not simply done."""
-    seeds = sum(len(run.seeds) for run in found)
-    lines = [f"{plan.name}: {len(found)} jobs, {seeds} seeds, submitted {plan.created}: {counts(found)}"]
+    seeds = counted(sum(len(run.seeds) for run in found), "seed")
+    lines = [f"{plan.name}: {counted(len(found), 'job')}, {seeds}, submitted {plan.created}: {counts(found)}"]
     rest = sorted((run for run in found if run.state != "done"), key=lambda run: STATES.index(run.state))
     for run in rest[:limit]:
         lines.append(f"  {run.state:12}{run.job.run_id}  {run.detail}".rstrip())

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from ebmbench.config import compose as composition
 from ebmbench.config.run import RunConfig
-from ebmbench.core.errors import UserError, did_you_mean, first_line
+from ebmbench.core.errors import UserError, counted, did_you_mean, first_line
 from ebmbench.engine.execute import need_memory, resolve_device
 from ebmbench.engine.runs import FINISHED, all_diverged
 from ebmbench.report.frame import Run
@@ -148,7 +148,7 @@ def submit(
             for numbers in slurm.submit_arrays(configs, settings, folder):
                 record_submission(folder, numbers, launcher)  # at once: the next array may be refused
                 array = next(iter(numbers.values())).partition("_")[0]
-                print(f"submitted {len(numbers)} jobs to SLURM as {array}", flush=True)
+                print(f"submitted {counted(len(numbers), 'job')} to SLURM as {array}", flush=True)
             print(f"python -m ebmbench sweep status {plan.name} shows them")
             return 0
         codes = local.run_pool(configs, slots, folder, _bound(settings.get("max_num_restarts")) or 0)

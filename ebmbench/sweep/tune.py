@@ -25,7 +25,7 @@ import yaml
 
 from ebmbench.config import compose as composition
 from ebmbench.config.run import Launch, RunConfig, SweepConfig
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.core.extras import need
 from ebmbench.display.table import csv_text
 from ebmbench.engine.runs import FINISHED, commit
@@ -229,7 +229,7 @@ def _plan(search: Search, trials: Sequence[Trial]) -> Plan:
         jobs[config.run_id] = Job(config.run_id, config.run_hash, config.config_hash, axes, config.to_dict())
     return Plan(
         name=f"tune-{search.name}",
-        description=f"{search.trials} trials of each method",
+        description=f"{counted(search.trials, 'trial')} of each method",
         tables=(),
         figures=(),
         axes=("method",),
@@ -298,7 +298,7 @@ def _write(folder: Path, rows: pd.DataFrame, trials: Sequence[Trial], metric: Me
     write_atomically(folder / "trials.csv", csv_text(rows).encode())
     if table := best(rows, trials, metric, search.network):
         told = (
-            f"The best of {search.trials} trials of each method by {metric.name}: {search.sampler} search, seed "
-            f"{search.seed}.\nSet for all: {' '.join(search.asked)}"
+            f"The best of {counted(search.trials, 'trial')} of each method by {metric.name}: {search.sampler} search, "
+            f"seed {search.seed}.\nSet for all: {' '.join(search.asked)}"
         )
         write(table, folder, told)

@@ -197,8 +197,11 @@ def test_a_plan_is_frozen_and_the_one_before_is_kept(tmp_path: Path, monkeypatch
         (["submit", "smoke", "sweep.name=runs"], "sweep.name='runs' is not allowed"),
         (["submit", "smoke", "sweep.tables=[score]"], "'score': choose from scores"),
         (["submit", "smoke", "sweep.tables=[{grid: {}}]"], "without `by`"),
-        (["submit", "smoke", "sweep.tables=[{draws: {beside: 1}}]"], "draws with beside: its options are metrics"),
-        (["submit", "smoke", "sweep.tables=[{cost: {by: method}}]"], "cost with by: its options are none"),
+        (["submit", "smoke", "sweep.tables=[{draws: {beside: 1}}]"], "draws with beside, and draws has no such option"),
+        (["submit", "smoke", "sweep.tables=[{cost: {by: method}}]"], "cost with by, and cost has no such option"),
+        (["submit", "smoke", "sweep.tables=[{grid: {bye: seeds}}]"], "has no such option; did you mean by?"),
+        (["submit", "smoke", "sweep.tables=[{grid: {by: task.dataset}}]"], "each dataset has tables of its own"),
+        (["submit", "smoke", "sweep.descripton=mine"], "is not a setting; did you mean sweep.description"),
         (["submit", "smoke", "sweep.figures=[strips]"], "'strips': choose from"),
         (["submit", "smoke", "device=cuda:7"], "device=cuda:7 cannot be had"),
         (["submit", "smoke", "results_dir=/proc/nowhere"], "results_dir='/proc/nowhere' cannot be written"),
@@ -216,6 +219,28 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
         sweep(words)
     assert said in str(error.value) and "\n" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("defaults: [override /task: 1dd]", "task=1dd is not known; did you mean 1d?"),
+        ("defaults: [/experiment: smok/1d]", "experiment=smok is not known; did you mean smoke?"),
+        ("defaults: [/experiment/smoke: 2d]", "experiment/smoke=2d is not known; choose from 1d, "),
+        ("defaults: [override /task/data: tabel, override /task: regression]", "task/data=tabel is not known; did you"),
+        ("defaults: [/foo: bar]", "foo is not a setting"),
+        ("sweep: {name: own, descripton: mine}", "sweep.descripton is not a setting; did you mean sweep.description"),
+    ],
+)
+def test_a_wrong_word_in_a_file_is_named_with_what_is_near(
+    text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sweeps").mkdir()
+    (tmp_path / "sweeps" / "own.yaml").write_text(f"# @package _global_\n{text}\n")
+    with pytest.raises(UserError) as error:
+        make_plan("own", [], None)
+    assert str(error.value).startswith(said)
 
 
 @pytest.mark.parametrize("grid", ["method: ''", "method: []", "task.datset: '1,2'", "trainer.epochs: '0,1'"])

@@ -292,7 +292,7 @@ def test_the_estimate_follows_the_benchmark(tmp_path: Path) -> None:
     (folder / "one_d_cuda.csv").write_text(f"{header}nce,20,1024,32,2,0.1,900\n")
     # 75 epochs of 63 steps, 20 models: 94 500 model steps at 100 a second, and 50 seconds for the scores.
     said = estimate(configs, "cpu", 1, 2, tmp_path)
-    assert "1 jobs (20 seeds), 1 at a time; about 17 min" in said and "up to 1.7 GB of memory a job" in said
+    assert "1 job (20 seeds), 1 at a time; about 17 min" in said and "up to 1.7 GB of memory a job" in said
     assert "about 32 min" in estimate(configs, "cpu", 1, 1, tmp_path)  # one thread instead of the benchmark's two
     assert "about 17 min" in estimate(configs, "cpu", 1, 8, tmp_path)  # more than were measured are no promise
     assert "up to 0.9 GB of GPU memory a job" in estimate(configs, "gpu", 1, 2, tmp_path)
@@ -300,6 +300,10 @@ def test_the_estimate_follows_the_benchmark(tmp_path: Path) -> None:
     more = ["method=nce", "task.dataset=1", "seeds=2", "method.num_samples=999_999", "backend=plain"]
     [config] = [job.run_config(tmp_path) for job in make_plan("paper_1d", more, None).jobs]
     assert "up to 32.8 GB of memory a job" in estimate([config], "cpu", 1, 2, tmp_path)  # 32 points, 1 kB a sample
+    (folder / "one_d.csv").write_text(f"{header}sm,20,1024,32,2,1,1\n")
+    plan = make_plan("paper_1d", ["method=nce,sm", "task.dataset=1", "seeds=1"], None)
+    said = estimate([job.run_config(tmp_path) for job in plan.jobs], "cpu", 1, 2, tmp_path)
+    assert said.startswith("2 jobs (2 seeds)") and said.endswith("(1 job of unknown cost apart)")
 
 
 def test_what_cannot_fit_into_memory_is_refused_before_it_starts(place: Path) -> None:

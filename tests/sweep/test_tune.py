@@ -176,7 +176,7 @@ def test_what_cannot_be_tuned_is_refused(
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SMOKE, "method=nce,dsm", f"results_dir={tmp_path}", "--trials", "1", "--jobs", "2"]
     assert cli.dispatch(["tune", *words]) == 0
-    assert "nce: 1 done of 1 trials" in capsys.readouterr().out
+    assert "nce: 1 done of 1 trial\n" in capsys.readouterr().out
 
 
 def test_a_task_says_what_its_targets_need() -> None:

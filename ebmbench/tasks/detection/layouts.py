@@ -26,7 +26,7 @@ from PIL import Image
 from pydantic import Field
 from typing_extensions import override
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.core.registry import register
 from ebmbench.tasks.detection.config import NAME, NAME_TEXT, SPLITS, FileData, fingerprint_of
 from ebmbench.tasks.detection.data import (
@@ -34,7 +34,6 @@ from ebmbench.tasks.detection.data import (
     SUFFIXES,
     Dataset,
     Part,
-    counted,
     hash_of,
     read_annotations,
     size_of,

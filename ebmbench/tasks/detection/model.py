@@ -17,12 +17,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.core.rng import Streams
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.base import BaseDetector, reopen
 from ebmbench.tasks.detection.box_nll import weighted_draws
-from ebmbench.tasks.detection.data import BAD_IMAGE, SUFFIXES, counted, read_image
+from ebmbench.tasks.detection.data import BAD_IMAGE, SUFFIXES, read_image
 from ebmbench.tasks.detection.features import ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
 from ebmbench.tasks.detection.inference import base_detections, detect

@@ -18,7 +18,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.core.extras import has
 from ebmbench.tasks.regression import fitting
 from ebmbench.tasks.regression.data import function, transforms
-from ebmbench.tasks.regression.data.base import Split, check_targets, discrete_notes, far_notes
+from ebmbench.tasks.regression.data.base import Split, check_targets, discrete_notes, far_notes, outside_notes
 from ebmbench.tasks.regression.data.function import arrays_split
 from ebmbench.tasks.regression.data.images import Images
 from ebmbench.tasks.regression.data.table import PUBLISHED, UCI, Table, read_table
@@ -122,7 +122,10 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | byte
         (lines("r{i},{i}.5,{i % 7},{i}"), ["a", "b"], "the first one is taken for the row's name"),
         (lines("{i % 28 + 1}.01.2024;{i % 7},5;{i},5", header="a;b;y"), ["a", "b"], "the comma is taken as the"),
         (lines("{i % 28 + 1}.01.2024,{i % 7},{i}"), ["a", "b"], "dates become days: a"),
-        (lines("{i % 12 + 1}/{i % 28 + 1}/2024,{i % 7},{i}"), ["b"], "left out, as dates such as '1/1/2024'"),
+        (lines("{i % 12 + 1}/{i % 28 + 1}/2024,{i % 7},{i}"), ["a", "b"], "dates become days: a (month, day, year)"),
+        (lines("{i % 28 + 1}/{i % 12 + 1}/24,{i % 7},{i}"), ["a", "b"], "dates become days: a (day, month, year)"),
+        (lines("{i % 12 + 1}/{i % 10 + 1}/2024,{i % 7},{i}"), ["b"], "left out, as dates such as '1/1/2024'"),
+        (lines("{i % 20 + 1}/{i % 20 + 1}/2024,{i % 7},{i}"), ["b"], "tells day from month, or cells differ"),
         (lines("{(i * 7) % 40},{i % 7},{i}"), ["b"], "left out, for it only counts or names the rows: a"),
         (lines("{i * 3 + 1000},{i % 7},{i}", header="id,b,y"), ["b"], "only counts or names the rows: id"),
         (lines("{i % 5},{i * 3 + 9},{i}", header="a,customer_id,y"), ["a"], "counts or names the rows: customer_id"),
@@ -191,8 +194,20 @@ def test_dates_are_days_in_new_tables_too(tmp_path: Path) -> None:
     transform = load(tmp_path / "table.csv").transform
     x = transform.encode(pd.DataFrame({"a": ["2024-01-31", "2024-02-01", None], "b": [1, 1, 1]}))
     assert x[1, 0] - x[0, 0] == 1
-    with pytest.raises(UserError, match=r"the column 'a' holds text in row 1 \('soon'\)"):
+    with pytest.raises(UserError, match=r"the column 'a' holds text in row 1 \('soon'\), where the model takes dates"):
         transform.encode(pd.DataFrame({"a": ["soon"], "b": [1]}))
+    with pytest.raises(UserError, match=r"holds no date such as 2024-01-31 \(but '01/02/2024'\)"):
+        transform.read(pd.DataFrame({"a": ["01/02/2024"], "b": [1]}))
+    _, notes = transform.read(pd.DataFrame({"a": ["2024-01-31", None], "b": [1, 1]}))
+    assert "the column 'a' lacks a date in 1 row: 2024-01-1" in notes[0]
+
+
+def test_dates_with_slashes_are_read_in_new_tables_as_training_s_were(tmp_path: Path) -> None:
+    """The order of day and month is that of the training table, where a number above 12 tells it."""
+    (tmp_path / "table.csv").write_text(lines("{i % 28 + 1}/{i % 12 + 1}/2024,{i % 7},{i}"))
+    transform = transforms.restore(load(tmp_path / "table.csv").transform.plain())
+    x = transform.encode(pd.DataFrame({"a": ["3/4/2024", "2024-04-03", "2/4/2024"], "b": [1, 1, 1]}))
+    assert (x[:, 0] - x[0, 0]).tolist() == [0, 0, -1]
 
 
 def test_amounts_are_the_numbers_that_people_mean() -> None:
@@ -254,6 +269,14 @@ def test_a_target_outside_the_training_range_is_said_and_has_a_density(
     assert "1 of 4 test rows have a target 'y' outside the range of the training rows" in said.err
     nll = float(next(line.split()[1] for line in said.out.splitlines() if line.strip().startswith("nll ")))
     assert np.isfinite(nll) and nll > 100
+
+
+def test_the_range_of_targets_far_from_zero_has_two_ends(tmp_path: Path) -> None:
+    good().assign(y=1e9 + np.linspace(-0.01, 0.01, 60)).to_csv(tmp_path / "table.csv", index=False)
+    (tmp_path / "splits.json").write_text('{"test": [[0, 1, 58, 59]]}')
+    split = Table(path=str(tmp_path / "table.csv"), split_file=str(tmp_path / "splits.json")).load()
+    [note] = outside_notes(split)
+    assert "of the training rows, 999999999.99" in note and " to 1000000000.0" in note, note
 
 
 @pytest.mark.parametrize(

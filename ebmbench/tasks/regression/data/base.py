@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.core.rng import Draws
 from ebmbench.core.settings import Component
 
@@ -147,7 +148,7 @@ def split_rows(
         UserError: there are too few rows.
     """
     if count < MIN_ROWS:
-        raise UserError(f"the data have {count} row{'s' * (count != 1)} with a target; at least {MIN_ROWS} are needed")
+        raise UserError(f"the data have {counted(count, 'row')} with a target; at least {MIN_ROWS} are needed")
     order = np.random.default_rng(seed).permutation(count)
     num_test = max(1, round(test_fraction * count))
     train, val = split_off(order[num_test:], val_fraction)
@@ -205,12 +206,20 @@ def outside_notes(split: Split) -> list[str]:
     """Returns a sentence for each target that leaves the range of the training targets in the test rows."""
     low, high = split.train.y.amin(0), split.train.y.amax(0)
     outside = ((split.test.y < low) | (split.test.y > high)).sum(0).tolist()
-    return [
-        f"{count} of {len(split.test)} test rows have a target {name!r} outside the range of the training rows, "
-        f"{bottom:g} to {top:g}; the base density gives them a finite density"
-        for name, count, bottom, top in zip(split.target_names, outside, low.tolist(), high.tolist(), strict=True)
-        if count
-    ]
+    notes = []
+    for name, count, bottom, top in zip(split.target_names, outside, low.tolist(), high.tolist(), strict=True):
+        if count:
+            digits = _digits(bottom, top)
+            notes.append(
+                f"{count} of {len(split.test)} test rows have a target {name!r} outside the range of the training "
+                f"rows, {bottom:.{digits}g} to {top:.{digits}g}; the base density gives them a finite density"
+            )
+    return notes
+
+
+def _digits(low: float, high: float) -> int:
+    """Returns how many digits tell two numbers apart: two of their difference, and six at least."""
+    return max(6, 2 + math.ceil(math.log10(max(abs(low), abs(high)) / (high - low))))
 
 
 FAR = 100
@@ -226,9 +235,11 @@ def far_notes(split: Split) -> list[str]:
         far = int((y - middle).abs().argmax())
         if high > low and abs(float(y[far]) - middle) > FAR * (high - low):
             place = "" if split.train.rows is None else f" in row {int(split.train.rows[far]) + 1}"
+            digits = _digits(low, high)
             notes.append(
-                f"the target {name!r} is {float(y[far]):g}{place}, and between {low:g} and {high:g} in half of the "
-                "training rows: one such value sets the scale of all; leave its cell empty if it is a mistake"
+                f"the target {name!r} is {float(y[far]):.{digits}g}{place}, and between {low:.{digits}g} and "
+                f"{high:.{digits}g} in half of the training rows: one such value sets the scale of all; "
+                "leave its cell empty if it is a mistake"
             )
     return notes
 

@@ -11,10 +11,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ebmbench.core.errors import UserError, did_you_mean, shown
+from ebmbench.core.errors import UserError, counted, did_you_mean, shown
 from ebmbench.tasks.regression.data.base import Arrays, Frame, Split
 from ebmbench.tasks.regression.data.transforms import register_transform
-from ebmbench.tasks.regression.data.written import days, first_written, is_none, looks_dated, numeric, unclear_date
+from ebmbench.tasks.regression.data.written import (
+    days,
+    first_written,
+    is_none,
+    looks_dated,
+    numeric,
+    slashed_form,
+    unclear_date,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,15 +38,20 @@ class NumberColumn:
     Attributes:
         fill: what stands for a missing number: the median of the training rows.
         indicator: whether a second input says that the number is missing.
-        date: whether it holds dates, which become days since 1970.
+        date: whether it holds dates, which become days since 1970; where they have slashes, their form (`%m/%d/%Y`).
         shift: what is subtracted, where single precision would not tell the numbers apart.
     """
 
     name: str
     fill: float
     indicator: bool
-    date: bool = False
+    date: bool | str = False
     shift: float = 0.0
+
+    @property
+    def wanted(self) -> str:
+        """What each of its cells is, in a word."""
+        return "date" if self.date else "number"
 
 
 @dataclass(frozen=True)
@@ -80,7 +93,7 @@ class TableColumns:
             if bad is not None:
                 raise UserError(
                     f"the column {column.name!r} holds text in row {bad + 1} ({shown(values.iloc[bad])}), where the "
-                    "model takes numbers; leave a cell empty if its number is missing"
+                    f"model takes {column.wanted}s; leave a cell empty if its {column.wanted} is missing"
                 )
             missing = ~np.isfinite(numbers)
             parts.append((np.where(missing, column.fill, numbers) - column.shift).astype(np.float32))
@@ -103,21 +116,26 @@ class TableColumns:
                 new = np.flatnonzero(~words.isin(column.levels) & (words != ""))
                 if len(new):
                     notes.append(
-                        f"the column {column.name!r} holds a word that is none of training's in {_rows(len(new))} "
-                        f"(such as {shown(words.iloc[new[0]])} in row {new[0] + 1}), which counts as no word"
+                        f"the column {column.name!r} holds a word that is none of training's in "
+                        f"{counted(len(new), 'row')} (such as {shown(words.iloc[new[0]])} in row {new[0] + 1}), "
+                        "which counts as no word"
                     )
                 continue
             numbers, said = clean_numbers(values, column.date)
             if np.isnan(numbers).all() and not is_none(values).all():
                 text = shown(values[~is_none(values)].iloc[0])
+                example = " such as 2024-01-31" if column.date else ""
                 raise UserError(
-                    f"the column {column.name!r} holds no number (but {text}), where the model takes numbers"
+                    f"the column {column.name!r} holds no {column.wanted}{example} (but {text}), where the model takes "
+                    f"{column.wanted}s"
                 )
             notes += said
             missing = int(np.isnan(numbers).sum())
             if missing:
+                fill = str(np.datetime64(round(column.fill), "D")) if column.date else f"{column.fill:g}"
                 notes.append(
-                    f"the column {column.name!r} lacks a number in {_rows(missing)}: {column.fill:g} stands there"
+                    f"the column {column.name!r} lacks a {column.wanted} in {counted(missing, 'row')}: "
+                    f"{fill} stands there"
                 )
             table = table.assign(**{column.name: numbers})
         return self.encode(table), notes
@@ -145,7 +163,7 @@ class TableColumns:
                 columns.append({"name": column.name, "levels": list(column.levels)})
             else:
                 columns.append({"name": column.name, "fill": column.fill, "indicator": column.indicator})
-                columns[-1] |= {"date": True} if column.date else {}
+                columns[-1] |= {"date": column.date} if column.date else {}
                 columns[-1] |= {"shift": column.shift} if column.shift else {}
         return {"kind": "table", "columns": columns}
 
@@ -167,11 +185,11 @@ LARGEST = 1e38
 """Single precision, in which networks compute, holds no number beyond 3.4e38."""
 
 
-def numbers_of(values: pd.Series, date: bool = False) -> tuple[np.ndarray, int | None]:
+def numbers_of(values: pd.Series, date: bool | str = False) -> tuple[np.ndarray, int | None]:
     """Returns a column as numbers, nan where there is none, and the first row that holds text instead.
 
     Args:
-        date: dates become days since 1970; numbers are such days already.
+        date: dates become days since 1970 (see `NumberColumn`); numbers are such days already.
 
     Raises:
         UserError: a number is too large.
@@ -181,7 +199,8 @@ def numbers_of(values: pd.Series, date: bool = False) -> tuple[np.ndarray, int |
     if pd.api.types.is_timedelta64_dtype(values.dtype):
         return (values / pd.Timedelta(days=1)).to_numpy(np.float64), None
     is_number = pd.api.types.is_numeric_dtype(values.dtype)
-    numbers = days(values) if date and not is_number else numeric(values)
+    slashed = date if isinstance(date, str) else None
+    numbers = days(values, slashed) if date and not is_number else numeric(values)
     large = np.flatnonzero((np.abs(numbers) > LARGEST) & np.isfinite(numbers))
     if len(large):
         raise UserError(
@@ -192,20 +211,20 @@ def numbers_of(values: pd.Series, date: bool = False) -> tuple[np.ndarray, int |
     return numbers, int(bad[0]) if len(bad) else None
 
 
-def clean_numbers(column: pd.Series, date: bool = False) -> tuple[np.ndarray, list[str]]:
+def clean_numbers(column: pd.Series, date: bool | str = False) -> tuple[np.ndarray, list[str]]:
     """Returns a column as numbers, text and infinity in it as missing; and what is to be said of it."""
     values, bad = numbers_of(column, date)
     notes = [] if date else _written_notes(column, values)
     if bad is not None:
         count = int((np.isnan(values) & ~is_none(column)).sum())
         notes.append(
-            f"the column {column.name!r} holds text in {_rows(count)} (such as {shown(column.iloc[bad])} "
+            f"the column {column.name!r} holds text in {counted(count, 'row')} (such as {shown(column.iloc[bad])} "
             f"in row {bad + 1}), which counts as missing"
         )
     infinite = np.isinf(values)
     if infinite.any():
         count = int(infinite.sum())
-        notes.append(f"the column {column.name!r} holds infinity in {_rows(count)}, which counts as missing")
+        notes.append(f"the column {column.name!r} holds infinity in {counted(count, 'row')}, which counts as missing")
     return np.where(infinite, np.nan, values), notes
 
 
@@ -217,10 +236,6 @@ def _written_notes(column: pd.Series, values: np.ndarray) -> list[str]:
     if place is None:
         return []
     return [f"the column {column.name!r} has numbers such as {shown(column.iloc[place])}, read as {values[place]:.10g}"]
-
-
-def _rows(count: int) -> str:
-    return f"{count} row{'s' * (count != 1)}"
 
 
 def words_of(values: pd.Series) -> pd.Series:
@@ -236,7 +251,7 @@ class Rows:
 
     Attributes:
         numbers: the columns of the frame that hold numbers; the others hold words.
-        dates: those of the numbers that are days since 1970.
+        dates: those of the numbers that are days since 1970, with what `NumberColumn` keeps of them.
     """
 
     frame: pd.DataFrame
@@ -244,7 +259,7 @@ class Rows:
     targets: list[str]
     y: np.ndarray
     numbers: set[str]
-    dates: set[str]
+    dates: dict[str, bool | str]
     notes: list[str] = field(default_factory=list)
 
 
@@ -298,23 +313,24 @@ def read_columns(
     known = np.isfinite(y).all(1)
     if not known.all():
         count = int((~known).sum())
-        notes.append(f"{_rows(count)} without a target {'is' if count == 1 else 'are'} left out")
+        notes.append(f"{counted(count, 'row')} without a target {'is' if count == 1 else 'are'} left out")
         frame, y = frame[known], y[known]
-    numbers, dates = set(), set()
+    numbers: set[str] = set()
+    dates: dict[str, bool | str] = {}
     for name in features:
         column = frame[name]
         if name in categorical:
             continue
-        if _holds_dates(column):
-            dates.add(name)
+        if date := _date_of(column):
+            dates[name] = date
         elif _holds_words(column):
             continue
-        values, said = clean_numbers(column, name in dates)
+        values, said = clean_numbers(column, date)
         notes += said
         frame = frame.assign(**{name: values})
         numbers.add(name)
     if dates:
-        notes.append(f"dates become days: {', '.join(name for name in features if name in dates)}")
+        notes.append(f"dates become days: {', '.join(map(_as_read, dates, dates.values()))}")
     return Rows(frame, features, list(targets), y, numbers, dates, notes)
 
 
@@ -353,15 +369,24 @@ def _target(column: pd.Series, source: str, notes: list[str]) -> np.ndarray:
     return values
 
 
-def _holds_dates(column: pd.Series) -> bool:
-    """Whether at least half of the values that are there are dates, in ISO 8601 if they are words."""
+def _date_of(column: pd.Series) -> bool | str:
+    """Whether at least half of the values that are there are dates; where they have slashes, their form."""
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return True
     if pd.api.types.is_numeric_dtype(column.dtype) or not _holds_words(column):
         return False
     there = column.dropna().astype("string")
     dated = there[looks_dated(there)]
-    return len(dated) >= 0.5 * len(there) and bool(np.isfinite(days(dated)).mean() >= 0.5)
+    slashed = slashed_form(dated)
+    found = len(dated) >= 0.5 * len(there) and bool(np.isfinite(days(dated, slashed)).mean() >= 0.5)
+    return slashed or True if found else False
+
+
+def _as_read(name: str, date: bool | str) -> str:
+    """Returns a column's name; with the order of day and month, where its cells told it."""
+    if not isinstance(date, str):
+        return name
+    return f"{name} ({'day, month' if date.startswith('%d') else 'month, day'}, year)"
 
 
 def _holds_words(column: pd.Series) -> bool:
@@ -425,7 +450,7 @@ def _columns(rows: Rows, train: pd.DataFrame, y: np.ndarray, notes: list[str]) -
             missing = bool(values.isna().any())
             middle = float(values.median())
             coarse = float(values.abs().max()) * 2**-24 > 1e-4 * float(values.std())
-            kept.append(NumberColumn(name, middle, missing, name in rows.dates, middle if coarse else 0.0))
+            kept.append(NumberColumn(name, middle, missing, rows.dates.get(name, False), middle if coarse else 0.0))
             filled += [name] if missing else []
         else:
             kept.append(_words(values, notes))
@@ -451,7 +476,7 @@ def _useless(values: pd.Series, number: bool) -> str | None:
         return "constant"
     date = None if number else unclear_date(there)
     if date is not None:
-        return f"dates such as {shown(date)}, where day and month may be either one (write 2024-01-31)"
+        return f"dates such as {shown(date)}, where no cell tells day from month, or cells differ (write 2024-01-31)"
     if not number and len(values) >= 10 and there.nunique() > 0.5 * len(there):
         return "a different word in most rows"
     return None

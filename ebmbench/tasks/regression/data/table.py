@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import BeforeValidator, Field
 from typing_extensions import override
 
-from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
+from ebmbench.core.errors import UserError, counted, did_you_mean, first_line, shown
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split, split_off, split_rows
 from ebmbench.tasks.regression.data.frames import read_columns, refuse_nested, row_counter, split_table
@@ -217,9 +217,7 @@ def read_splits(path: Path, split: int, rows: int) -> np.ndarray:
         raise UserError(f"{path}: split {split} holds {shown(wrong[0])}; give rows, whole numbers from 0 to {rows - 1}")
     twice = len(test) - len(set(test))
     if twice:
-        raise UserError(
-            f"{path}: split {split} names {twice} row{'s' * (twice != 1)} more than once; give each row once"
-        )
+        raise UserError(f"{path}: split {split} names {counted(twice, 'row')} more than once; give each row once")
     if len(test) > rows - 3:
         raise UserError(f"{path}: split {split} leaves {rows - len(test)} rows to train with")
     return np.array(test)

@@ -20,6 +20,7 @@ _POINTS = re.compile(r"\d{1,3}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,})")
 _ONE_COMMA = re.compile(r"\d*,\d+")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
 _DAY_FIRST = re.compile(r"\s*\d{1,2}\.\d{1,2}\.\d{4}\b")
+_SLASHED = re.compile(r"\s*(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)\s*")
 SAMPLE = 1000
 """Cells of text that are looked at first: where none is an amount, the column holds words."""
 
@@ -82,25 +83,43 @@ def first_written(values: pd.Series, found: np.ndarray) -> int | None:
     return int(places[0]) if len(places) else None
 
 
-def days(values: pd.Series) -> np.ndarray:
-    """Returns dates (ISO 8601, `31.12.2024`, or a column of dates) as days since 1970, nan where there is none."""
+def days(values: pd.Series, slashed: str | None = None) -> np.ndarray:
+    """Returns dates (ISO 8601, `31.12.2024`, or a column of dates) as days since 1970, nan where there is none.
+
+    Args:
+        slashed: the form of dates with slashes, as `slashed_form` returns it; without it they are none.
+    """
     found = pd.to_datetime(values, errors="coerce", format="ISO8601", utc=True)
     if not pd.api.types.is_datetime64_any_dtype(values.dtype):
         texts = values.astype("string").str.strip()
-        day_first = texts.str.match(_DAY_FIRST).fillna(False) & found.isna()
-        if day_first.any():
-            others = pd.to_datetime(texts.str.split().str[0], errors="coerce", format="%d.%m.%Y", utc=True)
-            found = found.where(~day_first, others)
+        for pattern, form in ((_DAY_FIRST, "%d.%m.%Y"), (_SLASHED, slashed)):
+            there = texts.str.match(pattern).fillna(False) & found.isna()
+            if form and there.any():
+                others = pd.to_datetime(texts.str.split().str[0], errors="coerce", format=form, utc=True)
+                found = found.where(~there, others)
     return ((found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(np.float64)
+
+
+def slashed_form(texts: pd.Series) -> str | None:
+    """Returns how dates such as `12/18/2022` are written, `%m/%d/%Y` here; None where no cell tells or they differ.
+
+    A number above 12 is no month.
+    """
+    parts = texts.str.extract(_SLASHED).dropna()
+    first, second = (bool((parts[place].astype(int) > 12).any()) for place in (0, 1))
+    if first == second:
+        return None
+    year = "%Y" if (parts[2].str.len() == 4).any() else "%y"
+    return f"%d/%m/{year}" if first else f"%m/%d/{year}"
 
 
 def unclear_date(values: pd.Series) -> str | None:
     """Returns one of a column's dates if most are such as `1/2/2024`, which may begin with the day or the month."""
     texts = values.dropna().astype("string")
-    slashed = texts[texts.str.fullmatch(r"\s*\d{1,2}/\d{1,2}/(\d\d){1,2}\s*")]
+    slashed = texts[texts.str.fullmatch(_SLASHED)]
     return str(slashed.iloc[0]) if len(slashed) and len(slashed) >= 0.5 * len(texts) else None
 
 
 def looks_dated(texts: pd.Series) -> pd.Series:
     """Returns which texts begin as a date does."""
-    return texts.str.match(r"\s*\d{4}-\d\d") | texts.str.match(_DAY_FIRST)
+    return texts.str.match(r"\s*\d{4}-\d\d") | texts.str.match(_DAY_FIRST) | texts.str.fullmatch(_SLASHED)
