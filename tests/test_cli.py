@@ -175,7 +175,7 @@ def test_a_run_whose_seeds_diverge_says_so(
     assert runs.read_state(run_dir) == "diverged"
     assert [row["diverged"] for row in metrics(run_dir)] == ["0", "1", "0"]
     assert cli.main([*SMOKE, "method=nce", "seeds=[1]"]) == 1  # nothing came of it
-    assert "diverged: 1 of 1 seeds" in capsys.readouterr().out
+    assert "diverged: 1 of 1 seed (" in capsys.readouterr().out
 
 
 def test_on_a_terminal_there_is_a_bar(elsewhere: Path) -> None:

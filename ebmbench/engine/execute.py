@@ -22,7 +22,7 @@ import torch
 
 from ebmbench.config.run import RunConfig
 from ebmbench.core.energy import AutogradEnergy
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.engine import loggers, runs
 from ebmbench.engine.progress import ProgressDisplay
 from ebmbench.engine.train import Callbacks, CheckpointPlan, Progress, Training, read_checkpoint, train
@@ -99,7 +99,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     count = torch.cuda.device_count() if name.startswith("cuda") else 0
     if name.startswith("cuda") and (torch.device(name).index or 0) >= count:
-        have = f"{count} CUDA device{'s' * (count != 1)}" if count else "no CUDA device"
+        have = f"{counted(count, 'CUDA device')}" if count else "no CUDA device"
         raise UserError(f"device={name} cannot be had: this machine has {have}; use device=auto or device=cpu")
     return torch.device(name)
 

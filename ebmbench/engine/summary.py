@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ebmbench.config.run import RunConfig
+from ebmbench.core.errors import counted
 from ebmbench.engine import runs
 from ebmbench.engine.execute import Outcome
 from ebmbench.tasks.base import Metric
@@ -27,7 +28,7 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
         rows: of `metrics.csv`, as text.
     """
     good = [row for row in rows if row["diverged"] == "0"]
-    lines = [f"{config.method.name} on {config.label}, {len(rows)} seed{'s' * (len(rows) > 1)}"]
+    lines = [f"{config.method.name} on {config.label}, {counted(len(rows), 'seed')}"]
     many = len(good) > 1
     hidden = {*HIDDEN, *_unused(config)}
     lines.append(f"  {'metric':<18}{'mean':>12}" + (f"{'std':>12}{'min':>12}{'max':>12}" if many else ""))
@@ -44,7 +45,7 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
     diverged = {row["seed"]: row["diverged_step"] for row in rows if row["diverged"] == "1"}
     if diverged:
         steps = ", ".join(f"seed {seed} at step {step}" for seed, step in diverged.items())
-        lines.append(f"  diverged: {len(diverged)} of {len(rows)} seeds ({steps}); they are not in the means")
+        lines.append(f"  diverged: {len(diverged)} of {counted(len(rows), 'seed')} ({steps}); not in the means")
     doubtful = [row["seed"] for row in good if row["trusted"] == "0"]
     if doubtful:
         lines.append(f"  not to be trusted: seed {', '.join(doubtful)} ({config.task.doubt})")

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ebmbench.core.errors import UserError, shown
+from ebmbench.core.errors import UserError, counted, shown
 from ebmbench.system import distributed
 from ebmbench.tasks.detection import shapes
 from ebmbench.tasks.detection.config import FileData, ImageData, ShapesData, fingerprint_of
@@ -532,11 +532,6 @@ def _read_annotations(path: Path, *changed: int) -> dict[str, list[dict[str, Any
         )
         raise UserError(f"{path} has {numbers}: there is nothing to learn from or to score")
     return {table: content[table] for table in tables}
-
-
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """Returns a number with its noun: `1 image`, `2 images`."""
-    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def _is_number(value: object) -> bool:

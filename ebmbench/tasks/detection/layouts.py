@@ -26,7 +26,7 @@ from PIL import Image
 from pydantic import Field
 from typing_extensions import override
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.core.registry import register
 from ebmbench.tasks.detection.config import NAME, NAME_TEXT, SPLITS, FileData, fingerprint_of
 from ebmbench.tasks.detection.data import (
@@ -34,7 +34,6 @@ from ebmbench.tasks.detection.data import (
     SUFFIXES,
     Dataset,
     Part,
-    counted,
     hash_of,
     read_annotations,
     size_of,
@@ -293,7 +292,8 @@ def _spelling(images: Iterable[_VocImage], notes: list[str]) -> dict[str, str]:
     for name, count in counts.most_common():
         usual = chosen.setdefault(name.casefold(), name)
         if usual != name:
-            notes.append(f"{count} boxes of class {name!r} are taken for {usual!r}: they differ in case alone.")
+            boxes, are = counted(count, "box", "boxes"), "is" if count == 1 else "are"
+            notes.append(f"{boxes} of class {name!r} {are} taken for {usual!r}: they differ in case alone.")
     return {name: chosen[name.casefold()] for name in counts}
 
 

@@ -17,12 +17,12 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.core.rng import Streams
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.base import BaseDetector, reopen
 from ebmbench.tasks.detection.box_nll import weighted_draws
-from ebmbench.tasks.detection.data import BAD_IMAGE, SUFFIXES, counted, read_image
+from ebmbench.tasks.detection.data import BAD_IMAGE, SUFFIXES, read_image
 from ebmbench.tasks.detection.features import ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
 from ebmbench.tasks.detection.inference import base_detections, detect
@@ -211,7 +211,7 @@ def predict_files(models: Mapping[int, DetectionModel], files: Sequence[Path], o
         now = time.monotonic()
         if now - said >= SAY_SECONDS and number:
             said, left = now, (now - started) / number * (len(images) - number)
-            _say(f"{number} of {len(images)} images, {left:.0f} s left")
+            _say(f"{number} of {counted(len(images), 'image')}, {left:.0f} s left")
         try:
             pixels = as_pixels(path)
         except UserError as error:
@@ -224,7 +224,7 @@ def predict_files(models: Mapping[int, DetectionModel], files: Sequence[Path], o
         folder.mkdir(exist_ok=True)
         _draw(pixels, made, list(model.names.values())).save(folder / f"{number:04d}-{path.stem[:80]}.png")
     if not found:
-        raise UserError(f"{images[0].parent}: none of the {len(images)} images can be read")
+        raise UserError(f"{images[0].parent}: no image can be read, of {len(images)}")
     write_atomically(out, _as_json({"seed": model.seed, "accepted": model.accepted, "level": level}, found).encode())
     objects = sum(len(image["objects"]) for image in found)
     _say(f"{counted(objects, 'object')} in {counted(len(found), 'image')}: {out}, and pictures in {folder}/")

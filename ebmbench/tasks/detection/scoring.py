@@ -16,12 +16,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ebmbench.core.errors import counted
 from ebmbench.system import distributed
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.architectures import Candidates
 from ebmbench.tasks.detection.box_nll import box_nll
 from ebmbench.tasks.detection.config import InferenceConfig
-from ebmbench.tasks.detection.data import counted
 from ebmbench.tasks.detection.evaluation import Detection, Evaluation, Interval, as_tables, evaluate, paired_bootstrap
 from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead

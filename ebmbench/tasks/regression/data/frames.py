@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ebmbench.core.errors import UserError, did_you_mean, shown
-from ebmbench.tasks.regression.data.base import Arrays, Frame, Split
+from ebmbench.core.errors import UserError, counted, did_you_mean, shown
+from ebmbench.tasks.regression.data.base import Arrays, Frame, Split, far_notes_of
 from ebmbench.tasks.regression.data.transforms import register_transform
 from ebmbench.tasks.regression.data.written import days, first_written, is_none, looks_dated, numeric, unclear_date
 
@@ -103,8 +103,9 @@ class TableColumns:
                 new = np.flatnonzero(~words.isin(column.levels) & (words != ""))
                 if len(new):
                     notes.append(
-                        f"the column {column.name!r} holds a word that is none of training's in {_rows(len(new))} "
-                        f"(such as {shown(words.iloc[new[0]])} in row {new[0] + 1}), which counts as no word"
+                        f"the column {column.name!r} holds a word that is none of training's in "
+                        f"{counted(len(new), 'row')} (such as {shown(words.iloc[new[0]])} in row {new[0] + 1}), "
+                        "which counts as no word"
                     )
                 continue
             numbers, said = clean_numbers(values, column.date)
@@ -117,7 +118,8 @@ class TableColumns:
             missing = int(np.isnan(numbers).sum())
             if missing:
                 notes.append(
-                    f"the column {column.name!r} lacks a number in {_rows(missing)}: {column.fill:g} stands there"
+                    f"the column {column.name!r} lacks a number in {counted(missing, 'row')}: {column.fill:g} stands "
+                    "there"
                 )
             table = table.assign(**{column.name: numbers})
         return self.encode(table), notes
@@ -128,7 +130,8 @@ class TableColumns:
             array = np.asarray(frame)
             if array.ndim != 2 or array.shape[1] != len(names):
                 raise UserError(
-                    f"inputs of shape {array.shape} do not fit: give rows of {len(names)} columns: {', '.join(names)}"
+                    f"inputs of shape {array.shape} do not fit: give rows of {counted(len(names), 'column')}: "
+                    f"{', '.join(names)}"
                 )
             return pd.DataFrame(array, columns=names)
         missing = [name for name in names if name not in frame]
@@ -199,13 +202,13 @@ def clean_numbers(column: pd.Series, date: bool = False) -> tuple[np.ndarray, li
     if bad is not None:
         count = int((np.isnan(values) & ~is_none(column)).sum())
         notes.append(
-            f"the column {column.name!r} holds text in {_rows(count)} (such as {shown(column.iloc[bad])} "
+            f"the column {column.name!r} holds text in {counted(count, 'row')} (such as {shown(column.iloc[bad])} "
             f"in row {bad + 1}), which counts as missing"
         )
     infinite = np.isinf(values)
     if infinite.any():
         count = int(infinite.sum())
-        notes.append(f"the column {column.name!r} holds infinity in {_rows(count)}, which counts as missing")
+        notes.append(f"the column {column.name!r} holds infinity in {counted(count, 'row')}, which counts as missing")
     return np.where(infinite, np.nan, values), notes
 
 
@@ -217,10 +220,6 @@ def _written_notes(column: pd.Series, values: np.ndarray) -> list[str]:
     if place is None:
         return []
     return [f"the column {column.name!r} has numbers such as {shown(column.iloc[place])}, read as {values[place]:.10g}"]
-
-
-def _rows(count: int) -> str:
-    return f"{count} row{'s' * (count != 1)}"
 
 
 def words_of(values: pd.Series) -> pd.Series:
@@ -298,7 +297,7 @@ def read_columns(
     known = np.isfinite(y).all(1)
     if not known.all():
         count = int((~known).sum())
-        notes.append(f"{_rows(count)} without a target {'is' if count == 1 else 'are'} left out")
+        notes.append(f"{counted(count, 'row without a target is', 'rows without a target are')} left out")
         frame, y = frame[known], y[known]
     numbers, dates = set(), set()
     for name in features:
@@ -426,6 +425,7 @@ def _columns(rows: Rows, train: pd.DataFrame, y: np.ndarray, notes: list[str]) -
             middle = float(values.median())
             coarse = float(values.abs().max()) * 2**-24 > 1e-4 * float(values.std())
             kept.append(NumberColumn(name, middle, missing, name in rows.dates, middle if coarse else 0.0))
+            notes += far_notes_of(f"input {name!r}", values.to_numpy(np.float64), values.index.to_numpy())
             filled += [name] if missing else []
         else:
             kept.append(_words(values, notes))

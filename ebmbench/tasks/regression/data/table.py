@@ -20,7 +20,7 @@ import pandas as pd
 from pydantic import BeforeValidator, Field
 from typing_extensions import override
 
-from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
+from ebmbench.core.errors import UserError, counted, did_you_mean, first_line, shown
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split, split_off, split_rows
 from ebmbench.tasks.regression.data.frames import read_columns, refuse_nested, row_counter, split_table
@@ -217,11 +217,9 @@ def read_splits(path: Path, split: int, rows: int) -> np.ndarray:
         raise UserError(f"{path}: split {split} holds {shown(wrong[0])}; give rows, whole numbers from 0 to {rows - 1}")
     twice = len(test) - len(set(test))
     if twice:
-        raise UserError(
-            f"{path}: split {split} names {twice} row{'s' * (twice != 1)} more than once; give each row once"
-        )
+        raise UserError(f"{path}: split {split} names {counted(twice, 'row')} more than once; give each row once")
     if len(test) > rows - 3:
-        raise UserError(f"{path}: split {split} leaves {rows - len(test)} rows to train with")
+        raise UserError(f"{path}: split {split} leaves {counted(rows - len(test), 'row')} to train with")
     return np.array(test)
 
 
@@ -321,7 +319,7 @@ def _with_more_cells(path: Path, form: Form, first: pd.DataFrame) -> tuple[Form,
     if first.index.nlevels > 1:
         extra, names = first.index.nlevels, first.shape[1]
         raise UserError(
-            f"{path.name} has {names} names of columns in its first line, and {names + extra} cells in a row"
+            f"{path.name} has {counted(names, 'name')} of columns in its first line, and {names + extra} cells in a row"
         )
     if first.iloc[:, -1].isna().all():
         return dataclasses.replace(form, ends_empty=True), []
