@@ -40,8 +40,3 @@ def did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
     if close:
         return f"; did you mean {' or '.join(close)}?"
     return f"; choose from {', '.join(known)}" if len(known) <= 20 else ""
-
-
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """Returns a number with its noun: `1 image`, `2 images`."""
-    return f"{count} {one if count == 1 else many or one + 's'}"
