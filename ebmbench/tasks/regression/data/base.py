@@ -210,8 +210,9 @@ def outside_notes(split: Split) -> list[str]:
     for name, count, bottom, top in zip(split.target_names, outside, low.tolist(), high.tolist(), strict=True):
         if count:
             digits = _digits(bottom, top)
+            have = "has" if count == 1 else "have"
             notes.append(
-                f"{count} of {len(split.test)} test rows have a target {name!r} outside the range of the training "
+                f"{count} of {len(split.test)} test rows {have} a target {name!r} outside the range of the training "
                 f"rows, {bottom:.{digits}g} to {top:.{digits}g}; the base density gives them a finite density"
             )
     return notes
