@@ -37,7 +37,7 @@ from tests.sweep.made import sweep
                 *(f"task.network.{key}" for key in ("activation", "dropout")),
                 "trainer.learning_rate",
                 "trainer.weight_decay",
-                *(f"task.network.{key}" for key in ("slope", "learning_rate", "rows", "depth", "min_leaf")),
+                *(f"task.network.{key}" for key in ("learning_rate", "rows", "depth", "min_leaf")),
             ),
         ),
         ("uci_small", 4 * 8 * (2 + 2), ("task/network", "task.data.split")),
