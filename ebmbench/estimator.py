@@ -60,7 +60,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
     Attributes:
         model_: the density, an `ebmbench.tasks.regression.model.RegressionModel`.
         seeds_: the seeds whose models are mixed. A seed that diverged is not among them, and gives a warning.
-        notes_: what was done to the columns, and what is unusual about the targets, a sentence each.
+        notes_: what was done to the columns, and what is unusual about inputs and targets, a sentence each.
         history_: a row for each epoch and seed: training loss, validation NLL.
     """
 
@@ -130,7 +130,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             raise UserError("training diverged with every seed; give a smaller learning_rate, or another method")
         if len(seeds) < len(config.seeds):
             count = len(config.seeds) - len(seeds)
-            warnings.warn(f"{count} of {len(config.seeds)} seeds diverged, and are left out", ConvergenceWarning, 3)
+            text = f"{count} of {len(config.seeds)} seeds diverged, and {'is' if count == 1 else 'are'} left out"
+            warnings.warn(text, ConvergenceWarning, 3)
         plain = model_plain(learner)
         self.model_ = RegressionModel(task.network, task.base, parameters, seeds, plain, setup.backend)
         self.seeds_, self.history_ = seeds, pd.DataFrame(history)

@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
+from torch import Tensor
 
 import ebmbench
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
+from ebmbench.tasks.regression.model import RegressionModel
 from ebmbench.tasks.regression.one_d_model import IntervalModel as Model
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +88,44 @@ def test_mean_mode_and_interval_are_those_of_the_density(model: Model) -> None:
         assert model.mode(X)[index].item() == pytest.approx(best, abs=6 / 512)
         assert expectation(model, x, lambda y, i=index: y < low[i].item()) == pytest.approx(0.1, abs=2e-3)
         assert expectation(model, x, lambda y, i=index: y > high[i].item()) == pytest.approx(0.1, abs=2e-3)
+
+
+class Gaussian(Model):
+    """The density of a known energy: N(x, 0.4²), whose mass is all within the interval."""
+
+    def __init__(self) -> None:
+        self._points = 2049
+
+    def _energy(self, x: Tensor, y: Tensor) -> Tensor:
+        return -0.5 * ((y - x.unsqueeze(-1)) / 0.4).square() + 7
+
+
+def test_a_gaussian_energy_has_a_gaussian_s_cdf_quantiles_and_std() -> None:
+    x, model = torch.tensor([-0.5, 0.0, 0.3], dtype=torch.float64), Gaussian()
+    law = stats.norm(x.numpy(), 0.4)
+    np.testing.assert_allclose(model.mean(x), x, atol=1e-9)
+    np.testing.assert_allclose(model.std(x), 0.4, rtol=1e-6)
+    y = torch.tensor([-1.0, 0.1, 0.9], dtype=torch.float64)
+    np.testing.assert_allclose(model.cdf(x, y), law.cdf(y.numpy()), atol=1e-5)
+    np.testing.assert_allclose(model.cdf(x, 0.2), law.cdf(0.2), atol=1e-5)
+    assert model.cdf(0.3, [-3.5, 3.5]).tolist() == pytest.approx([0, 1], abs=1e-9)
+    np.testing.assert_allclose(model.quantile(x, 0.9), law.ppf(0.9), atol=1e-5)
+    p = torch.tensor([0.01, 0.5, 0.7], dtype=torch.float64)
+    np.testing.assert_allclose(model.quantile(x, p), law.ppf(p.numpy()[:, None]).T, atol=1e-4)
+    low, high = model.interval(x, 0.8)
+    np.testing.assert_allclose(np.stack([low, high]), [law.ppf(0.1), law.ppf(0.9)], atol=1e-4)
+    np.testing.assert_allclose(model.log_prob(x, y), law.logpdf(y.numpy()), atol=1e-6)
+    with pytest.raises(ValueError, match=r"probability=1\.5 is not allowed"):
+        model.quantile(x, 1.5)
+
+
+def test_a_run_of_any_task_of_densities_has_the_methods_that_the_page_names() -> None:
+    text = (ROOT / "docs" / "your-data.md").read_text()
+    sentence = re.search(r"`ebmbench\.load\(run_directory\)\[seed\]` has (.*?)\.\n", text, re.DOTALL)
+    assert sentence is not None
+    names = re.findall(r"`(\w+)`", sentence.group(1))
+    assert len(names) == 9
+    assert not [name for made in (Model, RegressionModel) for name in names if not hasattr(made, name)]
 
 
 def test_samples_follow_the_density(model: Model) -> None:

@@ -26,6 +26,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Returns a number with its noun: `1 image`, `2 images`."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 def did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
     """What follows an unknown word: the closest known ones, or all where they are few."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
@@ -35,8 +40,3 @@ def did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
     if close:
         return f"; did you mean {' or '.join(close)}?"
     return f"; choose from {', '.join(known)}" if len(known) <= 20 else ""
-
-
-def counted(count: int, one: str, many: str | None = None) -> str:
-    """Returns a number with its noun: `1 image`, `2 images`."""
-    return f"{count} {one if count == 1 else many or one + 's'}"

@@ -450,8 +450,14 @@ def _told_apart(runs: Sequence[Run]) -> list[Run]:
     for (label, key), by_model in values.items():
         first, *others = by_model.values()
         if not first.intersection(*others) if key in draws[label] else any(other != first for other in others):
-            apart.setdefault(label, []).append(key)
+            found = apart.setdefault(label, [])
+            if len(_kinds(runs, label, [*found, key])) > len(_kinds(runs, label, found)):  # it is not said already
+                found.append(key)
     return [replace(run, apart=_named_data(run, apart[run.label])) if run.label in apart else run for run in runs]
+
+
+def _kinds(runs: Sequence[Run], label: str, keys: Sequence[str]) -> set[tuple[Any, ...]]:
+    return {tuple(map(run.settings.get, keys)) for run in runs if run.label == label and run.state in FINISHED}
 
 
 def _named_data(run: Run, keys: Iterable[str]) -> str:

@@ -222,8 +222,8 @@ def warnings(results: Results) -> list[str]:
     seeds = done[done["label"].isin(alone)].groupby("config_hash").size()
     if len(seeds) and seeds.min() < 6:
         said.append(
-            f"As few as {seeds.min()} seeds per cell: intervals of so few skewed seeds are too narrow, and fewer than "
-            "six cannot decide a difference between two methods."
+            f"The smallest number of seeds is {seeds.min()}: intervals of so few skewed seeds are too narrow, and "
+            "fewer than six cannot decide a difference between two methods."
         )
     runs = done[["task", "dataset", "method"]].drop_duplicates().itertuples(index=False)
     tuned = {

@@ -94,7 +94,9 @@ def title(key: str, task: str, methods: Sequence[str]) -> str:
     """Returns a setting's name for an axis: its description, as the first method that has it gives it."""
     fields = (field_of(key, task, method) for method in methods)
     described = [field.description for field in fields if field is not None and field.description]
-    return described[0] if described else key
+    if not described:
+        return key
+    return f"{symbol(key, task, '')} {described[0]}" if described[0].startswith("of ") else described[0]
 
 
 def is_tuned_per_dataset(task: str, dataset: str, method: str) -> bool:

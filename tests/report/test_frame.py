@@ -52,7 +52,8 @@ def made(results_dir: Path, *overrides: str) -> Path:
 
 
 def test_models_that_had_other_data_are_not_compared(tmp_path: Path) -> None:
-    few = [made(tmp_path, f"method={method}", "task.num_train=128") for method in ("nce", "sm")]
+    small = ("task.num_train=128", "task.num_test=256")  # one of the two tells them apart
+    few = [made(tmp_path, f"method={method}", *small) for method in ("nce", "sm")]
     paths = [*few, *(made(tmp_path, f"method={method}") for method in ("ml-is", "sm"))]
     found = frame.find(list(map(str, paths)), tmp_path)
     assert found.done.groupby("label")["method"].agg(set).to_dict() == {

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import StopFlag
 from ebmbench.tasks.detection.architectures import architecture
@@ -49,7 +49,8 @@ def train_base(
     """
     base, part = config.base, Part.here(config.base.batch_size)
     _say(
-        f"Training the base detector ({base.architecture}, {base.iterations} iterations of {base.batch_size} images); "
+        f"Training the base detector ({base.architecture}, {counted(base.iterations, 'iteration')} of "
+        f"{counted(base.batch_size, 'image')}); "
         "it is stored and shared by all methods and seeds."
     )
     where = torch.device(device)

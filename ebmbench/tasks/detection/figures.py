@@ -15,11 +15,12 @@ from matplotlib.patches import Rectangle
 from pycocotools import mask
 from pycocotools.coco import COCO
 
+from ebmbench.core.errors import counted
 from ebmbench.display import palette
 from ebmbench.display.palette import BASE_COLOR, TRUTH_COLOR
 from ebmbench.display.rendering import save_pictures
 from ebmbench.tasks.base import Setup
-from ebmbench.tasks.detection.data import open_split
+from ebmbench.tasks.detection.data import Dataset, open_split
 from ebmbench.tasks.detection.evaluation import Detection
 from ebmbench.tasks.detection.task import DetectionTask
 
@@ -32,11 +33,18 @@ COORDINATES = ("centre x / width", "centre y / height", "log width", "log height
 
 
 def figures(task: DetectionTask, setup: Setup, run_dir: Path) -> list[Path]:
-    """Draws `boxes`, `energy`, `heat`, `refinement` and `training` as PNG and PDF; returns the files."""
+    """Draws `boxes`, `energy`, `heat`, `refinement` and `training` as PNG and PDF; returns the files.
+
+    What there is nothing for is not drawn, such as `boxes` where no true box was found both before and after.
+    """
     drawn: dict[str, Figure] = {}
     seed = next((s for s in setup.seeds if (run_dir / "detections" / f"refined.{s}.json").exists()), None)
     if seed is not None:
-        drawn["boxes"] = _boxes(task, setup, run_dir, seed)
+        dataset = open_split(task.data, task.data.eval_split)
+        stages = (json.loads((run_dir / "detections" / f"{n}.{seed}.json").read_text()) for n in ("base", "refined"))
+        found = changes(dataset.ground_truth(), *stages)
+        if found:
+            drawn["boxes"] = _boxes(dataset, found, setup, seed)
     if seed is not None and (run_dir / f"energies.{seed}.npz").exists():
         arrays = dict(np.load(run_dir / f"energies.{seed}.npz", allow_pickle=False))
         drawn["energy"] = _energy(setup, arrays, seed)
@@ -109,11 +117,8 @@ def _by_class(detections: list[Detection]) -> dict[tuple[int, int], list[Detecti
     return found
 
 
-def _boxes(task: DetectionTask, setup: Setup, run_dir: Path, seed: int) -> Figure:
+def _boxes(dataset: Dataset, found: list[_Change], setup: Setup, seed: int) -> Figure:
     """The true boxes whose detection changed most, better or worse, one of an image."""
-    dataset = open_split(task.data, task.data.eval_split)
-    stages = [json.loads((run_dir / "detections" / f"{name}.{seed}.json").read_text()) for name in ("base", "refined")]
-    found = changes(dataset.ground_truth(), *stages)
     one_of_each = list({change.image_id: change for change in reversed(found)}.values())
     shown = sorted(one_of_each, key=lambda change: -abs(change.gain))[:SHOWN_BOXES]
     figure = Figure(figsize=(7.2, 4.4), layout="constrained")
@@ -148,9 +153,8 @@ def _boxes(task: DetectionTask, setup: Setup, run_dir: Path, seed: int) -> Figur
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize="small")
     gains = np.array([change.gain for change in found])
-    about = "no box was found by both"
-    if len(found):
-        about = f"{len(found)} boxes; IoU rose for {np.mean(gains > 0):.0%}, by {gains.mean():+.3f} in the mean"
+    boxes = counted(len(found), "box", "boxes")
+    about = f"{boxes}; IoU rose for {np.mean(gains > 0):.0%}, by {gains.mean():+.3f} in the mean"
     figure.suptitle(f"{_title(setup)}, seed {seed}: largest changes\nof {about}", fontsize="medium")
     return figure
 
@@ -220,7 +224,7 @@ def _energy(setup: Setup, arrays: dict[str, np.ndarray], seed: int) -> Figure:
         axes.set_xlabel("offset from the true box")
     for axes in panels[:, 0]:
         axes.set_ylabel("f − f(true box)  (nats)")
-    figure.suptitle(f"{_title(setup)}, seed {seed}: {len(energies)} boxes", fontsize="medium")
+    figure.suptitle(f"{_title(setup)}, seed {seed}: {counted(len(energies), 'box', 'boxes')}", fontsize="medium")
     return figure
 
 
@@ -254,11 +258,15 @@ def _training(setup: Setup, history: pd.DataFrame) -> Figure:
     losses, norms = figure.subplots(1, 2, sharex=True)
     for number, (_, rows) in enumerate(history.groupby("seed")):
         label = "training" if number == 0 else None
-        losses.plot(rows["step"], rows["loss"], color=color, linewidth=1, label=label)
-        norms.plot(rows["step"], rows["grad_norm"], color=color, linewidth=1)
+        marker = "o" if len(rows) == 1 else None
+        losses.plot(rows["step"], rows["loss"], color=color, linewidth=1, marker=marker, label=label)
+        norms.plot(rows["step"], rows["grad_norm"], color=color, linewidth=1, marker=marker)
         if "val_loss" in rows:
             label = "validation" if number == 0 else None
-            losses.plot(rows["step"], rows["val_loss"], color=color, linewidth=1, linestyle="--", label=label)
+            losses.plot(
+                rows["step"], rows["val_loss"], color=color, linewidth=1, linestyle="--", marker=marker, mfc="none",
+                label=label,
+            )  # fmt: skip
     losses.legend(frameon=False, fontsize="small")
     for axes, name in ((losses, "loss of a box"), (norms, "gradient norm")):
         axes.set(xlabel="iteration", ylabel=name)

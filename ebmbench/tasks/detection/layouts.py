@@ -292,7 +292,8 @@ def _spelling(images: Iterable[_VocImage], notes: list[str]) -> dict[str, str]:
     for name, count in counts.most_common():
         usual = chosen.setdefault(name.casefold(), name)
         if usual != name:
-            notes.append(f"{count} boxes of class {name!r} are taken for {usual!r}: they differ in case alone.")
+            boxes, are = counted(count, "box", "boxes"), "is" if count == 1 else "are"
+            notes.append(f"{boxes} of class {name!r} {are} taken for {usual!r}: they differ in case alone.")
     return {name: chosen[name.casefold()] for name in counts}
 
 

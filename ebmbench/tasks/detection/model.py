@@ -211,7 +211,7 @@ def predict_files(models: Mapping[int, DetectionModel], files: Sequence[Path], o
         now = time.monotonic()
         if now - said >= SAY_SECONDS and number:
             said, left = now, (now - started) / number * (len(images) - number)
-            _say(f"{number} of {len(images)} images, {left:.0f} s left")
+            _say(f"{number} of {counted(len(images), 'image')}, {left:.0f} s left")
         try:
             pixels = as_pixels(path)
         except UserError as error:
@@ -224,7 +224,7 @@ def predict_files(models: Mapping[int, DetectionModel], files: Sequence[Path], o
         folder.mkdir(exist_ok=True)
         _draw(pixels, made, list(model.names.values())).save(folder / f"{number:04d}-{path.stem[:80]}.png")
     if not found:
-        raise UserError(f"{images[0].parent}: none of the {len(images)} images can be read")
+        raise UserError(f"{images[0].parent}: no image can be read, of {len(images)}")
     write_atomically(out, _as_json({"seed": model.seed, "accepted": model.accepted, "level": level}, found).encode())
     objects = sum(len(image["objects"]) for image in found)
     _say(f"{counted(objects, 'object')} in {counted(len(found), 'image')}: {out}, and pictures in {folder}/")

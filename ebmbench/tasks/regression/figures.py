@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ebmbench.core.errors import counted
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.rendering import save_pictures
@@ -98,7 +99,7 @@ def _curves(axes: Axes, color: str, pictures: dict[str, Any], index: int) -> Non
         axes.fill_between(y, pictures["true"][index], color=TRUTH_COLOR, alpha=0.35, lw=0, label="true")
     seeds = int(good.sum())
     for number, density in enumerate(pictures["model"][good][:, index]):
-        label = f"learned ({seeds} seed{'s' * (seeds > 1)})" if number == 0 else None
+        label = f"learned ({counted(seeds, 'seed')})" if number == 0 else None
         axes.plot(y, density, color=color, lw=1, alpha=max(0.35, 1 / seeds), label=label)
     axes.axvline(pictures["observed"][index, 0], color=OBSERVED_COLOR, lw=0.9, ls=(0, (3, 2)), label="observed")
     axes.set_xlim(y[0], y[-1])
@@ -145,7 +146,7 @@ def _calibration(title: str, color: str, run_dir: Path, targets: list[str]) -> F
         axes.tick_params(labelsize="x-small")
         axes.xaxis.label.set_fontsize("small")
         axes.yaxis.label.set_fontsize("small")
-    figure.suptitle(f"{title}: calibration on test rows, {seeds} seed{'s' * (seeds != 1)}", fontsize="medium")
+    figure.suptitle(f"{title}: calibration on test rows, {counted(seeds, 'seed')}", fontsize="medium")
     return figure
 
 
@@ -189,5 +190,5 @@ def _training(title: str, color: str, history: pd.DataFrame) -> Figure:
         nll.set_ylim(
             best - 0.05 * (late.quantile(0.95) - best) - 1e-3, late.quantile(0.95) + 0.1 * (late.quantile(0.95) - best)
         )
-    figure.suptitle(f"{title}, {len(groups)} seed{'s' * (len(groups) > 1)}", fontsize="medium")
+    figure.suptitle(f"{title}, {counted(len(groups), 'seed')}", fontsize="medium")
     return figure

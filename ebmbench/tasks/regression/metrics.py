@@ -48,11 +48,6 @@ def kl_divergence(log_true: Tensor, log_model: Tensor, spacing: float) -> Tensor
     return (true * (true.log() - log_q)).sum(-1) * spacing
 
 
-def normalise(log_values: Tensor, spacing: float) -> Tensor:
-    """The density whose trapezoidal integral is one: `[..., G] -> [..., G]`."""
-    return (log_values.double() - log_integral(log_values, spacing).unsqueeze(-1)).exp()
-
-
 def cdf(density: Tensor, spacing: float) -> Tensor:
     """The distribution function at the grid points; the density is linear between them: `[..., G] -> [..., G]`."""
     cells = 0.5 * (density[..., 1:] + density[..., :-1]) * spacing
@@ -125,16 +120,3 @@ def edge_mass(density: Tensor, spacing: float, fraction: float = 0.01) -> Tensor
         )
 
     return mass(density) + mass(density.flip(-1))
-
-
-def quantile(density: Tensor, probability: Tensor, low: float, spacing: float) -> Tensor:
-    """The least y up to which a density has a probability, the PIT's inverse: `[..., G], [..., K] -> [..., K]`."""
-    distribution = cdf(density, spacing)
-    p = probability.to(density).expand(*density.shape[:-1], -1) * distribution[..., -1:]
-    cell = (torch.searchsorted(distribution, p.contiguous()) - 1).clamp(0, density.shape[-1] - 2)
-    left, right = density.gather(-1, cell), density.gather(-1, cell + 1)
-    # mass = left t + (right - left) t²/2 in a cell of unit length, solved for t without cancellation.
-    mass = (p - distribution.gather(-1, cell)) / spacing
-    root = (left.square() + 2 * (right - left) * mass).clamp(min=0).sqrt()
-    place = torch.where(mass > 0, 2 * mass / (left + root), 0).clamp(0, 1)
-    return low + spacing * (cell + place)

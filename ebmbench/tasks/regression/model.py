@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.core.importance import Cloud, Weighted
 from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity
 from ebmbench.tasks.regression.conditional import NEAR, Conditionals, around
@@ -127,7 +127,7 @@ class RegressionModel:
         """Returns `log p(y|x)` of pairs, `[N]`: y is `[N]` or `[N, D]`."""
         inputs, targets = self._inputs(x), self._targets(y)
         if len(inputs) != len(targets):
-            raise ValueError(f"x has {len(inputs)} rows and y has {len(targets)}")
+            raise ValueError(f"x has {counted(len(inputs), 'row')} and y has {len(targets)}")
         return self._log_prob_of(inputs, targets)
 
     def _log_prob_of(self, inputs: Tensor, targets: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ class RegressionModel:
         _ = self._nodes
         inputs, z = self._inputs(x), self._targets(y)[:, 0]
         if len(z) not in (1, len(inputs)):
-            raise ValueError(f"x has {len(inputs)} rows and y has {len(z)}")
+            raise ValueError(f"x has {counted(len(inputs), 'row')} and y has {len(z)}")
         pairs = self._split(inputs, z.expand(len(inputs)))
         return _joined([self._grid(rows).cdf_at(some.unsqueeze(1)).squeeze(1) for rows, some in pairs])
 

@@ -11,6 +11,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ebmbench.core.errors import counted
 from ebmbench.display import palette
 from ebmbench.display.palette import DENSITY_CMAP
 from ebmbench.display.rendering import save_pictures
@@ -53,7 +54,7 @@ def _density(method: str, data: str, train: Points, arrays: dict[str, np.ndarray
     points, left, right = figure.subplots(1, 3, sharex=True, sharey=True)
     marker = {"s": 2, "linewidths": 0, "color": POINT_COLOR, "alpha": 0.4, "rasterized": True}
     points.scatter(train.x, train.y, **marker)
-    points.set(title=f"{data}, {len(train.x)} points", ylabel="y")
+    points.set(title=f"{data}, {counted(len(train.x), 'point')}", ylabel="y")
     for axes, values, title in (
         (left, true, "true p(y | x)"),
         (right, model, f"learned by {method}, seed {arrays['seeds'][shown]}"),
@@ -81,7 +82,7 @@ def _slices(method: str, title: str, arrays: dict[str, np.ndarray]) -> Figure:
         models = arrays["slice_model"][:, index].astype(float)
         models = models[np.isfinite(models).all(axis=1)]
         for number, density in enumerate(models):
-            label = f"learned ({len(models)} seed{'s' * (len(models) > 1)})" if number == 0 else None
+            label = f"learned ({counted(len(models), 'seed')})" if number == 0 else None
             axes.plot(y, density, color=color, linewidth=1, alpha=max(0.3, 1 / len(seeds)), label=label)
         axes.plot(y, true, color="black", linewidth=1.2, linestyle=(0, (3, 2)), label="true")
         # As much of y as holds the true density and what any seed makes of it.
@@ -118,6 +119,5 @@ def _training(method: str, title: str, history: pd.DataFrame) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
     if (history["grad_norm"] > 0).all():
         norm.set_yscale("log")
-    count = len(groups)
-    figure.suptitle(f"{title}, {count} seed{'s' * (count > 1)}", fontsize="medium")
+    figure.suptitle(f"{title}, {counted(len(groups), 'seed')}", fontsize="medium")
     return figure

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ebmbench.tasks.regression import metrics
+from ebmbench.tasks.regression.density import GridDensity
 from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW
 from ebmbench.tasks.regression.networks.paper import layers, plain_energy
 
@@ -35,47 +37,59 @@ class IntervalModel:
         """The points of y on which densities are held, `[G]`."""
         return metrics.grid(Y_LOW, Y_HIGH, self._points)
 
-    @property
-    def spacing(self) -> float:
-        """The distance of two points of `grid`."""
-        return (Y_HIGH - Y_LOW) / (self._points - 1)
-
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
         """`log p(y|x)` of pairs, x and y `[N]` or a single number: `[N]`; minus infinity outside [-3, 3]."""
         x, y = _vector(x), _vector(y)
-        log_partition = self._log_partition(x)
+        log_partition = self._densities(x).log_z
         x, y = torch.broadcast_tensors(x, y)
         values = self._energy(x, y.unsqueeze(-1)).squeeze(-1) - log_partition
         return torch.where((y >= Y_LOW) & (y <= Y_HIGH), values, -torch.inf)
 
     def density(self, x: Tensor) -> Tensor:
         """`p(y|x)` at the points of `grid`: x `[N]` -> `[N, G]`."""
-        return metrics.normalise(self._energy(_vector(x), self.grid), self.spacing)
+        return self._densities(x).density
+
+    def cdf(self, x: Tensor, y: Tensor) -> Tensor:
+        """The probability that the target is at most y, of pairs, x and y `[N]` or a single number: `[N]`."""
+        x, y = torch.broadcast_tensors(_vector(x), _vector(y))
+        return self._densities(x).cdf_at(y.unsqueeze(-1)).squeeze(-1)
+
+    def quantile(self, x: Tensor, probability: Any) -> Tensor:
+        """The y up to which the density has a probability: one number -> `[N]`, `[K]` -> `[N, K]`."""
+        p = torch.as_tensor(probability, dtype=torch.float64)
+        if not bool(((p >= 0) & (p <= 1)).all()):
+            raise ValueError(f"probability={probability} is not allowed: give numbers from 0 to 1")
+        found = self._densities(x).quantile(p.reshape(-1))
+        return found if p.dim() else found.squeeze(-1)
 
     def sample(self, x: Tensor, n: int, generator: torch.Generator | None = None) -> Tensor:
         """Returns n independent draws of y for each x: `[N] -> [N, n]`."""
-        density = self.density(x)
-        return self._quantile(density, torch.rand(len(density), n, generator=generator, dtype=torch.float64))
+        densities = self._densities(x)
+        return densities.quantile(torch.rand(len(densities.y), n, generator=generator, dtype=torch.float64))
 
     def mean(self, x: Tensor) -> Tensor:
         """`E[y|x]`: `[N] -> [N]`."""
-        weighted = self.density(x) * self.grid
-        return torch.trapezoid(weighted, dx=self.spacing)
+        return self._densities(x).mean
+
+    def std(self, x: Tensor) -> Tensor:
+        """The standard deviation of y given x: `[N] -> [N]`."""
+        return self._densities(x).variance.sqrt()
 
     def mode(self, x: Tensor) -> Tensor:
         """The most likely y, a point of `grid`: `[N] -> [N]`."""
-        return self.grid[self.density(x).argmax(-1)]
+        return self._densities(x).mode
 
     def interval(self, x: Tensor, level: float = 0.9) -> tuple[Tensor, Tensor]:
         """Ends of the central interval that holds y with probability `level`: two `[N]`."""
         if not 0 < level < 1:
             raise ValueError(f"level={level} is not allowed: give a probability between 0 and 1")
         tail = (1 - level) / 2
-        low, high = self._quantile(self.density(x), torch.tensor([tail, 1 - tail], dtype=torch.float64)).unbind(-1)
+        low, high = self.quantile(x, [tail, 1 - tail]).unbind(-1)
         return low, high
 
-    def _quantile(self, density: Tensor, probability: Tensor) -> Tensor:
-        return metrics.quantile(density, probability, Y_LOW, self.spacing)
+    def _densities(self, x: Tensor) -> GridDensity:
+        x = _vector(x)
+        return GridDensity(self.grid.repeat(len(x), 1), self._energy(x, self.grid))
 
     @torch.no_grad()
     def _energy(self, x: Tensor, y: Tensor) -> Tensor:
@@ -86,9 +100,6 @@ class IntervalModel:
             f = plain_energy(self._parameters, some_x.to(torch.float32).unsqueeze(0))
             parts.append(f(some_y.to(torch.float32).reshape(1, len(some_x), -1, 1))[0].double())
         return torch.cat(parts)
-
-    def _log_partition(self, x: Tensor) -> Tensor:
-        return metrics.log_integral(self._energy(x, self.grid), self.spacing)
 
 
 def _vector(values: Tensor) -> Tensor:

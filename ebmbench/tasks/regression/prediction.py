@@ -6,11 +6,13 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.core.extras import has
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.regression.data.frames import clean_numbers
@@ -76,7 +78,24 @@ def predict_table(model: RegressionModel, table: pd.DataFrame, level: float) -> 
         result |= {f"{name}{ending}": made[name][:, k].numpy() for name in ("mean", "mode", "std", "low", "high")}
     if "log_prob" in made:
         result["log_prob"] = made["log_prob"].numpy()
-    return pd.DataFrame(result), notes + said
+    return pd.DataFrame(result), notes + said + _tails(made, level)
+
+
+WIDE = 3
+"""How many times larger than a Gaussian's of the same interval a standard deviation is that comes from far tails."""
+
+
+def _tails(made: Mapping[str, Tensor], level: float) -> list[str]:
+    """Returns a sentence if rows have a standard deviation, `[N, D]`, that says nothing of their interval's width."""
+    gaussian = (made["high"] - made["low"]) / 2 / NormalDist().inv_cdf((1 + level) / 2)
+    wide = int((made["std"] > WIDE * gaussian).any(1).sum())
+    if not wide:
+        return []
+    return [
+        f"{counted(wide, 'row has', 'rows have')} a std more than {WIDE} times that of a Gaussian with the same low "
+        "and high: a little mass lies far out, in tails of the base density that no sample of training pushed down; "
+        "take low and high for the width"
+    ]
 
 
 def _encoded(table: pd.DataFrame, out: Path) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +14,9 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from ebmbench.tasks.detection import sweep_figures
+from ebmbench.tasks.detection import figures, sweep_figures
 from ebmbench.tasks.detection.data import as_coco
 from ebmbench.tasks.detection.evaluation import as_tables, evaluate
-from ebmbench.tasks.detection.figures import changes
 from ebmbench.tasks.examples import write_examples
 from tests.tasks.detection.test_evaluation import made_problem
 
@@ -30,10 +30,45 @@ def test_the_box_that_changed_most_comes_first() -> None:
     truth = as_coco(images, true, {1: "star", 2: "cross"})
     before = [box(1, 1, 21.0), box(2, 1, 22.0), box(2, 2, 20.0), box(3, 1, 20.0, 0.1)]
     after = [box(1, 1, 22.0), box(2, 1, 20.0), box(2, 2, 20.0), box(3, 1, 20.0)]
-    found = changes(truth, before, after)
+    found = figures.changes(truth, before, after)
     assert [change.image_id for change in found] == [2, 1]  # image 3 had no sure detection before
     assert found[0].overlaps == pytest.approx((8 / 12, 1)) and found[0].name == "star" and found[0].gain > 0
     assert found[1].overlaps == pytest.approx((9 / 11, 8 / 12)) and found[1].gain < 0
+
+
+@pytest.fixture
+def drawn_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The figures of a run by name, before they are saved."""
+    monkeypatch.setattr(figures, "save_pictures", lambda drawn, _: drawn)
+    setup: Any = SimpleNamespace(seeds=[0], method=SimpleNamespace(name="nce"), label="made")
+    task: Any = SimpleNamespace(data=SimpleNamespace(eval_split="val"))
+    return lambda: figures.figures(task, setup, tmp_path)
+
+
+def test_a_run_of_one_row_of_history_shows_its_points(tmp_path: Path, drawn_of: Any) -> None:
+    row = {"seed": 0, "step": 40, "loss": 1.0, "val_loss": 2.0, "grad_norm": 0.5}
+    pd.DataFrame([row]).to_csv(tmp_path / "history.csv", index=False)
+    lines = [line for axes in drawn_of()["training"].axes for line in axes.get_lines()]
+    assert len(lines) == 3 and all(line.get_marker() == "o" for line in lines)
+    pd.DataFrame([row, row | {"step": 80}]).to_csv(tmp_path / "history.csv", index=False)
+    lines = [line for axes in drawn_of()["training"].axes for line in axes.get_lines()]
+    assert len(lines) == 3 and all(line.get_marker() == "None" for line in lines)
+
+
+def test_no_boxes_are_drawn_where_none_was_found_by_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drawn_of: Any
+) -> None:
+    true = {"image_id": 1, "category_id": 1, "bbox": [20.0, 0.0, 10.0, 10.0], "area": 100.0, "iscrowd": 0}
+    truth = as_coco([{"id": 1, "width": 100, "height": 20}], [true], {1: "star"})
+    dataset = SimpleNamespace(ground_truth=lambda: truth, image_ids=[1], load=lambda _: None)
+    monkeypatch.setattr(figures, "open_split", lambda *_: dataset)
+    (tmp_path / "detections").mkdir()
+    for x, names in ((60.0, set()), (21.0, {"boxes"})):
+        found = [{"image_id": 1, "category_id": 1, "bbox": [x, 0.0, 10.0, 10.0], "score": 0.9}]
+        for stage in ("base", "refined"):
+            (tmp_path / "detections" / f"{stage}.0.json").write_text(json.dumps(found))
+        assert set(drawn_of()) == names
+    assert "largest changes\nof 1 box; IoU" in drawn_of()["boxes"].get_suptitle()
 
 
 @dataclass

@@ -126,7 +126,7 @@ def test_slips_in_pascal_voc_are_mended_and_said(tmp_path: Path) -> None:
     splits = [open_split(data, split) for split in ("train", "val", "test")]
     assert sum(len(split.image_ids) for split in splits) == 10 and splits[0].categories == {1: "cat", 2: "dog"}
     said = [note for split in splits for note in split.notes]
-    assert sum("'Dog' are taken for 'dog'" in note for note in said) == 1
+    assert sum("1 box of class 'Dog' is taken for 'dog'" in note for note in said) == 1
     assert sum("1.xml is empty" in note for note in said) == 1
 
 

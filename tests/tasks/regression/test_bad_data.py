@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,14 @@ from ebmbench.core.errors import UserError
 from ebmbench.core.extras import has
 from ebmbench.tasks.regression import fitting
 from ebmbench.tasks.regression.data import function, transforms
-from ebmbench.tasks.regression.data.base import Split, check_targets, discrete_notes, far_notes, outside_notes
+from ebmbench.tasks.regression.data.base import (
+    Split,
+    check_targets,
+    discrete_notes,
+    far_notes,
+    far_notes_of,
+    outside_notes,
+)
 from ebmbench.tasks.regression.data.function import arrays_split
 from ebmbench.tasks.regression.data.images import Images
 from ebmbench.tasks.regression.data.table import PUBLISHED, UCI, Table, read_table
@@ -32,6 +40,8 @@ def good(count: int = 60) -> pd.DataFrame:
     return frame.assign(y=(2 * frame["a"] + random.normal(size=count)).round(3))
 
 
+SHARED = Path(os.environ.get("EBMBENCH_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
+BUILT_IN = ("diabetes", "breast_cancer", "iris", "wine", "linnerud", "digits")
 NO_PARQUET = "is no Parquet file" if has("pyarrow") else "needs pyarrow"
 PLAIN = good().to_csv(index=False)
 
@@ -255,6 +265,43 @@ def test_a_value_that_sets_the_scale_of_all_is_said(tmp_path: Path) -> None:
         assert all("the target 'y' is 1e+09 in row 31" in note and "leave its cell empty" in note for note in notes)
 
 
+def test_an_input_that_sets_the_scale_of_all_is_said(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"x": random.normal(size=400), "z": random.normal(size=400)})
+    frame["y"] = 2 * frame["x"] + 0.1 * random.normal(size=400)
+    (tmp_path / "splits.json").write_text('{"test": [[300, 301, 302]]}')
+    for rows, value in ((range(30, 40), 1e7), (range(80), -99999), ([7], 1e30)):
+        rows = list(rows)
+        made = frame.assign(x=frame["x"].where(~frame.index.isin(rows), value))
+        made.to_csv(tmp_path / "table.csv", index=False)
+        split = Table(path=str(tmp_path / "table.csv"), split_file=str(tmp_path / "splits.json")).load()
+        bad = sorted(set(rows) & set(split.train.rows.tolist()))
+        notes = [note for note in split.notes if "sets the scale" in note]
+        assert len(notes) == bool(bad), (value, split.notes)
+        count = len(split.train)
+        for note in notes:
+            assert f"the input 'x' is {value:g} in row {bad[0] + 1}, and between -" in note
+            assert f" in {count - len(bad)} of {count} training rows" in note
+    array = frame[["x", "z"]].to_numpy().copy()
+    array[::40, 1] = 1e7
+    assert [note[:24] for note in arrays_split(array, frame["y"].to_numpy()).notes] == ["the input 'x2' is 1e+07 "]
+
+
+def test_ordinary_columns_are_not_said_to_be_far_away() -> None:
+    datasets = pytest.importorskip("sklearn.datasets")
+    sets = [getattr(datasets, f"load_{name}")(as_frame=True).frame for name in BUILT_IN]
+    sets += [pd.read_csv(SHARED / "uci" / name / "data.csv") for name in PUBLISHED if (SHARED / "uci" / name).is_dir()]
+    random = np.random.default_rng(0)
+    zeros = np.where(random.random(1000) < 0.95, 0, random.integers(100, 99_999, 1000))
+    skewed = {"money": random.lognormal(0, 2, 1000), "counts": random.poisson(0.1, 1000), "mostly zero": zeros}
+    skewed |= {"one flag": np.arange(1000) == 3, "wait": random.exponential(size=1000), "one value": np.ones(1000)}
+    sets.append(pd.DataFrame(skewed))
+    assert len(sets) >= 1 + len(BUILT_IN) and sum(frame.shape[1] for frame in sets) > 100
+    for frame in sets:
+        for name in frame:
+            assert not far_notes_of(str(name), frame[name].to_numpy(np.float64), None)
+
+
 def test_a_target_outside_the_training_range_is_said_and_has_a_density(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -266,7 +313,7 @@ def test_a_target_outside_the_training_range_is_said_and_has_a_density(
     words += [f"data.split_file={tmp_path}/splits.json", f"results_dir={tmp_path}", "data.name=outside"]
     assert main(words) == 0
     said = capsys.readouterr()
-    assert "1 of 4 test rows have a target 'y' outside the range of the training rows" in said.err
+    assert "1 of 4 test rows has a target 'y' outside the range of the training rows" in said.err
     nll = float(next(line.split()[1] for line in said.out.splitlines() if line.strip().startswith("nll ")))
     assert np.isfinite(nll) and nll > 100
 

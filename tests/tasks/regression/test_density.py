@@ -149,3 +149,34 @@ def test_coverage_and_the_nll_with_a_share_of_the_base() -> None:
     log_prob, log_base = torch.tensor([-1.0, -1e4]), torch.tensor([-3.0, -3.0])
     expected = -np.log(0.98 * np.exp([-1.0, -1e4]) + 0.02 * np.exp(-3.0))
     np.testing.assert_allclose(mixed_nll(log_prob, log_base), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("p", [0.001, 0.05, 0.5, 0.83, 0.999])
+def test_quantiles_are_scipy_s_at_the_ends_too(p: float) -> None:
+    y, law = torch.linspace(-3, 3, 2049, dtype=torch.float64), stats.norm(0.3, 0.5)
+    made = GridDensity(y.unsqueeze(0), torch.from_numpy(law.logpdf(y.numpy())).unsqueeze(0) - 7)
+    assert made.quantile(torch.tensor([p], dtype=torch.float64)).item() == pytest.approx(law.ppf(p), abs=1e-4)
+
+
+def test_quantiles_of_several_probabilities_for_each_density_or_for_all() -> None:
+    y = torch.linspace(-4, 4, 2049, dtype=torch.float64).expand(2, -1)
+    laws = stats.norm([[0], [1]], [[1], [0.1]])
+    made = GridDensity(y, torch.from_numpy(laws.logpdf(y.numpy())))
+    own = torch.tensor([[0.1, 0.5, 0.9], [0.2, 0.3, 0.4]], dtype=torch.float64)
+    np.testing.assert_allclose(made.quantile(own), laws.ppf(own.numpy()), atol=2e-4)
+    torch.testing.assert_close(made.quantile(own[0])[0], made.quantile(own)[0])
+
+
+def test_quantiles_are_the_least_y_that_has_the_probability() -> None:
+    """Where there is no mass between two modes, or up to the end of the grid."""
+    y = torch.linspace(-3, 3, 2049, dtype=torch.float64).unsqueeze(0)
+    made = GridDensity(y, torch.where((y.abs() > 0.5) & (y.abs() < 1), 0.0, -torch.inf))
+    p = torch.tensor([1.0, 0.5, 0.75, 1e-9], dtype=torch.float64)
+    np.testing.assert_allclose(made.quantile(p)[0], [1.0, -0.5, 0.75, -1.0], atol=12 / 2048)
+
+
+def test_quantiles_are_exact_for_a_linear_density_on_a_coarse_grid() -> None:
+    """F(y) = y² on [0, 1] with three points."""
+    y = torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.float64)
+    p = torch.tensor([0.0, 0.04, 0.25, 0.49, 1.0], dtype=torch.float64)
+    torch.testing.assert_close(GridDensity(y, (2 * y).log()).quantile(p)[0], p.sqrt())

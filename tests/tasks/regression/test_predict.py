@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import stats
 
 import ebmbench
 from ebmbench.cli.main import main
@@ -98,6 +99,26 @@ def test_columns_are_found_by_their_names_and_what_is_odd_is_said(
     same = ~out["row"].isin([4, 5])
     pd.testing.assert_frame_equal(out[same], plain[same])
     assert not np.isclose(out["mean"][4], plain["mean"][4]) and np.isfinite(out).all(axis=None)
+
+
+def test_rows_whose_std_is_that_of_far_tails_are_counted(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The interval of a Gaussian of standard deviation 2 stays, and what the far mass adds grows."""
+    end = 2 * stats.norm.ppf(0.95)
+
+    def summary(_model: RegressionModel, x: torch.Tensor, level: float, y: object) -> dict[str, torch.Tensor]:
+        std = torch.tensor([[2.0], [5.9], [6.1], [30.0]], dtype=torch.float64)
+        zero = torch.zeros_like(std)
+        return {"mean": zero, "mode": zero, "std": std, "low": zero - end, "high": zero + end}
+
+    monkeypatch.setattr(RegressionModel, "summary_of", summary)
+    assert predict(run_dir, houses(4).drop(columns=["price", "rent"]), tmp_path)[0] == 0
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert "2 rows have a std more than 3 times that of a Gaussian" in last and "low and high" in last
+    monkeypatch.setattr(RegressionModel, "summary_of", lambda *a: {k: v[:2] for k, v in summary(*a).items()})
+    assert predict(run_dir, houses(2).drop(columns=["price", "rent"]), tmp_path)[0] == 0
+    assert "Gaussian" not in capsys.readouterr().err
 
 
 def test_several_targets_have_a_group_of_columns_each(tmp_path: Path) -> None:

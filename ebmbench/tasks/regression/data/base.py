@@ -160,8 +160,8 @@ def split_off(order: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarra
     num_val = max(1, round(fraction * len(order)))
     if len(order) - num_val < 2:
         raise UserError(
-            f"{len(order)} rows remain for training and validation with task.data.val_fraction={fraction}; at least 2 "
-            "rows to train on are needed"
+            f"{counted(len(order), 'row remains', 'rows remain')} for training and validation with "
+            f"task.data.val_fraction={fraction}; at least 2 rows to train on are needed"
         )
     return np.sort(order[num_val:]), np.sort(order[:num_val])
 
@@ -210,8 +210,9 @@ def outside_notes(split: Split) -> list[str]:
     for name, count, bottom, top in zip(split.target_names, outside, low.tolist(), high.tolist(), strict=True):
         if count:
             digits = _digits(bottom, top)
+            have = "has" if count == 1 else "have"
             notes.append(
-                f"{count} of {len(split.test)} test rows have a target {name!r} outside the range of the training "
+                f"{count} of {len(split.test)} test rows {have} a target {name!r} outside the range of the training "
                 f"rows, {bottom:.{digits}g} to {top:.{digits}g}; the base density gives them a finite density"
             )
     return notes
@@ -222,26 +223,45 @@ def _digits(low: float, high: float) -> int:
     return max(6, 2 + math.ceil(math.log10(max(abs(low), abs(high)) / (high - low))))
 
 
-FAR = 100
-"""Widths of the middle half of a target, beyond which a value may be a mistake."""
+FAR, MOST_FAR = 100, 0.25
+"""How many times as far from the median as any other value is a value that may be a mistake, and the share of rows
+that may hold such values."""
 
 
 def far_notes(split: Split) -> list[str]:
-    """Returns a sentence for each target of which a training value is so far away that it sets the scale of all."""
-    notes = []
-    for k, name in enumerate(split.target_names):
-        y = split.train.y[:, k].double()
-        low, middle, high = np.quantile(y.numpy(), (0.25, 0.5, 0.75))
-        far = int((y - middle).abs().argmax())
-        if high > low and abs(float(y[far]) - middle) > FAR * (high - low):
-            place = "" if split.train.rows is None else f" in row {int(split.train.rows[far]) + 1}"
-            digits = _digits(low, high)
-            notes.append(
-                f"the target {name!r} is {float(y[far]):.{digits}g}{place}, and between {low:.{digits}g} and "
-                f"{high:.{digits}g} in half of the training rows: one such value sets the scale of all; "
-                "leave its cell empty if it is a mistake"
-            )
-    return notes
+    """Returns `far_notes_of` each target."""
+    columns = zip(split.target_names, split.train.y.numpy().T, strict=True)
+    return [note for name, y in columns for note in far_notes_of(f"target {name!r}", y, split.train.rows)]
+
+
+def far_notes_of(what: str, values: np.ndarray, rows: np.ndarray | None) -> list[str]:
+    """Returns a sentence if some values are so far away from all others that they set the scale of all.
+
+    There is a gap then: three quarters of the rows or more are within a distance of the median, and all others are
+    `FAR` times as far away. Skewed columns, counts and columns of mostly zeros have no such gap.
+
+    Args:
+        what: how the sentence names them.
+        values: of the training rows, `[N]`; nan where there is none.
+        rows: the place of each in the source, if it has one.
+    """
+    there = np.flatnonzero(np.isfinite(values))
+    known = values[there].astype(np.float64)
+    distance = np.abs(known - np.median(known))
+    ordered = np.sort(distance)
+    first = max(1, math.ceil((1 - MOST_FAR) * len(ordered)))  # of the values that may be far away
+    last_near, next_one = ordered[first - 1 : -1], ordered[first:]
+    gaps = np.flatnonzero((last_near > 0) & (next_one > FAR * last_near))
+    if not len(gaps):
+        return []
+    near = known[distance <= last_near[gaps[0]]]
+    far = int(distance.argmax())
+    place = "" if rows is None else f" in row {int(rows[there[far]]) + 1}"
+    return [
+        f"the {what} is {known[far]:g}{place}, and between {near.min():g} and {near.max():g} in {len(near)} of "
+        f"{counted(len(known), 'training row')}: such a value sets the scale of all; leave its cell empty if it is a "
+        "mistake, or stands for a missing number"
+    ]
 
 
 FEW_VALUES = 0.05

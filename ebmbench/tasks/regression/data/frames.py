@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from ebmbench.core.errors import UserError, counted, did_you_mean, shown
-from ebmbench.tasks.regression.data.base import Arrays, Frame, Split
+from ebmbench.tasks.regression.data.base import Arrays, Frame, Split, far_notes_of
 from ebmbench.tasks.regression.data.transforms import register_transform
 from ebmbench.tasks.regression.data.written import (
     days,
@@ -146,7 +146,8 @@ class TableColumns:
             array = np.asarray(frame)
             if array.ndim != 2 or array.shape[1] != len(names):
                 raise UserError(
-                    f"inputs of shape {array.shape} do not fit: give rows of {len(names)} columns: {', '.join(names)}"
+                    f"inputs of shape {array.shape} do not fit: give rows of {counted(len(names), 'column')}: "
+                    f"{', '.join(names)}"
                 )
             return pd.DataFrame(array, columns=names)
         missing = [name for name in names if name not in frame]
@@ -313,7 +314,7 @@ def read_columns(
     known = np.isfinite(y).all(1)
     if not known.all():
         count = int((~known).sum())
-        notes.append(f"{counted(count, 'row')} without a target {'is' if count == 1 else 'are'} left out")
+        notes.append(f"{counted(count, 'row without a target is', 'rows without a target are')} left out")
         frame, y = frame[known], y[known]
     numbers: set[str] = set()
     dates: dict[str, bool | str] = {}
@@ -451,6 +452,7 @@ def _columns(rows: Rows, train: pd.DataFrame, y: np.ndarray, notes: list[str]) -
             middle = float(values.median())
             coarse = float(values.abs().max()) * 2**-24 > 1e-4 * float(values.std())
             kept.append(NumberColumn(name, middle, missing, rows.dates.get(name, False), middle if coarse else 0.0))
+            notes += far_notes_of(f"input {name!r}", values.to_numpy(np.float64), values.index.to_numpy())
             filled += [name] if missing else []
         else:
             kept.append(_words(values, notes))

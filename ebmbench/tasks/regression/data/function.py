@@ -14,9 +14,9 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
-from ebmbench.core.errors import UserError, first_line
+from ebmbench.core.errors import UserError, counted, first_line
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, split_rows
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, far_notes_of, split_rows
 from ebmbench.tasks.regression.data.frames import LARGEST, read_columns, split_table
 from ebmbench.tasks.regression.data.table import digest
 from ebmbench.tasks.regression.data.transforms import ArrayInput
@@ -50,8 +50,10 @@ def arrays_split(
     fit, check, score = (Arrays(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]), rows=rows) for rows in parts)
     shape = tuple(x.shape[1:])
     columns = tuple(f"x{k + 1}" for k in range(shape[0])) if len(shape) == 1 else ()
+    inputs = zip(columns, fit.x.numpy().T, strict=bool(columns))
+    said = [note for name, values in inputs for note in far_notes_of(f"input {name!r}", values, fit.rows)]
     targets = list(names) or [f"y{k + 1}" for k in range(y.shape[1])]
-    return Split(fit, check, score, targets, list(columns) or ["x"], ArrayInput(shape, columns), list(notes))
+    return Split(fit, check, score, targets, list(columns) or ["x"], ArrayInput(shape, columns), [*notes, *said])
 
 
 def _numbers(values: Any, dtype: type) -> np.ndarray:
@@ -106,7 +108,8 @@ class Function(Data):
             parts = split_rows(len(rows.frame), self.test_fraction, self.val_fraction, self.split_seed)
             return split_table(rows, *parts)
         known = np.isfinite(y).all(1)
-        notes = [] if known.all() else [f"{int((~known).sum())} rows without a target are left out"]
+        lacking = counted(int((~known).sum()), "row without a target is", "rows without a target are")
+        notes = [] if known.all() else [f"{lacking} left out"]
         x, y = x[known], y[known]
         return arrays_split(x, y, self.split_seed, self.test_fraction, self.val_fraction, names, notes)
 

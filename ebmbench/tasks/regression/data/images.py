@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 from pydantic import Field
 from typing_extensions import override
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.core.registry import register
 from ebmbench.tasks.pixels import eight_bits
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Frame, Split, split_off, split_rows
@@ -147,7 +147,7 @@ class Images(Data):
         rows = read_columns(frame, self.targets, (), (column,), source=path.name)
         kept = rows.frame.dropna(subset=[column])
         if len(kept) < len(rows.frame):
-            rows.notes.append(f"left out, for they name no image: {len(rows.frame) - len(kept)} rows")
+            rows.notes.append(f"left out, for they name no image: {counted(len(rows.frame) - len(kept), 'row')}")
         places = kept.index.to_numpy()
         y = rows.y[np.isin(rows.frame.index.to_numpy(), places)]
         parts: tuple[np.ndarray, ...]

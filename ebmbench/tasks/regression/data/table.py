@@ -219,7 +219,7 @@ def read_splits(path: Path, split: int, rows: int) -> np.ndarray:
     if twice:
         raise UserError(f"{path}: split {split} names {counted(twice, 'row')} more than once; give each row once")
     if len(test) > rows - 3:
-        raise UserError(f"{path}: split {split} leaves {rows - len(test)} rows to train with")
+        raise UserError(f"{path}: split {split} leaves {counted(rows - len(test), 'row')} to train with")
     return np.array(test)
 
 
@@ -319,7 +319,7 @@ def _with_more_cells(path: Path, form: Form, first: pd.DataFrame) -> tuple[Form,
     if first.index.nlevels > 1:
         extra, names = first.index.nlevels, first.shape[1]
         raise UserError(
-            f"{path.name} has {names} names of columns in its first line, and {names + extra} cells in a row"
+            f"{path.name} has {counted(names, 'name')} of columns in its first line, and {names + extra} cells in a row"
         )
     if first.iloc[:, -1].isna().all():
         return dataclasses.replace(form, ends_empty=True), []
