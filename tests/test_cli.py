@@ -371,8 +371,7 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("task=regression data.path=a.csv", "task.data.path is a setting, but not of data=diabetes; leave it out, or"),
-        ("task=regression data.path=a.csv", "table"),
+        ("task=regression data.path=a.csv", "not of data=diabetes; leave it out, or choose data=table"),
         ("task=detection data.path=a.csv", "task.data.path is a setting, but not of data=shapes; leave it out"),
         ("task=regression network.components=3", "not of network=mlp; leave it out, or choose network=mdn"),
         ("task=1d data.path=a.csv", "task.data.path is a setting, but not of task=1d; leave it out"),
