@@ -192,7 +192,7 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
     stages = read_csv(outcome.run_dir / "stages.csv")
     assert [row["stage"] for row in stages] == ["base", "nms", "refined"] * 2
     names = {path.name for path in (outcome.run_dir / "figures").iterdir()}
-    assert {"boxes.png", "energy.png", "heat.png", "refinement.png", "training.pdf"} <= names
+    assert {"energy.png", "heat.png", "refinement.png", "training.pdf"} <= names
     assert execute(config, quiet=True).existed
 
 

@@ -265,6 +265,15 @@ def test_a_value_that_sets_the_scale_of_all_is_said(tmp_path: Path) -> None:
         assert all("the target 'y' is 1e+09 in row 31" in note and "leave its cell empty" in note for note in notes)
 
 
+def test_a_single_row_is_not_counted_as_several(tmp_path: Path) -> None:
+    (tmp_path / "made.py").write_text(
+        "import numpy as np\ndef load():\n    x = np.arange(40.0)\n    return x, np.where(x == 3, np.nan, x)\n"
+    )
+    assert function.Function(function=f"{tmp_path}/made.py:load").load().notes == ["1 row without a target is left out"]
+    with pytest.raises(UserError, match=r"^1 row remains for training and validation with"):
+        arrays_split(np.arange(10.0), np.arange(10.0), test_fraction=0.9)
+
+
 def test_an_input_that_sets_the_scale_of_all_is_said(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     frame = pd.DataFrame({"x": random.normal(size=400), "z": random.normal(size=400)})
