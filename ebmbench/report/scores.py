@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from ebmbench.core.errors import counted
 from ebmbench.display.palette import in_order
 from ebmbench.report import stats
 from ebmbench.report.stats import Values
@@ -246,8 +247,8 @@ def _rank(
         p_value: of two that are compared, by index, and the common units; `stats.paired_p_values` if not given.
     """
     hopeless: Mask = np.logical_and.reduce(paired.doubtful | ~paired.present, axis=1)
-    counted: Mask = ~hopeless if not hopeless.all() else hopeless
-    common: Mask = np.logical_and.reduce(paired.present[counted])
+    compared: Mask = ~hopeless if not hopeless.all() else hopeless
+    common: Mask = np.logical_and.reduce(paired.present[compared])
     count, notes = int(common.sum()), []
     if metric.better is None or len(paired.names) < 2:
         return _Ranking(paired, common)
@@ -270,8 +271,8 @@ def _rank(
     if pairs and not stats.testable(count, len(pairs)):
         needed = stats.fewest_seeds(len(pairs))
         takes = f" (it takes {needed})" if needed else ""
-        plural = "s" if len(pairs) > 1 else ""
-        notes.append(f"{count} {unit}s cannot support a test of {len(pairs)} comparison{plural}{takes}.")
+        tests = counted(len(pairs), "comparison")
+        notes.append(f"{count} {unit}s cannot support a test of {tests}{takes}.")
     elif pairs and p_value is None and not metric.of_model:
         notes.append(f"{metric.label} is one number for all seeds of a run: it has no interval and no test.")
     elif pairs and p_value is None:
@@ -282,7 +283,8 @@ def _rank(
     if ranked and 0 < sure.sum() < count:
         other = min(ranked, key=lambda i: float(shared[i, sure].mean()))
         if other != best:
-            said = f"Over the {int(sure.sum())} {unit}s that are trusted for all, {paired.names[other]}"
+            are = "is" if sure.sum() == 1 else "are"
+            said = f"Over the {counted(int(sure.sum()), unit)} that {are} trusted for all, {paired.names[other]}"
             notes.append(f"{said} has the best mean.")
     notes += [
         f"{paired.names[i]} is not ranked: it has no value at {lost[i]} of the {count} {unit}s."
