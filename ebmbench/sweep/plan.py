@@ -126,10 +126,10 @@ def _axis_value(key: str, given: Mapping[str, str], config: Mapping[str, Any]) -
     value: Any = config
     for part in re.split("[./]", key):
         value = value.get(part) if isinstance(value, dict) else None
-    if isinstance(value, str | int | float) or value is None:
-        return value if value is not None else given.get(key)
-    if key in given:
-        return given[key]
+    if isinstance(value, str | int | float):
+        return value
+    if value is None or key in given:
+        return given.get(key)
     return value.get("name") if isinstance(value, dict) else json.dumps(value, separators=(",", ":"))
 
 
