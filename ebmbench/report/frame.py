@@ -440,7 +440,8 @@ def _told_apart(runs: Sequence[Run]) -> list[Run]:
     for run in runs:
         if run.state not in FINISHED:
             continue
-        task = task_of(run.task)
+        # Runs of a plug-in that is not loaded are in the table too.
+        task = cast(type[Task], registry.known("task").get(run.task, Task))
         draws[run.label] = task.draw_settings
         model = (run.method, *map(run.settings.get, NETWORKS))
         for key, value in run.settings.items():

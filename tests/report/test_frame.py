@@ -74,6 +74,15 @@ def test_data_that_all_models_had_alike_is_an_axis(tmp_path: Path) -> None:
     assert len(set(frame.find([str(draws[0]), str(draws[2])], tmp_path).done["label"])) == 2
 
 
+def test_runs_of_a_task_that_is_not_loaded_are_in_the_table(tmp_path: Path) -> None:
+    folder = made(tmp_path, "method=nce")
+    for name in ("config.yaml", "status.json"):
+        text = (folder / name).read_text()
+        (folder / name).write_text(text.replace("name: 1d", "name: mine").replace('"task": "1d"', '"task": "mine"'))
+    seal(folder)
+    assert set(frame.find([str(folder)], tmp_path).frame["task"]) == {"mine"}
+
+
 def test_a_setting_that_another_task_lacks_is_no_trouble(tmp_path: Path) -> None:
     paths = [made(tmp_path, "method=nce", f"task.target_noise={value}") for value in (0.0, 0.1)]
     paths += made_runs.detection_runs(tmp_path)
