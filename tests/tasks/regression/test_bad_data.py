@@ -30,7 +30,7 @@ from ebmbench.tasks.regression.data.base import (
 from ebmbench.tasks.regression.data.function import arrays_split
 from ebmbench.tasks.regression.data.images import Images
 from ebmbench.tasks.regression.data.table import PUBLISHED, UCI, Table, read_table
-from ebmbench.tasks.regression.data.written import numeric
+from ebmbench.tasks.regression.data.written import days, numeric
 from ebmbench.tasks.regression.scaling import Scaling
 
 
@@ -162,6 +162,8 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | byte
         (lines("{i % 2 == 0},{i % 7},{i}"), ["a", "b"], None),
         (lines("2024-01-{i % 28 + 1:02d},{i % 7},{i}"), ["a", "b"], "dates become days: a"),
         (lines("2024-01-{i % 28 + 1:02d} 12:00:00,{i % 7},{i}"), ["a", "b"], "dates become days: a"),
+        (lines("2024/01/{i % 28 + 1:02d},{i % 7},{i}"), ["a", "b"], "dates become days: a"),
+        (lines("{i % 12 + 1}/{i % 28 + 1}/24 9:30 PM,{i % 7},{i}"), ["a", "b"], "days: a (month, day, year)"),
         (lines("{i},{i % 7},{i}").replace("\n", "\n\n"), ["b"], "left out, for it only counts or names the rows: a"),
         (good().assign(z=1.0, w=None)[["a", "z", "w", "y"]].to_csv(index=False), ["a"], "left out, as constant: z"),
         (good().assign(b=[f"n{i}" for i in range(60)]).to_csv(index=False), ["a"], "a different word in most rows: b"),
@@ -209,7 +211,7 @@ def test_dates_are_days_in_new_tables_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no date such as 2024-01-31 \(but '01/02/2024'\)"):
         transform.read(pd.DataFrame({"a": ["01/02/2024"], "b": [1]}))
     _, notes = transform.read(pd.DataFrame({"a": ["2024-01-31", None], "b": [1, 1]}))
-    assert "the column 'a' lacks a date in 1 row: 2024-01-1" in notes[0]
+    assert "the column 'a' lacks a date in 1 row: 2024-01-09 stands there" in notes[0]
 
 
 def test_dates_with_slashes_are_read_in_new_tables_as_training_s_were(tmp_path: Path) -> None:
@@ -218,6 +220,30 @@ def test_dates_with_slashes_are_read_in_new_tables_as_training_s_were(tmp_path: 
     transform = transforms.restore(load(tmp_path / "table.csv").transform.plain())
     x = transform.encode(pd.DataFrame({"a": ["3/4/2024", "2024-04-03", "2/4/2024"], "b": [1, 1, 1]}))
     assert (x[:, 0] - x[0, 0]).tolist() == [0, 0, -1]
+
+
+def test_the_time_of_day_is_a_part_of_the_day() -> None:
+    texts = [
+        "31.12.2024 18:00",
+        "31.12.2024",
+        "2024-12-31T06:00:00",
+        "31/12/24 18:00:00",
+        "31/12/24  6:00 PM",
+        "31/12/24 later",
+    ]
+    made = days(pd.Series(texts), "%d/%m/%y")
+    np.testing.assert_allclose(made - made[1], [0.75, 0, 0.25, 0.75, 0.75, np.nan])
+
+
+def test_new_numbers_far_outside_those_of_training_are_named(tmp_path: Path) -> None:
+    (tmp_path / "table.csv").write_text(lines("2024-01-{i % 28 + 1:02d},{i % 7},{i}"))
+    transform = transforms.restore(load(tmp_path / "table.csv").transform.plain())
+    _, notes = transform.read(pd.DataFrame({"a": ["2024-01-31", "2024-02-20"], "b": [-5.9, 12]}))
+    assert notes == []
+    _, notes = transform.read(pd.DataFrame({"a": ["2024-01-31", "2026-02-20", "2025-01-01"], "b": [1, -7, None]}))
+    first, _, second = notes
+    assert "'a' is far outside of training's 2024-01-01 to 2024-01-26 in 2 rows (such as 2026-02-20 in row 2)" in first
+    assert "'b' is far outside of training's 0 to 6 in 1 row (such as -7 in row 2)" in second
 
 
 def test_amounts_are_the_numbers_that_people_mean() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,7 @@ class NumberColumn:
         indicator: whether a second input says that the number is missing.
         date: whether it holds dates, which become days since 1970; where they have slashes, their form (`%m/%d/%Y`).
         shift: what is subtracted, where single precision would not tell the numbers apart.
+        low, high: the ends of the training rows' numbers; nan in runs of before they were kept.
     """
 
     name: str
@@ -47,11 +49,30 @@ class NumberColumn:
     indicator: bool
     date: bool | str = False
     shift: float = 0.0
+    low: float = math.nan
+    high: float = math.nan
 
     @property
     def wanted(self) -> str:
         """What each of its cells is, in a word."""
         return "date" if self.date else "number"
+
+    def as_text(self, number: float) -> str:
+        """Returns one of its numbers as people write it."""
+        return str(np.datetime64(math.floor(number), "D")) if self.date else f"{number:.6g}"
+
+    def far_notes(self, numbers: np.ndarray) -> list[str]:
+        """Returns a sentence if new numbers lie further outside those of training than these are apart."""
+        outside = np.maximum(self.low - numbers, numbers - self.high)
+        far = np.flatnonzero(outside > self.high - self.low)
+        if not len(far):
+            return []
+        worst = int(np.nanargmax(outside))
+        return [
+            f"the column {self.name!r} is far outside of training's {self.as_text(self.low)} to "
+            f"{self.as_text(self.high)} in {counted(len(far), 'row')} (such as {self.as_text(numbers[worst])} in row "
+            f"{worst + 1}): no training row says what holds there"
+        ]
 
 
 @dataclass(frozen=True)
@@ -132,11 +153,11 @@ class TableColumns:
             notes += said
             missing = int(np.isnan(numbers).sum())
             if missing:
-                fill = str(np.datetime64(round(column.fill), "D")) if column.date else f"{column.fill:g}"
                 notes.append(
                     f"the column {column.name!r} lacks a {column.wanted} in {counted(missing, 'row')}: "
-                    f"{fill} stands there"
+                    f"{column.as_text(column.fill)} stands there"
                 )
+            notes += column.far_notes(numbers)
             table = table.assign(**{column.name: numbers})
         return self.encode(table), notes
 
@@ -166,6 +187,7 @@ class TableColumns:
                 columns.append({"name": column.name, "fill": column.fill, "indicator": column.indicator})
                 columns[-1] |= {"date": column.date} if column.date else {}
                 columns[-1] |= {"shift": column.shift} if column.shift else {}
+                columns[-1] |= {} if math.isnan(column.low) else {"low": column.low, "high": column.high}
         return {"kind": "table", "columns": columns}
 
     @staticmethod
@@ -451,7 +473,8 @@ def _columns(rows: Rows, train: pd.DataFrame, y: np.ndarray, notes: list[str]) -
             missing = bool(values.isna().any())
             middle = float(values.median())
             coarse = float(values.abs().max()) * 2**-24 > 1e-4 * float(values.std())
-            kept.append(NumberColumn(name, middle, missing, rows.dates.get(name, False), middle if coarse else 0.0))
+            shift, ends = middle if coarse else 0.0, (float(values.min()), float(values.max()))
+            kept.append(NumberColumn(name, middle, missing, rows.dates.get(name, False), shift, *ends))
             notes += far_notes_of(f"input {name!r}", values.to_numpy(np.float64), values.index.to_numpy())
             filled += [name] if missing else []
         else:

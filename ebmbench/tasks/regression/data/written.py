@@ -20,7 +20,8 @@ _POINTS = re.compile(r"\d{1,3}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,})")
 _ONE_COMMA = re.compile(r"\d*,\d+")
 _THOUSANDS = re.compile(r"[1-9]\d{0,2},\d{3}")
 _DAY_FIRST = re.compile(r"\s*\d{1,2}\.\d{1,2}\.\d{4}\b")
-_SLASHED = re.compile(r"\s*(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)\s*")
+_SLASHED = re.compile(r"\s*(\d{1,2})/(\d{1,2})/(\d{4}|\d\d)(?:\s+\d{1,2}:.*)?\s*")
+_TIMES = ("", " %H:%M", " %H:%M:%S", " %I:%M %p", " %I:%M:%S %p")
 SAMPLE = 1000
 """Cells of text that are looked at first: where none is an amount, the column holds words."""
 
@@ -86,17 +87,18 @@ def first_written(values: pd.Series, found: np.ndarray) -> int | None:
 def days(values: pd.Series, slashed: str | None = None) -> np.ndarray:
     """Returns dates (ISO 8601, `31.12.2024`, or a column of dates) as days since 1970, nan where there is none.
 
+    A time of day is the fraction of its day.
+
     Args:
         slashed: the form of dates with slashes, as `slashed_form` returns it; without it they are none.
     """
     found = pd.to_datetime(values, errors="coerce", format="ISO8601", utc=True)
     if not pd.api.types.is_datetime64_any_dtype(values.dtype):
-        texts = values.astype("string").str.strip()
+        texts = values.astype("string").str.split().str.join(" ")
         for pattern, form in ((_DAY_FIRST, "%d.%m.%Y"), (_SLASHED, slashed)):
             there = texts.str.match(pattern).fillna(False) & found.isna()
-            if form and there.any():
-                others = pd.to_datetime(texts.str.split().str[0], errors="coerce", format=form, utc=True)
-                found = found.where(~there, others)
+            for time in _TIMES if form and there.any() else ():
+                found = found.fillna(pd.to_datetime(texts[there], errors="coerce", format=f"{form}{time}", utc=True))
     return ((found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)).to_numpy(np.float64)
 
 
@@ -122,4 +124,4 @@ def unclear_date(values: pd.Series) -> str | None:
 
 def looks_dated(texts: pd.Series) -> pd.Series:
     """Returns which texts begin as a date does."""
-    return texts.str.match(r"\s*\d{4}-\d\d") | texts.str.match(_DAY_FIRST) | texts.str.fullmatch(_SLASHED)
+    return texts.str.match(r"\s*\d{4}[-/]\d\d") | texts.str.match(_DAY_FIRST) | texts.str.fullmatch(_SLASHED)
