@@ -133,7 +133,10 @@ class Training:
         with torch.no_grad():
             # Momentum would go on moving a stopped seed.
             for parameter, old in zip(parameters, before, strict=True):
-                parameter.copy_(torch.where(_like(alive, parameter), parameter, old))
+                new = parameter
+                if learner.step_share is not None:
+                    new = old.lerp(parameter, _like(learner.step_share, parameter))
+                parameter.copy_(torch.where(_like(alive, parameter), new, old))
             learner.after_update(alive)
             # What a stopped seed computes is no part of any mean: its history is nan from where it stopped.
             progress.loss_sum += torch.where(alive, losses.detach().double(), torch.nan)

@@ -112,6 +112,7 @@ class Learner(ABC):
         parameters: leaf tensors by name. Where the seeds are stacked their first axis is the seeds'.
         state: further tensors that training changes and a checkpoint must hold, such as an average of the weights.
         optimizer, scheduler: what changes the parameters.
+        step_share: how much of the optimiser's step each seed takes, `[S]`; None: all of it.
         num_items: training items, of which mini-batches are made (points; images).
         batch_size: items of a mini-batch. Every epoch is a permutation of all items; its last batch may be short.
         num_steps: training steps in all.
@@ -132,6 +133,7 @@ class Learner(ABC):
     parameters: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
     scheduler: torch.optim.lr_scheduler.LRScheduler | None = None
+    step_share: Tensor | None = None
     num_items: int
     batch_size: int
     num_steps: int

@@ -38,6 +38,8 @@ VALIDATION_ROWS, VALIDATION_SAMPLES = 128, 256
 """Rows at a time, and importance samples for each, where there are several targets."""
 PATIENT_STEPS = 4000
 """Steps without a lower validation NLL that end training where `trainer.patience` is its default, if they are fewer."""
+DROP = 0.2
+"""What is left of the learning rate after each of `trainer.drops`."""
 KEPT_DRAWS = 64
 """Chunks of validation rows whose importance samples are kept from epoch to epoch."""
 
@@ -46,12 +48,17 @@ class FitLearner(RegressionLearner):
     """S models of one network on the training rows of a dataset: of the task's, if no split is given.
 
     What is evaluated, and kept, is the average of a model's weights, at the epoch with the lowest validation NLL. A
-    model whose patience is over keeps its weights of then, whatever the models beside it do: alone it ends the same.
+    model whose patience is over goes back to those weights and trains on with a smaller learning rate, `trainer.drops`
+    times. At the full rate the weights move around their average, so that the model learns a wider density than its
+    average needs: a law with little noise stays too wide. A model that has ended keeps its weights of then, whatever
+    the models beside it do: alone it ends the same.
 
     Attributes of the state, which checkpoints hold:
         average.flat: the average of the weights, `[S, P]`; average.steps: how many steps are in it.
         best.flat, best.nll, best.epoch: the weights with the lowest validation NLL, that NLL and its epoch.
-        epoch: how many are over. ended: whose patience is over, `[S]`.
+        epoch: how many are over. waited: epochs since the last lower validation NLL or drop, `[S]`.
+        drops: how often the learning rate fell, `[S]`. step_share: what is left of it, `[S]`.
+        ended: who has ended, `[S]`.
     """
 
     def __init__(
@@ -91,9 +98,13 @@ class FitLearner(RegressionLearner):
             "best.flat": flat.clone(),
             "best.nll": torch.full((count,), math.inf, dtype=torch.float64, device=device),
             "best.epoch": torch.zeros(count, dtype=torch.int64, device=device),
+            "waited": torch.zeros(count, dtype=torch.int64, device=device),
+            "drops": torch.zeros(count, dtype=torch.int64, device=device),
+            "step_share": torch.ones(count, dtype=flat.dtype, device=device),
             "ended": torch.zeros(count, dtype=torch.bool, device=device),
             "epoch": torch.zeros((), dtype=torch.int64, device=device),
         }
+        self.step_share = self.state["step_share"]
 
     def standardised(self, x: Tensor, y: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns inputs and targets as the network sees them, float32."""
@@ -137,9 +148,22 @@ class FitLearner(RegressionLearner):
         state["best.nll"].copy_(torch.where(better, nll, state["best.nll"]))
         state["best.epoch"].copy_(torch.where(better, state["epoch"], state["best.epoch"]))
         state["best.flat"].copy_(torch.where(better.unsqueeze(1), state["average.flat"], state["best.flat"]))
+        state["waited"].copy_(torch.where(better, 0, state["waited"] + 1))
         if patience is not None:
-            state["ended"] |= ~alive | (state["epoch"] - state["best.epoch"] >= patience)
+            over = state["waited"] >= torch.where(state["drops"] > 0, math.ceil(patience / 2), patience)
+            drop = over & alive & (state["drops"] < self.trainer.drops)
+            state["ended"] |= ~alive | (over & ~drop)
+            self._drop(drop)
         return {"val_nll": torch.where(alive, nll + self.scaling.log_scale, torch.nan)}
+
+    def _drop(self, chosen: Tensor) -> None:
+        """Puts some models, bool `[S]`, back to their best weights, with a smaller learning rate."""
+        state = self.state
+        state["drops"] += chosen
+        state["waited"].masked_fill_(chosen, 0)
+        state["step_share"].copy_(DROP ** state["drops"])
+        for weights in (self.stack.flat.detach(), state["average.flat"]):
+            weights.copy_(torch.where(chosen.unsqueeze(1), state["best.flat"], weights))
 
     @override
     def is_finished(self) -> bool:

@@ -44,6 +44,13 @@ class Trainer(Section):
         le=1_000_000,
         description="epochs without a lower validation NLL that end training; null: never; at 50, at most 4000 steps",
     )
+    drops: int = Field(
+        2,
+        ge=0,
+        le=10,
+        description="how often a model whose patience is over goes back to its best weights, to train on with a fifth "
+        "of the learning rate and half the patience",
+    )
     gradient_clip: float | None = Field(None, gt=0, description="largest norm of a model's gradient; null: not clipped")
 
 

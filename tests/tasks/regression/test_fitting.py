@@ -83,10 +83,11 @@ def test_patience_is_epochs_and_its_default_no_more_of_them_than_4000_steps(line
 
 def test_an_interrupted_training_ends_as_an_uninterrupted_one(line: str, tmp_path: Path) -> None:
     def new() -> FitLearner:
-        return learner("data=function", line, "trainer.patience=2")
+        return learner("data=function", line, "trainer.patience=1", "trainer.learning_rate=0.05", "trainer.epochs=12")
 
     whole = fit(new(), tmp_path / "a")
-    parts = fit(new(), tmp_path / "b", stops=(5, 23), again=new)
+    parts = fit(new(), tmp_path / "b", stops=(5, 23, 60), again=new)
+    assert whole.state["drops"].any()
     assert torch.equal(whole.stack.flat, parts.stack.flat)
     for name, tensor in whole.state.items():
         assert torch.equal(tensor, parts.state[name]), name
@@ -110,6 +111,52 @@ def test_a_model_ends_the_same_alone_and_among_others(line: str, tmp_path: Path)
 def test_the_kept_weights_are_those_with_the_lowest_validation_nll(line: str, tmp_path: Path) -> None:
     made = fit(learner("data=function", line, "trainer.learning_rate=0.05", "trainer.patience=3"), tmp_path)
     torch.testing.assert_close(made.validation_nll(), made.state["best.nll"])
+
+
+def test_a_model_whose_patience_is_over_goes_back_and_on_with_a_fifth_of_the_step(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = learner("data=function", line, "trainer.patience=4")
+    made.state["best.flat"].fill_(0.5)
+    nll = torch.tensor([1.0, 1.0], dtype=torch.float64)
+    monkeypatch.setattr(FitLearner, "validation_nll", lambda _: nll)
+    alive = torch.ones(2, dtype=torch.bool)
+    seen = []
+    for epoch in range(12):
+        nll[1] = 1.0 - epoch  # always better
+        made.end_epoch(alive)
+        seen.append((made.state["drops"].tolist(), made.state["ended"].tolist()))
+    # The first epoch is the best one of the first model: patience 4, then 2 and 2.
+    drops = [0] * 4 + [1] * 2 + [2] * 6
+    ended = [False] * 8 + [True] * 4
+    assert seen == [([one, 0], [end, False]) for one, end in zip(drops, ended, strict=True)]
+    assert made.step_share is not None
+    torch.testing.assert_close(made.step_share, torch.tensor([0.04, 1.0]))
+    assert torch.equal(made.stack.flat[0], made.state["best.flat"][0])
+
+    full, short = (learner("data=function", line, "trainer.epochs=1", "trainer.batch_size=600") for _ in range(2))
+    before = full.stack.flat.detach().clone()
+    short.state["step_share"][1] = 0.2
+    moved = [fit(one, tmp_path / name).stack.flat.detach() - before for one, name in ((full, "a"), (short, "b"))]
+    share = torch.tensor([[1.0], [0.2]])
+    torch.testing.assert_close(moved[1], share * moved[0], rtol=1e-3, atol=1e-7)
+
+
+@pytest.mark.slow
+def test_a_law_with_little_noise_is_not_learned_too_wide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "line.py").write_text(LINE.replace("0.3 *", "0.003 *"))
+    words = ["task=regression", "data=function", "data.function=line.py:load", "method=ml-exact", "network=gaussian"]
+    words += ["network.width=16", "trainer.patience=20", "trainer.learning_rate=0.01", "device=cpu", "threads=1"]
+    found = {}
+    for drops in (0, 2):
+        config = compose([*words, f"trainer.drops={drops}"])
+        made = config.task.learner(config.setup, (0, 1), CPU)
+        assert isinstance(made, FitLearner)
+        found[drops] = scoring.score_rows(fit(made, tmp_path / str(drops)), made.split.test).log_prob.mean(1)
+    best = -math.log(0.003 * math.sqrt(2 * math.pi * math.e))  # of the law itself
+    assert (found[0] < best - 1).all()
+    assert (found[2] > best - 0.5).all()
 
 
 def test_the_validation_nll_of_several_targets_is_right_and_the_same_with_draws_that_are_kept(
