@@ -692,7 +692,7 @@ def count_doubtful(done: pd.DataFrame) -> int:
 def _markdown(tables: Sequence[Table], results: Results, origin: Sequence[str]) -> str:
     lines = [f"# {markdown_text(results.name)}", "", *(f"{markdown_text(line)}  " for line in origin), ""]
     if not tables:
-        lines += ["No run is done yet.", ""]
+        lines += ["No run is done yet." if results.done.empty else "The sweep asks for no table: see runs.csv.", ""]
     lines += [markdown(table) for table in tables]
     frame = results.frame.assign(seeds=results.frame.groupby("run_id")["run_id"].transform("size"))
     runs = frame.drop_duplicates("run_id")[["run_id", "method", "seeds", "config_hash", "state", "finished"]]

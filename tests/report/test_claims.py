@@ -100,6 +100,7 @@ def test_a_mean_with_doubtful_seeds_is_marked(tmp_path: Path) -> None:
         text.count("‡") == 2
         and "‡ ° |" in text
         and f"1D, dataset 1: `nce` ({alone:.3f} without 1 doubtful seed)." in text
+        and "A seed is not trusted for one of these: 1D, mass near the edge of the grid" in text
     )
     runs.loc[first, "trusted"] = 0
     runs.to_csv(folder / "runs.csv", index=False)
@@ -132,6 +133,21 @@ def test_a_row_of_the_guide_holds_what_its_sentence_says() -> None:
     (finding,) = claims.findings(frame.Results("made", few, ("method.num_samples",)))
     assert [(v.at, v.undecided, v.worse) for v in finding.verdicts] == [(at, "all others", "–") for at in ("4", "16")]
     assert finding.setting == "M" and "5 seeds cannot support a test" in finding.verdicts[0].note
+
+
+def test_what_a_sweep_has_no_runs_of_is_named() -> None:
+    """Where it was not run, nobody can say that it is worse than the best one."""
+    rows = frame_of({("nce",): noisy(0.1, 20), ("sm",): noisy(0.3, 20, 1), ("dsm",): noisy(0.2, 20, 2)})
+    other = rows[rows["method"] != "dsm"].assign(dataset="2")
+    both = pd.concat([rows, other], ignore_index=True)
+    one, two = claims.findings(frame.Results("made", both, (), sweep="made"))
+    assert "Without" not in one.text and two.text.endswith("decided. Without `dsm`, which has no runs here.")
+    assert two.verdicts[0].note == "Without `dsm`, which has no runs here."
+    assert "Without" not in claims.findings(frame.Results("made", both, ()))[1].text  # no sweep: any runs at all
+    axes = ("method.num_samples",)
+    grid = frame_of({(m, k): noisy(k, 9) for m in ("nce", "dsm", "ed") for k in (4, 16) if (m, k) != ("nce", 16)}, axes)
+    (finding,) = claims.findings(frame.Results("made", grid, axes, sweep="made"))
+    assert finding.text.endswith("At M = 16: Without `nce`, which has no runs here.")
 
 
 def test_a_sweep_that_is_half_collected_is_compared_over_the_seeds_that_all_have() -> None:
