@@ -37,6 +37,8 @@ from ebmbench.tasks.base import Metric
 
 COMPARED = ("paper_1d", "shapes")
 """The sweeps that compare the paper's seven methods at published settings, or as near to them as two cores allow."""
+REDRAWN = "data_seeds"
+"""The sweep that makes the comparison again on other draws of the data."""
 UNDECIDED = "°"
 """Marks a mean whose difference from the best one is not decided."""
 
@@ -317,7 +319,7 @@ def findings_text(results_dir: Path) -> str:
 
 
 def results_text(results_dir: Path) -> str:
-    """Returns the comparison of methods in one table, as Markdown, with what the tests say of each column.
+    """Returns the comparison of methods in one table, as Markdown, and what the tests say, of other draws too.
 
     A column is the headline metric of one dataset of the sweeps in COMPARED.
     """
@@ -347,11 +349,13 @@ def results_text(results_dir: Path) -> str:
     ]
     if doubtful:
         legend += f" {DOUBTFUL}: with seeds whose numbers are not trusted. {'; '.join(doubtful)}."
-        doubts = {group.title.partition(",")[0]: group.task.doubt for group, _ in columns}
-        legend += f" A seed is not trusted for one of these: {'; '.join(f'{k}, {v}' for k, v in doubts.items())}."
+        having = [group for group, records in columns if any(row["n_untrusted"] for row in records)]
+        doubts = {group.title.partition(",")[0]: group.task.doubt for group in having}
+        legend += f" Reasons not to trust a seed: {'; '.join(f'{k}, {v}' for k, v in doubts.items())}."
     if any(FEWER in line for line in lines):
         legend += f" {FEWER}: over fewer than all seeds, for some diverged or have no finite value."
     said = [_of_methods(group, group.headline, records) for group, records in columns]
+    said += [found for results in _collected(results_dir) if results.name == REDRAWN for found in findings(results)]
     return "\n".join([*lines, "", legend, "", *(f"- {finding.title}: {finding.text}" for finding in said)]) + "\n"
 
 
@@ -440,7 +444,6 @@ def guide_text(results_dir: Path) -> str:
         tried = f"{results.description.rstrip('.')} ([tables](../results/{name}/tables.md){shown})."
         said = findings(results)
         abouts = list(dict.fromkeys(finding.about for finding in said))
-        tried += f" Compared: {'; '.join(abouts)}."
         lines += [
             f"### {situation}",
             "",

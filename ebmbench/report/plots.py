@@ -207,7 +207,7 @@ def _draw_strip(part: pd.DataFrame, metric: Metric, scale: Scale, axes: Axes) ->
         )
         if finite.any():
             axes.plot([np.median(values[finite])] * 2, [place - 0.38, place + 0.38], color=INK, lw=1.4)
-        doubtful = int((finite & (own["trusted"] == 0)).sum())
+        doubtful = int((finite & scores.is_doubtful(own, metric)).sum())
         names.append(_name_with_failures(method, int((~finite).sum()), doubtful))
         below, above = int((values < scale.low).sum()), int((values > scale.high).sum())
         beyond = f"‹ {below}  " * bool(below) + f"{above} ›" * bool(above)

@@ -57,7 +57,7 @@ def _by_seed(frame: pd.DataFrame, over: str, metric: Metric) -> _Paired:
     at = [rows[name] for name in frame[over]], [columns[seed] for seed in frame["seed"]]
     values = np.full((len(names), len(seeds)), np.nan)
     present, doubtful = np.zeros(values.shape, dtype=bool), np.zeros(values.shape, dtype=bool)
-    values[at], present[at], doubtful[at] = _usable(frame, metric), True, frame["trusted"] == 0
+    values[at], present[at], doubtful[at] = _usable(frame, metric), True, is_doubtful(frame, metric)
     return _Paired(names, seeds, values, present, doubtful)
 
 
@@ -65,6 +65,11 @@ def _usable(rows: pd.DataFrame, metric: Metric) -> Values:
     """The metric of each row, nan where the seed diverged or the value is not finite."""
     values = pd.to_numeric(rows[metric.name], errors="coerce").to_numpy(dtype=np.float64)
     return np.where((rows["diverged"].to_numpy() == 0) & np.isfinite(values), values, np.nan)
+
+
+def is_doubtful(rows: pd.DataFrame, metric: Metric) -> Mask:
+    """Returns which rows have a value of the metric that is not trusted."""
+    return metric.doubted & (rows["trusted"] == 0).to_numpy()
 
 
 def _groups(frame: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
@@ -282,10 +287,11 @@ def _rank(
     sure: Mask = ~np.logical_or.reduce(paired.doubtful[ranked][:, common])
     if ranked and 0 < sure.sum() < count:
         other = min(ranked, key=lambda i: float(shared[i, sure].mean()))
-        if other != best:
-            are = "is" if sure.sum() == 1 else "are"
-            said = f"Over the {counted(int(sure.sum()), unit)} that {are} trusted for all, {paired.names[other]}"
-            notes.append(f"{said} has the best mean.")
+        if sure.sum() == 1:
+            notes.append(f"Only one {unit} is trusted for all.")
+        elif other != best:
+            name = paired.names[other]
+            notes.append(f"Over the {sure.sum()} {unit}s that are trusted for all, {name} has the best mean.")
     notes += [
         f"{paired.names[i]} is not ranked: it has no value at {lost[i]} of the {count} {unit}s."
         for i in np.flatnonzero((lost > 0) & ~hopeless)
@@ -459,5 +465,5 @@ def _by_draw(
         i, j = names.index(name), numbers.index(number)
         present[i, j] = True
         own = own.set_index("seed", drop=False).loc[common]
-        cube[i, j], untrusted[i, j] = _usable(own, metric), own["trusted"] == 0
+        cube[i, j], untrusted[i, j] = _usable(own, metric), is_doubtful(own, metric)
     return cube, present, untrusted

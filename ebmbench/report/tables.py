@@ -202,7 +202,8 @@ def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
             means = [mean_cell(row, places[row["metric"]]) for row in found]
             if main[0] is group.headline:
                 means.insert(1, number_cell(found[0]["median"], places[main[0].name]))
-            rows.append([method_cell(method), *means, *_counts(found[0], doubtful)])
+            most = max(row["n_untrusted"] for row in found)
+            rows.append([method_cell(method), *means, *_counts({**found[0], "n_untrusted": most}, doubtful)])
         notes = [MARKS, *_one_draw(group.task), *_nominal(main), *_undecided(shown, "method", "metric", group.task)]
         notes += [*_equivalent(shown, margins), *_doubts(shown, group.task, "metric"), *_few_seeds(shown)]
         title = f"{group.title}: mean over seeds with 95 % interval"
@@ -336,7 +337,8 @@ def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
             f"{group.headline.label} (rank), over the {data['seeds'].iloc[0]} seeds that all have. "
             f"Kendall's tau with the ranking by the mean of all: {', '.join(taus)}."
         ]
-        doubtful = group.frame[(group.frame["trusted"] == 0) & (group.frame["diverged"] == 0)]["method"].value_counts()
+        unsure = scores.is_doubtful(group.frame, group.headline) & (group.frame["diverged"] == 0)
+        doubtful = group.frame[unsure]["method"].value_counts()
         if len(doubtful):
             counts = ", ".join(f"{method} {doubtful[method]}" for method in group.methods if method in doubtful)
             notes.append(f"Seeds that are not trusted ({group.task.doubt}) are among them: {counts}.")

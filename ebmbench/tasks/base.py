@@ -44,6 +44,7 @@ class Metric:
         of_training: whether training alone knows it, so that it stays where a run is scored again.
         only_with: a setting (dotted) without which it says nothing new, such as `task.target_noise`.
         bounds: the values that it can have; an interval of its mean ends there.
+        doubted: whether it is in doubt where a seed is not trusted. The AP of boxes is not: it needs no log Z.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Metric:
     of_training: bool = False
     only_with: str = ""
     bounds: tuple[float, float] = (-math.inf, math.inf)
+    doubted: bool = True
 
     @property
     def heading(self) -> str:

@@ -100,7 +100,7 @@ def test_a_mean_with_doubtful_seeds_is_marked(tmp_path: Path) -> None:
         text.count("‡") == 2
         and "‡ ° |" in text
         and f"1D, dataset 1: `nce` ({alone:.3f} without 1 doubtful seed)." in text
-        and "A seed is not trusted for one of these: 1D, mass near the edge of the grid" in text
+        and "Reasons not to trust a seed: 1D, mass near the edge of the grid" in text
     )
     runs.loc[first, "trusted"] = 0
     runs.to_csv(folder / "runs.csv", index=False)

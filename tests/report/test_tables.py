@@ -474,3 +474,16 @@ def test_a_method_without_a_trusted_seed_is_not_ranked() -> None:
     for table in list(tables.score_tables(frame, (), {}))[:2]:
         assert not any(cell.mark == "best" for row in table.rows for cell in row)
         assert "Not ranked, for no seed is trusted: nce, dsm, sm." in table.notes
+
+
+def test_a_metric_that_needs_no_log_z_is_ranked_whether_the_seed_is_trusted_or_not() -> None:
+    ap, box_nll = (task_of("detection").metric(name) for name in ("ap", "box_nll"))
+    assert ap is not None and box_nll is not None and box_nll.doubted and not ap.doubted
+    frame = frame_of({("nce",): noisy(0.2, 10), ("sm",): noisy(0.1, 10, 2)})
+    frame.loc[frame["method"] == "sm", "trusted"] = 0
+    frame = frame.assign(ap=frame["d_kl"], box_nll=frame["d_kl"])
+    rows = scores.summarise(frame, ["task", "dataset"], "method", [ap, box_nll]).set_index(["metric", "method"])
+    assert rows["verdict"].to_dict() == {
+        ("ap", "nce"): "best", ("ap", "sm"): "worse", ("box_nll", "nce"): "best", ("box_nll", "sm"): ""
+    }  # fmt: skip
+    assert rows["n_untrusted"].xs("sm", level="method").to_dict() == {"ap": 0, "box_nll": 10}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -40,7 +41,7 @@ class DetectionTask(Task):
 
     name = "detection"
     Trainer = DetectionTrainer
-    metrics = (
+    metrics = tuple(replace(metric, doubted=metric.name.startswith("box_nll")) for metric in (
         Metric("ap", "AP", "higher", "AP after refinement, %", table=True,
                figures=("ranking", "strip", "settings", "pareto"), bounds=(0, 100)),
         Metric("ap50", "AP50", "higher", tex=r"AP$_{50}$", table=True, bounds=(0, 100)),
@@ -85,7 +86,7 @@ class DetectionTask(Task):
         Metric("other_gain_low", "gain in AP, other order, low"),
         Metric("other_gain_high", "gain in AP, other order, high"),
         Metric("other_accepted", "accepted, other order", "higher"),
-    )  # fmt: skip
+    ))  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
         SweepFigure("detection_stages", later("ebmbench.tasks.detection.sweep_figures:stages")),
         SweepFigure("detection_sizes", later("ebmbench.tasks.detection.sweep_figures:sizes")),
