@@ -8,9 +8,6 @@ from types import ModuleType
 
 from ebmbench.core.errors import UserError, first_line
 
-EXTRAS = ("slurm", "wandb", "tune", "baselines", "outside", "sklearn", "parquet")
-"""The extras of pyproject.toml that a run may ask for; `all` is all of them."""
-
 
 def need(module: str, extra: str) -> ModuleType:
     """Imports a module that an extra installs, and returns it.

@@ -150,12 +150,10 @@ class Mixture:
         """Returns `count` draws for S models and B rows, `[S, B, count, D]`; each component its share, rounded."""
         noise = normal((lead[1], count, self.centres.shape[-1]), generator, self.centres.device)
         shift = torch.rand((lead[1], 1), generator=generator, dtype=torch.float64).to(self.centres.device)
-        place = (torch.arange(count, device=shift.device) + shift) / count  # systematic: unbiased, and little noise
-        which = torch.searchsorted(self.shares.cumsum(-1), place.expand(*lead, count).contiguous())
-        which = which.clamp(max=self.shares.shape[-1] - 1)
-        one, two = which[..., None].expand(*which.shape, noise.shape[-1]), which[..., None, None]
-        chol = self.chol.gather(2, two.expand(*which.shape, *self.chol.shape[-2:]))
-        return self.centres.gather(2, one) + (chol @ noise.unsqueeze(-1)).squeeze(-1)
+        which = systematic(self.shares.expand(*lead, -1), count, shift)[..., None]  # unbiased, and little noise
+        centres = self.centres.gather(2, which.expand(*which.shape[:-1], noise.shape[-1]))
+        chol = self.chol.gather(2, which[..., None].expand(*which.shape[:-1], *self.chol.shape[-2:]))
+        return centres + (chol @ noise.unsqueeze(-1)).squeeze(-1)
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Returns the log-density at y: `[S, B, M, D] -> [S, B, M]`."""

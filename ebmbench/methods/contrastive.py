@@ -12,13 +12,11 @@ from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method, exact_nll, normal_mean
+from ebmbench.methods.base import PAPER, Method, exact_nll, normal_mean
 from ebmbench.proposals.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"
 
 
 def target_among_samples(f: Energy, y: Tensor, step: Step, num_samples: int, beta: float = 0.0) -> Tensor:

@@ -13,13 +13,11 @@ from ebmbench.core.langevin import langevin, ran_away
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method, energies, exact_nll, log_partition, normal_mean
+from ebmbench.methods.base import PAPER, Method, energies, exact_nll, log_partition, normal_mean
 from ebmbench.proposals.mixture import gaussian_log_prob
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"
 
 
 @register

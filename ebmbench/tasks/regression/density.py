@@ -214,10 +214,10 @@ class GridDensity:
         at_y = self.cdf_at(column)
         left, right = self.cdf[:, :-1], self.cdf[:, 1:]
         after = (torch.arange(left.shape[-1], device=y.device) >= cell).double()
-        pieces = self.spacing * _square_integral(left - after, right - after)
+        pieces = self.spacing * square_integral(left - after, right - after)
         f_left, f_right = self.cdf.gather(-1, cell), self.cdf.gather(-1, cell + 1)
-        split = t * _square_integral(f_left, at_y) + (1 - t) * _square_integral(1 - at_y, 1 - f_right)
-        whole = _square_integral(1 - f_left, 1 - f_right)
+        split = t * square_integral(f_left, at_y) + (1 - t) * square_integral(1 - at_y, 1 - f_right)
+        whole = square_integral(1 - f_left, 1 - f_right)
         outside = (self.y[:, :1] - column).clamp(min=0) + (column - self.y[:, -1:]).clamp(min=0)
         return pieces.sum(-1) + (self.spacing.gather(-1, cell) * (split - whole) + outside).squeeze(-1)
 
@@ -239,7 +239,7 @@ def _mean_exp(a: Tensor, b: Tensor, exp_a: Tensor, exp_b: Tensor) -> Tensor:
     return torch.where(fall.abs() < 1e-6, exp_a, (exp_a - exp_b) / fall)
 
 
-def _square_integral(a: Tensor, b: Tensor) -> Tensor:
+def square_integral(a: Tensor, b: Tensor) -> Tensor:
     """∫ of the square of a linear function over a piece of unit length, from its ends."""
     return (a * a + a * b + b * b) / 3
 

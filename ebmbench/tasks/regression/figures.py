@@ -16,7 +16,7 @@ from ebmbench.core.errors import counted
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.rendering import save_pictures
-from ebmbench.tasks.examples import read_examples
+from ebmbench.tasks.examples import read_arrays, read_examples
 
 OBSERVED_COLOR = "#000000"
 BINS = 20
@@ -33,7 +33,7 @@ def figures(method: str, data: str, run_dir: Path) -> list[Path]:
         data: what the title calls the dataset.
     """
     about = json.loads((run_dir / "model.json").read_text())
-    pictures = dict(np.load(run_dir / "pictures.npz", allow_pickle=False))
+    pictures = read_arrays(run_dir / "pictures.npz")
     title, color = f"{method}, {data}", palette.color(method)
     drawn = {
         "predictions": _predictions(title, color, pictures, about["targets"]),

@@ -15,6 +15,7 @@ from ebmbench.core.errors import counted
 from ebmbench.display import palette
 from ebmbench.display.palette import DENSITY_CMAP
 from ebmbench.display.rendering import save_pictures
+from ebmbench.tasks.examples import read_arrays
 from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW, Points
 
 POINT_COLOR = "#404040"
@@ -28,7 +29,7 @@ def figures(method: str, data: str, train: Points, run_dir: Path) -> list[Path]:
         data: what the title calls the dataset.
         train: the training points.
     """
-    arrays = dict(np.load(run_dir / "densities.npz", allow_pickle=False))
+    arrays = read_arrays(run_dir / "densities.npz")
     title = f"{method}, {data}"
     drawn = {"density": _density(method, data, train, arrays), "slices": _slices(method, title, arrays)}
     if (run_dir / "history.csv").exists():

@@ -9,7 +9,6 @@ pictures.npz     densities of a few test rows
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ebmbench.system.files import write_atomically
-from ebmbench.tasks.examples import write_examples
+from ebmbench.tasks.examples import read_arrays, write_arrays, write_examples
 from ebmbench.tasks.regression import density
 
 if TYPE_CHECKING:
@@ -70,8 +69,8 @@ def write_part(learner: FitLearner, scores: RowScores, log_base: Tensor, good: S
     arrays = {name: getattr(scores, name).numpy() for name in ("log_prob", "pit", "mean", "median", "spread", "points")}
     arrays |= {"y": test.y.numpy(), "rows": rows, "log_base": log_base.numpy()}
     arrays |= {"seeds": np.array(learner.seeds), "good": np.array(good)}
-    _write_arrays(_part(run_dir, learner.seeds[0]), arrays)
-    _write_arrays(run_dir / f"pictures.{learner.seeds[0]}.npz", _pictures(learner, scores, good))
+    write_arrays(_part(run_dir, learner.seeds[0]), arrays)
+    write_arrays(run_dir / f"pictures.{learner.seeds[0]}.npz", _pictures(learner, scores, good))
 
 
 def _part(run_dir: Path, seed: int) -> Path:
@@ -132,7 +131,7 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> dict[str, float]:
     parts = [_part(run_dir, group[0]) for group in groups]
     pictures = [run_dir / f"pictures.{group[0]}.npz" for group in groups]
     if all(path.exists() for path in parts):  # else an earlier attempt put them together
-        arrays = [dict(np.load(path, allow_pickle=False)) for path in parts]
+        arrays = [read_arrays(path) for path in parts]
         by_seed = ("log_prob", "pit", "mean", "median", "spread", "points", "seeds", "good")
         joined = {**arrays[0], **{name: np.concatenate([a[name] for a in arrays]) for name in by_seed}}
         targets = json.loads((run_dir / "model.json").read_text())["targets"]
@@ -141,8 +140,7 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> dict[str, float]:
         scores = pd.DataFrame([{"seeds": int(joined["good"].sum()), **_mixture_scores(joined)}])
         write_atomically(run_dir / "ensemble.csv", scores.to_csv(index=False).encode())
     if pictures[0].exists():
-        shown = dict(np.load(pictures[0], allow_pickle=False))  # the other groups' seeds are like these
-        _write_arrays(run_dir / "pictures.npz", shown)
+        write_arrays(run_dir / "pictures.npz", read_arrays(pictures[0]))  # the other groups' seeds are like these
     for path in (*parts, *pictures):
         path.unlink(missing_ok=True)
     row = pd.read_csv(run_dir / "ensemble.csv").iloc[0].drop("seeds")
@@ -205,10 +203,3 @@ def _mixture_scores(arrays: dict[str, Any]) -> dict[str, float]:
     else:
         scores |= {"energy_score": density.energy_score(pooled[:, :: max(1, len(points))], y).mean()}
     return {name: float(value) for name, value in scores.items()}
-
-
-def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Writes arrays as .npz, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
