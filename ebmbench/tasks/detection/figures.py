@@ -170,7 +170,7 @@ def _zoom(axes: Axes, boxes: list[list[float]], width: int, height: int) -> None
 
 
 def _heat(task: DetectionTask, setup: Setup, arrays: dict[str, np.ndarray], seed: int) -> Figure:
-    """F over the places of a box's centre, its size held: what refinement climbs."""
+    """Draws f over the places of a box's centre, its size unchanged: what refinement climbs."""
     dataset = open_split(task.data, task.data.eval_split)
     places = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")
