@@ -32,7 +32,7 @@ def need(module: str, extra: str) -> ModuleType:
 
 @cache
 def has(module: str) -> bool:
-    """Whether a module can be imported: one that is installed may need another version of NumPy than is there."""
+    """Returns whether a module can be imported. One that is installed may still need another version of NumPy."""
     try:
         importlib.import_module(module)
     except ImportError:

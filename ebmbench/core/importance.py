@@ -135,7 +135,7 @@ class Mixture:
             mean = scatter.sum(2, keepdim=True)
             covariances = (scatter + prior[..., None, None] * mean) / (size + prior)[..., None, None]
             shares = (size + 0.01) / (size + 0.01).sum(-1, keepdim=True)
-            found = Mixture(shares, centres, torch.linalg.cholesky(covariances + _floor(covariances)))
+            found = Mixture(shares, centres, torch.linalg.cholesky(covariances + floor(covariances)))
         return found
 
     def of(self, rows: Tensor) -> Mixture:
@@ -274,27 +274,17 @@ def propose(
     return Proposed(y, torch.logsumexp(log_q, 0))
 
 
-def draw(
-    log_density: Callable[[Tensor], Tensor],
-    parts: Sequence[tuple[float, Proposal]],
-    lead: tuple[int, int],
-    count: int,
-    generator: torch.Generator,
-) -> Weighted:
-    """Draws from a mixture of proposals, each its exact share, and weighs the draws."""
-    return propose(parts, lead, count, generator).weighted(log_density, lead)
-
-
 def _covariance(made: Weighted) -> Tensor:
     """Returns the covariance of weighted draws, kept from being singular: `[S, B, D, D]`."""
     centred = made.y - made.mean.unsqueeze(-2)
     covariance = (made.weights.unsqueeze(-1) * centred).transpose(-1, -2) @ centred
-    return covariance + _floor(covariance)
+    return covariance + floor(covariance)
 
 
-def _floor(covariance: Tensor) -> Tensor:
-    floor = 1e-6 + 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
-    return floor[..., None, None] * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+def floor(covariance: Tensor, least: float = 1e-6) -> Tensor:
+    """Returns what is added to a covariance so that it is not singular: `[..., D, D]`."""
+    size = least + 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+    return size[..., None, None] * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
 
 
 def annealed(
@@ -319,7 +309,8 @@ def annealed(
         rounds: at most.
     """
     left = torch.arange(len(rows), device=rows.device)
-    made = draw(density_of(rows), [(1.0, start)], (1, len(rows)), 4 * count, generator)
+    lead = (1, len(rows))
+    made = propose([(1.0, start)], lead, 4 * count, generator).weighted(density_of(rows), lead)
     power, stay = torch.zeros_like(made.log_z), torch.zeros(len(rows), device=rows.device)
     places: list[Tensor] = []
     fits: list[Mixture] = []
@@ -337,8 +328,8 @@ def annealed(
         left, stay, power, fitted = left[~done], stay[~done], power[:, ~done], fitted.of(~done)
         if not len(left):
             break
-        size = 4 * count if number < EARLY else count
-        made = draw(density_of(rows[left]), covering(fitted, start), (1, len(left)), size, generator)
+        size, lead = 4 * count if number < EARLY else count, (1, len(left))
+        made = propose(covering(fitted, start), lead, size, generator).weighted(density_of(rows[left]), lead)
     order = torch.cat(places).argsort()
     names = ("shares", "centres", "chol")
     return Mixture(*(torch.cat([getattr(fit, name) for fit in fits], dim=1)[:, order] for name in names))
@@ -360,8 +351,7 @@ def flattening(
         least: the smallest power, where the effective size is enough; 0 if not given.
         steps: of the bisection.
     """
-    zeros = torch.zeros(log_weights.shape[:-1], dtype=log_weights.dtype, device=log_weights.device)
-    low = zeros if least is None else least
+    low = torch.zeros_like(log_weights[..., 0]) if least is None else least
     high = torch.ones_like(low)
     power = high
     for _ in range(steps):

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from pydantic import Field
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
@@ -100,6 +101,14 @@ class Method(Component):
     def samples(self) -> int:
         """The number of samples M for each target; 0 for a method that draws none."""
         return int(getattr(self, "num_samples", 0))
+
+
+class Sampling(Method):
+    """A method that draws M samples for each target from a proposal."""
+
+    uses_proposal = True
+
+    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
 
 
 def own_networks(method: Method, proposal: Proposal | None, features: int, dim: int) -> dict[str, nn.Module]:

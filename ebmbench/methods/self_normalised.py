@@ -6,13 +6,12 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method, energies, log_partition
+from ebmbench.methods.base import Sampling, energies, log_partition
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,12 +20,8 @@ LINEAR_FROM = 20.0
 """The exponential of snl goes on as a straight line from here: float32 overflows at 88, a gradient's square at 44."""
 
 
-class SelfNormalised(Method):
+class SelfNormalised(Sampling):
     """A method with a network b(x) of two layers, which learns `log Z(x)`."""
-
-    uses_proposal = True
-
-    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
 
     @override
     def networks(self, features: int, dim: int) -> dict[str, nn.Module]:

@@ -65,7 +65,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """Where it is better, as a sign; empty where that is nowhere, or at a number."""
+        """An arrow to where it is better; empty if there is no better, or if one number is the best."""
         return {"lower": "↓", "higher": "↑"}.get(str(self.better), "")
 
 

@@ -98,7 +98,6 @@ class Dataset:
     """A law with its fixed draws of points, a function of `data_seed` alone."""
 
     law: Law
-    target_noise: float
     train: Points
     val: Points
     test: Points
@@ -118,7 +117,6 @@ class Dataset:
 
         return Dataset(
             law,
-            task.target_noise,
             points("train", task.num_train, task.target_noise),
             points("val", task.num_val),
             points("test", task.num_test),

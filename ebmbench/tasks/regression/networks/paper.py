@@ -67,18 +67,13 @@ def features(parameters: Parameters, x: Tensor) -> Tensor:
     return torch.relu(_linear(parameters, "x2", h))
 
 
-def joint_from_x(parameters: Parameters, x: Tensor) -> Tensor:
-    """The part of the first joint layer that depends on x alone, bias included: `[S, B] -> [S, hidden, B]`."""
-    h = features(parameters, x)
-    return torch.baddbmm(parameters["joint.bias"].unsqueeze(-1), parameters["joint.weight"][..., :HIDDEN], h)
-
-
 def plain_energy(parameters: Parameters, x: Tensor) -> Energy:
     """`f(x, ·)` in PyTorch operations for a mini-batch x `[S, B]`; candidates are `[S, B, M, 1]`.
 
     Activations are feature-first, `[S, hidden, B·M]`: row-major products with ten columns are slow.
     """
-    from_x = joint_from_x(parameters, x)
+    bias, weight = parameters["joint.bias"].unsqueeze(-1), parameters["joint.weight"][..., :HIDDEN]
+    from_x = torch.baddbmm(bias, weight, features(parameters, x))  # what of the joint layer depends on x alone
 
     def f(y: Tensor) -> Tensor:
         seeds, batch, samples, _ = y.shape
