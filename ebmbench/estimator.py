@@ -21,7 +21,15 @@ from ebmbench.core.errors import UserError, shown
 from ebmbench.core.extras import need
 from ebmbench.engine.execute import resolve_device, seed_groups
 from ebmbench.engine.train import Callbacks, train
-from ebmbench.tasks.regression.data.base import Arrays, Split, check_targets, discrete_notes, far_notes, split_off
+from ebmbench.tasks.regression.data.base import (
+    Arrays,
+    Split,
+    check_targets,
+    discrete_notes,
+    far_notes,
+    names_of,
+    split_off,
+)
 from ebmbench.tasks.regression.data.frames import read_columns, split_table
 from ebmbench.tasks.regression.data.transforms import ArrayInput
 from ebmbench.tasks.regression.model import RegressionModel
@@ -36,6 +44,15 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 _composing = threading.Lock()
 """Hydra keeps its state in one place, and scikit-learn may fit in several threads."""
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """What users can put right is a ValueError to scikit-learn."""
+    try:
+        yield
+    except UserError as error:
+        raise ValueError(str(error)) from None
 
 
 class EnergyRegressor(RegressorMixin, BaseEstimator):
@@ -182,7 +199,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         fit, check = (Arrays(x[rows], y[rows]) for rows in (train, val))
         return Split(fit, check, check, names, ["x"], ArrayInput(tuple(x.shape[1:])))
 
-    def _inputs(self, X: Any, reset: bool) -> pd.DataFrame | np.ndarray:
+    def _inputs(self, X: Any, reset: bool = False) -> pd.DataFrame | np.ndarray:
         """Returns checked inputs: a table of their columns, or float32 `[N, ...]` where they have more dimensions."""
         if isinstance(X, pd.DataFrame):
             if not X.columns.is_unique:
@@ -202,59 +219,55 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         columns = [f"x{k + 1}" for k in range(array.shape[1])] if names is None else list(names)
         return pd.DataFrame(array, columns=columns)
 
-    def _ready(self, X: Any) -> Any:
+    @property
+    def _fitted(self) -> RegressionModel:
         check_is_fitted(self, "model_")
-        return self._inputs(X, reset=False)
+        return self.model_
 
+    @_as_value_error()
     def predict(self, X: Any) -> np.ndarray:
         """Returns the mean of y for each row, `[N]` or `[N, D]`."""
-        inputs = self._ready(X)
-        with _as_value_error():
-            return self.model_.mean(inputs).numpy()
+        return self._fitted.mean(self._inputs(X)).numpy()
 
+    @_as_value_error()
     def std(self, X: Any) -> np.ndarray:
         """Returns the standard deviation of y for each row, `[N]` or `[N, D]`."""
-        inputs = self._ready(X)
-        with _as_value_error():
-            return self.model_.std(inputs).numpy()
+        return self._fitted.std(self._inputs(X)).numpy()
 
+    @_as_value_error()
     def mode(self, X: Any) -> np.ndarray:
         """Returns the likeliest y for each row, `[N]` or `[N, D]`."""
-        inputs = self._ready(X)
-        with _as_value_error():
-            return self.model_.mode(inputs).numpy()
+        return self._fitted.mode(self._inputs(X)).numpy()
 
+    @_as_value_error()
     def log_prob(self, X: Any, y: Any) -> np.ndarray:
         """Returns `log p(y|x)` of each row and its target, `[N]`; its mean is a score for a search of settings."""
-        inputs = self._ready(X)
-        with _as_value_error():
-            return self.model_.log_prob(inputs, self._given(y, len(inputs))).numpy()
+        model, inputs = self._fitted, self._inputs(X)
+        return model.log_prob(inputs, self._given(y, len(inputs))).numpy()
 
+    @_as_value_error()
     def cdf(self, X: Any, y: Any) -> np.ndarray:
         """Returns the probability that the target is at most y, of each row: y is a number or `[N]` (one target)."""
-        inputs = self._ready(X)
-        with _as_value_error():
-            return self.model_.cdf(inputs, self._given(y, len(inputs))).numpy()
+        model, inputs = self._fitted, self._inputs(X)
+        return model.cdf(inputs, self._given(y, len(inputs))).numpy()
 
+    @_as_value_error()
     def quantile(self, X: Any, probability: Any) -> np.ndarray:
         """Returns the y up to which a probability lies: one -> `[N]`, K of them -> `[N, K]` (one target)."""
-        inputs = self._ready(X)
-        with _as_value_error():
-            return self.model_.quantile(inputs, probability).numpy()
+        return self._fitted.quantile(self._inputs(X), probability).numpy()
 
+    @_as_value_error()
     def interval(self, X: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
         """Returns the ends of the central interval that holds y with a probability, `[N]` or `[N, D]` each."""
-        inputs = self._ready(X)
-        with _as_value_error():
-            low, high = self.model_.interval(inputs, level)
+        low, high = self._fitted.interval(self._inputs(X), level)
         return low.numpy(), high.numpy()
 
+    @_as_value_error()
     def sample(self, X: Any, n: int = 1, random_state: Any = None) -> np.ndarray:
         """Returns n draws of y for each row, `[N, n]` or `[N, n, D]`; None draws others at each call."""
-        inputs = self._ready(X)
+        model, inputs = self._fitted, self._inputs(X)
         generator = torch.Generator().manual_seed(int(check_random_state(random_state).randint(2**31 - 1)))
-        with _as_value_error():
-            return self.model_.sample(inputs, n, generator).numpy()
+        return model.sample(inputs, n, generator).numpy()
 
     def _given(self, y: Any, count: int) -> Tensor:
         if y is None:
@@ -280,11 +293,10 @@ def _targets(y: Any, count: int) -> tuple[list[str], np.ndarray]:
     if np.asarray(y).dtype.kind in "mM":
         raise ValueError("y holds dates or durations: give numbers, such as days")
     values = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
-    names = [str(name) for name in getattr(y, "columns", [])] or [str(getattr(y, "name", None) or "y")]
     values = values.reshape(len(values), -1)
     if len(values) != count:
         raise ValueError(f"Found input variables with inconsistent numbers of samples: {[count, len(values)]}")
-    return names if len(names) == values.shape[1] else [f"y{k + 1}" for k in range(values.shape[1])], values
+    return names_of(y, values.shape[1]), values
 
 
 def _text(value: Any) -> str:
@@ -292,12 +304,3 @@ def _text(value: Any) -> str:
     if isinstance(value, np.generic):
         value = value.item()
     return value if isinstance(value, str) else json.dumps(value)
-
-
-@contextmanager
-def _as_value_error() -> Iterator[None]:
-    """What users can put right is a ValueError to scikit-learn."""
-    try:
-        yield
-    except UserError as error:
-        raise ValueError(str(error)) from None

@@ -12,7 +12,7 @@ class UserError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """Of its text, with the next one where it ends in a colon; an error without one is called by its type."""
+    """Returns the first line of an error's text, or two if the first ends in a colon; without a text, its type."""
     if problem := getattr(error, "problem", None):  # PyYAML's text begins with what it was reading
         mark = getattr(error, "problem_mark", None)
         return f"{problem}, line {mark.line + 1}" if mark else str(problem)
@@ -21,7 +21,7 @@ def first_line(error: BaseException) -> str:
 
 
 def shown(value: Any) -> str:
-    """A value as a user would know it again, cut where it is long."""
+    """Returns a value as a user would recognise it, cut if it is long."""
     text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 80 else text[:77] + "..."
 
@@ -32,7 +32,7 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
-    """What follows an unknown word: the closest known ones, or all where they are few."""
+    """Returns what a message says after an unknown word: the closest known ones, or all of them if they are few."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
     if not close:  # a key may be right in its last part: trainer.sigma for noise.sigma
         tail = word.rsplit(".", 1)[-1]

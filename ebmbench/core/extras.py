@@ -8,9 +8,6 @@ from types import ModuleType
 
 from ebmbench.core.errors import UserError, first_line
 
-EXTRAS = ("slurm", "wandb", "tune", "baselines", "outside", "sklearn", "parquet")
-"""The extras of pyproject.toml that a run may ask for; `all` is all of them."""
-
 
 def need(module: str, extra: str) -> ModuleType:
     """Imports a module that an extra installs, and returns it.
@@ -35,7 +32,7 @@ def need(module: str, extra: str) -> ModuleType:
 
 @cache
 def has(module: str) -> bool:
-    """Whether a module can be imported: one that is installed may need another version of NumPy than is there."""
+    """Returns whether a module can be imported. One that is installed may still need another version of NumPy."""
     try:
         importlib.import_module(module)
     except ImportError:

@@ -135,7 +135,7 @@ class Mixture:
             mean = scatter.sum(2, keepdim=True)
             covariances = (scatter + prior[..., None, None] * mean) / (size + prior)[..., None, None]
             shares = (size + 0.01) / (size + 0.01).sum(-1, keepdim=True)
-            found = Mixture(shares, centres, torch.linalg.cholesky(covariances + _floor(covariances)))
+            found = Mixture(shares, centres, torch.linalg.cholesky(covariances + floor(covariances)))
         return found
 
     def of(self, rows: Tensor) -> Mixture:
@@ -150,12 +150,10 @@ class Mixture:
         """Returns `count` draws for S models and B rows, `[S, B, count, D]`; each component its share, rounded."""
         noise = normal((lead[1], count, self.centres.shape[-1]), generator, self.centres.device)
         shift = torch.rand((lead[1], 1), generator=generator, dtype=torch.float64).to(self.centres.device)
-        place = (torch.arange(count, device=shift.device) + shift) / count  # systematic: unbiased, and little noise
-        which = torch.searchsorted(self.shares.cumsum(-1), place.expand(*lead, count).contiguous())
-        which = which.clamp(max=self.shares.shape[-1] - 1)
-        one, two = which[..., None].expand(*which.shape, noise.shape[-1]), which[..., None, None]
-        chol = self.chol.gather(2, two.expand(*which.shape, *self.chol.shape[-2:]))
-        return self.centres.gather(2, one) + (chol @ noise.unsqueeze(-1)).squeeze(-1)
+        which = systematic(self.shares.expand(*lead, -1), count, shift)[..., None]  # unbiased, and little noise
+        centres = self.centres.gather(2, which.expand(*which.shape[:-1], noise.shape[-1]))
+        chol = self.chol.gather(2, which[..., None].expand(*which.shape[:-1], *self.chol.shape[-2:]))
+        return centres + (chol @ noise.unsqueeze(-1)).squeeze(-1)
 
     def log_prob(self, y: Tensor) -> Tensor:
         """Returns the log-density at y: `[S, B, M, D] -> [S, B, M]`."""
@@ -276,27 +274,17 @@ def propose(
     return Proposed(y, torch.logsumexp(log_q, 0))
 
 
-def draw(
-    log_density: Callable[[Tensor], Tensor],
-    parts: Sequence[tuple[float, Proposal]],
-    lead: tuple[int, int],
-    count: int,
-    generator: torch.Generator,
-) -> Weighted:
-    """Draws from a mixture of proposals, each its exact share, and weighs the draws."""
-    return propose(parts, lead, count, generator).weighted(log_density, lead)
-
-
 def _covariance(made: Weighted) -> Tensor:
     """Returns the covariance of weighted draws, kept from being singular: `[S, B, D, D]`."""
     centred = made.y - made.mean.unsqueeze(-2)
     covariance = (made.weights.unsqueeze(-1) * centred).transpose(-1, -2) @ centred
-    return covariance + _floor(covariance)
+    return covariance + floor(covariance)
 
 
-def _floor(covariance: Tensor) -> Tensor:
-    floor = 1e-6 + 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
-    return floor[..., None, None] * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
+def floor(covariance: Tensor, least: float = 1e-6) -> Tensor:
+    """Returns what is added to a covariance so that it is not singular: `[..., D, D]`."""
+    size = least + 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
+    return size[..., None, None] * torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
 
 
 def annealed(
@@ -321,7 +309,8 @@ def annealed(
         rounds: at most.
     """
     left = torch.arange(len(rows), device=rows.device)
-    made = draw(density_of(rows), [(1.0, start)], (1, len(rows)), 4 * count, generator)
+    lead = (1, len(rows))
+    made = propose([(1.0, start)], lead, 4 * count, generator).weighted(density_of(rows), lead)
     power, stay = torch.zeros_like(made.log_z), torch.zeros(len(rows), device=rows.device)
     places: list[Tensor] = []
     fits: list[Mixture] = []
@@ -339,8 +328,8 @@ def annealed(
         left, stay, power, fitted = left[~done], stay[~done], power[:, ~done], fitted.of(~done)
         if not len(left):
             break
-        size = 4 * count if number < EARLY else count
-        made = draw(density_of(rows[left]), covering(fitted, start), (1, len(left)), size, generator)
+        size, lead = 4 * count if number < EARLY else count, (1, len(left))
+        made = propose(covering(fitted, start), lead, size, generator).weighted(density_of(rows[left]), lead)
     order = torch.cat(places).argsort()
     names = ("shares", "centres", "chol")
     return Mixture(*(torch.cat([getattr(fit, name) for fit in fits], dim=1)[:, order] for name in names))
@@ -362,8 +351,7 @@ def flattening(
         least: the smallest power, where the effective size is enough; 0 if not given.
         steps: of the bisection.
     """
-    zeros = torch.zeros(log_weights.shape[:-1], dtype=log_weights.dtype, device=log_weights.device)
-    low = zeros if least is None else least
+    low = torch.zeros_like(log_weights[..., 0]) if least is None else least
     high = torch.ones_like(low)
     power = high
     for _ in range(steps):

@@ -43,10 +43,7 @@ class OwnNetworks:
         self, build: Callable[[], dict[str, nn.Module]], seeds: Sequence[int], device: torch.device, dtype: torch.dtype
     ) -> None:
         # Another seed than the model's: equal layers must not start with equal weights.
-        def all_of_them() -> nn.Module:
-            return nn.ModuleDict(build())
-
-        made = [seeded_module(all_of_them, 2**32 + seed).to(device, dtype) for seed in seeds]
+        made = [seeded_module(lambda: nn.ModuleDict(build()), 2**32 + seed).to(device, dtype) for seed in seeds]
         self.names = [name for name, _ in made[0].named_children()]
         self.parameters: dict[str, Tensor] = {}
         self._modules: dict[str, tuple[nn.Module, dict[str, Tensor]]] = {}

@@ -13,7 +13,7 @@ between 0 and 1 this is importance sampling from q.
 Two things are uncertain. A population is several islands that never exchange particles: their estimates of Z differ by
 chance, and their spread gives a standard error. And all of them may miss the same mass, for want of particles and of
 moves. So all is done once more with a quarter of the particles and half of the leapfrog steps: what the other work
-adds is taken for the bias that is left (`Tempered.bias`). Mass that no part of the start leads to, nobody sees.
+adds is taken for the bias that is left (`Tempered.bias`). Mass that no part of the start leads to is not seen.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from ebmbench.core.importance import Proposal, Weighted, flattening, normal, systematic
+from ebmbench.core.importance import Proposal, Weighted, flattening, floor, normal, systematic
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,9 +39,9 @@ KEPT = 0.8
 LEAPS = 10
 """Leapfrog steps of a move."""
 LITTLE = (4, 2)
-"""Where little work is wanted, a quarter of the particles and a half of the leapfrog steps."""
+"""By what the second, smaller run divides the particles and the leapfrog steps."""
 MOVES = 2
-"""At a power."""
+"""Hamiltonian moves at each power."""
 ACCEPTED = 0.65
 MOST_RISES = 300
 IMPOSSIBLE = -1e30
@@ -79,8 +79,12 @@ def tempered(
         lead: S and B.
         count: particles of all populations together.
     """
-    made = _populations(f, start, lead, count, LEAPS, generator)
-    short = _populations(f, start, lead, count // LITTLE[0], LEAPS // LITTLE[1], generator)
+
+    def populations(count: int, leaps: int) -> list[_Population]:
+        sizes = [ISLANDS * max(1, round(share * count / ISLANDS)) for share, _ in start]
+        return [_Annealing(f, start, own, lead, size, generator).run(leaps) for own, size in enumerate(sizes)]
+
+    made, short = populations(count, LEAPS), populations(count // LITTLE[0], LEAPS // LITTLE[1])
     y, values = (torch.cat([getattr(p, name) for p in made], 2) for name in ("y", "values"))
     log_weights = torch.cat([p.log_weights + math.log(y.shape[2] / p.y.shape[2]) for p in made], -1)
     islands, before = (torch.logsumexp(torch.stack([p.islands for p in some]), 0) for some in (made, short))
@@ -103,20 +107,6 @@ class _Population:
     def log_weights(self) -> Tensor:
         """The estimate of each particle's island, `[S, B, M]`."""
         return self.islands.repeat_interleave(self.y.shape[2] // ISLANDS, -1)
-
-
-def _populations(
-    f: Energy,
-    start: Sequence[tuple[float, Proposal]],
-    lead: tuple[int, int],
-    count: int,
-    leaps: int,
-    generator: torch.Generator,
-) -> list[_Population]:
-    return [
-        _Annealing(f, start, own, lead, ISLANDS * max(1, round(share * count / ISLANDS)), generator).run(leaps)
-        for own, (share, _) in enumerate(start)
-    ]
 
 
 class _Annealing:
@@ -233,5 +223,4 @@ def _covariance(y: Tensor) -> Tensor:
     """Returns the covariance of draws, kept from being singular: `[S, B, M, D] -> [S, B, D, D]`."""
     centred = y - y.mean(2, keepdim=True)
     covariance = centred.transpose(-1, -2) @ centred / y.shape[2]
-    floor = 1e-8 + 1e-3 * covariance.diagonal(dim1=-2, dim2=-1).mean(-1)
-    return covariance + floor[..., None, None] * torch.eye(y.shape[-1], dtype=y.dtype, device=y.device)
+    return covariance + floor(covariance, 1e-8)

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from pydantic import Field
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
@@ -22,6 +23,8 @@ from ebmbench.core.step import Step
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"
 
 
 class Method(Component):
@@ -100,6 +103,14 @@ class Method(Component):
         return int(getattr(self, "num_samples", 0))
 
 
+class Sampling(Method):
+    """A method that draws M samples for each target from a proposal."""
+
+    uses_proposal = True
+
+    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
+
+
 def own_networks(method: Method, proposal: Proposal | None, features: int, dim: int) -> dict[str, nn.Module]:
     """Returns the networks of a method and its proposal, on `features` features of x, for targets of `dim` numbers."""
     made = dict(method.networks(features, dim))
@@ -142,9 +153,7 @@ TRIAL_FEATURES = 5
 TRIAL_NODES = 201
 
 
-def trial_step(
-    method: Method, proposal: Proposal | None, y: Tensor, seed: int = 0, number: int = 0, nodes: int = TRIAL_NODES
-) -> Step:
+def trial_step(method: Method, proposal: Proposal | None, y: Tensor, number: int = 0, nodes: int = TRIAL_NODES) -> Step:
     """Returns a step outside of any training, for targets y `[B, D]`: to count evaluations, and for tests.
 
     Own networks of the method and the proposal run on random features.
@@ -152,10 +161,10 @@ def trial_step(
     Args:
         nodes: of the quadrature for `log Z`, for D = 1; with 0 of them, or a higher D, it is taken as 0.
     """
-    draws = Streams([seed], y.device, stacked=False).at(number)
+    draws = Streams([0], y.device, stacked=False).at(number)
     features = draws.normal("features", (len(y), TRIAL_FEATURES), y.dtype)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.manual_seed(0)
         networks = own_networks(method, proposal, TRIAL_FEATURES, y.shape[-1])
         outputs = {name: module.to(y.dtype)(features) for name, module in networks.items()}
     heads = {name: lambda output=output: output for name, output in outputs.items()}

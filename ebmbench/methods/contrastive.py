@@ -12,13 +12,11 @@ from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method, exact_nll, normal_mean
+from ebmbench.methods.base import PAPER, Sampling, exact_nll, normal_mean
 from ebmbench.proposals.mixture import GaussianMixture
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"
 
 
 def target_among_samples(f: Energy, y: Tensor, step: Step, num_samples: int, beta: float = 0.0) -> Tensor:
@@ -28,15 +26,12 @@ def target_among_samples(f: Energy, y: Tensor, step: Step, num_samples: int, bet
 
 
 @register
-class NCE(Method):
+class NCE(Sampling):
     """Noise contrastive estimation: tell the target among M samples of q, with logits `f − log q`."""
 
     name = "nce"
     reference = PAPER
     color, marker, order = "#E69F00", "s", 20
-    uses_proposal = True
-
-    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
 
     @override
     def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
@@ -52,7 +47,7 @@ class NCE(Method):
 
 
 @register
-class NCEPlus(Method):
+class NCEPlus(Sampling):
     """NCE with noise on the annotation: the target is `y_i + ν`, `ν ~ 1/K Σ_k N(0, (βσ_k)² I)`.
 
     The logits still use q of the samples, with σ_k and not βσ_k. Its optimum is the data's density smoothed by ν.
@@ -63,9 +58,7 @@ class NCEPlus(Method):
     reference = PAPER
     color, marker, order = "#D55E00", "o", 10
     tuning = {"method.beta": (0.003, 0.3)}  # noqa: RUF012
-    uses_proposal = True
 
-    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
     beta: float = Field(0.025, gt=0, le=1e6, description="β, the scale of the noise on the target, βσ_k")
 
     @override

@@ -13,17 +13,15 @@ from ebmbench.core.langevin import langevin, ran_away
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method, energies, exact_nll, log_partition, normal_mean
+from ebmbench.methods.base import PAPER, Method, Sampling, energies, exact_nll, log_partition, normal_mean
 from ebmbench.proposals.mixture import gaussian_log_prob
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-PAPER = "Gustafsson, Danelljan, Timofte, Schön, How to Train Your Energy-Based Model for Regression, BMVC 2020"
-
 
 @register
-class MLIS(Method):
+class MLIS(Sampling):
     """Maximum likelihood, the partition function by importance sampling: `log Ẑ − f(y_i)`.
 
     It is biased for small M (the log of an unbiased estimate), and has a high variance where q misses the model's mass.
@@ -32,9 +30,6 @@ class MLIS(Method):
     name = "ml-is"
     reference = PAPER
     color, marker, order = "#0072B2", "^", 30
-    uses_proposal = True
-
-    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
 
     @override
     def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
@@ -52,7 +47,7 @@ class MLIS(Method):
 
 
 @register
-class KLDIS(Method):
+class KLDIS(Sampling):
     """KL divergence from `p = N(y_i, σ² I)` to the model, both terms by importance sampling.
 
     `log Ẑ − 1/M Σ_m f(y_m) p(y_m)/q(y_m)`. Its optimum is the data's density smoothed by σ.
@@ -62,13 +57,11 @@ class KLDIS(Method):
     reference = PAPER
     color, marker, order = "#56B4E9", "v", 40
     tuning = {"method.sigma": (0.005, 0.2)}  # noqa: RUF012
-    uses_proposal = True
     counters = {  # noqa: RUF012
         "underflows": "the importance weights of {count} examples underflowed; a larger method.num_samples or narrower "
         "proposal.stds avoids it"
     }
 
-    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
     sigma: float = Field(0.05, gt=0, le=1e6, description="σ of the Gaussian around the target, in units of y")
 
     @override
@@ -89,6 +82,15 @@ class KLDIS(Method):
     def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
         assert step.log_partition is not None, "the task has no exact log Z"
         return step.log_partition(f) - normal_mean(f, y, self.sigma)
+
+
+def contrast(f: Energy, y: Tensor, samples: Tensor) -> Tensor:
+    """Returns `mean_m f(y_m) − f(y_i)` for the ends y_m of chains: `[...]`.
+
+    f may be finite even at infinity: a chain that ran away makes the loss nan, which stops its seed there.
+    """
+    target, values = energies(f, y, samples)
+    return values.masked_fill(ran_away(y.unsqueeze(-2), samples), torch.nan).mean(-1) - target
 
 
 @register
@@ -112,6 +114,4 @@ class MLMCMC(Method):
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         start = y.unsqueeze(-2).expand(*y.shape[:-1], self.num_samples, y.shape[-1])
         samples = langevin(f, start, self.langevin_steps, self.langevin_step, step.draws)
-        target, values = energies(f, y, samples)
-        # f may be finite even at infinity: a chain that ran away makes the loss nan, which stops its seed there.
-        return values.masked_fill(ran_away(start, samples), torch.nan).mean(-1) - target
+        return contrast(f, y, samples)

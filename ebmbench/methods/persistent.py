@@ -9,10 +9,11 @@ from pydantic import Field
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
-from ebmbench.core.langevin import langevin, ran_away
+from ebmbench.core.langevin import langevin
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method, energies
+from ebmbench.methods.base import Method
+from ebmbench.methods.likelihood import contrast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,6 +51,4 @@ class PCD(Method):
         start = torch.where(fresh | chains.isnan(), y.unsqueeze(-2), chains)
         samples = langevin(f, start, self.langevin_steps, self.langevin_step, step.draws)
         step.remember("chains", samples)
-        target, values = energies(f, y, samples)
-        # f may be finite even at infinity: a chain that ran away makes the loss nan, which stops its seed there.
-        return values.masked_fill(ran_away(y.unsqueeze(-2), samples), torch.nan).mean(-1) - target
+        return contrast(f, y, samples)

@@ -6,13 +6,12 @@ import math
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import Field
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method, energies, log_partition
+from ebmbench.methods.base import Sampling, energies, log_partition
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,20 +20,24 @@ LINEAR_FROM = 20.0
 """The exponential of snl goes on as a straight line from here: float32 overflows at 88, a gradient's square at 44."""
 
 
-def log_normaliser(features: int) -> nn.Module:
-    """Returns b(x), a network of two layers: `[..., features] -> [..., 1]`."""
-    return torch.nn.Sequential(torch.nn.Linear(features, features), torch.nn.ReLU(), torch.nn.Linear(features, 1))
+class SelfNormalised(Sampling):
+    """A method with a network b(x) of two layers, which learns `log Z(x)`."""
 
+    @override
+    def networks(self, features: int, dim: int) -> dict[str, nn.Module]:
+        layers = torch.nn.Linear(features, features), torch.nn.ReLU(), torch.nn.Linear(features, 1)
+        return {"log_normaliser": torch.nn.Sequential(*layers)}
 
-def _bound(f: Energy, y: Tensor, step: Step) -> Tensor:
-    """Returns `b(x) − f(y_i) + Z(x)/exp b(x) − 1`, to which both methods come with many samples: `[...]`."""
-    assert step.log_partition is not None, "the task has no exact log Z"
-    b = step.head("log_normaliser").squeeze(-1)
-    return b - f(y.unsqueeze(-2)).squeeze(-1) + (step.log_partition(f) - b).exp() - 1
+    @override
+    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
+        """Returns `b(x) − f(y_i) + Z(x)/exp b(x) − 1`, to which both methods come with many samples: `[...]`."""
+        assert step.log_partition is not None, "the task has no exact log Z"
+        b = step.head("log_normaliser").squeeze(-1)
+        return b - f(y.unsqueeze(-2)).squeeze(-1) + (step.log_partition(f) - b).exp() - 1
 
 
 @register
-class NCEBinary(Method):
+class NCEBinary(SelfNormalised):
     """Binary noise contrastive estimation: `−log σ(G(y_i)) − Σ_m log σ(−G(y_m))`, `G = f − b(x) − log(M q)`.
 
     Each point is classified alone, as data or noise. The optimum has `f − b(x) = log p(y|x)`, so b(x) learns log Z.
@@ -43,13 +46,6 @@ class NCEBinary(Method):
     name = "nce-binary"
     reference = "Gutmann and Hyvärinen, Noise-contrastive estimation, AISTATS 2010"
     color, marker, order = "#8C510A", "p", 25
-    uses_proposal = True
-
-    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
-
-    @override
-    def networks(self, features: int, dim: int) -> dict[str, nn.Module]:
-        return {"log_normaliser": log_normaliser(features)}
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
@@ -58,13 +54,9 @@ class NCEBinary(Method):
         log_sigmoid = torch.nn.functional.logsigmoid
         return -log_sigmoid(logits[..., 0]) - log_sigmoid(-logits[..., 1:]).sum(-1)
 
-    @override
-    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
-        return _bound(f, y, step)
-
 
 @register
-class SNL(Method):
+class SNL(SelfNormalised):
     """Self-normalised likelihood: `b(x) − f(y_i) + 1/M Σ_m exp(f(y_m) − b(x)) / q(y_m) − 1`.
 
     It bounds the negative log-likelihood from above, and is equal to it where `b(x) = log Z(x)`. Its gradient is
@@ -81,17 +73,10 @@ class SNL(Method):
         "arXiv 2503.07021"
     )
     color, marker, order = "#332288", "<", 35
-    uses_proposal = True
     counters = {  # noqa: RUF012
         "overflows": "b(x) was far below the log of the partition function for {count} examples, whose loss was taken "
         "linear there; a lower trainer.learning_rate or a larger method.num_samples avoids it"
     }
-
-    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, samples per target")
-
-    @override
-    def networks(self, features: int, dim: int) -> dict[str, nn.Module]:
-        return {"log_normaliser": log_normaliser(features)}
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
@@ -102,7 +87,3 @@ class SNL(Method):
         step.count("overflows", excess > LINEAR_FROM)
         low = excess.clamp(max=LINEAR_FROM)
         return b - target + low.exp() * (1 + (excess - low)) - 1
-
-    @override
-    def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
-        return _bound(f, y, step)

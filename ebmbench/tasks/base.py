@@ -67,7 +67,7 @@ class Metric:
 
     @property
     def arrow(self) -> str:
-        """Where it is better, as a sign; empty where that is nowhere, or at a number."""
+        """An arrow to where it is better; empty if there is no better, or if one number is the best."""
         return {"lower": "↓", "higher": "↑"}.get(str(self.better), "")
 
 
@@ -309,11 +309,11 @@ class Task(Component):
 
     def is_broken(self, scores: Mapping[str, float]) -> bool:
         """Returns whether the scores show that a model has finite weights and energies that are not finite."""
-        return not _is_finite(scores[self.metrics[0].name])
+        return not math.isfinite(scores[self.metrics[0].name])
 
     def is_trusted(self, scores: Mapping[str, float]) -> bool:
         """Returns whether the scores of a model that did not diverge can be trusted."""
-        return _is_finite(scores[self.metrics[0].name])
+        return math.isfinite(scores[self.metrics[0].name])
 
     def is_uninformed(self, scores: Mapping[str, float]) -> bool:
         """Returns whether a model is no better than a density that knows nothing of x; its scores are not trusted."""
@@ -371,7 +371,3 @@ class Task(Component):
     def titled(cls, dataset: str) -> str:
         """Returns what tables call the task and one of its datasets."""
         return (cls.title or f"{cls.name.capitalize()}, {{dataset}}").replace("{dataset}", dataset)
-
-
-def _is_finite(value: float) -> bool:
-    return value == value and abs(value) != float("inf")

@@ -1,11 +1,14 @@
-"""Scores of single examples of a run, kept so that a new metric or test needs no new training."""
+"""Scores of single examples of a run, kept so that a new metric or test needs no new training; files of arrays."""
 
 from __future__ import annotations
 
 import gzip
 import io
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from ebmbench.core.extras import has
@@ -35,3 +38,15 @@ def example_file(run_dir: Path, name: str = "examples") -> Path | None:
     """Returns the file that `write_examples` wrote, None if there is none."""
     files = (run_dir / f"{name}.parquet", run_dir / f"{name}.csv.gz")
     return next((path for path in files if path.exists()), None)
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays as .npz, whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of an .npz file by name."""
+    return dict(np.load(path, allow_pickle=False))

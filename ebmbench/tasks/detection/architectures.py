@@ -180,6 +180,11 @@ class _TwoStage(Architecture):
     def num_classes(self, state: Mapping[str, Tensor]) -> int:
         return len(state["roi_heads.box_predictor.cls_score.weight"])
 
+    @override
+    def hidden_layers(self, model: Any) -> tuple[nn.Linear, nn.Linear] | None:
+        head = model.roi_heads.box_head
+        return (head.fc6, head.fc7) if isinstance(head, TwoMLPHead) else None
+
 
 class Small(_TwoStage):
     """1.9 M parameters, for the CPU. Trained from scratch with live BatchNorm, whose statistics are frozen afterwards.
@@ -212,10 +217,6 @@ class Small(_TwoStage):
         model.roi_heads.box_roi_pool = PrecisePooling(self.levels, self.strides)
         return model.to(memory_format=torch.channels_last)
 
-    @override
-    def hidden_layers(self, model: Any) -> tuple[nn.Linear, nn.Linear]:
-        return model.roi_heads.box_head.fc6, model.roi_heads.box_head.fc7
-
 
 class FasterRCNN50(_TwoStage):
     """torchvision's fasterrcnn_resnet50_fpn, with the frozen BatchNorm of its checkpoints."""
@@ -226,10 +227,6 @@ class FasterRCNN50(_TwoStage):
     def build(self, num_classes: int, short_side: int, long_side: int) -> nn.Module:
         backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, trainable_layers=5)
         return FasterRCNN(backbone, num_classes, min_size=short_side, max_size=long_side)
-
-    @override
-    def hidden_layers(self, model: Any) -> tuple[nn.Linear, nn.Linear]:
-        return model.roi_heads.box_head.fc6, model.roi_heads.box_head.fc7
 
 
 class FasterRCNN50V2(_TwoStage):

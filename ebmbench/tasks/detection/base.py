@@ -174,12 +174,9 @@ def load_base(config: DetectionTask, results_dir: Path, device: torch.device | s
     if weights == "train":
         return _trained(config, results_dir, device).to(device)
     dataset = open_split(config.data, "train")
-    data = config.data
     kind = architecture(config.base.architecture)
     if weights == "none":
-        with seeded(config.base.seed):
-            model = kind.build(len(dataset.categories) + 1, *data.sides)
-        return BaseDetector(kind, model, list(dataset.categories)).to(device)
+        return _made(config, list(dataset.categories), None).to(device)
     state, source = _checkpoint(weights, kind)
     name = kind_of(state)
     known = config.base.architecture in ARCHITECTURES
@@ -190,7 +187,7 @@ def load_base(config: DetectionTask, results_dir: Path, device: torch.device | s
         raise UserError(f"task.base.weights: {source} is of task.base.architecture={name}, and {given} is given.")
     try:
         num_classes = kind.num_classes(state)
-        model = kind.build(num_classes, *data.sides)
+        model = kind.build(num_classes, *config.data.sides)
         model.load_state_dict(state)
     except (KeyError, RuntimeError) as error:
         detail = str(error).splitlines()[1:2] or [str(error)]
@@ -279,11 +276,18 @@ def _trained(config: DetectionTask, results_dir: Path, device: torch.device | st
 def _stored(config: DetectionTask, folder: Path) -> BaseDetector:
     """Reads a detector that was trained here."""
     facts = json.loads((folder / "base.json").read_text())
-    data = config.data
+    state = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
+    return _made(config, facts["category_ids"], state)
+
+
+def _made(config: DetectionTask, category_ids: Sequence[int], state: Mapping[str, Tensor] | None) -> BaseDetector:
+    """Returns a detector of the configured architecture with weights from a state; None: random ones."""
     kind = architecture(config.base.architecture)
-    model = kind.build(len(facts["category_ids"]) + 1, *data.sides)
-    model.load_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
-    return BaseDetector(kind, model, facts["category_ids"])
+    with seeded(config.base.seed):
+        model = kind.build(len(category_ids) + 1, *config.data.sides)
+    if state is not None:
+        model.load_state_dict(state)
+    return BaseDetector(kind, model, category_ids)
 
 
 def record_of(config: DetectionTask, base: BaseDetector, names: Mapping[int, str]) -> dict[str, Any]:
@@ -297,19 +301,14 @@ def reopen(config: DetectionTask, record: Mapping[str, Any], results_dir: Path) 
     Raises:
         UserError: it is not there any more.
     """
-    weights, data = config.base.weights, config.data
+    weights = config.base.weights
     if weights == "train":
         folder = results_dir / "base" / str(record["key"])
         if not (folder / "base.json").exists():
             raise UserError(f"{folder}, the base detector that the run stands on, is not there")
         return _stored(config, folder)
-    count = len(record["category_ids"]) + 1
-    kind = architecture(config.base.architecture)
-    with seeded(config.base.seed):
-        model = kind.build(count, *data.sides)
-    if weights != "none":
-        model.load_state_dict(_checkpoint(weights, kind)[0])
-    return BaseDetector(kind, model, record["category_ids"])
+    state = None if weights == "none" else _checkpoint(weights, architecture(config.base.architecture))[0]
+    return _made(config, record["category_ids"], state)
 
 
 def _train_and_store(config: DetectionTask, folder: Path, device: torch.device | str) -> None:

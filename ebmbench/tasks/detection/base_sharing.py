@@ -43,7 +43,7 @@ class Part:
 
     @staticmethod
     def here(batch_size: int) -> Part:
-        """Returns this process's: all, where it is alone, or where a step has too few images for all processes."""
+        """Returns the part of this process: all images if it is alone, or if a step has too few for all processes."""
         rank, world = distributed.joined()
         return Part(rank, world) if 1 < world <= batch_size else Part()
 

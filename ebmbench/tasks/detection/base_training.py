@@ -27,6 +27,8 @@ CHECKPOINT_SECONDS = 60.0
 """How much of the training of a base detector a kill may lose."""
 FIRST_STEPS = 10
 """Steps after which the run says how long all of it takes, about."""
+SHOWN_STEPS = 50
+"""Steps between two lines that say how far it is."""
 
 
 def train_base(
@@ -84,20 +86,7 @@ def train_base(
                     f"({base.learning_rate})."
                 )
             training.step, training.seconds = step + 1, time.perf_counter() - started
-            if step + 1 == FIRST_STEPS < base.iterations:
-                minutes = training.seconds / FIRST_STEPS * base.iterations / 60
-                _say(
-                    f"  about {minutes:.1f} minutes for the base detector, by its first {FIRST_STEPS} steps; "
-                    "then about as long for each seed of the head, evaluation included"
-                )
-            if (step + 1) % 50 == 0 or step + 1 == base.iterations:
-                each = training.seconds / (step + 1)
-                left = each * (base.iterations - step - 1)
-                _say(
-                    f"  base detector {step + 1}/{base.iterations}  loss {training.running / ((step % 50) + 1):.3f}  "
-                    f"{1 / each:.1f} steps/s  {left:.0f} s left"
-                )
-                training.running = 0.0
+            training.report(base.iterations)
             due = time.monotonic() - last_save >= CHECKPOINT_SECONDS or step + 1 == base.iterations
             if saved is not None and (due or stop.signum is not None):
                 training.save(saved)
@@ -138,6 +127,23 @@ class _Training:
             indices.append(self.order.pop())
             flips.append(bool(torch.rand(()) < 0.5))
         return Batch(indices, flips, self.order[: -batch_size - 1 : -1])
+
+    def report(self, iterations: int) -> None:
+        """Says after the first steps how long all of it takes; now and then how far it is, with the mean loss since."""
+        each = self.seconds / self.step
+        if self.step == FIRST_STEPS < iterations:
+            minutes = each * iterations / 60
+            _say(
+                f"  about {minutes:.1f} minutes for the base detector, by its first {FIRST_STEPS} steps; "
+                "then about as long for each seed of the head, evaluation included"
+            )
+        if self.step % SHOWN_STEPS == 0 or self.step == iterations:
+            loss = self.running / ((self.step - 1) % SHOWN_STEPS + 1)
+            _say(
+                f"  base detector {self.step}/{iterations}  loss {loss:.3f}  "
+                f"{1 / each:.1f} steps/s  {each * (iterations - self.step):.0f} s left"
+            )
+            self.running = 0.0
 
     def _made_on(self) -> dict[str, Any]:
         """What another result than an uninterrupted training's can come from."""

@@ -112,7 +112,8 @@ def weighted_draws(
                 around = [Cloud(ends[rows - part[0]], width * torch.eye(4).to(ends)) for width in WIDTHS]
                 wide, wider, flat = parts
                 parts = [(0.5, wide[1]), (0.2, wider[1]), flat, *((0.2 / len(WIDTHS), cloud) for cloud in around)]
-            made = importance.draw(density_of(rows), parts, (1, len(rows)), size, generator)
+            lead = (1, len(rows))
+            made = importance.propose(parts, lead, size, generator).weighted(density_of(rows), lead)
             # Where f is not a number somewhere, nothing is known of its density.
             made = replace(made, log_weights=torch.where(broken[rows, None], torch.nan, made.log_weights))
             done = ~(made.ess[0] * made.log_weights.shape[-1] < least_ess)  # nor where f is not a number

@@ -96,8 +96,7 @@ class ShapesData(ImageData):
     def identity(self) -> dict[str, Any]:
         from ebmbench.tasks.detection import shapes
 
-        found = {**super().identity(), "version": shapes.VERSION}
-        return found if self.base_seed is not None else {k: v for k, v in found.items() if k != "base_seed"}
+        return {**super().identity(), "version": shapes.VERSION}
 
     @override
     def of_base(self) -> ShapesData:

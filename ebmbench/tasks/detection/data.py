@@ -14,7 +14,7 @@ import math
 import os
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -138,15 +138,8 @@ class ShapesDataset:
             made = self._make(index)
             for (x1, y1, x2, y2), label in zip(made.boxes.tolist(), made.labels.tolist(), strict=True):
                 box = [x1, y1, x2 - x1, y2 - y1]
-                annotations.append(
-                    {
-                        "image_id": image_id,
-                        "category_id": label,
-                        "bbox": box,
-                        "area": box[2] * box[3],
-                        "iscrowd": 0,
-                    }
-                )
+                about = {"image_id": image_id, "category_id": label, "iscrowd": 0}
+                annotations.append({**about, "bbox": box, "area": box[2] * box[3]})
         images = [{"id": i, "width": shapes.SIZE, "height": shapes.SIZE} for i in self.image_ids]
         return as_coco(images, annotations, self.categories)
 
@@ -211,7 +204,6 @@ class Part:
         return hash_of([self.digest, [size_of(self.folder / name) for name in names]])
 
 
-@dataclass
 class CocoDataset:
     """A split in COCO's format: a JSON file of annotations and a folder of images.
 
@@ -219,26 +211,19 @@ class CocoDataset:
     turned by its EXIF tag only where the annotations' width and height fit the turned image and not the stored one.
     """
 
-    config: FileData
-    split: Split
-    categories: dict[int, str] = field(init=False)
-    image_ids: list[int] = field(init=False)
-    notes: list[str] = field(init=False, default_factory=list)
-    bad_images: set[int] = field(init=False, default_factory=set)
-    content: str = field(init=False)
-    workers: int | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        part = self.config.part(self.split)
-        if self.split == "train" and self.config.num_train is not None:
-            part = part.some(self.config.num_train)
+    def __init__(self, config: FileData, split: Split) -> None:
+        self.config, self.split = config, split
+        part = config.part(split)
+        if split == "train" and config.num_train is not None:
+            part = part.some(config.num_train)
         self.folder, self.annotation_file, self.content = part.folder, part.file, part.content
-        self.notes += part.notes
-        annotations, content = part.file, part.annotations
-        self._sides, self.workers = self.config.sides, self.config.workers
-        self._images = {image["id"]: image for image in content["images"]}
-        self._annotations = content["annotations"]
-        self.categories = {c["id"]: str(c["name"]) for c in sorted(content["categories"], key=lambda c: c["id"])}
+        self.workers, self._sides = config.workers, config.sides
+        self.notes = list(part.notes)
+        self.bad_images: set[int] = set()
+        self._images = {image["id"]: image for image in part.annotations["images"]}
+        self._annotations = part.annotations["annotations"]
+        categories = sorted(part.annotations["categories"], key=lambda category: category["id"])
+        self.categories = {category["id"]: str(category["name"]) for category in categories}
         self._check_names()
         self._boxes: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in self._images}
         crowds = slivers = 0
@@ -254,18 +239,18 @@ class CocoDataset:
             else:
                 self._boxes[image["id"]].append(([x1, y1, x2, y2], annotation["category_id"]))
         self.image_ids = list(self._images)
-        self._check_form(annotations)
+        self._check_form()
         empty = [image_id for image_id, boxes in self._boxes.items() if not boxes]
         if len(empty) == len(self.image_ids):
             more = "; another task.data.split_seed draws another split" if part.drawn else ""
             raise UserError(
-                f"{annotations}: {counted(len(empty), 'image')} of the {self.split} split, and no box in them to learn "
-                f"from or to score{more}"
+                f"{self.annotation_file}: {counted(len(empty), 'image')} of the {self.split} split, and no box in them "
+                f"to learn from or to score{more}"
             )
         training = self.split == "train"
         if training:
             self.image_ids = [image_id for image_id in self.image_ids if self._boxes[image_id]]
-        where, left = f"{annotations.name}, {self.split} split", "left out of training"
+        where, left = f"{self.annotation_file.name}, {self.split} split", "left out of training"
         for count, what, scored in (
             (crowds, counted(crowds, "crowd box", "crowd boxes"), "ignored by the scores"),
             (slivers, f"{counted(slivers, 'box', 'boxes')} under a pixel inside the image", "kept in the scores"),
@@ -287,21 +272,23 @@ class CocoDataset:
                     f"{self.annotation_file.name}: {other!r} and {name!r} are two classes; they differ in case alone."
                 )
 
-    def _check_form(self, annotations: Path) -> None:
+    def _check_form(self) -> None:
         """Refuses boxes that are none of COCO's: fractions of the image, or two corners.
 
         They are taken for corners where all of them lie in their images as such, and a third does not otherwise.
         """
         boxes = [(a["bbox"], self._images[a["image_id"]]) for a in self._annotations]
         if boxes and all(max(box) <= 1 for box, _ in boxes):
-            raise UserError(f"{annotations}: all boxes are fractions; COCO's are in pixels: x, y, width, height")
+            raise UserError(
+                f"{self.annotation_file}: all boxes are fractions; COCO's are in pixels: x, y, width, height"
+            )
 
         def is_in(x2: float, y2: float, image: dict[str, Any]) -> bool:
             return x2 <= 1.05 * image["width"] + 1 and y2 <= 1.05 * image["height"] + 1
 
         outside = sum(not is_in(x + w, y + h, image) for (x, y, w, h), image in boxes)
         if 3 * outside > len(boxes) and all(x < w and y < h and is_in(w, h, image) for (x, y, w, h), image in boxes):
-            raise UserError(f"{annotations}: the boxes are x1, y1, x2, y2; COCO's are x, y, width, height")
+            raise UserError(f"{self.annotation_file}: the boxes are x1, y1, x2, y2; COCO's are x, y, width, height")
 
     def _check_classes(self, where: str) -> None:
         """Says which classes have no box to learn from."""

@@ -81,6 +81,10 @@ class Interval:
     low: float
     high: float
 
+    def columns(self, name: str) -> dict[str, float]:
+        """Returns the three numbers as columns of a table: `NAME`, `NAME_low` and `NAME_high`."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
 
 def evaluate(
     truth: COCO, detections: Sequence[Detection], image_ids: Sequence[int], by_size: bool = True
@@ -160,16 +164,16 @@ def _class_precision(matches: _ClassMatches, weights: NDArray[np.float64]) -> ND
     return result
 
 
-def paired_bootstrap(base: Evaluation, refined: Evaluation, resamples: int, seed: int = 0) -> dict[str, Interval]:
+def paired_bootstrap(base: Evaluation, refined: Evaluation, resamples: int) -> dict[str, Interval]:
     """95 % intervals of refined − base in AP ("ap") and AP75 ("ap75"), images drawn with replacement.
 
     Both are scored on the same resampled images, so what an image does to both cancels.
     """
-    return joint_bootstrap([([base], [refined])], resamples, seed)
+    return joint_bootstrap([([base], [refined])], resamples)
 
 
 def joint_bootstrap(
-    groups: Sequence[tuple[Sequence[Evaluation], Sequence[Evaluation]]], resamples: int, seed: int = 0
+    groups: Sequence[tuple[Sequence[Evaluation], Sequence[Evaluation]]], resamples: int
 ) -> dict[str, Interval]:
     """95 % intervals of the mean gain in AP and AP75: images, seeds and base detectors drawn with replacement together.
 
@@ -178,7 +182,7 @@ def joint_bootstrap(
             base detector's own is one for all seeds. All are on the same images.
     """
     num_images = len(groups[0][1][0].image_ids)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def mean_ap(found: Sequence[Evaluation], weights: NDArray[np.float64], seeds: Sequence[int]) -> NDArray[np.float64]:
         places = [seed % len(found) for seed in seeds]  # one evaluation stands for all seeds

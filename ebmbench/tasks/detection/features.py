@@ -148,10 +148,6 @@ class FeatureStore:
         self._keep(path, _to_arrays(result))
         return result
 
-    def num_boxes(self) -> list[int]:
-        """How many boxes there are to learn from in each image; known without its features."""
-        return [self.dataset.num_boxes(index) for index in range(len(self.dataset.image_ids))]
-
     def _keep(self, path: Path, arrays: dict[str, NDArray[Any]]) -> None:
         if self._left <= 0 or path.exists():
             return

@@ -23,6 +23,7 @@ from ebmbench.tasks.base import Setup
 from ebmbench.tasks.detection.data import Dataset, open_split
 from ebmbench.tasks.detection.evaluation import Detection
 from ebmbench.tasks.detection.task import DetectionTask
+from ebmbench.tasks.examples import read_arrays
 
 SHOWN_BOXES = 8
 FOUND_IOU = 0.5
@@ -46,7 +47,7 @@ def figures(task: DetectionTask, setup: Setup, run_dir: Path) -> list[Path]:
         if found:
             drawn["boxes"] = _boxes(dataset, found, setup, seed)
     if seed is not None and (run_dir / f"energies.{seed}.npz").exists():
-        arrays = dict(np.load(run_dir / f"energies.{seed}.npz", allow_pickle=False))
+        arrays = read_arrays(run_dir / f"energies.{seed}.npz")
         drawn["energy"] = _energy(setup, arrays, seed)
         drawn["heat"] = _heat(task, setup, arrays, seed)
     if (run_dir / "refinement.csv").exists() and (run_dir / "stages.csv").exists():
@@ -169,7 +170,7 @@ def _zoom(axes: Axes, boxes: list[list[float]], width: int, height: int) -> None
 
 
 def _heat(task: DetectionTask, setup: Setup, arrays: dict[str, np.ndarray], seed: int) -> Figure:
-    """F over the places of a box's centre, its size held: what refinement climbs."""
+    """Draws f over the places of a box's centre, its size unchanged: what refinement climbs."""
     dataset = open_split(task.data, task.data.eval_split)
     places = {image_id: index for index, image_id in enumerate(dataset.image_ids)}
     figure = Figure(figsize=(7.2, 4.8), layout="constrained")

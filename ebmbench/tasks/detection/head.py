@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ebmbench.core.energy import AutogradEnergy
 from ebmbench.core.rng import Draws
 from ebmbench.tasks.detection.pooling import Pyramid, assign_levels, pool_boxes
 
@@ -171,9 +172,7 @@ class BoxEnergy:
         """Returns `∂f/∂y`, `[..., M, D]`; with `create_graph` it can be differentiated again."""
         if not create_graph:
             return self.value_and_grad(y)[1]
-        with torch.enable_grad():
-            y = y if y.requires_grad else y.detach().requires_grad_()
-            return torch.autograd.grad(self(y).sum(), y, create_graph=True)[0]
+        return AutogradEnergy(self).grad(y, create_graph=True)
 
     def value_and_grad(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """`f` `[N, M]` and `∂f/∂y` `[N, M, 4]`, both detached."""

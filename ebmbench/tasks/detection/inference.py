@@ -58,35 +58,23 @@ def detect(
     kept, kept_scores = [], []
     for image in range(len(candidates)):
         members = torch.nonzero(images == image)[:, 0]
-        best, score = _suppress(boxes[members], values[members], scores[members], labels[members], options)
+        own = boxes[members], values[members], scores[members], labels[members]
+        best, score = suppress(*own, options.nms_threshold, options.max_detections)
         kept.append(members[best])
         kept_scores.append(score)
     rows = torch.cat(kept)
     start = BoxEnergy(head, pyramid, boxes[rows], images[rows], labels[rows], keep_level, max_boxes)
     path, energies = refine(start, options.steps, options.step_centre, options.step_size)
     counts = [len(k) for k in kept]
-    return [
-        Detections(path_, scores_, labels_, energies_)
-        for path_, scores_, labels_, energies_ in zip(
-            path.split(counts, dim=1),
-            kept_scores,
-            labels[rows].split(counts),
-            energies.split(counts, dim=1),
-            strict=True,
-        )
-    ]
+    paths, of_paths = path.split(counts, dim=1), energies.split(counts, dim=1)
+    return [Detections(*one) for one in zip(paths, kept_scores, labels[rows].split(counts), of_paths, strict=True)]
 
 
 def base_detections(found: Candidates, options: InferenceConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Returns boxes, scores and labels that the base detector itself reports: NMS in the order of the class score."""
-    kept, scores = _suppress(found.boxes, found.scores, found.scores, found.labels, options)
+    limits = options.nms_threshold, options.max_detections
+    kept, scores = suppress(found.boxes, found.scores, found.scores, found.labels, *limits)
     return found.boxes[kept], scores, found.labels[kept]
-
-
-def _suppress(
-    boxes: Tensor, order: Tensor, scores: Tensor, labels: Tensor, options: InferenceConfig
-) -> tuple[Tensor, Tensor]:
-    return suppress(boxes, order, scores, labels, options.nms_threshold, options.max_detections)
 
 
 def suppress(
@@ -115,13 +103,11 @@ def suppress(
     return kept[best], taken[best]
 
 
-def refine(
-    energy: BoxEnergy, steps: int, step_centre: float, step_size: float, decay: float = 0.5
-) -> tuple[Tensor, Tensor]:
+def refine(energy: BoxEnergy, steps: int, step_centre: float, step_size: float) -> tuple[Tensor, Tensor]:
     """Gradient ascent on f from each target box of an energy, all boxes at once.
 
     In coordinates relative to the starting box, whose w and h stay fixed: `y ← y + step · ∂f/∂y`. A step that lowers f
-    (or leaves it not a number) is undone and the steps of that box shrink by `decay`.
+    (or leaves it not a number) is undone, and the steps of that box are halved.
 
     Returns:
         boxes `[steps + 1, N, 4]` in pixels, the starting boxes first, and f there `[steps + 1, N]`.
@@ -139,7 +125,7 @@ def refine(
         y = torch.where(better, candidate, y)
         grad = torch.where(better, new_grad, grad)
         value = torch.where(better[..., 0], new_value, value)
-        step = torch.where(better, step, decay * step)
+        step = torch.where(better, step, 0.5 * step)
         path.append(energy.boxes(y))
         values.append(value)
     return torch.stack(path)[:, :, 0], torch.stack(values)[..., 0]

@@ -44,7 +44,7 @@ IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img", "data")
 MOST_FILES = 200_000
 """In a folder that is searched for annotations."""
 LEAST_BOX = 24
-"""Pixels: images are kept so large that half of the boxes have this short side, if they had it."""
+"""Pixels. Images stay so large that half of the boxes keep this short side, if they had it before."""
 SHORT_SIDES = (128, 512)
 """Bounds of the short side that is chosen for images that are larger."""
 

@@ -120,7 +120,7 @@ class DetectionLearner(Learner):
         self.num_items = len(frozen.train.dataset.image_ids)
         self.batch_size = min(self.trainer.batch_size, self.num_items)
         self.batches = Batches(self.on_host, self.num_items, self.batch_size)
-        self.num_boxes = frozen.train.num_boxes()
+        self.num_boxes = [frozen.train.dataset.num_boxes(index) for index in range(self.num_items)]
         self.num_examples = self._count_boxes()
 
         base = frozen.train.base
@@ -187,14 +187,9 @@ class DetectionLearner(Learner):
         flat = torch.zeros(sum(p.numel() for p in parameters), device=self.device)
         for loss, found in self._passes(images, rows, total, step):
             counts = {name: count + found.get(name, 0) for name, count in counts.items()}
-            gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
             loss_sum += loss.detach()
-            flat += torch.cat(
-                [
-                    (torch.zeros_like(p) if g is None else g).flatten()
-                    for g, p in zip(gradients, parameters, strict=True)
-                ]
-            )
+            flat += torch.cat([gradient.flatten() for gradient in gradients])
         count = sum(len(image.boxes) for image in images)
         head = torch.stack((loss_sum, torch.tensor(float(count), device=self.device), *counts.values()))
         return torch.cat((head, flat))
@@ -259,7 +254,7 @@ class DetectionLearner(Learner):
         chosen, left = [], VALIDATION_BOXES
         for index in range(len(self.frozen.val.dataset.image_ids)):
             count = self.frozen.val.dataset.num_boxes(index)
-            if count and left > 0:
+            if count:
                 chosen.append(index)
                 left -= count
             if left <= 0:

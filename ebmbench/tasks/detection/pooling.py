@@ -106,9 +106,7 @@ class Pyramid:
         return Pyramid(self.table.to(device), self.offsets.to(device), self.sizes.to(device), self.strides)
 
 
-def assign_levels(
-    boxes: Tensor, strides: Sequence[int], canonical_scale: float = 224.0, canonical_level: int = 4
-) -> Tensor:
+def assign_levels(boxes: Tensor, strides: Sequence[int], canonical_scale: float = 224.0) -> Tensor:
     """The pyramid level that fits a box: `[K, 4]` x1 y1 x2 y2 -> `[K]` int64, an index into `strides`.
 
     Level `floor(4 + log2(sqrt(area) / 224))` of the canonical ones, where stride 2^l is level l, held to those that
@@ -117,7 +115,7 @@ def assign_levels(
     """
     finest = round(math.log2(strides[0]))
     area = (boxes[:, 2] - boxes[:, 0]).clamp(min=0) * (boxes[:, 3] - boxes[:, 1]).clamp(min=0)
-    level = torch.floor(canonical_level + torch.log2(area.detach().sqrt() / canonical_scale) + 1e-6)
+    level = torch.floor(4 + torch.log2(area.detach().sqrt() / canonical_scale) + 1e-6)
     return level.nan_to_num().clamp(finest, finest + len(strides) - 1).long() - finest
 
 

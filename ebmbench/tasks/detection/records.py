@@ -44,9 +44,7 @@ def join(run_dir: Path, seeds: Sequence[int], options: InferenceConfig) -> Mappi
     found = joint_bootstrap([([base], list(heads.values()))], options.bootstrap if len(heads) > 1 else 0)
     row: dict[str, float] = {}
     for name, gain in found.items():
-        row |= {f"mean_{name}_gain": gain.value}
-        if len(heads) > 1:
-            row |= {f"mean_{name}_gain_low": gain.low, f"mean_{name}_gain_high": gain.high}
+        row |= gain.columns(f"mean_{name}_gain") if len(heads) > 1 else {f"mean_{name}_gain": gain.value}
     return row
 
 

@@ -150,8 +150,7 @@ def _other_order(
     task = _in_other_order(task)
     stages = _base_and_refined(task, store, detect_all(task, store, head, [task.inference.steps], tell=tell))
     gain = paired_bootstrap(stages["base"], stages["refined"], task.inference.bootstrap)["ap"]
-    row = {"other_ap": stages["refined"].metrics["ap"], "other_gain": gain.value}
-    row |= {"other_gain_low": gain.low, "other_gain_high": gain.high}
+    row = {"other_ap": stages["refined"].metrics["ap"], **gain.columns("other_gain")}
     if val is not None:
         judged = stages if val is store else _validation(task, val, head, tell)
         gain = paired_bootstrap(judged["base"], judged["refined"], task.inference.bootstrap)["ap"]
@@ -166,9 +165,7 @@ def _verdict(
     accepted = gain.low > 0
     row = {
         "accepted": float(accepted),
-        "val_gain": gain.value,
-        "val_gain_low": gain.low,
-        "val_gain_high": gain.high,
+        **gain.columns("val_gain"),
         "head_ap": stages["refined"].metrics["ap"],
         **{f"head_gain{end}": gains[f"ap_gain{end}"] for end in ("", "_low", "_high")},
     }
@@ -183,8 +180,8 @@ def _verdict(
         file=sys.stderr,
         flush=True,
     )
-    none = {f"{name}_gain{end}": 0.0 for name in ("ap", "ap75") for end in ("", "_low", "_high")}
-    return {**row, **stages["base"].metrics, **none}
+    none = Interval(0.0, 0.0, 0.0)
+    return {**row, **stages["base"].metrics, **none.columns("ap_gain"), **none.columns("ap75_gain")}
 
 
 @dataclass(frozen=True)
@@ -287,7 +284,7 @@ def _row(stages: dict[str, Evaluation], options: InferenceConfig) -> dict[str, f
     row |= {f"base_{name}": base[name] for name in ("ap", "ap50", "ap75")}
     row |= {f"nms_{name}": nms[name] for name in ("ap", "ap75")}
     for name, gain in gains.items():
-        row |= {f"{name}_gain": gain.value, f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
+        row |= gain.columns(f"{name}_gain")
     return row
 
 

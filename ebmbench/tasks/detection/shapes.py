@@ -158,18 +158,13 @@ def _texture(rng: np.random.Generator, local: tuple[_Array, _Array]) -> _Array:
 
 def _fits(owner: NDArray[np.int8], mask: NDArray[np.bool_], rows: slice, columns: slice, whole: list[int]) -> bool:
     """Whether a new shape is large enough in the image, and leaves enough of each one below it to be seen."""
-    if mask.sum() < 64 or not _spans(mask):
+    if mask.sum() < 64 or min(mask.any(0).sum(), mask.any(1).sum()) < 8:  # 4 pixels of the image wide and high
         return False
     covered = np.bincount(owner[rows, columns][mask], minlength=len(whole) + 1)[1:]
     if not covered.any():
         return True
     seen = np.bincount(owner.reshape(-1), minlength=len(whole) + 1)[1:]
     return bool(np.all(seen - covered >= MIN_VISIBLE * np.array(whole)))
-
-
-def _spans(mask: NDArray[np.bool_]) -> bool:
-    """Whether a mask is at least 4 image pixels wide and high."""
-    return int(mask.any(0).sum()) >= 8 and int(mask.any(1).sum()) >= 8
 
 
 def _tight_box(mask: NDArray[np.bool_]) -> tuple[float, float, float, float]:

@@ -189,14 +189,18 @@ def _recorded(results: SweepResults) -> tuple[Recorded, list[str]]:
 
     folders = {run_id: folder for run_id, folder in results.folders.items() if example_file(folder, "images")}
     there = results.done[results.done["run_id"].isin(list(folders))].drop_duplicates("run_id")
-    settings = [name for name in there.columns if "." in name and name != BASE_SEED]
-    settings = [name for name in settings if there[name].nunique(dropna=False) > 1]
+    settings = _varied(there, BASE_SEED)
     recorded: Recorded = {}
     for row in there.sort_values(["label", "method", *settings]).to_dict("records") if "ap_gain" in there else ():
         key = (row["label"], row["method"], *(row[name] for name in settings))
         base, heads = group(folders[row["run_id"]])  # a setting's seeds may be in several runs
         recorded.setdefault(key, {}).setdefault(row.get(BASE_SEED), (base, {}))[1].update(heads)
     return recorded, settings
+
+
+def _varied(runs: pd.DataFrame, but: str) -> list[str]:
+    """Returns the settings that differ between runs, all but one."""
+    return [name for name in runs.columns if "." in name and name != but and runs[name].nunique(dropna=False) > 1]
 
 
 def _mean_ap(found: Mapping[Any, tuple[Evaluation, Mapping[int, Evaluation]]]) -> float:
@@ -210,7 +214,7 @@ def _row(about: dict[str, Any], groups: Groups) -> dict[str, Any]:
 
     row = {**about, "bases": len(groups), "seeds": sum(len(after) for _, after in groups)}
     for name, gain in joint_bootstrap(groups, RESAMPLES).items():
-        row |= {f"{name}_gain": gain.value, f"{name}_gain_low": gain.low, f"{name}_gain_high": gain.high}
+        row |= gain.columns(f"{name}_gain")
     return row
 
 
@@ -258,8 +262,7 @@ def images(results: SweepResults) -> Iterator[Figure]:
     done = results.done
     if not {NUM_TRAIN, "head_gain"} <= set(done.columns) or done[NUM_TRAIN].nunique() < 2:
         return
-    settings = [name for name in done.columns if "." in name and name != NUM_TRAIN]
-    settings = [name for name in settings if done[name].nunique(dropna=False) > 1]
+    settings = _varied(done, NUM_TRAIN)
     rows = []
     for key, part in done.groupby(["label", "method", *settings, NUM_TRAIN], sort=True, dropna=False):
         for order, (accepted, _) in ORDERS.items():

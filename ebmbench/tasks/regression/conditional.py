@@ -13,7 +13,7 @@ from ebmbench.core.energy import Energy
 from ebmbench.core.importance import Cloud, Proposal, Proposed
 from ebmbench.core.tempering import Tempered, tempered
 from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity, Wide
-from ebmbench.tasks.regression.density import GridDensity
+from ebmbench.tasks.regression.density import GridDensity, midpoints
 from ebmbench.tasks.regression.stack import Stack
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -79,28 +79,25 @@ class Conditionals:
             f, _ = self.stack.bind(x.unsqueeze(0).expand(self.seeds, *x.shape))
         return Bound(f, self.stack, None if self.stack.normalised else self.base, x.dtype)
 
-    def grids(self, x: Tensor, near: Tensor | None = None, points: int = 160) -> GridDensity:
+    def grids(self, x: Tensor, near: Tensor | None = None) -> GridDensity:
         """Returns the densities of one target at some rows, `[S·B]` of them, seed by seed.
 
         Args:
             near: a y of each row that the nodes hold too, so that a narrow peak there is not missed: `[B]`.
-            points: nodes that are added, twice.
         """
         f, rows = self.bind(x), len(x)
 
         def flat(y: Tensor) -> Tensor:
             return f(y.view(self.seeds, rows, -1, 1)).flatten(0, 1)
 
-        return GridDensity.refined(flat, self.start(rows, near).repeat(self.seeds, 1), points=points)
+        return GridDensity.refined(flat, self.start(rows, near).repeat(self.seeds, 1))
 
     def start(self, rows: int, near: Tensor | None) -> Tensor:
         """Returns the nodes from which quadratures start, `[B, G]`; a y of each row may be one of them, `[B]`."""
         assert self.nodes is not None
-        count = self.base.nodes
         device = self.nodes.y.device
-        middle = (torch.arange(count, dtype=torch.float64, device=device) + 0.5) / count
-        common = torch.cat((self.nodes.at(middle)[0], self.base.grid(TAIL_POINTS).to(device)))
-        start = common.expand(rows, -1)
+        places, _ = self.nodes.at(midpoints(self.base.nodes, device))
+        start = torch.cat((places, self.base.grid(TAIL_POINTS).to(device))).expand(rows, -1)
         if near is not None:
             start = torch.cat((start, near.double().unsqueeze(1)), 1)
         return start.sort(-1).values
@@ -145,8 +142,7 @@ class Conditionals:
         """
         assert self.nodes is not None
         count = self.base.nodes
-        middle = (torch.arange(count, dtype=torch.float64, device=x.device) + 0.5) / count
-        values = node_values(f, self.nodes, middle.expand(self.seeds, -1), len(x))
+        values = node_values(f, self.nodes, midpoints(count, x.device).expand(self.seeds, -1), len(x))
         log_z = log_mean_exp(values)
         as_node = at_y - self.nodes.log_prob(y.squeeze(1)) - math.log(count) - log_z
         coarse = are_coarse(values, log_z) | (as_node > math.log(LARGEST_SHARE))
@@ -160,7 +156,7 @@ class Conditionals:
     def around(self, y: Tensor, count: int, number: int) -> Proposed | None:
         """Returns draws around targets `[B, D]`, where training targets are, and far away: the same for all models.
 
-        They are for an importance sampling of log Z, which one target and a normalised model do not need: None.
+        They are for an importance sampling of log Z. None for one target or a normalised model, which need none.
 
         Args:
             count: draws for each target.

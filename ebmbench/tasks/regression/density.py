@@ -23,6 +23,11 @@ LogDensity = Callable[[Tensor], Tensor]
 """`log p` up to a constant: y `[N, G]` -> `[N, G]`."""
 
 
+def midpoints(count: int, device: torch.device | None = None) -> Tensor:
+    """Returns the middles of `count` equal parts of [0, 1], `[count]`."""
+    return (torch.arange(count, dtype=torch.float64, device=device) + 0.5) / count
+
+
 @dataclass(frozen=True)
 class GridDensity:
     """N densities, each on its own nodes.
@@ -45,7 +50,7 @@ class GridDensity:
             points: nodes that a round adds.
         """
         made = GridDensity(start, log_p(start).double())
-        middle = (torch.arange(points, dtype=torch.float64, device=start.device) + 0.5) / points
+        middle = midpoints(points, start.device)
         for _ in range(rounds):
             made = made._with(made.quantile(middle, flatten=0.1), log_p)
         coarse = (made.hidden > HIDDEN).unsqueeze(-1)
@@ -214,10 +219,10 @@ class GridDensity:
         at_y = self.cdf_at(column)
         left, right = self.cdf[:, :-1], self.cdf[:, 1:]
         after = (torch.arange(left.shape[-1], device=y.device) >= cell).double()
-        pieces = self.spacing * _square_integral(left - after, right - after)
+        pieces = self.spacing * square_integral(left - after, right - after)
         f_left, f_right = self.cdf.gather(-1, cell), self.cdf.gather(-1, cell + 1)
-        split = t * _square_integral(f_left, at_y) + (1 - t) * _square_integral(1 - at_y, 1 - f_right)
-        whole = _square_integral(1 - f_left, 1 - f_right)
+        split = t * square_integral(f_left, at_y) + (1 - t) * square_integral(1 - at_y, 1 - f_right)
+        whole = square_integral(1 - f_left, 1 - f_right)
         outside = (self.y[:, :1] - column).clamp(min=0) + (column - self.y[:, -1:]).clamp(min=0)
         return pieces.sum(-1) + (self.spacing.gather(-1, cell) * (split - whole) + outside).squeeze(-1)
 
@@ -239,7 +244,7 @@ def _mean_exp(a: Tensor, b: Tensor, exp_a: Tensor, exp_b: Tensor) -> Tensor:
     return torch.where(fall.abs() < 1e-6, exp_a, (exp_a - exp_b) / fall)
 
 
-def _square_integral(a: Tensor, b: Tensor) -> Tensor:
+def square_integral(a: Tensor, b: Tensor) -> Tensor:
     """∫ of the square of a linear function over a piece of unit length, from its ends."""
     return (a * a + a * b + b * b) / 3
 
@@ -284,3 +289,29 @@ LEVELS = [round(0.05 * k, 2) for k in range(1, 20)]
 def mixed_nll(log_prob: Tensor, log_base: Tensor, share: float = 0.02) -> Tensor:
     """The NLL after a share of the base density is mixed in, which bounds what a single point can cost."""
     return -torch.logaddexp(log_prob + math.log1p(-share), log_base + math.log(share))
+
+
+def point_metrics(log_prob: Tensor, mean: Tensor, median: Tensor, y: Tensor, log_base: Tensor) -> dict[str, Tensor]:
+    """Returns robust summaries of the NLL, and errors of points: `[N]`, `[N, D]` twice, `[N, D]`, `[N]`."""
+    return {
+        "nll_median": -log_prob.median(),
+        "nll_mixed": mixed_nll(log_prob, log_base).mean(),
+        "rmse": (mean - y).square().mean().sqrt(),
+        "mae": (median - y).abs().mean(),
+    }
+
+
+def calibration_metrics(pit: Tensor, one: bool) -> dict[str, Tensor]:
+    """Returns coverages, and how far the calibration curve is off in the mean, from the PIT `[N]`."""
+    curve = calibration_curve(pit, one)
+    return {
+        "coverage_50": curve[LEVELS.index(0.5)],
+        "coverage_90": curve[LEVELS.index(0.9)],
+        "calibration_error": (curve - curve.new_tensor(LEVELS)).abs().mean(),
+    }
+
+
+def calibration_curve(pit: Tensor, one: bool) -> Tensor:
+    """Returns the coverage at each of `LEVELS`: of central intervals, or of regions for several targets."""
+    covered = central_coverage if one else region_coverage
+    return torch.stack([covered(pit, level) for level in LEVELS])

@@ -16,7 +16,7 @@ from ebmbench.core.errors import counted
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.rendering import save_pictures
-from ebmbench.tasks.examples import read_examples
+from ebmbench.tasks.examples import read_arrays, read_examples
 
 OBSERVED_COLOR = "#000000"
 BINS = 20
@@ -33,7 +33,7 @@ def figures(method: str, data: str, run_dir: Path) -> list[Path]:
         data: what the title calls the dataset.
     """
     about = json.loads((run_dir / "model.json").read_text())
-    pictures = dict(np.load(run_dir / "pictures.npz", allow_pickle=False))
+    pictures = read_arrays(run_dir / "pictures.npz")
     title, color = f"{method}, {data}", palette.color(method)
     drawn = {
         "predictions": _predictions(title, color, pictures, about["targets"]),
@@ -172,23 +172,31 @@ def _errors(axes: Axes, color: str, examples: pd.DataFrame, ending: str) -> None
         axes.set_ylim(0, float(frame["error"].quantile(0.99)) * 1.05 + 1e-12)
 
 
-def _training(title: str, color: str, history: pd.DataFrame) -> Figure:
-    figure = Figure(figsize=(7.2, 2.6), layout="constrained")
-    loss, nll = figure.subplots(1, 2, sharex=True)
+def training_curves(
+    title: str, color: str, history: pd.DataFrame, column: str, label: str, height: float
+) -> tuple[Figure, Axes]:
+    """Draws the loss of each seed, and beside it a column of the history; returns the figure and that panel."""
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    loss, beside = figure.subplots(1, 2, sharex=True)
     groups: Any = history.groupby("seed")
-    for axes, column, label in ((loss, "loss", "training loss, epoch mean"), (nll, "val_nll", "validation NLL")):
+    for axes, name, text in ((loss, "loss", "training loss, epoch mean"), (beside, column, label)):
         for _, rows in groups:
             marker = "o" if len(rows) == 1 else None
             alpha = max(0.3, 1 / len(groups))
-            axes.plot(rows["epoch"], rows[column], color=color, linewidth=1, marker=marker, alpha=alpha)
-        axes.set(xlabel="epoch", ylabel=label)
+            axes.plot(rows["epoch"], rows[name], color=color, linewidth=1, marker=marker, alpha=alpha)
+        axes.set(xlabel="epoch", ylabel=text)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         _plain(axes)
+    figure.suptitle(f"{title}, {counted(len(groups), 'seed')}", fontsize="medium")
+    return figure, beside
+
+
+def _training(title: str, color: str, history: pd.DataFrame) -> Figure:
+    figure, nll = training_curves(title, color, history, "val_nll", "validation NLL", 2.6)
     best = history["val_nll"].min()
     late = history.loc[history["epoch"] > 2, "val_nll"]
     if late.notna().any():  # the first epochs would hide the rest
         nll.set_ylim(
             best - 0.05 * (late.quantile(0.95) - best) - 1e-3, late.quantile(0.95) + 0.1 * (late.quantile(0.95) - best)
         )
-    figure.suptitle(f"{title}, {counted(len(groups), 'seed')}", fontsize="medium")
     return figure

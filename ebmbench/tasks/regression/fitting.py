@@ -37,7 +37,7 @@ CHUNK = 2**19
 VALIDATION_ROWS, VALIDATION_SAMPLES = 128, 256
 """Rows at a time, and importance samples for each, where there are several targets."""
 PATIENT_STEPS = 4000
-"""Steps without a lower validation NLL that end training where `trainer.patience` is its default, if they are fewer."""
+"""At the default of `trainer.patience`, so many steps without a lower validation NLL are enough, if that is sooner."""
 DROP = 0.2
 """What is left of the learning rate after each of `trainer.drops`."""
 KEPT_DRAWS = 64
@@ -75,7 +75,6 @@ class FitLearner(RegressionLearner):
             self.patience = min(self.patience, math.ceil(PATIENT_STEPS / self.steps_per_row))
         self.val = self.standardised(self.split.val.x, self.split.val.y, device)
         self.nodes = NodeDensity.of(y[:, 0], task.base).to(device) if y.shape[1] == 1 else None
-        self.partition_nodes = 0
         if not stack.normalised and self.nodes is not None:
             self.partition_nodes = task.base.nodes + conditional.NEAR_NODES
         cloud = Cloud.of_targets(y).to(device) if self.nodes is None else None

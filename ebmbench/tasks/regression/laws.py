@@ -43,25 +43,19 @@ class Law:
 
     def log_prob(self, x: Tensor, y: Tensor) -> Tensor:
         """`log p(y|x)`; x and y broadcast."""
-        x, y = torch.broadcast_tensors(x.double(), y.double())
-        if self.dataset == 2:
-            return _normal_log_prob(y, x.sin(), 0.15 * torch.sigmoid(x))
-        major = math.log(0.8) + _normal_log_prob(y, x.sin(), 0.075)
-        minor = math.log(0.2) + _normal_log_prob(y, -x.sin(), 0.075)
-        return torch.where(x < 0, torch.logaddexp(major, minor), _log_normal_log_prob(y))
+        return self.noisy_log_prob(x, y, 0.0)
 
     def noisy_log_prob(self, x: Tensor, y: Tensor, noise: float) -> Tensor:
         """`log p(y + ε | x)` with `ε ~ N(0, noise²)`, in closed form where there is one; x and y broadcast."""
-        if noise == 0:
-            return self.log_prob(x, y)
-        if self.dataset == 2:
-            x, y = torch.broadcast_tensors(x.double(), y.double())
-            return _normal_log_prob(y, x.sin(), (0.15 * torch.sigmoid(x)).square().add(noise**2).sqrt())
         x, y = torch.broadcast_tensors(x.double(), y.double())
+        if self.dataset == 2:
+            own = 0.15 * torch.sigmoid(x)
+            return _normal_log_prob(y, x.sin(), own.square().add(noise**2).sqrt() if noise else own)
         std = math.hypot(0.075, noise)
         major = math.log(0.8) + _normal_log_prob(y, x.sin(), std)
         minor = math.log(0.2) + _normal_log_prob(y, -x.sin(), std)
-        return torch.where(x < 0, torch.logaddexp(major, minor), self._noisy_log_normal(y, noise))
+        right = self._noisy_log_normal(y, noise) if noise else _log_normal_log_prob(y)
+        return torch.where(x < 0, torch.logaddexp(major, minor), right)
 
     @staticmethod
     def _noisy_log_normal(y: Tensor, noise: float) -> Tensor:
@@ -104,7 +98,6 @@ class Dataset:
     """A law with its fixed draws of points, a function of `data_seed` alone."""
 
     law: Law
-    target_noise: float
     train: Points
     val: Points
     test: Points
@@ -124,7 +117,6 @@ class Dataset:
 
         return Dataset(
             law,
-            task.target_noise,
             points("train", task.num_train, task.target_noise),
             points("val", task.num_val),
             points("test", task.num_test),

@@ -62,7 +62,9 @@ class RegressionLearner(Learner):
         build = partial(own_networks, method, proposal, stack.num_features, self.target_dim)
         self.own = OwnNetworks(build, self.seeds, self.device, y.dtype)
         self.parameters = {"flat": stack.flat, **self.own.parameters}
-        for name, shape in method.memory(self.target_dim).items():
+        self._rows = torch.arange(len(self.seeds), device=self.device).unsqueeze(1)  # with a batch: an index of memory
+        self._memory = method.memory(self.target_dim)
+        for name, shape in self._memory.items():
             size = (len(self.seeds), self.num_items, *shape)
             self.state[f"memory.{name}"] = torch.full(size, torch.nan, dtype=y.dtype, device=self.device)
         self.counts = no_counts(method.counters, len(self.seeds), self.device)
@@ -96,7 +98,8 @@ class RegressionLearner(Learner):
         draws = self.streams.at(step)
         heads = self.own.heads(features)
         log_partition = self.log_partition(draws, y)
-        now = Step(draws, self.proposal, heads, self._recalled(batch), log_partition)
+        memory = {name: self.state[f"memory.{name}"][self._rows, batch] for name in self._memory}
+        now = Step(draws, self.proposal, heads, memory, log_partition)
         losses = self.method.loss(f, y, now)
         if not isinstance(losses, Tensor) or losses.shape != y.shape[:-1]:
             given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
@@ -106,18 +109,9 @@ class RegressionLearner(Learner):
             )
         learned = self.proposal.loss(f, y, now) if self.proposal is not None else None
         for name, values in now.remembered.items():
-            self.state[f"memory.{name}"][self._rows(), batch] = values
+            self.state[f"memory.{name}"][self._rows, batch] = values
         count_examples(now, self.counts, self.method.counters)
         return losses.mean(-1) if learned is None else losses.mean(-1) + learned.mean(-1)
-
-    def _rows(self) -> Tensor:
-        """The place of each seed, `[S, 1]`, to index what is kept by seed and training example."""
-        return torch.arange(len(self.seeds), device=self.device).unsqueeze(1)
-
-    def _recalled(self, batch: Tensor) -> dict[str, Tensor]:
-        """What the method keeps for the examples of a mini-batch, by name."""
-        kept = {name: tensor for name, tensor in self.state.items() if name.startswith("memory.")}
-        return {name.removeprefix("memory."): tensor[self._rows(), batch] for name, tensor in kept.items()}
 
 
 def seed_bytes(method: Method, batch_size: int, nodes: int, fused: bool) -> int:

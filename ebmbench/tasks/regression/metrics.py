@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from ebmbench.tasks.regression.density import square_integral
+
 
 def grid(low: float, high: float, points: int, device: torch.device | str = "cpu") -> Tensor:
     """Equally spaced points from low to high inclusive, float64 `[G]`."""
@@ -81,27 +83,16 @@ def crps(density: Tensor, y: Tensor, low: float, spacing: float) -> Tensor:
     cell, t = _cell(y, low, spacing, points)
     at_y = probability_integral_transform(density, y, low, spacing)
     left, right = distribution[..., :-1], distribution[..., 1:]
-    # ∫ of a squared linear function over a piece of unit length, from its ends a and b: (a² + ab + b²)/3.
     index = torch.arange(points - 1, device=y.device)
     after = (index >= cell.unsqueeze(-1)).double()
-    pieces = _square_integral(left - after, right - after)
+    pieces = square_integral(left - after, right - after)
     f_left = distribution.gather(-1, cell.unsqueeze(-1)).squeeze(-1)
     f_right = distribution.gather(-1, cell.unsqueeze(-1) + 1).squeeze(-1)
-    split = t * _square_integral(f_left, at_y) + (1 - t) * _square_integral(1 - at_y, 1 - f_right)
-    whole = pieces.sum(-1) - _square_integral(1 - f_left, 1 - f_right)
+    split = t * square_integral(f_left, at_y) + (1 - t) * square_integral(1 - at_y, 1 - f_right)
+    whole = pieces.sum(-1) - square_integral(1 - f_left, 1 - f_right)
     high = low + spacing * (points - 1)
     outside = (low - y.double()).clamp(min=0) + (y.double() - high).clamp(min=0)
     return spacing * (whole + split) + outside
-
-
-def _square_integral(a: Tensor, b: Tensor) -> Tensor:
-    return (a * a + a * b + b * b) / 3
-
-
-def coverage(pit: Tensor, level: float) -> Tensor:
-    """Share of observations inside the central interval of the given level, from their PIT: `[..., N] -> [...]`."""
-    tail = (1 - level) / 2
-    return ((pit >= tail) & (pit <= 1 - tail)).double().mean(-1)
 
 
 def edge_mass(density: Tensor, spacing: float, fraction: float = 0.01) -> Tensor:

@@ -20,7 +20,7 @@ from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity
 from ebmbench.tasks.regression.conditional import NEAR, Conditionals, around
 from ebmbench.tasks.regression.data import transforms
 from ebmbench.tasks.regression.data.base import Frame
-from ebmbench.tasks.regression.density import GridDensity
+from ebmbench.tasks.regression.density import GridDensity, midpoints
 from ebmbench.tasks.regression.networks.base import Network
 from ebmbench.tasks.regression.scaling import Scaling
 from ebmbench.tasks.regression.stack import Place
@@ -91,7 +91,7 @@ class RegressionModel:
         run_dir: Path,
         backend: str = "auto",
     ) -> RegressionModel:
-        """Returns the model of a seed from a run directory, and its trained parameters by name.
+        """Returns the model of a seed from a run directory.
 
         Raises:
             UserError: its `model.json` is missing or damaged.
@@ -120,8 +120,7 @@ class RegressionModel:
     @cached_property
     def grid(self) -> Tensor:
         """Points of y over all that the training targets and the base density reach, for `density`: `[G]` (D = 1)."""
-        middle = (torch.arange(GRID, dtype=torch.float64) + 0.5) / GRID
-        return self.scaling.raw_y(self._nodes.at(middle)[0].unsqueeze(-1)).squeeze(-1)
+        return self.scaling.raw_y(self._nodes.at(midpoints(GRID))[0].unsqueeze(-1)).squeeze(-1)
 
     def log_prob(self, x: Frame, y: Any) -> Tensor:
         """Returns `log p(y|x)` of pairs, `[N]`: y is `[N]` or `[N, D]`."""

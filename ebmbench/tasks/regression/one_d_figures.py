@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +14,8 @@ from ebmbench.core.errors import counted
 from ebmbench.display import palette
 from ebmbench.display.palette import DENSITY_CMAP
 from ebmbench.display.rendering import save_pictures
+from ebmbench.tasks.examples import read_arrays
+from ebmbench.tasks.regression.figures import training_curves
 from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW, Points
 
 POINT_COLOR = "#404040"
@@ -28,7 +29,7 @@ def figures(method: str, data: str, train: Points, run_dir: Path) -> list[Path]:
         data: what the title calls the dataset.
         train: the training points.
     """
-    arrays = dict(np.load(run_dir / "densities.npz", allow_pickle=False))
+    arrays = read_arrays(run_dir / "densities.npz")
     title = f"{method}, {data}"
     drawn = {"density": _density(method, data, train, arrays), "slices": _slices(method, title, arrays)}
     if (run_dir / "history.csv").exists():
@@ -36,14 +37,8 @@ def figures(method: str, data: str, train: Points, run_dir: Path) -> list[Path]:
     return save_pictures(drawn, run_dir / "figures")
 
 
-def _shown(arrays: dict[str, np.ndarray]) -> int:
-    """Index of the first seed that did not diverge."""
-    whole = np.isfinite(arrays["model"]).all(axis=(1, 2))
-    return int(np.argmax(whole))
-
-
 def _density(method: str, data: str, train: Points, arrays: dict[str, np.ndarray]) -> Figure:
-    shown = _shown(arrays)
+    shown = int(np.argmax(np.isfinite(arrays["model"]).all(axis=(1, 2))))  # the first seed that did not diverge
     # Values stand in the middle of their pixels.
     halves = [(line, (line[1] - line[0]) / 2) for line in (arrays["x"], arrays["y"])]
     extent = [end for line, half in halves for end in (line[0] - half, line[-1] + half)]
@@ -104,20 +99,7 @@ def _slices(method: str, title: str, arrays: dict[str, np.ndarray]) -> Figure:
 
 
 def _training(method: str, title: str, history: pd.DataFrame) -> Figure:
-    figure = Figure(figsize=(7.2, 2.8), layout="constrained")
-    loss, norm = figure.subplots(1, 2, sharex=True)
-    color = palette.color(method)
-    groups: Any = history.groupby("seed")
-    for axes, column, label in ((loss, "loss", "training loss, epoch mean"), (norm, "grad_norm", "gradient norm")):
-        for _, rows in groups:
-            marker = "o" if len(rows) == 1 else None
-            axes.plot(
-                rows["epoch"], rows[column], color=color, linewidth=1, marker=marker, alpha=max(0.3, 1 / len(groups))
-            )
-        axes.set(xlabel="epoch", ylabel=label)
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
+    figure, norm = training_curves(title, palette.color(method), history, "grad_norm", "gradient norm", 2.8)
     if (history["grad_norm"] > 0).all():
         norm.set_yscale("log")
-    figure.suptitle(f"{title}, {counted(len(groups), 'seed')}", fontsize="medium")
     return figure

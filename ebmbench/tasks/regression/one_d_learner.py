@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,8 +16,9 @@ from ebmbench.core.optimizers import eager
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Setup
-from ebmbench.tasks.examples import write_examples
+from ebmbench.tasks.examples import read_arrays, write_arrays, write_examples
 from ebmbench.tasks.regression import metrics
+from ebmbench.tasks.regression.density import LEVELS, central_coverage
 from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW, Dataset
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.networks.paper import PaperStack
@@ -27,8 +26,6 @@ from ebmbench.tasks.regression.one_d import PARTITION_NODES, OneD
 
 SLICES = (-2.0, -0.5, 0.5, 2.0)
 """Values of x at which densities are kept on a fine grid."""
-
-CALIBRATION_LEVELS = [round(0.05 * k, 2) for k in range(1, 20)]
 
 
 class OneDLearner(RegressionLearner):
@@ -83,8 +80,8 @@ class OneDLearner(RegressionLearner):
             pit = test["pit"]
             stopped = stopped or self.task.is_broken(scores)
             rows.append(scores)
-            for level in CALIBRATION_LEVELS:
-                share = math.nan if stopped else metrics.coverage(pit, level).item()
+            for level in LEVELS:
+                share = math.nan if stopped else central_coverage(pit, level).item()
                 curves.append({"seed": seed, "level": level, "coverage": share})
             of_points = torch.stack((-test["nll"], pit))
             examples.append((of_points * math.nan if stopped else of_points).cpu().numpy())
@@ -93,10 +90,10 @@ class OneDLearner(RegressionLearner):
         part = self.seeds[0]  # `finish` puts the groups of a run together
         write_atomically(run_dir / f"calibration.{part}.csv", pd.DataFrame(curves).to_csv(index=False).encode())
         points = {"x": self.dataset.test.x.cpu().numpy(), "y": self.dataset.test.y.cpu().numpy()}
-        _write_arrays(run_dir / f"examples.{part}.npz", {"seeds": self.seeds, "scores": np.stack(examples), **points})
+        write_arrays(run_dir / f"examples.{part}.npz", {"seeds": self.seeds, "scores": np.stack(examples), **points})
         arrays = grids.picture_arrays()
         models = {"model": np.stack(densities), "slice_model": np.stack(slices), "seeds": self.seeds}
-        _write_arrays(run_dir / f"densities.{part}.npz", {**arrays, **models})
+        write_arrays(run_dir / f"densities.{part}.npz", {**arrays, **models})
         return rows
 
     def _density(self, index: int, x: Tensor, y: Tensor, grids: _Grids) -> Tensor:
@@ -119,8 +116,8 @@ class OneDLearner(RegressionLearner):
             "nll_error": test["nll_error"].mean().item(),
             "val_nll": self._val_nll(index, grids).mean().item(),
             "crps": test["crps"].mean().item(),
-            "coverage_50": metrics.coverage(test["pit"], 0.5).item(),
-            "coverage_90": metrics.coverage(test["pit"], 0.9).item(),
+            "coverage_50": central_coverage(test["pit"], 0.5).item(),
+            "coverage_90": central_coverage(test["pit"], 0.9).item(),
             "edge_mass": test["edge_mass"].mean().item(),
             "d_kl_noisy": noisy,
             "nll_noisy": test["nll_noisy"][grids.noisy_inside].mean().item(),
@@ -211,10 +208,10 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> None:
     if all(path.exists() for path in (*tables, *arrays, *examples)):  # else an earlier attempt put them together
         curves = pd.concat([pd.read_csv(path) for path in tables])
         write_atomically(run_dir / "calibration.csv", curves.to_csv(index=False).encode())
-        parts = [dict(np.load(path, allow_pickle=False)) for path in arrays]
+        parts = [read_arrays(path) for path in arrays]
         joined = {key: np.concatenate([part[key] for part in parts]) for key in ("model", "slice_model", "seeds")}
-        _write_arrays(run_dir / "densities.npz", {**parts[0], **joined})
-        scored = [dict(np.load(path, allow_pickle=False)) for path in examples]
+        write_arrays(run_dir / "densities.npz", {**parts[0], **joined})
+        scored = [read_arrays(path) for path in examples]
         write_examples(run_dir, pd.concat([_example_rows(part) for part in scored], ignore_index=True))
     for path in (*tables, *arrays, *examples):
         path.unlink(missing_ok=True)
@@ -238,9 +235,3 @@ def _example_rows(arrays: Mapping[str, np.ndarray]) -> pd.DataFrame:
 def _array(density: Tensor, diverged: bool = False) -> np.ndarray:
     """As it is written: half precision is enough for pictures. A seed that diverged has no density."""
     return (density * math.nan if diverged else density).clamp(max=6e4).to(torch.float16).cpu().numpy()
-
-
-def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    buffer = BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())

@@ -82,7 +82,7 @@ def predict_table(model: RegressionModel, table: pd.DataFrame, level: float) -> 
 
 
 WIDE = 3
-"""How many times larger than a Gaussian's of the same interval a standard deviation is that comes from far tails."""
+"""A standard deviation so many times as large as that of a Gaussian with the same interval comes from far tails."""
 
 
 def _tails(made: Mapping[str, Tensor], level: float) -> list[str]:

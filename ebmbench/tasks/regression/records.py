@@ -9,7 +9,6 @@ pictures.npz     densities of a few test rows
 
 from __future__ import annotations
 
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -21,9 +20,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ebmbench.core.rng import Streams
 from ebmbench.system.files import write_atomically
-from ebmbench.tasks.examples import write_examples
-from ebmbench.tasks.regression import density
+from ebmbench.tasks.examples import read_arrays, write_arrays, write_examples
+from ebmbench.tasks.regression.density import (
+    LEVELS,
+    calibration_curve,
+    calibration_metrics,
+    crps_of_points,
+    energy_score,
+    point_metrics,
+)
 
 if TYPE_CHECKING:
     from ebmbench.tasks.regression.fitting import FitLearner
@@ -66,12 +73,11 @@ def write_part(learner: FitLearner, scores: RowScores, log_base: Tensor, good: S
         good: the seeds whose densities are results.
     """
     test = learner.split.test
-    rows = test.rows if test.rows is not None else np.arange(len(test))
     arrays = {name: getattr(scores, name).numpy() for name in ("log_prob", "pit", "mean", "median", "spread", "points")}
-    arrays |= {"y": test.y.numpy(), "rows": rows, "log_base": log_base.numpy()}
+    arrays |= {"y": test.y.numpy(), "rows": test.places, "log_base": log_base.numpy()}
     arrays |= {"seeds": np.array(learner.seeds), "good": np.array(good)}
-    _write_arrays(_part(run_dir, learner.seeds[0]), arrays)
-    _write_arrays(run_dir / f"pictures.{learner.seeds[0]}.npz", _pictures(learner, scores, good))
+    write_arrays(_part(run_dir, learner.seeds[0]), arrays)
+    write_arrays(run_dir / f"pictures.{learner.seeds[0]}.npz", _pictures(learner, scores, good))
 
 
 def _part(run_dir: Path, seed: int) -> Path:
@@ -87,7 +93,7 @@ def _pictures(learner: FitLearner, scores: RowScores, good: Sequence[bool]) -> d
     arrays: dict[str, Any] = {
         "seeds": np.array(learner.seeds),
         "good": np.array(good),
-        "rows": (test.rows if test.rows is not None else np.arange(len(test)))[chosen.numpy()],
+        "rows": test.places[chosen.numpy()],
         "observed": test.y[chosen].numpy(),
         "points": scores.points[:, chosen].numpy(),
     }
@@ -96,8 +102,6 @@ def _pictures(learner: FitLearner, scores: RowScores, good: Sequence[bool]) -> d
     if learner.nodes is not None:
         arrays |= _curves(learner, scores, chosen)
     elif learner.split.truth is not None:
-        from ebmbench.core.rng import Streams
-
         draws = Streams([1], stacked=False).at(0)
         arrays["true_points"] = learner.split.truth.sample(test.given[chosen], 400, draws, "picture").float().numpy()
     return arrays
@@ -108,8 +112,7 @@ def _curves(learner: FitLearner, scores: RowScores, chosen: Tensor) -> dict[str,
     test, scaling = learner.split.test, learner.scaling
     points = scores.points[:, chosen, :, 0].double()
     points = points[points.isfinite().all(-1).all(-1)] if points.isfinite().any() else torch.zeros(1, len(chosen), 1)
-    low = torch.minimum(points.amin((0, 2)) if len(points) else test.y[chosen, 0].double(), test.y[chosen, 0].double())
-    high = torch.maximum(points.amax((0, 2)) if len(points) else test.y[chosen, 0].double(), test.y[chosen, 0].double())
+    low, high = torch.cat((points.movedim(0, 1).flatten(1), test.y[chosen, :1].double()), 1).aminmax(dim=1)
     margin = 0.1 * (high - low) + 1e-3 * float(scaling.y_std[0])
     part = torch.linspace(0, 1, PICTURE_POINTS, dtype=torch.float64)
     y = (low - margin).unsqueeze(1) + (high - low + 2 * margin).unsqueeze(1) * part
@@ -132,7 +135,7 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> dict[str, float]:
     parts = [_part(run_dir, group[0]) for group in groups]
     pictures = [run_dir / f"pictures.{group[0]}.npz" for group in groups]
     if all(path.exists() for path in parts):  # else an earlier attempt put them together
-        arrays = [dict(np.load(path, allow_pickle=False)) for path in parts]
+        arrays = [read_arrays(path) for path in parts]
         by_seed = ("log_prob", "pit", "mean", "median", "spread", "points", "seeds", "good")
         joined = {**arrays[0], **{name: np.concatenate([a[name] for a in arrays]) for name in by_seed}}
         targets = json.loads((run_dir / "model.json").read_text())["targets"]
@@ -141,8 +144,7 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> dict[str, float]:
         scores = pd.DataFrame([{"seeds": int(joined["good"].sum()), **_mixture_scores(joined)}])
         write_atomically(run_dir / "ensemble.csv", scores.to_csv(index=False).encode())
     if pictures[0].exists():
-        shown = dict(np.load(pictures[0], allow_pickle=False))  # the other groups' seeds are like these
-        _write_arrays(run_dir / "pictures.npz", shown)
+        write_arrays(run_dir / "pictures.npz", read_arrays(pictures[0]))  # the other groups' seeds are like these
     for path in (*parts, *pictures):
         path.unlink(missing_ok=True)
     row = pd.read_csv(run_dir / "ensemble.csv").iloc[0].drop("seeds")
@@ -173,20 +175,16 @@ def endings(targets: Sequence[str]) -> list[str]:
 
 
 def _calibration(arrays: dict[str, Any]) -> pd.DataFrame:
-    from ebmbench.tasks.regression.scoring import calibration_curve
-
     one = arrays["y"].shape[1] == 1
     rows = []
     for seed, good, pit in zip(arrays["seeds"], arrays["good"], torch.from_numpy(arrays["pit"]), strict=True):
-        curve = calibration_curve(pit, one).tolist() if good else [math.nan] * len(density.LEVELS)
-        rows += [{"seed": seed, "level": lev, "coverage": c} for lev, c in zip(density.LEVELS, curve, strict=True)]
+        curve = calibration_curve(pit, one).tolist() if good else [math.nan] * len(LEVELS)
+        rows += [{"seed": seed, "level": lev, "coverage": c} for lev, c in zip(LEVELS, curve, strict=True)]
     return pd.DataFrame(rows)
 
 
 def _mixture_scores(arrays: dict[str, Any]) -> dict[str, float]:
     """Returns the scores of the equal mixture of the densities of all seeds that did not diverge."""
-    from ebmbench.tasks.regression.scoring import calibration_metrics, point_metrics
-
     good = torch.from_numpy(arrays["good"])
     names = ("log_prob", "pit", "mean", "points")
     log_prob, pit, mean, points = (torch.from_numpy(arrays[name])[good].double() for name in names)
@@ -200,15 +198,8 @@ def _mixture_scores(arrays: dict[str, Any]) -> dict[str, float]:
     median = pooled.median(1).values
     scores = {"nll": -mixed.mean(), **point_metrics(mixed, mean.mean(0), median, y, log_base)}
     if one:
-        scores |= {"crps": density.crps_of_points(pooled[..., 0], y[:, 0]).mean()}
+        scores |= {"crps": crps_of_points(pooled[..., 0], y[:, 0]).mean()}
         scores |= calibration_metrics(pit.mean(0), one)
     else:
-        scores |= {"energy_score": density.energy_score(pooled[:, :: max(1, len(points))], y).mean()}
+        scores |= {"energy_score": energy_score(pooled[:, :: max(1, len(points))], y).mean()}
     return {name: float(value) for name, value in scores.items()}
-
-
-def _write_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Writes arrays as .npz, whole or not at all."""
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())

@@ -14,7 +14,7 @@ from ebmbench.core.rng import Streams
 from ebmbench.tasks.regression import density, records
 from ebmbench.tasks.regression.conditional import NEAR, Conditionals, around
 from ebmbench.tasks.regression.data.base import Arrays, Law
-from ebmbench.tasks.regression.density import GridDensity
+from ebmbench.tasks.regression.density import GridDensity, calibration_metrics, midpoints, point_metrics
 from ebmbench.tasks.regression.scaling import Scaling
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ EVALUATIONS = 2**20
 ROWS = 32
 """Test rows at a time, for several targets; fixed, so that random numbers do not depend on the number of seeds."""
 LARGEST_ERROR = 0.05
-"""Of log Z that a narrow peak may make, from which on it is said."""
+"""The error of log Z by a narrow peak from which on it is reported."""
 POINTS = 99
 """Equally likely points that stand for a density where those of several seeds are mixed."""
 
@@ -101,7 +101,6 @@ def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tenso
     f = conditionals.bind(x)(y.unsqueeze(1).expand(seeds, -1, -1, -1)).flatten()
     normalised = conditionals.stack.normalised
     log_z = torch.zeros_like(f) if normalised else grids.log_z
-    middle = (torch.arange(POINTS, dtype=torch.float64, device=x.device) + 0.5) / POINTS
     nan = torch.full_like(f, torch.nan)
     scores = RowScores(
         log_prob=f - log_z - scaling.log_scale,
@@ -112,7 +111,7 @@ def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tenso
         mean=scaling.raw_y(grids.mean.unsqueeze(1)),
         median=scaling.raw_y(grids.quantile(target.new_tensor([0.5]))),
         spread=unit * grids.variance.sqrt().unsqueeze(1),
-        points=scaling.raw_y(grids.quantile(middle).unsqueeze(-1)).float(),
+        points=scaling.raw_y(grids.quantile(midpoints(POINTS, x.device)).unsqueeze(-1)).float(),
         d_kl=nan if truth is None else _d_kl(conditionals, grids, x, truth),
         d_kl_error=nan,
     )
@@ -151,11 +150,7 @@ def _bias(grids: GridDensity, found: Tensor, normalised: bool) -> Tensor:
 def _d_kl(conditionals: Conditionals, grids: GridDensity, x: Tensor, truth: Truth) -> Tensor:
     """Returns `KL(truth ‖ model)` of one target, by the trapezoidal rule on nodes of both: `[S·B]`."""
     seeds, rows = conditionals.seeds, len(x)
-
-    def true_log_prob(y: Tensor) -> Tensor:
-        return truth.log_prob(y.unsqueeze(-1))
-
-    true = GridDensity.refined(true_log_prob, conditionals.start(rows, None))
+    true = GridDensity.refined(lambda y: truth.log_prob(y.unsqueeze(-1)), conditionals.start(rows, None))
     y = torch.cat((grids.y, true.y.repeat(seeds, 1)), -1).sort(-1).values
     model = GridDensity(y, conditionals.bind(x)(y.view(seeds, rows, -1, 1)).flatten(0, 1))
     log_model = model.log_values if conditionals.stack.normalised else model.log_density
@@ -230,13 +225,13 @@ def evaluate(learner: FitLearner, run_dir: Path, diverged: Sequence[bool]) -> li
     y = test.y.double()
     log_base = learner.task.base.log_prob(scaling.y(test.y)) - scaling.log_scale
     chosen_by = val_nll(learner).tolist()
+    common = {"nll_base": -float(log_base.mean())}
+    if learner.split.truth is not None:
+        common["nll_true"] = -float(learner.split.truth.log_prob(test.given, y.unsqueeze(1)).mean())
     rows = []
     for index in range(len(learner.seeds)):
-        metrics = {**summarise(scores, index, y, log_base), "nll_base": -float(log_base.mean())}
-        if learner.split.truth is not None:
-            true = learner.split.truth.log_prob(test.given, y.unsqueeze(1))
-            metrics["nll_true"] = -float(true.mean())
-        rows.append({**metrics, "val_nll": chosen_by[index], "best_epoch": float(learner.state["best.epoch"][index])})
+        chosen = {"val_nll": chosen_by[index], "best_epoch": float(learner.state["best.epoch"][index])}
+        rows.append({**summarise(scores, index, y, log_base), **common, **chosen})
     records.write_model(learner, run_dir)
     good = [not (stopped or learner.task.is_broken(row)) for stopped, row in zip(diverged, rows, strict=True)]
     records.write_part(learner, scores, log_base, good, run_dir)
@@ -280,30 +275,3 @@ def summarise(scores: RowScores, index: int, y: Tensor, log_base: Tensor) -> dic
 def _error_of_mean(errors: Tensor) -> Tensor:
     """Returns the standard error of a mean over rows from theirs, which are independent: `[N] -> []`."""
     return errors.square().sum().sqrt() / len(errors)
-
-
-def point_metrics(log_prob: Tensor, mean: Tensor, median: Tensor, y: Tensor, log_base: Tensor) -> dict[str, Tensor]:
-    """Returns robust summaries of the NLL, and errors of points: `[N]`, `[N, D]` twice, `[N, D]`, `[N]`."""
-    return {
-        "nll_median": -log_prob.median(),
-        "nll_mixed": density.mixed_nll(log_prob, log_base).mean(),
-        "rmse": (mean - y).square().mean().sqrt(),
-        "mae": (median - y).abs().mean(),
-    }
-
-
-def calibration_metrics(pit: Tensor, one: bool) -> dict[str, Tensor]:
-    """Returns coverages, and how far the calibration curve is off in the mean, from the PIT `[N]`."""
-    curve = calibration_curve(pit, one)
-    covered = density.central_coverage if one else density.region_coverage
-    return {
-        "coverage_50": covered(pit, 0.5),
-        "coverage_90": covered(pit, 0.9),
-        "calibration_error": (curve - curve.new_tensor(density.LEVELS)).abs().mean(),
-    }
-
-
-def calibration_curve(pit: Tensor, one: bool) -> Tensor:
-    """Returns the coverage at each of `density.LEVELS`: of central intervals, or of regions for several targets."""
-    covered = density.central_coverage if one else density.region_coverage
-    return torch.stack([covered(pit, level) for level in density.LEVELS])

@@ -34,7 +34,9 @@ def gaussian(mean: list[float], chol: list[list[float]]) -> torch.distributions.
 
 def test_draws_from_a_wide_proposal_estimate_the_integral_within_their_error() -> None:
     target = gaussian([0.5, -1.0], [[1.0, 0.0], [0.6, 0.5]])
-    made = importance.draw(lambda y: target.log_prob(y) + 5, [(1.0, wide(2))], LEAD, 4096, generator())
+    made = importance.propose([(1.0, wide(2))], LEAD, 4096, generator()).weighted(
+        lambda y: target.log_prob(y) + 5, LEAD
+    )
     assert made.y.shape == (*LEAD, 4096, 2)
     assert torch.all((made.log_z - 5).abs() < 4 * made.error) and float(made.error.max()) < 0.1
     assert float((made.mean - target.mean).abs().max()) < 0.15
@@ -47,7 +49,7 @@ def test_weights_that_cannot_be_trusted_are_called_so() -> None:
     """A proposal much narrower than the target: the estimate of Z is far too low, and Pareto's k says it of most."""
     narrow = Cloud(torch.zeros(1, 2, dtype=torch.float64), 0.15 * torch.eye(2, dtype=torch.float64))
     target = gaussian([0.0, 0.0], [[1.0, 0.0], [0.0, 1.0]])
-    made = importance.draw(target.log_prob, [(1.0, narrow)], (1, 40), 4096, generator())
+    made = importance.propose([(1.0, narrow)], (1, 40), 4096, generator()).weighted(target.log_prob, (1, 40))
     assert float(made.log_z.median()) < -1 and float((made.k_hat > TRUSTED_K).double().mean()) > 0.7
 
 

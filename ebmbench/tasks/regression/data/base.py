@@ -88,6 +88,11 @@ class Arrays:
         return len(self.x)
 
     @property
+    def places(self) -> np.ndarray:
+        """The place of each row in the source, or here if it has none: int64 `[N]`."""
+        return np.arange(len(self)) if self.rows is None else self.rows
+
+    @property
     def given(self) -> Tensor:
         """What the truth depends on, `[N, ...]`."""
         return self.x if self.latent is None else self.latent
@@ -136,9 +141,15 @@ class Data(Component):
         """
 
 
+def names_of(y: Any, dim: int) -> list[str]:
+    """Returns the names of `dim` targets as their table or column has them; `y1`, `y2`, … if it has not."""
+    names = [str(name) for name in getattr(y, "columns", [])] or [str(getattr(y, "name", None) or "y")]
+    return names if len(names) == dim else [f"y{k + 1}" for k in range(dim)]
+
+
 def split_rows(
     count: int, test_fraction: float, val_fraction: float, seed: int | Sequence[int]
-) -> tuple[np.ndarray, ...]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Splits row numbers at random into training, validation and test.
 
     Args:
@@ -153,6 +164,20 @@ def split_rows(
     num_test = max(1, round(test_fraction * count))
     train, val = split_off(order[num_test:], val_fraction)
     return train, val, np.sort(order[:num_test])
+
+
+def split_around(
+    places: np.ndarray, test: np.ndarray, val_fraction: float, seed: int | Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Splits row numbers into training, validation and test, where the test rows are given.
+
+    Args:
+        places: of the rows in the source; test: the places of the test rows.
+        val_fraction: of the rows that are not for test.
+    """
+    chosen = np.isin(places, test)
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(~chosen))
+    return *split_off(order, val_fraction), np.flatnonzero(chosen)
 
 
 def split_off(order: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
@@ -184,7 +209,8 @@ def check_targets(split: Split) -> None:
         if not len(part):
             raise UserError("the training, validation and test rows must each be one at least")
         if not part.y.isfinite().all():
-            raise UserError(f"the targets {_names(split.target_names)} hold values that are not finite numbers")
+            names = ", ".join(map(repr, split.target_names))
+            raise UserError(f"the targets {names} hold values that are not finite numbers")
         if not part.x.isfinite().all():
             raise UserError("the inputs hold values that are not finite numbers")
     spread = split.train.y.double().std(0) if len(split.train) > 1 else torch.zeros(split.train.y.shape[1])
@@ -224,8 +250,8 @@ def _digits(low: float, high: float) -> int:
 
 
 FAR, MOST_FAR = 100, 0.25
-"""How many times as far from the median as any other value is a value that may be a mistake, and the share of rows
-that may hold such values."""
+"""Values may be mistakes if they are this many times as far from the median as all others are, and if no more than this
+share of the rows has them."""
 
 
 def far_notes(split: Split) -> list[str]:
@@ -279,7 +305,3 @@ def discrete_notes(split: Split) -> list[str]:
                 "with a spike on each has an NLL as low as one likes; compare models by CRPS too"
             )
     return notes
-
-
-def _names(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names)

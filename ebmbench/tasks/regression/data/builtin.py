@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -14,12 +16,12 @@ from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, split_rows
 from ebmbench.tasks.regression.data.transforms import ArrayInput
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 
 class Builtin(Data):
     """A set of scikit-learn, split at random."""
+
+    options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Of scikit-learn's function that loads it."""
 
     test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the rows that are for test")
     val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the other rows that are for validation")
@@ -31,22 +33,15 @@ class Builtin(Data):
             from sklearn import datasets
         except ImportError:
             raise UserError(f"data={self.source} needs scikit-learn: pip install scikit-learn") from None
-        bunch: Any = getattr(datasets, f"load_{self.source}")(**self._options())
+        bunch: Any = getattr(datasets, f"load_{self.source}")(**self.options)
         x, y = np.asarray(bunch.data, np.float32), np.asarray(bunch.target, np.float32).reshape(len(bunch.data), -1)
         features = [str(name) for name in bunch.feature_names]
         targets = [str(name) for name in getattr(bunch, "target_names", None) or ["y"]]
         train, val, test = (
-            Arrays(_rows(x, rows), _rows(y, rows), rows=rows)
+            Arrays(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]), rows=rows)
             for rows in split_rows(len(x), self.test_fraction, self.val_fraction, self.split_seed)
         )
         return Split(train, val, test, targets, features, ArrayInput((x.shape[1],), tuple(features)))
-
-    def _options(self) -> dict[str, Any]:
-        return {}
-
-
-def _rows(values: np.ndarray, rows: np.ndarray) -> Tensor:
-    return torch.from_numpy(values[rows])
 
 
 @register
@@ -56,8 +51,7 @@ class Diabetes(Builtin):
     source = "diabetes"
     name: str = Field("diabetes", pattern=NAME, description=NAME_TEXT)
 
-    def _options(self) -> dict[str, Any]:
-        return {"scaled": False}  # in their own units, as a user would have them
+    options = MappingProxyType({"scaled": False})  # in their own units, as a user would have them
 
 
 @register

@@ -123,7 +123,7 @@ class TableColumns:
         return torch.from_numpy(np.stack(parts, axis=1))
 
     @property
-    def used(self) -> Sequence[str]:
+    def used(self) -> list[str]:
         """The columns that it reads."""
         return [column.name for column in self.columns]
 
@@ -162,7 +162,7 @@ class TableColumns:
         return self.encode(table), notes
 
     def _table(self, frame: Frame) -> pd.DataFrame:
-        names = [column.name for column in self.columns]
+        names = self.used
         if not isinstance(frame, pd.DataFrame):
             array = np.asarray(frame)
             if array.ndim != 2 or array.shape[1] != len(names):
@@ -235,7 +235,7 @@ def numbers_of(values: pd.Series, date: bool | str = False) -> tuple[np.ndarray,
 
 
 def clean_numbers(column: pd.Series, date: bool | str = False) -> tuple[np.ndarray, list[str]]:
-    """Returns a column as numbers, text and infinity in it as missing; and what is to be said of it."""
+    """Returns a column as numbers, with text and infinity as missing, and what is to be said of it, a sentence each."""
     values, bad = numbers_of(column, date)
     notes = [] if date else _written_notes(column, values)
     if bad is not None:
@@ -452,30 +452,26 @@ def _columns(rows: Rows, train: pd.DataFrame, y: np.ndarray, notes: list[str]) -
     filled: list[str] = []
     for name in rows.features:
         values = train[name]
-        reason = _useless(values, name in rows.numbers)
+        numbers = values.to_numpy(np.float64) if name in rows.numbers else None
+        reason = _useless(values, numbers is not None)
         if reason is None:
-            content = (
-                values.to_numpy(np.float64).tobytes() if name in rows.numbers else "\0".join(words_of(values)).encode()
-            )
-            copied = [
-                target for k, target in enumerate(rows.targets)
-                if name in rows.numbers and np.array_equal(values.to_numpy(np.float64), y[:, k])
-            ]  # fmt: skip
-            if copied:
-                reason = f"a copy of the target {copied[0]!r}"
+            content = "\0".join(words_of(values)).encode() if numbers is None else numbers.tobytes()
+            equal = [] if numbers is None else [np.array_equal(numbers, target) for target in y.T]
+            if any(equal):
+                reason = f"a copy of the target {rows.targets[equal.index(True)]!r}"
             elif content in seen:
                 reason = f"a copy of {seen[content]!r}"
             else:
                 seen[content] = name
         if reason is not None:
             dropped.setdefault(reason, []).append(name)
-        elif name in rows.numbers:
+        elif numbers is not None:
             missing = bool(values.isna().any())
             middle = float(values.median())
             coarse = float(values.abs().max()) * 2**-24 > 1e-4 * float(values.std())
             shift, ends = middle if coarse else 0.0, (float(values.min()), float(values.max()))
             kept.append(NumberColumn(name, middle, missing, rows.dates.get(name, False), shift, *ends))
-            notes += far_notes_of(f"input {name!r}", values.to_numpy(np.float64), values.index.to_numpy())
+            notes += far_notes_of(f"input {name!r}", numbers, values.index.to_numpy())
             filled += [name] if missing else []
         else:
             kept.append(_words(values, notes))

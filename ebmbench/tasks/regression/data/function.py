@@ -16,7 +16,7 @@ from typing_extensions import override
 
 from ebmbench.core.errors import UserError, counted, first_line
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, far_notes_of, split_rows
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, far_notes_of, names_of, split_rows
 from ebmbench.tasks.regression.data.frames import LARGEST, read_columns, split_table
 from ebmbench.tasks.regression.data.table import digest
 from ebmbench.tasks.regression.data.transforms import ArrayInput
@@ -91,7 +91,7 @@ class Function(Data):
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings, with the file's contents instead of its place."""
-        found = {**super().identity()}
+        found = super().identity()
         if self.function is not None:
             file, _, called = self.function.rpartition(":")
             found["function"] = f"{digest(Path(file).expanduser()) or file}:{called}"
@@ -126,19 +126,16 @@ class Function(Data):
             raise UserError(f"{self.function} failed ({type(error).__name__}: {first_line(error)})") from None
         if not isinstance(result, tuple | list) or len(result) != 2:
             raise UserError(f"{self.function} must return x and y, two arrays, and returned a {type(result).__name__}")
-        x, y = result
-        names = [str(name) for name in getattr(y, "columns", [])] or [str(getattr(y, "name", None) or "y")]
+        x, given = result
         try:
-            y = _numbers(y, np.float64)
+            y = _numbers(given, np.float64)
             x = x if isinstance(x, pd.DataFrame) else _numbers(x, np.float32)
         except (ValueError, TypeError):
             raise UserError(f"{self.function} returned something that is no number; give arrays of numbers") from None
         _check_shapes(x, y, f"{self.function}: ")
         if isinstance(x, np.ndarray) and not np.isfinite(x).all():
             raise UserError(f"{self.function} returned x with values that are not finite numbers")
-        if len(names) != y.shape[1]:
-            names = [f"y{k + 1}" for k in range(y.shape[1])]
-        return x, y, names
+        return x, y, names_of(given, y.shape[1])
 
 
 def _imported(text: str) -> Any:

@@ -17,7 +17,7 @@ from typing_extensions import override
 from ebmbench.core.errors import UserError, counted
 from ebmbench.core.registry import register
 from ebmbench.tasks.pixels import eight_bits
-from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Frame, Split, split_off, split_rows
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Frame, Split, split_around, split_rows
 from ebmbench.tasks.regression.data.frames import read_columns
 from ebmbench.tasks.regression.data.table import Names, digest, free_memory, read_splits, read_table
 from ebmbench.tasks.regression.data.transforms import register_transform
@@ -57,8 +57,7 @@ class ImageFiles:
         if free is not None and need > free:
             raise UserError(
                 f"{len(names)} images of {shape} take about {need / 2**20:.0f} MB of memory where "
-                f"{free / 2**20:.0f} MB "
-                "are free; give a smaller task.data.size"
+                f"{free / 2**20:.0f} MB are free; give a smaller task.data.size"
             )
         x = torch.empty(len(names), *shape)
         for place, name in enumerate(names):
@@ -119,7 +118,7 @@ class Images(Data):
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings, with the labels' contents instead of the folder's place."""
-        found = {**super().identity()}
+        found = super().identity()
         if self.root is not None:
             labels = digest(Path(self.root).expanduser() / self.labels)
             if labels is not None:
@@ -150,18 +149,12 @@ class Images(Data):
             rows.notes.append(f"left out, for they name no image: {counted(len(rows.frame) - len(kept), 'row')}")
         places = kept.index.to_numpy()
         y = rows.y[np.isin(rows.frame.index.to_numpy(), places)]
-        parts: tuple[np.ndarray, ...]
         if self.split_file is not None:
-            test = np.flatnonzero(
-                np.isin(places, read_splits(Path(self.split_file).expanduser(), self.split, len(frame)))
-            )
-            order = np.random.default_rng([self.split_seed, self.split])
-            rest = order.permutation(np.setdiff1d(np.arange(len(places)), test))
-            parts = (*split_off(rest, self.val_fraction), test)
+            test = read_splits(Path(self.split_file).expanduser(), self.split, len(frame))
+            parts = split_around(places, test, self.val_fraction, [self.split_seed, self.split])
         else:
             parts = split_rows(len(places), self.test_fraction, self.val_fraction, self.split_seed)
         transform = ImageFiles(column, str(root.absolute()), self.channels, self.size, self.size)
         x = transform.encode(kept)
-        arrays = (Arrays(x[part], torch.from_numpy(y[part]), rows=places[part]) for part in parts)
-        fit, check, score = arrays
+        fit, check, score = (Arrays(x[part], torch.from_numpy(y[part]), rows=places[part]) for part in parts)
         return Split(fit, check, score, rows.targets, ["image"], transform, rows.notes)

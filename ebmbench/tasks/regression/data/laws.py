@@ -155,15 +155,10 @@ class Laws(Data):
     def label(self) -> str:
         return f"{self.law}-{self.dim}" if self.name == "laws" else self.name
 
-    def truth(self) -> Law:
-        """Returns the law."""
-        law: Law = LAWS[self.law](self.dim)
-        return law
-
     @override
     def load(self) -> Split:
         draws = Streams([self.data_seed], stacked=False).at(0)
-        law = self.truth()
+        law: Law = LAWS[self.law](self.dim)
 
         def rows(name: str, count: int) -> Arrays:
             x = 2 * draws.uniform(f"{name}/x", (count, INPUTS)) - 1

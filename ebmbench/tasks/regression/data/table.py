@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from ebmbench.core.errors import UserError, counted, did_you_mean, first_line, shown
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split, split_off, split_rows
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split, split_around, split_rows
 from ebmbench.tasks.regression.data.frames import read_columns, refuse_nested, row_counter, split_table
 from ebmbench.tasks.regression.data.written import is_none
 
@@ -70,7 +70,7 @@ class Table(Data):
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings, with the files' contents instead of their places."""
-        found = {**super().identity()}
+        found = super().identity()
         found.pop("memory_mb", None)
         for key in ("path", "split_file"):
             if key in found:
@@ -96,20 +96,13 @@ class Table(Data):
             ignore += counters
         rows = read_columns(frame, self.targets, self.features, ignore, self.categorical, path.name)
         rows.notes[:0] = notes
-        count = len(rows.frame)
         if self.split_file is not None:
-            parts = self._published(Path(self.split_file).expanduser(), rows.frame.index.to_numpy(), len(frame))
+            test = read_splits(Path(self.split_file).expanduser(), self.split, len(frame))
+            parts = split_around(rows.frame.index.to_numpy(), test, self.val_fraction, [self.split_seed, self.split])
         else:
             seed = [self.split_seed, self.split] if self.split else self.split_seed
-            parts = split_rows(count, self.test_fraction, self.val_fraction, seed)
+            parts = split_rows(len(rows.frame), self.test_fraction, self.val_fraction, seed)
         return split_table(rows, *parts)
-
-    def _published(self, file: Path, places: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
-        test = np.flatnonzero(np.isin(places, read_splits(file, self.split, count)))
-        order = np.random.default_rng([self.split_seed, self.split]).permutation(
-            np.setdiff1d(np.arange(len(places)), test)
-        )
-        return (*split_off(order, self.val_fraction), test)
 
 
 PUBLISHED = {
@@ -159,14 +152,12 @@ class UCI(Data):
             raise UserError(f"{folder / 'data.csv'} has no column 'y', which must be the target; it has {known}")
         rows = read_columns(frame, ["y"], source=f"{self.name}/data.csv")
         rows.notes[:0] = notes
-        places = rows.frame.index.to_numpy()
-        test = np.flatnonzero(np.isin(places, read_splits(folder / "splits.json", self.split, len(frame))))
-        order = np.random.default_rng(self.split).permutation(np.setdiff1d(np.arange(len(places)), test))
-        return split_table(rows, *split_off(order, self.val_fraction), test)
+        test = read_splits(folder / "splits.json", self.split, len(frame))
+        return split_table(rows, *split_around(rows.frame.index.to_numpy(), test, self.val_fraction, self.split))
 
 
 def _sets_in(root: Path, name: str) -> str:
-    """Returns what follows where a set is not there: the sets that are, or what is wrong with the folder."""
+    """Returns how the message of a missing set ends: with the sets that are there, or what is wrong with the folder."""
     if not root.is_dir():
         return f", for {root} is no folder"
     if (root / "data.csv").is_file():
@@ -224,7 +215,7 @@ def read_splits(path: Path, split: int, rows: int) -> np.ndarray:
 
 
 def read_table(path: Path, memory_mb: int | None) -> tuple[pd.DataFrame, list[str]]:
-    """Reads a CSV or Parquet file; returns the table, and how it was read where that is no matter of course.
+    """Reads a CSV or Parquet file; returns the table, and a sentence for each thing that was unusual in reading it.
 
     Args:
         memory_mb: what it may take; None: what is free.

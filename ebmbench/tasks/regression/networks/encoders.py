@@ -6,7 +6,7 @@ import math
 import warnings
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -140,9 +140,8 @@ def _load(net: nn.Module, path: Path) -> None:
     if isinstance(saved, dict) and isinstance(saved.get("state_dict"), dict):
         saved = saved["state_dict"]
     own = net.state_dict()
-    fitting = {
-        name: saved[name] for name in own if isinstance(saved, dict) and _shape(saved.get(name)) == own[name].shape
-    }
+    there = saved if isinstance(saved, dict) else {}
+    fitting = {name: there[name] for name in own if getattr(there.get(name), "shape", None) == own[name].shape}
     if len(fitting) < len(own):
         missing = next(name for name in own if name not in fitting)
         raise UserError(f"{key}={path} holds no weights of torchvision's resnet18: {missing} is missing there")
@@ -155,10 +154,6 @@ def _load(net: nn.Module, path: Path) -> None:
             "BatchNorm, for which GroupNorm stands in",
             stacklevel=2,
         )
-
-
-def _shape(value: Any) -> Any:
-    return getattr(value, "shape", None)
 
 
 def _is_statistic(name: str) -> bool:

@@ -34,6 +34,12 @@ LAYERS: dict[str, tuple[int, int]] = {
     "out": (HIDDEN, 1),
 }
 """Inputs and outputs of each Linear layer."""
+SHAPES: dict[str, tuple[int, ...]] = {
+    f"{layer}.{name}": shape
+    for layer, (fan_in, fan_out) in LAYERS.items()
+    for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,)))
+}
+"""Of the parameters of one model, in the order in which they are stored."""
 
 Parameters: TypeAlias = "dict[str, Tensor]"
 """`<layer>.weight` of `[S, out, in]` and `<layer>.bias` of `[S, out]`."""
@@ -43,21 +49,16 @@ def initial_parameters(seeds: Sequence[int], dtype: torch.dtype, device: torch.d
     """PyTorch's default initialisation of nn.Linear: weights and biases `U(±1/√in)`, from each seed's own stream."""
     draws = Streams(seeds, device).at(0)
     parameters: Parameters = {}
-    for layer, (fan_in, fan_out) in LAYERS.items():
-        for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,))):
-            unit = draws.uniform(f"init/{layer}.{name}", (len(seeds), *shape), torch.float64)
-            parameters[f"{layer}.{name}"] = ((2 * unit - 1) / fan_in**0.5).to(dtype).requires_grad_()
+    for name, shape in SHAPES.items():
+        fan_in, _ = LAYERS[name.partition(".")[0]]
+        unit = draws.uniform(f"init/{name}", (len(seeds), *shape), torch.float64)
+        parameters[name] = ((2 * unit - 1) / fan_in**0.5).to(dtype).requires_grad_()
     return parameters
 
 
 def layers(flat: Tensor) -> Parameters:
-    """Returns the weights and biases of S models from one tensor `[S, P]`, in the order of `initial_parameters`."""
-    shapes = {
-        f"{layer}.{name}": shape
-        for layer, (fan_in, fan_out) in LAYERS.items()
-        for name, shape in (("weight", (fan_out, fan_in)), ("bias", (fan_out,)))
-    }
-    return split_flat(flat, shapes)
+    """Returns the weights and biases of S models from one tensor `[S, P]`, in the order of SHAPES."""
+    return split_flat(flat, SHAPES)
 
 
 def features(parameters: Parameters, x: Tensor) -> Tensor:
@@ -66,18 +67,13 @@ def features(parameters: Parameters, x: Tensor) -> Tensor:
     return torch.relu(_linear(parameters, "x2", h))
 
 
-def joint_from_x(parameters: Parameters, x: Tensor) -> Tensor:
-    """The part of the first joint layer that depends on x alone, bias included: `[S, B] -> [S, hidden, B]`."""
-    h = features(parameters, x)
-    return torch.baddbmm(parameters["joint.bias"].unsqueeze(-1), parameters["joint.weight"][..., :HIDDEN], h)
-
-
 def plain_energy(parameters: Parameters, x: Tensor) -> Energy:
     """`f(x, ·)` in PyTorch operations for a mini-batch x `[S, B]`; candidates are `[S, B, M, 1]`.
 
     Activations are feature-first, `[S, hidden, B·M]`: row-major products with ten columns are slow.
     """
-    from_x = joint_from_x(parameters, x)
+    bias, weight = parameters["joint.bias"].unsqueeze(-1), parameters["joint.weight"][..., :HIDDEN]
+    from_x = torch.baddbmm(bias, weight, features(parameters, x))  # what of the joint layer depends on x alone
 
     def f(y: Tensor) -> Tensor:
         seeds, batch, samples, _ = y.shape
