@@ -15,7 +15,7 @@ from ebmbench.core.tempering import Tempered, tempered
 from ebmbench.tasks.regression.base_density import BaseDensity, Wide
 
 LOG_Z = 3.0
-ROWS = 12
+ROWS = 40
 
 
 def normal(y: Tensor, mean: Tensor | float, std: float) -> Tensor:
