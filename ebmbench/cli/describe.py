@@ -16,7 +16,7 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ebmbench.cli.names import SHORT
+from ebmbench.cli.names import SHORT, in_full
 from ebmbench.cli.parser import Arguments
 from ebmbench.config import compose as composition
 from ebmbench.config import nodes
@@ -57,7 +57,7 @@ def describe(group: str = "", name: str = "") -> list[str]:
     """
     if not group:
         return _all()
-    group = next((long for long, short in SHORT.items() if short == group), group)
+    group = in_full(group)
     known = [*registry.groups(), *YAML_GROUPS, *SECTIONS]
     if group not in known:
         raise UserError(f"describe {group}: there is no such group{did_you_mean(group, known)}")
@@ -78,7 +78,7 @@ def page(group: str = "", name: str = "") -> list[str]:
     Raises:
         UserError: there is no such group of components, or one option is named.
     """
-    group = next((long for long, short in SHORT.items() if short == group), group)
+    group = in_full(group)
     if group not in registry.groups() or name:
         raise UserError(f"describe --markdown takes one group: {', '.join(registry.groups())}")
     known = registry.known(group)
@@ -227,11 +227,9 @@ def _facts(cls: type[Component]) -> Iterator[tuple[str, str]]:
 
 
 def _metric(title: str, better: object) -> str:
-    return (
-        title
-        if better is None
-        else f"{title} ({f'{better} is better' if isinstance(better, str) else f'{better:g} is best'})"
-    )
+    if better is None:
+        return title
+    return f"{title} ({better} is better)" if isinstance(better, str) else f"{title} ({better:g} is best)"
 
 
 def _tabled(method: str) -> list[tuple[str, str]]:
@@ -312,24 +310,14 @@ def _type(annotation: Any) -> str:
 
 def _range(metadata: Sequence[Any]) -> str:
     """Returns the bounds of a number, or the least length of a list, after a space; nothing if there are none."""
-    bounds = {
-        key: getattr(mark, key)
-        for mark in metadata
-        for key in ("ge", "gt", "le", "lt", "min_length")
-        if hasattr(mark, key)
-    }
-    low = next(
-        (f"{sign}{_shown(bounds[key])}" for key, sign in (("ge", "["), ("gt", "(")) if bounds.get(key) is not None),
-        None,
-    )
-    high = next(
-        (f"{_shown(bounds[key])}{sign}" for key, sign in (("le", "]"), ("lt", ")")) if bounds.get(key) is not None),
-        None,
-    )
+    keys = ("ge", "gt", "le", "lt", "min_length")
+    found = {key: getattr(mark, key) for mark in metadata for key in keys if getattr(mark, key, None) is not None}
+    bounds = {key: _shown(value) for key, value in found.items()}
+    low = f"[{bounds['ge']}" if "ge" in bounds else f"({bounds['gt']}" if "gt" in bounds else ""
+    high = f"{bounds['le']}]" if "le" in bounds else f"{bounds['lt']})" if "lt" in bounds else ""
     if low and high:
         return f" in {low}, {high}"
-    if low or high:
-        text = low or f"{(high or '')[-1]}{(high or '')[:-1]}"
-        return " " + {"[": ">= ", "(": "> ", "]": "<= ", ")": "< "}[text[0]] + text[1:]
-    least = bounds.get("min_length")
-    return f", at least {least}" if least else ""
+    for key, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+        if key in bounds:
+            return f" {sign} {bounds[key]}"
+    return f", at least {bounds['min_length']}" if "min_length" in bounds else ""

@@ -19,6 +19,11 @@ SHORT = {"task/data": "data", "task/network": "network"}
 """Groups that may be written in short."""
 
 
+def in_full(group: str) -> str:
+    """Returns a group's name in full: `task/data` for `data`."""
+    return next((long for long, short in SHORT.items() if short == group), group)
+
+
 class Names:
     """What is there: in the project, in `./conf`, `./sweeps`, in folders of the user's own, and in plug-ins.
 

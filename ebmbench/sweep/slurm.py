@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -29,12 +28,6 @@ ARRAY_SIZE = 1000
 """SLURM's default MaxArraySize is 1001."""
 
 
-def need_submitit() -> None:
-    """Raises UserError where submitit is not installed."""
-    if importlib.util.find_spec("submitit") is None:
-        raise UserError("sweeps on SLURM need the extra: pip install 'ebmbench[slurm]'")
-
-
 def submit_arrays(configs: Sequence[RunConfig], launcher: dict[str, Any], folder: Path) -> Iterator[dict[str, str]]:
     """Submits the jobs in arrays, and returns while they are queued.
 
@@ -47,7 +40,6 @@ def submit_arrays(configs: Sequence[RunConfig], launcher: dict[str, Any], folder
     Raises:
         UserError: SLURM cannot be reached, or refuses the jobs.
     """
-    need_submitit()
     import submitit
 
     threads = launcher.get("cpus_per_task")

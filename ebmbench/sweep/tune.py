@@ -34,7 +34,7 @@ from ebmbench.report.planned import Job, Plan
 from ebmbench.sweep.best import Table, place_of_best, write
 from ebmbench.sweep.plan import make_folder
 from ebmbench.sweep.status import job_states
-from ebmbench.sweep.submit import submit
+from ebmbench.sweep.submit import Preset, submit
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
 
@@ -88,9 +88,7 @@ class Trial:
         return {key: _plain(value) for key, value in self.params.items()}
 
 
-def run(
-    search: Search, results_dir: Path, launcher: str, overrides: Sequence[str], bound: int | None, dry_run: bool
-) -> pd.DataFrame:
+def run(search: Search, results_dir: Path, preset: Preset, bound: int | None, dry_run: bool) -> pd.DataFrame:
     """Carries out a search as far as it can be now; returns a row for each trial.
 
     Where jobs are queued, as on SLURM, the rest is for the next call.
@@ -120,7 +118,7 @@ def run(
             _ask(optuna, study, spaces[method], search, method)
         trials = [trial for method, study in studies.items() for trial in _trials(study, search, method)]
         plan = _plan(search, trials)
-        code = submit(plan, results_dir, launcher, overrides, bound, dry_run, is_new=True)
+        code = submit(plan, results_dir, preset, bound, dry_run, is_new=True)
         results = frame.of_plan(plan, results_dir, job_states)
         rows = _rows(trials, results, metric, search)
         for row in rows:
