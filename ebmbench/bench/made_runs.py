@@ -13,8 +13,8 @@ import numpy as np
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.engine.runs import Status, now, output_files
-from ebmbench.report.planned import Job, Plan
-from ebmbench.sweep.plan import write_plan
+from ebmbench.report.planned import Plan
+from ebmbench.sweep.plan import job_of, write_plan
 from ebmbench.system.files import fingerprint_of_file
 
 NAME = "made"
@@ -38,7 +38,7 @@ def make(results_dir: Path, runs: int, seeds: int) -> Plan:
         trainer = base.trainer.model_copy(update={"learning_rate": rate})
         config = dataclasses.replace(base, trainer=trainer, seeds=tuple(range(part * seeds, (part + 1) * seeds)))
         axes = {"trainer.learning_rate": rate}
-        jobs.append(Job(config.run_id, config.run_hash, config.config_hash, axes, config.to_dict()))
+        jobs.append(job_of(config, axes))
         _make_run(results_dir / "runs" / config.run_id, config, index, rng)
     plan = Plan(
         name=NAME,

@@ -19,7 +19,7 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, counted
 from ebmbench.engine import runs
 from ebmbench.sweep import local
-from ebmbench.sweep.plan import make_folder, make_plan
+from ebmbench.sweep.plan import by_key, make_folder, make_plan
 from ebmbench.sweep.status import slurm_queue
 from ebmbench.sweep.submit import Preset, positive
 
@@ -66,11 +66,10 @@ def _jobs(own: Sequence[str]) -> list[Compared]:
         return [Compared(RunConfig.from_dict(job.config), job.axes) for job in plan.jobs]
     lines = composition.expand(own)
     configs = composition.compose_all(lines, own)
-    pairs = [dict(text.lstrip("+").partition("=")[::2] for text in line) for line in lines]
-    varied = [key for key in pairs[0] if len({pair.get(key) for pair in pairs}) > 1]
-    jobs = [
-        Compared(config, {key: pair.get(key) for key in varied}) for pair, config in zip(pairs, configs, strict=True)
-    ]
+    given = list(map(by_key, lines))
+    varied = [key for key in given[0] if len({values.get(key) for values in given}) > 1]
+    axes = [{key: values.get(key) for key in varied} for values in given]
+    jobs = map(Compared, configs, axes)
     return list({job.config.run_id: job for job in jobs}.values())
 
 

@@ -384,7 +384,7 @@ def _options(group: str) -> list[str]:
     found = {path.stem for folder in config_dirs() for path in (folder / group).glob("*.yaml")}
     if group == "experiment":
         found |= {path.name for folder in config_dirs() for path in (folder / group).glob("*/")}
-    return sorted(found | set(nodes.options(group)))
+    return sorted({*found, *nodes.options(group)})
 
 
 def _grid_text(value: Any) -> str:

@@ -6,7 +6,7 @@ Each value is `${setting:KEY}`: what the tables of settings say for the task, da
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -131,7 +131,7 @@ def _resolve(key: str, *, _root_: DictConfig) -> Any:
 
 def _plain_dataset(task: dict[str, Any]) -> str:
     """Returns the dataset's name before the settings are resolved: where none was given, the default one."""
-    name = dataset_of({str(key): value for key, value in task.items()})
+    name = dataset_of(task)
     if "${" not in name:
         return name
     key = "task.dataset" if "dataset" in task else "task.data.name"
@@ -165,8 +165,6 @@ def _class_of(field: FieldInfo, values: Mapping[str, Any]) -> type[Section] | No
     return next(iter(sections_of(field)), None)
 
 
-def options(group: str) -> Iterator[str]:
-    """Yields the options of a group that components give."""
-    if group == "trainer":
-        group = "task"
-    yield from registry.known(group)
+def options(group: str) -> list[str]:
+    """Returns the options of a group that components give."""
+    return list(registry.known("task" if group == "trainer" else group))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,12 @@ def _reason(text: str) -> str:
     return (errors or lines or ["no reason given"])[-1]
 
 
-class _clean_environment:
+@contextmanager
+def _clean_environment() -> Iterator[None]:
     """Without the SLURM variables of a job that this itself runs in: sbatch would hand them on to the new jobs."""
-
-    def __enter__(self) -> None:
-        self._removed = {key: os.environ.pop(key) for key in list(os.environ) if _is_of_a_job(key)}
-
-    def __exit__(self, *error: object) -> None:
-        os.environ.update(self._removed)
-
-
-def _is_of_a_job(key: str) -> bool:
-    return key.startswith(("SLURM_", "SBATCH_")) and key != "SLURM_CONF"
+    of_a_job = [key for key in os.environ if key.startswith(("SLURM_", "SBATCH_")) and key != "SLURM_CONF"]
+    removed = {key: os.environ.pop(key) for key in of_a_job}
+    try:
+        yield
+    finally:
+        os.environ.update(removed)

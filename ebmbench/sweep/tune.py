@@ -30,9 +30,9 @@ from ebmbench.core.extras import need
 from ebmbench.display.table import csv_text
 from ebmbench.engine.runs import FINISHED, commit
 from ebmbench.report import frame
-from ebmbench.report.planned import Job, Plan
+from ebmbench.report.planned import Plan
 from ebmbench.sweep.best import Table, place_of_best, write
-from ebmbench.sweep.plan import make_folder
+from ebmbench.sweep.plan import job_of, make_folder
 from ebmbench.sweep.status import job_states
 from ebmbench.sweep.submit import Preset, submit
 from ebmbench.system.files import write_atomically
@@ -100,7 +100,8 @@ def run(search: Search, results_dir: Path, preset: Preset, bound: int | None, dr
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = results_dir / "tune" / search.name
     make_folder(folder, results_dir)
-    metric = _metric(composition.compose([*search.settings, f"method={search.methods[0]}"]))
+    configs = {method: composition.compose([*search.settings, f"method={method}"]) for method in search.methods}
+    metric = _metric(configs[search.methods[0]])
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
     storage = optuna.storages.JournalStorage(backend)
     direction = "maximize" if metric.better == "higher" else "minimize"
@@ -110,8 +111,7 @@ def run(search: Search, results_dir: Path, preset: Preset, bound: int | None, dr
     }
     for study in studies.values():
         _check_same(study, search)
-    spaces = {method: space(composition.compose([*search.settings, f"method={method}"])) for method in search.methods}
-    spaces = {method: _without(found, search.settings) for method, found in spaces.items()}
+    spaces = {method: _without(space(config), search.settings) for method, config in configs.items()}
     told = -1
     while True:
         for method, study in studies.items():
@@ -220,11 +220,7 @@ def _trials(study: Any, search: Search, method: str) -> list[Trial]:
 
 
 def _plan(search: Search, trials: Sequence[Trial]) -> Plan:
-    jobs = {}
-    for trial in trials:
-        config = trial.config
-        axes = {"method": trial.method, "trial": trial.number}
-        jobs[config.run_id] = Job(config.run_id, config.run_hash, config.config_hash, axes, config.to_dict())
+    jobs = [job_of(trial.config, {"method": trial.method, "trial": trial.number}) for trial in trials]
     return Plan(
         name=f"tune-{search.name}",
         description=f"{counted(search.trials, 'trial')} of each method",
@@ -234,7 +230,7 @@ def _plan(search: Search, trials: Sequence[Trial]) -> Plan:
         overrides=search.settings,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit(),
-        jobs=tuple(jobs.values()),
+        jobs=tuple({job.run_id: job for job in jobs}.values()),
     )
 
 
