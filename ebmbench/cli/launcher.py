@@ -55,7 +55,7 @@ def split(words: Sequence[str], where: str = "") -> tuple[list[str], Launcher]:
     """Splits settings into those of the jobs and the launcher.
 
     Args:
-        where: said of a command that launches nothing; it takes no launcher.
+        where: for the error of a command that launches nothing, and takes no launcher: what it is.
 
     Raises:
         UserError: a setting of Hydra's that would have no effect.

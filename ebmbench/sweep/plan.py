@@ -176,7 +176,7 @@ def _with_copies(jobs: Sequence[Job], folder: Path) -> tuple[Job, ...]:
 
 
 def make_folder(folder: Path, results_dir: Path) -> None:
-    """Raises UserError where a sweep's folder cannot be written."""
+    """Makes a folder of a sweep; raises UserError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):
