@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from ebmbench.cli.commands import GROUPS, RUN, find, first_words, second_words
 from ebmbench.cli.names import PRESETS, SHORT, Names, in_full
 from ebmbench.cli.parser import Arguments, is_setting
+from ebmbench.config.folders import use_config_dir
 from ebmbench.core.errors import UserError
 
 # An answer that ends in a space is a whole word; any other can go on, such as `method=`. bash replaces only what
@@ -106,10 +108,12 @@ def _answers(before: Sequence[str], current: str) -> list[str]:
 
 
 def _names(words: Sequence[str]) -> Names:
-    folders = [Path(words[i + 1]).expanduser() for i in range(len(words) - 1) if words[i] == "--config-dir"]
+    for option, value in pairwise(words):
+        if option == "--config-dir" and Path(value).expanduser().is_dir():
+            use_config_dir(Path(value).expanduser())
     listed = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("plugins=")]
     files = [Path(text).expanduser() for text in re.split(r"[\[\],'\"\s]+", " ".join(listed)) if text.endswith(".py")]
-    return Names(folders, files)
+    return Names(files)
 
 
 def _sweeps(names: Names) -> list[str]:

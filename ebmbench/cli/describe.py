@@ -19,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from ebmbench.cli.names import SHORT, in_full
 from ebmbench.cli.parser import Arguments
 from ebmbench.config import compose as composition
-from ebmbench.config import nodes
+from ebmbench.config import folders, nodes
 from ebmbench.config.run import Launch, LoggerConfig
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, did_you_mean
@@ -173,10 +173,10 @@ def _of_yaml(group: str, name: str) -> list[str]:
 
 def _files(group: str) -> list[Path]:
     """Returns the YAML files of a group; of two of the same name the one that Hydra uses, which is the project's."""
-    folders = composition.sweep_dirs() if group == "sweeps" else [f / group for f in composition.config_dirs()]
+    places = folders.sweep_dirs() if group == "sweeps" else [folder / group for folder in folders.config_dirs()]
     patterns = ("*.yaml", "*/*.yaml") if group == "experiment" else ("*.yaml",)
     found: dict[str, Path] = {}
-    for folder in folders:
+    for folder in places:
         for pattern in patterns:
             for path in folder.glob(pattern):
                 found.setdefault(str(path.relative_to(folder)), path)
@@ -235,7 +235,7 @@ def _metric(title: str, better: object) -> str:
 def _tabled(method: str) -> list[tuple[str, str]]:
     """Returns the values that conf/settings/ has for a method, by task and dataset."""
     rows = []
-    for group, methods in nodes.tables(composition.config_dirs()).items():
+    for group, methods in nodes.tables(folders.config_dirs()).items():
         values = {key: value for key, value in methods.get(method, {}).items()}
         if values:
             rows.append((group, " ".join(f"{key}={_shown(value)}" for key, value in values.items())))
@@ -274,7 +274,7 @@ def _fields(cls: type[Section], prefix: str, values: Mapping[str, Any]) -> Itera
 def _chosen_values(section: str) -> Mapping[str, Any]:
     """Returns the defaults of a section that conf/ has, and not the class."""
     name = "config.yaml" if section == "launch" else "logger/wandb.yaml"
-    raw = yaml.safe_load((composition.config_dir() / name).read_text())
+    raw = yaml.safe_load((folders.config_dir() / name).read_text())
     return cast(Mapping[str, Any], raw)
 
 

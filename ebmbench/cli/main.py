@@ -86,7 +86,7 @@ def dispatch(words: list[str]) -> int:
                 print(main_help(), end="")
                 return 0
     if arguments.options.get("config_dir"):
-        from ebmbench.config.compose import use_config_dir
+        from ebmbench.config.folders import use_config_dir
 
         for folder in arguments.options["config_dir"]:
             use_config_dir(Path(folder).expanduser())

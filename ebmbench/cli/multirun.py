@@ -15,6 +15,7 @@ from ebmbench.cli.comparison import Compared, comparison
 from ebmbench.cli.run import is_follower, run_one, with_hydra
 from ebmbench.cli.warn import quiet_libraries
 from ebmbench.config import compose as composition
+from ebmbench.config import folders
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, counted
 from ebmbench.engine import runs
@@ -46,7 +47,7 @@ def multirun(words: Sequence[str]) -> int:
     else:
         _refuse_further_grids(own)
         make_folder(results_dir / "multirun", results_dir)
-        with_hydra(_Job(tuple(composition.config_dirs()[1:])), ["--multirun"], [*own, *where.words])
+        with_hydra(_Job(tuple(folders.config_dirs()[1:])), ["--multirun"], [*own, *where.words])
     if is_follower():  # the first process has yet to end the last run, and tells how all ended
         return 0
     print(comparison(jobs))
@@ -103,7 +104,7 @@ class _Job:
         quiet_libraries()
         try:
             for folder in self.config_dirs:
-                composition.use_config_dir(folder)
+                folders.use_config_dir(folder)
             named = OmegaConf.to_container(cfg.plugins) if "plugins" in cfg else []
             composition.prepare([f"plugins={_as_list(named)}"])
             code = run_one(composition.from_omegaconf(cfg))

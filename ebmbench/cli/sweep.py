@@ -8,7 +8,7 @@ from pathlib import Path
 from ebmbench.cli import launcher
 from ebmbench.cli.parser import Arguments
 from ebmbench.cli.report import say_lacking
-from ebmbench.config.compose import known_sweeps
+from ebmbench.config.folders import known_sweeps
 from ebmbench.core.errors import UserError, counted
 from ebmbench.engine.runs import FINISHED, commit
 from ebmbench.report import frame

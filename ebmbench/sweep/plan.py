@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from ebmbench.config import compose as composition
-from ebmbench.config import plugins
+from ebmbench.config import folders, plugins
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.engine.runs import cannot_write_folder
@@ -44,7 +44,7 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
     Raises:
         UserError: an unknown sweep or key, an empty grid, a job that is not valid.
     """
-    known = composition.known_sweeps()
+    known = folders.known_sweeps()
     if sweep not in known:
         raise UserError(f"sweep {sweep!r} is not known; choose from {', '.join(known) or 'none: sweeps/ is empty'}")
     plugins.load(_plugins_of(sweep))
@@ -83,7 +83,7 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
 
 def _plugins_of(sweep: str) -> list[str]:
     """Returns the plug-ins that a sweep's file names: they are loaded before its grid is read."""
-    path = next(path for folder in composition.sweep_dirs() if (path := folder / f"{sweep}.yaml").is_file())
+    path = next(path for folder in folders.sweep_dirs() if (path := folder / f"{sweep}.yaml").is_file())
     try:
         named = (yaml.safe_load(path.read_text()) or {}).get("plugins") or []
     except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:

@@ -12,7 +12,7 @@ from typing import Any, cast
 import yaml
 from omegaconf import OmegaConf
 
-from ebmbench.config import compose as composition
+from ebmbench.config import folders
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, counted, did_you_mean, first_line
 from ebmbench.engine.execute import need_memory, resolve_device
@@ -43,19 +43,15 @@ class Preset:
     values: dict[str, Any]
 
 
-def launchers() -> list[str]:
-    """Returns the names of the presets."""
-    return sorted({path.stem for folder in composition.config_dirs() for path in (folder / FOLDER).glob("*.yaml")})
-
-
 def launcher_settings(name: str, overrides: Sequence[str]) -> Preset:
     """Reads a preset, with overrides such as `hydra.launcher.partition=gpu`.
 
     Raises:
         UserError: an unknown preset or key, or a file that is no preset.
     """
-    if name not in launchers():
-        raise UserError(f"launcher={name} is not known; choose from {', '.join(launchers())}")
+    known = sorted(folders.options(FOLDER))
+    if name not in known:
+        raise UserError(f"launcher={name} is not known; choose from {', '.join(known)}")
     kinds, values = _preset(name, set())
     for override in overrides:
         key, equals, text = override.lstrip("+").partition("=")
@@ -74,8 +70,8 @@ def launcher_settings(name: str, overrides: Sequence[str]) -> Preset:
 
 def _preset(name: str, seen: set[str]) -> tuple[set[str], Any]:
     """Returns the presets that a preset builds on, and its values over theirs."""
-    folders = reversed(composition.config_dirs())  # the user's own wins
-    path = next((file for folder in folders if (file := folder / FOLDER / f"{name}.yaml").is_file()), None)
+    files = [folder / FOLDER / f"{name}.yaml" for folder in folders.config_dirs()]
+    path = next((file for file in reversed(files) if file.is_file()), None)  # the user's own wins
     if path is None or name in seen:
         return {name}, OmegaConf.create({"n_jobs": 1} if name == "basic" else {})  # one of Hydra's own
     try:
