@@ -98,13 +98,17 @@ class RunConfig:
         """The plug-ins that define a component of this run."""
         return plugin_files.of(self.components)
 
-    @cached_property
-    def _identity(self) -> dict[str, Any]:
-        """What the results depend on, beside the seeds. A dataset may have to look at all its files for it."""
+    def identity(self) -> dict[str, Any]:
+        """Returns what the results depend on, beside the seeds."""
         sections = ("task", "method", "proposal", "trainer")
         parts = {name: part.identity() for name in sections if (part := getattr(self, name)) is not None}
         sources = sorted(plugin.sha256 for plugin in self.used_plugins)
         return {"algorithms": ALGORITHMS, **parts, **({"plugins": sources} if sources else {})}
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        """`identity`, asked for once: a dataset may have to look at all its files for it."""
+        return self.identity()
 
     @cached_property
     def config_hash(self) -> str:
