@@ -155,8 +155,7 @@ def settings(cls: type[Component]) -> Iterator[str]:
     try:
         cls.model_validate({})
     except Exception as error:
-        missing = [name for name, field in cls.model_fields.items() if choice_of(field)]
-        if not missing:
+        if not any(choice_of(field) for field in cls.model_fields.values()):
             yield _reason(error) if isinstance(error, TypeError) else f"the defaults are not allowed: {_reason(error)}"
 
 
@@ -175,19 +174,20 @@ def _described(cls: type[Section], prefix: str) -> Iterator[str]:
 
 def _smoke_run(cls: type[Component], plugin: str) -> list[str]:
     """Returns the words of a short run that uses a component; none for what no short run can know."""
-    end = [f"plugins=[{plugin}]", "device=cpu", "logger=none"]
     name = cls.registered()
     if issubclass(cls, Method):
-        return ["task=1d", f"method={name}", "+experiment=smoke", *end]
-    if issubclass(cls, Proposal):
-        return ["task=1d", "method=ml-is", f"proposal={name}", "+experiment=smoke", *end]
-    if issubclass(cls, Outside):
-        return ["task=regression", f"network={name}", "method=ml-exact", "+experiment=smoke", *end]
-    if issubclass(cls, Network):
-        return ["task=regression", "method=nce", f"network={name}", "+experiment=smoke", *end]
-    if hasattr(cls, "load"):
-        return ["task=regression", "method=nce", f"data={name}", "+experiment=smoke", *end]
-    return []
+        words = ["task=1d", f"method={name}"]
+    elif issubclass(cls, Proposal):
+        words = ["task=1d", "method=ml-is", f"proposal={name}"]
+    elif issubclass(cls, Outside):
+        words = ["task=regression", f"network={name}", "method=ml-exact"]
+    elif issubclass(cls, Network):
+        words = ["task=regression", "method=nce", f"network={name}"]
+    elif hasattr(cls, "load"):
+        words = ["task=regression", "method=nce", f"data={name}"]
+    else:
+        return []
+    return [*words, "+experiment=smoke", f"plugins=[{plugin}]", "device=cpu", "logger=none"]
 
 
 def short_run(words: list[str]) -> Iterator[str]:
@@ -202,10 +202,6 @@ def short_run(words: list[str]) -> Iterator[str]:
 
 
 # -------------------------------------------------------------------------------------------------------- methods
-
-
-def _method(cls: type[Method]) -> Method:
-    return cls.model_validate({})
 
 
 def _proposal(method: Method) -> Proposal | None:
@@ -282,7 +278,7 @@ def method_looks(cls: type[Method]) -> Iterator[str]:
 
 def method_shapes(cls: type[Method]) -> Iterator[str]:
     """Its loss is one finite number for each example, for D = 1 and 4."""
-    method = _method(cls)
+    method = cls.model_validate({})
     for dim in _dimensions(method):
         y = _targets(6, dim)
         loss = _loss(method, AutogradEnergy(_energy(_parameters(dim))), y)
@@ -294,14 +290,14 @@ def method_shapes(cls: type[Method]) -> Iterator[str]:
 
 def method_is_repeatable(cls: type[Method]) -> Iterator[str]:
     """Its loss is a function of the step alone: random numbers come from step.draws."""
-    method, f, y = _method(cls), AutogradEnergy(_energy(_parameters(1))), _targets(6, 1)
+    method, f, y = cls.model_validate({}), AutogradEnergy(_energy(_parameters(1))), _targets(6, 1)
     if not _same(_loss(method, f, y), _loss(method, f, y)):
         yield "the same step gives two different losses"
 
 
 def method_seeds(cls: type[Method]) -> Iterator[str]:
     """Seeds are independent: one model's loss does not depend on another's targets."""
-    method = _method(cls)
+    method = cls.model_validate({})
     if method.networks(1, 1) or method.memory(1):
         return  # a short run with two seeds says it
     y = torch.stack((_targets(5, 1), _targets(5, 1) + 1))
@@ -323,7 +319,7 @@ def method_seeds(cls: type[Method]) -> Iterator[str]:
 
 def method_gradient(cls: type[Method]) -> Iterator[str]:
     """Its gradient is finite, and that of finite differences with the samples held."""
-    method = _method(cls)
+    method = cls.model_validate({})
     for dim in _dimensions(method):
         y, parameters = _targets(3, dim), _parameters(dim).requires_grad_()
         start = AutogradEnergy(_energy(parameters.detach()))
@@ -360,7 +356,7 @@ def _gaussian(mean: Tensor, log_precision: Tensor, y: Tensor) -> Tensor:
 
 def method_gaussian(cls: type[Method]) -> Iterator[str]:
     """It finds the Gaussian law that `recovers` claims."""
-    method, std, slope = _method(cls), 0.2, 0.8
+    method, std, slope = cls.model_validate({}), 0.2, 0.8
     proposal = _proposal(method)
     claimed = method.recovers(std**2, proposal)
     if claimed is None:
@@ -424,9 +420,8 @@ def proposal_shapes(cls: type[Proposal]) -> Iterator[str]:
 def _grid(proposal: Proposal, count: int) -> tuple[Tensor, float]:
     """Points of the support for some examples, `[count, 80001, 1]`, as far as [-40, 40], and their spacing."""
     low, high = (min(max(end, -40.0), 40.0) for end in proposal.support())
-    return torch.linspace(low, high, 80_001, dtype=torch.float64).view(1, -1, 1).expand(count, -1, 1), (
-        high - low
-    ) / 80_000
+    points = torch.linspace(low, high, 80_001, dtype=torch.float64).view(1, -1, 1)
+    return points.expand(count, -1, 1), (high - low) / 80_000
 
 
 def proposal_density(cls: type[Proposal]) -> Iterator[str]:

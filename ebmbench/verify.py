@@ -53,7 +53,7 @@ class Row:
         return not self.differs
 
 
-def verify(target: str, results_dir: Path, count: int, seed: int, tolerance: float = TOLERANCE) -> list[Row]:
+def verify(target: str, results_dir: Path, count: int, seed: int) -> list[Row]:
     """Returns a row for each damaged run of a sweep, and for each of `count` random ones that was trained again.
 
     Args:
@@ -72,11 +72,11 @@ def verify(target: str, results_dir: Path, count: int, seed: int, tolerance: flo
     whole = [folder for folder, faults in damage.items() if not faults]
     choice = random.Random(seed)
     for folder in sorted(choice.sample(whole, min(count, len(whole)))):
-        rows.append(_again(folder, choice, tolerance))
+        rows.append(_again(folder, choice))
     return rows
 
 
-def _again(folder: Path, choice: random.Random, tolerance: float) -> Row:
+def _again(folder: Path, choice: random.Random) -> Row:
     """Trains a random seed of a run again, in a folder that is then deleted."""
     result = runs.read_result(folder)
     seed = choice.choice(result.status.seeds)
@@ -93,7 +93,8 @@ def _again(folder: Path, choice: random.Random, tolerance: float) -> Row:
             metrics = runs.read_metrics(run_dir)[0]
             now = json.loads(runs.read_output(run_dir, "environment.json"))
             exact = is_same(before, now) and (len(result.status.seeds) == 1 or is_same_alone(config, now["code_path"]))
-            others = _scores_differ(folder, run_dir, seed, 0.0 if exact else tolerance)
+            tolerance = 0.0 if exact else TOLERANCE
+            others = _scores_differ(folder, run_dir, seed, tolerance)
             others = others or (_weights_differ(folder, run_dir, seed) if exact else "")
         except UserError as error:
             return Row(folder.name, seed, "training", 0, first_line(error))
@@ -102,7 +103,7 @@ def _again(folder: Path, choice: random.Random, tolerance: float) -> Row:
     old = next(row for row in result.metrics if row["seed"] == str(seed))
     names = compared(config, len(result.status.seeds))
     how = "bit for bit" if exact else f"within {100 * tolerance:g} %"
-    differs = difference(old, metrics, names, 0.0 if exact else tolerance)
+    differs = difference(old, metrics, names, tolerance)
     return Row(folder.name, seed, how, len(names), differs or others)
 
 
@@ -125,8 +126,8 @@ def _scores_differ(folder: Path, again: Path, seed: int, tolerance: float) -> st
 
 def _examples(folder: Path, seed: int) -> pd.DataFrame:
     """Returns the scores of single examples of a seed; none where the task keeps none."""
-    frame = read_examples(folder) if example_file(folder) else pd.DataFrame({"seed": []})
-    return frame[frame["seed"] == seed].reset_index(drop=True)
+    scores = read_examples(folder) if example_file(folder) else pd.DataFrame({"seed": []})
+    return scores[scores["seed"] == seed].reset_index(drop=True)
 
 
 def is_same(before: dict[str, Any], now: dict[str, Any]) -> bool:

@@ -13,11 +13,11 @@ import argparse
 import csv
 import itertools
 import math
-import sys
 import textwrap
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +72,7 @@ class Row:
     """Of each law."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Runs the simulation and writes its table."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.splitlines()[0])
     parser.add_argument("--replicates", type=int, default=REPLICATES, help="simulated experiments of a law")
@@ -223,11 +223,6 @@ def bca_intervals(values: Values) -> Values:
     return np.concatenate(found)
 
 
-def median_intervals(values: Values) -> Values:
-    """Returns `stats.median_interval` of each row: `[R, 2]`."""
-    return np.array([stats.median_interval(row) for row in values])
-
-
 def student_p_values(differences: Values) -> Values:
     """Returns the p-value of the paired t-test of each row."""
     n = differences.shape[1]
@@ -237,17 +232,8 @@ def student_p_values(differences: Values) -> Values:
     return np.nan_to_num(2 * special.stdtr(n - 1, -t), nan=1.0)
 
 
-def sign_flip_p_values(differences: Values) -> Values:
-    """Returns the two-sided p-value of the sign-flip test of each row."""
-    return _two_sided(stats.sign_flip_tails, differences)
-
-
-def bootstrap_t_p_values(differences: Values) -> Values:
-    """Returns the two-sided p-value of the bootstrap-t test of each row."""
-    return _two_sided(stats.bootstrap_t_tails, differences)
-
-
-def _two_sided(tails: Callable[[Values, int], Values], differences: Values) -> Values:
+def two_sided(tails: Callable[[Values, int], Values], differences: Values) -> Values:
+    """Returns the two-sided p-value of each row, by a test that gives the p-value of an upward difference."""
     upward = differences * np.where(differences.mean(1, keepdims=True) < 0, -1.0, 1.0)
     return np.minimum(1.0, 2 * tails(upward, COUNT))
 
@@ -304,8 +290,8 @@ TESTS: dict[str, Callable[[Values], Values]] = {
     SMOOTHED: smoothed_p_values,
     "paired t": student_p_values,
     "Wilcoxon": wilcoxon_p_values,
-    "sign-flip": sign_flip_p_values,
-    "bootstrap-t": bootstrap_t_p_values,
+    "sign-flip": partial(two_sided, stats.sign_flip_tails),
+    "bootstrap-t": partial(two_sided, stats.bootstrap_t_tails),
     BOTH: lambda values: stats.paired_p_values(values, COUNT),
 }
 OTHERS = "Holm over the 6 compared with the best"
@@ -363,7 +349,7 @@ def coverage(name: str, laws: Sequence[Law], n: int, replicates: int) -> Iterato
         widths = [_width(ends) / base for ends, base in zip(found, usual, strict=True)]
         yield _row(COVERAGE, procedure, name, n, [_covers(ends, 0.0) for ends in found], each, widths)
     if not math.isnan(stats.median_interval(np.arange(float(n)))[0]):
-        found = [median_intervals(x) for x in samples]
+        found = [np.array([stats.median_interval(row) for row in x]) for x in samples]
         widths = [_width(ends) / base for ends, base in zip(found, usual, strict=True)]
         rates = [_covers(ends, law.median) for ends, law in zip(found, laws, strict=True)]
         yield _row(COVERAGE_MEDIAN, MEDIAN, name, n, rates, each, widths)
@@ -441,10 +427,7 @@ def draws_of_data(name: str, law: Callable[..., Values], replicates: int) -> Ite
         values = of_draws * law(random, replicates, 10, 1) + of_seeds * law(random, replicates, 1, 5)
         values = values + residual * law(random, replicates, 10, 5)
         mixed = np.array([[found.low, found.high] for found in map(stats.variance_components, values)])
-        found = {
-            SPREAD: stats.mean_intervals(values.mean(2), count=COUNT),
-            MIXED: mixed,
-        }
+        found = {SPREAD: stats.mean_intervals(values.mean(2), count=COUNT), MIXED: mixed}
         usual = _width(stats.student_t_intervals(values.mean(2)))
         for procedure, ends in found.items():
             rates, widths = [_covers(ends, 0.0)], [_width(ends) / usual]
@@ -476,9 +459,8 @@ _ABOUT = {
     COVERAGE: "Should be .95. In parentheses: the width over that of Student's t.",
     COVERAGE_MEDIAN: "Should be .95 or more. In parentheses: the width over that of Student's t for the mean.",
     SIZE: "Share of p < .05 where the means are equal: should be at most .05.",
-    POWER[
-        1
-    ]: "Share of p < .05 where the means differ by one standard deviation of the paired differences, either way.",
+    POWER[1]: "Share of p < .05 where the means differ by one standard deviation of the paired differences, either "
+    "way.",
     POWER[2]: "As above, for two standard deviations.",
     FALSE_WORSE: "Share of the experiments of seven methods with equal means in which any is called worse than the one "
     "with the best mean: should be at most .05.",
@@ -580,7 +562,3 @@ def _reading(rows: Sequence[Row]) -> list[str]:
 
 def _folded(text: str, mark: str = "") -> str:
     return textwrap.fill(" ".join(text.split()), 120, initial_indent=mark, subsequent_indent=" " * len(mark))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

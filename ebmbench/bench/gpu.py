@@ -8,7 +8,6 @@ Writes gpu.md, and one_d_cuda.* of the benchmark. Without a GPU it says so, list
 from __future__ import annotations
 
 import argparse
-import datetime
 import shlex
 import subprocess
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from ebmbench.bench.machine import machine
+from ebmbench.bench.machine import machine, now
 from ebmbench.config.compose import compose
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
@@ -76,7 +75,7 @@ class Ran:
     text: str
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Runs all parts and writes gpu.md; returns 1 if one failed, or there is no GPU."""
     parser = argparse.ArgumentParser(prog="python -m ebmbench.bench gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for gpu.md and one_d_cuda.*")
@@ -130,8 +129,8 @@ def report(ran: Sequence[Ran], where: str, measured_at: str | None) -> str:
         "",
         "    make gpu",
         "",
-        f"{where}; torch {torch.__version__}; commit {measured_at}; "
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; {sum(one.seconds for one in ran):.0f} s in all.",
+        f"{where}; torch {torch.__version__}; commit {measured_at}; {now()}; "
+        f"{sum(one.seconds for one in ran):.0f} s in all.",
         "",
         "| | seconds | |",
         "|---|--:|---|",

@@ -15,7 +15,6 @@ import argparse
 import dataclasses
 import math
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -106,7 +105,7 @@ class Model:
     flat: Tensor
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Measures, and writes the tables and figures."""
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__.splitlines()[0])
     known = list(registry.known("method"))
@@ -123,7 +122,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if min(arguments.samples) < 1:
         raise UserError(f"--samples={min(arguments.samples)} is not allowed: give 1 or more")
     torch.set_num_threads(1)  # results and processor times are those of one core
-    words = [COMMAND, *(sys.argv[3:] if argv is None else argv)]
     for name, task, models in _subjects(arguments):
         rows = []
         for row in measure(task, models, arguments.methods, sorted(set(arguments.samples)), arguments.gradients):
@@ -134,7 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 flush=True,
             )
         frame = pd.DataFrame([asdict(row) for row in rows])
-        for path in gradients_report.write(frame, f"gradients-{name}", arguments.out, " ".join(words)):
+        for path in gradients_report.write(frame, f"gradients-{name}", arguments.out, " ".join([COMMAND, *argv])):
             print(path)
     return 0
 
@@ -162,7 +160,7 @@ def trained_run(folder: Path) -> RunConfig:
     """
     if runs.read_state(folder) not in runs.FINISHED:
         raise UserError(f"--run={folder}: must be the directory of a finished run")
-    config = RunConfig.from_yaml(runs.read_output(folder, "config.yaml").decode())
+    config = api.read_config(folder)
     if config.task.name != "1d":
         raise UserError(f"--run={folder}: is a run of task={config.task.name}, and only 1d has an exact log Z here")
     return config
@@ -355,7 +353,3 @@ def _norm_of_mean(values: Tensor) -> tuple[float, float]:
 
 def _cosine(one: Tensor, other: Tensor) -> float:
     return torch.nn.functional.cosine_similarity(one, other, dim=0).item()
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -49,7 +49,7 @@ def measure(method: str, dim: int, seeds: int, steps: int, repeats: int) -> dict
     }
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Prints the table and writes it as CSV."""
     parser = argparse.ArgumentParser(prog="python -m ebmbench.bench head", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 5])

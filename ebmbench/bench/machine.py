@@ -1,7 +1,9 @@
-"""The machine on which something is measured."""
+"""The machine on which something is measured, and when."""
 
 from __future__ import annotations
 
+import datetime
+import os
 import platform
 from pathlib import Path
 
@@ -19,3 +21,19 @@ def machine(device: str) -> str:
     model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
     cores = sum(line.startswith("processor") for line in lines)
     return f"{model}, {cores} cores, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def conditions(commit: str | None) -> str:
+    """Returns the machine, the commit, the time and the load in words, for what is measured on the CPU."""
+    return f"{machine('cpu')}; commit {commit}; {now()}; load average {os.getloadavg()[0]:.1f}."
+
+
+def now() -> str:
+    """Returns the time to the minute."""
+    return f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def wait(device: torch.device) -> None:
+    """Waits until a GPU has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

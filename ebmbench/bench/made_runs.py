@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from pathlib import Path
 
@@ -12,9 +10,10 @@ import numpy as np
 
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
+from ebmbench.engine.execute import table
 from ebmbench.engine.runs import Status, now, output_files
-from ebmbench.report.planned import Job, Plan
-from ebmbench.sweep.plan import write_plan
+from ebmbench.report.planned import Plan
+from ebmbench.sweep.plan import job_of, write_plan
 from ebmbench.system.files import fingerprint_of_file
 
 NAME = "made"
@@ -38,7 +37,7 @@ def make(results_dir: Path, runs: int, seeds: int) -> Plan:
         trainer = base.trainer.model_copy(update={"learning_rate": rate})
         config = dataclasses.replace(base, trainer=trainer, seeds=tuple(range(part * seeds, (part + 1) * seeds)))
         axes = {"trainer.learning_rate": rate}
-        jobs.append(Job(config.run_id, config.run_hash, config.config_hash, axes, config.to_dict()))
+        jobs.append(job_of(config, axes))
         _make_run(results_dir / "runs" / config.run_id, config, index, rng)
     plan = Plan(
         name=NAME,
@@ -76,18 +75,14 @@ def _make_run(folder: Path, config: RunConfig, index: int, rng: np.random.Genera
         return
     (folder / "environment.json").write_text("{}\n")
     (folder / "checkpoint.pt").write_bytes(b"made up")
-    buffer = io.StringIO()
-    names = ["seed", *METRICS, "diverged", "diverged_step", "trusted"]
-    names += ["train_seconds", "peak_memory_mb", "energy_evaluations"]
-    writer = csv.DictWriter(buffer, names, lineterminator="\n")
-    writer.writeheader()
+    rest = {"diverged": 0, "diverged_step": "", "trusted": 1, "train_seconds": 1.0, "peak_memory_mb": 300.0}
+    rows = []
     for seed in config.seeds:
         values = dict(zip(METRICS, rng.lognormal(size=len(METRICS)).tolist(), strict=True))
-        rest = {"diverged": 0, "diverged_step": "", "trusted": 1, "train_seconds": 1.0, "peak_memory_mb": 300.0}
-        writer.writerow({"seed": seed, **values, **rest, "energy_evaluations": 1000})
-    text = buffer.getvalue()
-    (folder / "metrics.csv").write_text(text)
+        rows.append({"seed": seed, **values, **rest, "energy_evaluations": 1000})
+    content = table(rows)
+    (folder / "metrics.csv").write_bytes(content)
     status.outputs = {path.name: fingerprint_of_file(path) for path in output_files(folder)}
     (folder / "status.json").write_text(json.dumps(dataclasses.asdict(status), indent=1) + "\n")
     if index % 100 == 2:
-        (folder / "metrics.csv").write_text(text[:-20])
+        (folder / "metrics.csv").write_bytes(content[:-20])

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import math
 import multiprocessing
 import os
@@ -37,7 +36,7 @@ import yaml
 from matplotlib.axes import Axes
 
 from ebmbench.bench import peers
-from ebmbench.bench.machine import machine
+from ebmbench.bench.machine import machine, now, wait
 from ebmbench.bench.textbook import Textbook
 from ebmbench.config.compose import compose
 from ebmbench.core import registry
@@ -254,6 +253,7 @@ class _Turn:
     repeats: int = 1
     clock: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
+    first_seconds: float = math.nan
 
     def ms(self, models: int) -> tuple[float, float, float]:
         """Returns the median and the quartiles, per model."""
@@ -268,60 +268,35 @@ def _measure(arguments: argparse.Namespace, kind: str, cases: list[Case], thread
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     torch.set_num_threads(threads)
     device = torch.device(arguments.device)
-    turns: dict[tuple[str, Case | None], _Turn] = {}
-    first: dict[tuple[str, Case | None], float] = {}
+    turns: dict[tuple[str, Case], _Turn] = {}
     for case in cases:
         step, learner = _ours(case, arguments)
         turns[kind, case] = _Turn(step, threads)
         for name in arguments.peers if kind == "table" and peers.has(case.method) else ():
             peers.check(name, _learner(replace(case, seeds=2, samples=64), arguments, "plain"))
             turns[name, case] = _Turn(peers.stepper(name, learner, case.batch), threads)
+    main = turns[kind, cases[0]]
+    beside: dict[str, _Turn] = {}
     if threads < arguments.threads:
-        turns["all cores", None] = _Turn(turns[kind, cases[0]].step, arguments.threads)
+        beside["all cores"] = _Turn(main.step, arguments.threads)
     if others:
-        turns["a process each", None] = _Turn(lambda: _together(barrier, turns[kind, cases[0]].step), 1)
+        beside["a process each"] = _Turn(lambda: _together(barrier, main.step), 1)
     # A few steps of the baseline are enough for its median.
-    turns["baseline", None] = _Turn(_baseline(cases[0], learner, device), threads, 3)
-    operations = 0.0
+    beside["baseline"] = _Turn(_baseline(cases[0], learner, device), threads, 3)
     if device.type == "cpu" and build.unavailable() is None:
-        operations = _burst(threads)
-        turns["peak", None] = _Turn(lambda: _burst(threads), threads)
-    for key, turn in turns.items():
-        torch.set_num_threads(turn.threads)
-        started = time.perf_counter()
-        turn.step()  # what is compiled or loaded at first use is not counted
-        first[key] = time.perf_counter() - started
-    end = time.perf_counter() + arguments.seconds * len(turns)
-    while len(turns[kind, cases[0]].clock) < 5 or time.perf_counter() < end:
-        for turn in turns.values():
-            if torch.get_num_threads() != turn.threads:
-                torch.set_num_threads(turn.threads)
-                turn.step()  # wakes the threads
-            for _ in range(turn.repeats):
-                _wait(device)
-                started, used = time.perf_counter(), time.process_time()
-                turn.step()
-                _wait(device)
-                turn.clock.append((time.perf_counter() - started) * 1e3)
-                turn.cpu.append((time.process_time() - used) * 1e3)
+        beside["peak"] = _Turn(lambda: _burst(threads), threads)
+    _take_turns([*turns.values(), *beside.values()], main, arguments.seconds, device)
     # The best of the bursts: the others were disturbed, and a share of them would be one of what the machine left.
-    flops = operations / (min(turns["peak", None].clock) * 1e-3) if operations else limits.flops
-    baseline, single = turns["baseline", None], turns[kind, cases[0]].clock
+    flops = _burst(threads) / (min(beside["peak"].clock) * 1e-3) if "peak" in beside else limits.flops
+    middle, bottom, top = beside["baseline"].ms(1)
     rows = []
-    for (who, measured), turn in turns.items():
-        if measured is None:
-            continue
-        of, case = who == kind, measured
+    for (who, case), turn in turns.items():
         needed, traffic = least_work(case)
         ms, low, high = turn.ms(case.seeds)
-        middle, bottom, top = baseline.ms(1)
         rows.append(
             Row(
                 kind=who,
-                method=case.method,
-                seeds=case.seeds,
-                samples=case.samples,
-                batch=case.batch,
+                **asdict(case),
                 threads=threads,
                 baseline_ms=middle,
                 baseline_low=bottom,
@@ -329,18 +304,40 @@ def _measure(arguments: argparse.Namespace, kind: str, cases: list[Case], thread
                 ms=ms,
                 low=low,
                 high=high,
-                baseline_cpu_ms=statistics.median(baseline.cpu),
+                baseline_cpu_ms=statistics.median(beside["baseline"].cpu),
                 cpu_ms=statistics.median(turn.cpu) / case.seeds,
                 baseline_memory_mb=math.nan,
                 memory_mb=math.nan,
                 of_compute=needed / flops / (ms * 1e-3),
                 of_bandwidth=traffic / limits.bandwidth / (ms * 1e-3),
-                all_cores=_median_ratio(single, turns.get(("all cores", None))),
-                a_process_each=(others + 1) * MEETING * _median_ratio(single, turns.get(("a process each", None))),
-                first_seconds=math.nan if of else first[who, case],
+                all_cores=_median_ratio(main.clock, beside.get("all cores")),
+                a_process_each=(others + 1) * MEETING * _median_ratio(main.clock, beside.get("a process each")),
+                first_seconds=math.nan if who == kind else turn.first_seconds,
             )
         )
     return rows
+
+
+def _take_turns(turns: list[_Turn], main: _Turn, seconds: float, device: torch.device) -> None:
+    """Measures all in turn, for so many seconds each and until the main one has had five turns."""
+    for turn in turns:
+        torch.set_num_threads(turn.threads)
+        started = time.perf_counter()
+        turn.step()  # what is compiled or loaded at first use is not counted
+        turn.first_seconds = time.perf_counter() - started
+    end = time.perf_counter() + seconds * len(turns)
+    while len(main.clock) < 5 or time.perf_counter() < end:
+        for turn in turns:
+            if torch.get_num_threads() != turn.threads:
+                torch.set_num_threads(turn.threads)
+                turn.step()  # wakes the threads
+            for _ in range(turn.repeats):
+                wait(device)
+                started, used = time.perf_counter(), time.process_time()
+                turn.step()
+                wait(device)
+                turn.clock.append((time.perf_counter() - started) * 1e3)
+                turn.cpu.append((time.process_time() - used) * 1e3)
 
 
 BURST = 400_000
@@ -414,11 +411,6 @@ def _peak_mb(device: torch.device) -> float:
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _measure_limits(arguments: argparse.Namespace) -> Limits:
     """Peak rates: multiply-adds in registers (on a GPU a large float32 matrix product), and a large copy."""
     device = torch.device(arguments.device)
@@ -438,10 +430,10 @@ def _measure_limits(arguments: argparse.Namespace) -> Limits:
     for _ in range(20):
         for place, work in enumerate(works):
             for _ in range(2):  # the first wakes the threads
-                _wait(device)
+                wait(device)
                 started = time.perf_counter()
                 work()
-                _wait(device)
+                wait(device)
                 seconds = time.perf_counter() - started
             best[place] = min(best[place], seconds)
     operations = _burst(arguments.threads) if in_registers else 2.0 * size**3
@@ -515,8 +507,7 @@ def markdown(
         f"    {shlex.join(['python', '-m', 'ebmbench.bench', *argv])}",
         "",
         f"{machine(arguments.device)}; {arguments.threads} CPU threads; torch {torch.__version__}; "
-        f"commit {measured_at}; {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; "
-        f"load average {os.getloadavg()[1]:.1f} "
+        f"commit {measured_at}; {now()}; load average {os.getloadavg()[1]:.1f} "
         "(above the number of threads it would mean other work beside, and times too long, ours and the baseline's).",
         limits_line(limits),
         "",

@@ -9,17 +9,19 @@ which training does once per image, is counted every time.
 from __future__ import annotations
 
 import argparse
-import csv
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from ebmbench.bench.machine import wait
+from ebmbench.display.table import csv_text
+from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.pooling import Pyramid, pool_boxes
 
 BINS = 7
@@ -136,21 +138,16 @@ def alternate(
     best = [float("inf"), float("inf")]
     for run in range(repeats + 1):
         for which, function in enumerate((ours, theirs)):
-            _wait(device)
+            wait(device)
             started = clock()
             function()
-            _wait(device)
+            wait(device)
             if run:
                 best[which] = min(best[which], clock() - started)
     return best[0], best[1]
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def main(argv: list[str] | None = None) -> int:
+def main(argv: list[str]) -> int:
     """Prints the table and writes it as CSV."""
     parser = argparse.ArgumentParser(prog="python -m ebmbench.bench pooling", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each, of which the best counts")
@@ -176,17 +173,6 @@ def main(argv: list[str] | None = None) -> int:
             flush=True,
         )
     args.csv.parent.mkdir(parents=True, exist_ok=True)
-    temporary = args.csv.with_name(f".{args.csv.name}.{os.getpid()}")
-    with open(temporary, "w", newline="") as handle:
-        writer = csv.DictWriter(handle, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(
-            {key: f"{value:.4g}" if isinstance(value, float) else value for key, value in r.items()} for r in rows
-        )
-    temporary.replace(args.csv)
+    write_atomically(args.csv, csv_text(pd.DataFrame(rows), 4).encode())
     print(f"written to {args.csv}")
     return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

@@ -9,28 +9,29 @@ process of its own, so that what is measured is what is waited for.
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import datetime
 import os
 import shlex
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from ebmbench.bench import made_runs
-from ebmbench.bench.machine import machine
+from ebmbench.bench.machine import conditions
 from ebmbench.bench.waits import run
+from ebmbench.display.table import csv_text
 from ebmbench.engine.runs import commit
+from ebmbench.system.files import write_atomically
 
 COMMANDS = {"status": "sweep status", "collect": "sweep collect", "check": "sweep check", "page": "report page"}
 MANY = 1_000_000
 """Runs for which the costs are extrapolated."""
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Makes the runs, measures the commands, and writes sweep.csv and sweep.md; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m ebmbench.bench sweep", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10_000], help="numbers of runs")
@@ -52,12 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rows.append({"command": command, "runs": count, **dataclasses.asdict(took)})
                 print(f"{count:8} {command:8} {took.seconds:8.1f} s", flush=True)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    with open(arguments.out / "sweep.csv", "w", newline="") as file:
-        about = {"seeds": arguments.seeds, "cores": os.cpu_count(), "commit": measured_at}
-        writer = csv.DictWriter(file, [*rows[0], *about], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**row, **about} for row in rows)
-    text = report(rows, measured_at, shlex.join(["python", "-m", "ebmbench.bench", "sweep", *(argv or ())]))
+    table = pd.DataFrame(rows).assign(seeds=arguments.seeds, cores=os.cpu_count(), commit=measured_at)
+    write_atomically(arguments.out / "sweep.csv", csv_text(table, digits=None).encode())
+    text = report(rows, measured_at, shlex.join(["python", "-m", "ebmbench.bench", "sweep", *argv]))
     (arguments.out / "sweep.md").write_text(text)
     print(text)
     return 0
@@ -70,8 +68,7 @@ def report(rows: Sequence[Mapping[str, Any]], measured_at: str | None, command: 
         "",
         f"    {command}",
         "",
-        f"{machine('cpu')}; commit {measured_at}; {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; "
-        f"load average {os.getloadavg()[0]:.1f}.",
+        conditions(measured_at),
         "",
         "Made-up runs of one seed on a local disk, whose files are in memory. *One more run* is the slope between the",
         f"least and the most runs; *a million* is that slope times {MANY:,}.",
@@ -98,7 +95,3 @@ def report(rows: Sequence[Mapping[str, Any]], measured_at: str | None, command: 
             cells += [f"{seconds * MANY / 60:.0f}", f"{megabytes * MANY / 1e3:.1f}"]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

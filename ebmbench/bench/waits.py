@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import datetime
 import json
 import math
 import os
@@ -23,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ebmbench.bench import made_runs
-from ebmbench.bench.machine import machine
+from ebmbench.bench.machine import conditions
 from ebmbench.engine.runs import commit
 
 TIMER = """
@@ -96,7 +95,7 @@ RUNS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """Measures the waits and writes them; returns 1 if one takes more of the processor than it may."""
     parser = argparse.ArgumentParser(prog="python -m ebmbench.bench waits", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", action="store_true", help="whole runs at the published settings, some three minutes")
@@ -139,8 +138,7 @@ def write(times: Mapping[Wait, Sequence[Took]], out: Path, measured_at: str | No
         "",
         f"    python -m ebmbench.bench waits {'--runs ' * whole}--repeats {repeats}",
         "",
-        f"{machine('cpu')}; commit {measured_at}; {datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC; "
-        f"load average {os.getloadavg()[0]:.1f}.",
+        conditions(measured_at),
         "",
         "Each command is a process of its own, from its start to its end. Seconds are by the clock, the median of "
         f"{repeats} and the range; above as many processes as cores (the load average) they say what else the machine",
@@ -153,12 +151,8 @@ def write(times: Mapping[Wait, Sequence[Took]], out: Path, measured_at: str | No
     for wait, took in times.items():
         seconds = [t.seconds for t in took]
         words = f'python -c "{wait.words}"' if wait.words.startswith("import") else f"python -m ebmbench {wait.words}"
-        cells = [
-            wait.name,
-            f"`{words}`",
-            f"{_median(took, 'seconds'):.2f}",
-            f"{min(seconds):.2f} to {max(seconds):.2f}",
-        ]
+        cells = [wait.name, f"`{words}`"]
+        cells += [f"{_median(took, 'seconds'):.2f}", f"{min(seconds):.2f} to {max(seconds):.2f}"]
         cells += [f"{_median(took, 'cpu_seconds'):.2f}", f"{_median(took, 'peak_memory_mb'):.0f}"]
         cells.append("" if math.isinf(wait.most) else f"{wait.most:g}")
         lines.append(f"| {' | '.join(cells)} |")

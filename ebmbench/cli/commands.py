@@ -145,9 +145,7 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
         "DIR... [results_dir=DIR]",
         "copy the finished runs of other results folders into results_dir",
         "ebmbench.cli.sweep:merge",
-        "files",
-        (),
-        _RESULTS_DIR,
+        detail=_RESULTS_DIR,
     ),
     Command(
         ("sweep", "status"),
@@ -164,8 +162,7 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
         "tables and figures from what is done, into <results_dir>/NAME/",
         "ebmbench.cli.sweep:collect",
         "sweeps",
-        (),
-        _RESULTS_DIR,
+        detail=_RESULTS_DIR,
     ),
     Command(
         ("sweep", "best"),
@@ -173,8 +170,7 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
         "the settings with the best validation score, into <results_dir>/NAME/settings/best.yaml",
         "ebmbench.cli.sweep:best",
         "sweeps",
-        (),
-        f"""\
+        detail=f"""\
 For each task and dataset, method and network; the score is a mean over seeds and draws of the data. --config-dir
 <results_dir>/NAME uses them. {_RESULTS_DIR}""",
     ),
@@ -184,8 +180,7 @@ For each task and dataset, method and network; the score is a mean over seeds an
         "the tables again, from the runs.csv that collect left there",
         "ebmbench.cli.sweep:again",
         "sweeps",
-        (),
-        _RESULTS_DIR,
+        detail=_RESULTS_DIR,
     ),
     Command(
         ("sweep", "check"),
@@ -193,8 +188,7 @@ For each task and dataset, method and network; the score is a mean over seeds an
         "fail if a table there does not follow from its runs",
         "ebmbench.cli.sweep:check",
         "sweeps",
-        (),
-        _RESULTS_DIR,
+        detail=_RESULTS_DIR,
     ),
     Command(
         ("report", "page"),
@@ -220,8 +214,7 @@ For each task and dataset, method and network; the score is a mean over seeds an
         "write what the collected sweeps say into the documents",
         "ebmbench.cli.report:claims",
         "settings",
-        (),
-        _RESULTS_DIR,
+        detail=_RESULTS_DIR,
     ),
     Command(
         ("report", "wandb"),
@@ -313,8 +306,7 @@ bit where the machine, threads and code path are those of the run; otherwise met
         "score finished runs again with today's code, without training",
         "ebmbench.cli.tools:rescore",
         "sweeps",
-        (),
-        f"""\
+        detail=f"""\
 The runs then say which commit trained them and which one scored them. What this very commit has scored is left as it
 is, so that the command goes on where it was stopped. {_RESULTS_DIR}""",
     ),
@@ -332,8 +324,7 @@ is, so that the command goes on where it was stopped. {_RESULTS_DIR}""",
         "print the script for tab completion",
         "ebmbench.cli.completion:script",
         "bash zsh",
-        (),
-        """\
+        detail="""\
 bash: add this line to ~/.bashrc:   source <(ebmbench completion bash)
 zsh:  add this line to ~/.zshrc:    source <(ebmbench completion zsh)""",
     ),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
-from ebmbench.cli.commands import GROUPS, RUN, Command, Option, find, first_words, second_words
-from ebmbench.cli.names import PRESETS, SHORT, Names
+from ebmbench.cli.commands import GROUPS, RUN, find, first_words, second_words
+from ebmbench.cli.names import PRESETS, SHORT, Names, in_full
 from ebmbench.cli.parser import Arguments, is_setting
+from ebmbench.config.folders import use_config_dir
 from ebmbench.core.errors import UserError
 
 # An answer that ends in a space is a whole word; any other can go on, such as `method=`. bash replaces only what
@@ -80,18 +82,18 @@ def _answers(before: Sequence[str], current: str) -> list[str]:
         found = [f"{word} " for word in second_words(before[0])]
         return found + (_sweeps(_names(before)) if before[0] == "report" else [])
     command, rest = find(list(before)) or (RUN, list(before))
-    option = _waiting_option(command, rest)
-    if option is not None:
-        return [f"{choice} " for choice in option.choices]
+    flags = {flag: option for option in command.all_options for flag in (option.name, option.short) if flag}
+    valued = {flag: option for flag, option in flags.items() if option.metavar}
+    if rest and rest[-1] in valued:
+        return [f"{choice} " for choice in valued[rest[-1]].choices]
     if current.startswith("-"):
-        return [f"{flag} " for option in command.all_options for flag in (option.name, option.short) if flag] + [
-            "--help "
-        ]
+        return [f"{flag} " for flag in (*flags, "--help")]
     names = _names(before)
     if command is RUN:
         first = [] if before else [f"{word} " for word in first_words()]
         return first + _settings(names, rest, current)
-    given = [word for word in _without_options(command, rest) if not is_setting(word)]
+    words = [word for previous, word in zip(["", *rest], rest, strict=False) if previous not in valued]
+    given = [word for word in words if not word.startswith("-") and not is_setting(word)]
     if command.completes == "sweeps":
         if given and command.name == "sweep submit":
             return _settings(names, [*rest, f"+sweeps={given[0]}"], current)
@@ -105,26 +107,13 @@ def _answers(before: Sequence[str], current: str) -> list[str]:
     return [] if given else [f"{word} " for word in command.completes.split()]
 
 
-def _waiting_option(command: Command, rest: Sequence[str]) -> Option | None:
-    """Returns the option whose value comes next."""
-    flags = {flag: option for option in command.all_options if option.metavar for flag in (option.name, option.short)}
-    return flags.get(rest[-1]) if rest else None
-
-
-def _without_options(command: Command, rest: Sequence[str]) -> list[str]:
-    valued = {flag for option in command.all_options if option.metavar for flag in (option.name, option.short) if flag}
-    return [
-        word
-        for place, word in enumerate(rest)
-        if not word.startswith("-") and (not place or rest[place - 1] not in valued)
-    ]
-
-
 def _names(words: Sequence[str]) -> Names:
-    folders = [Path(words[i + 1]).expanduser() for i in range(len(words) - 1) if words[i] == "--config-dir"]
+    for option, value in pairwise(words):
+        if option == "--config-dir" and Path(value).expanduser().is_dir():
+            use_config_dir(Path(value).expanduser())
     listed = [word.partition("=")[2] for word in words if word.lstrip("+").startswith("plugins=")]
     files = [Path(text).expanduser() for text in re.split(r"[\[\],'\"\s]+", " ".join(listed)) if text.endswith(".py")]
-    return Names(folders, files)
+    return Names(files)
 
 
 def _sweeps(names: Names) -> list[str]:
@@ -136,7 +125,7 @@ def _groups(names: Names, given: Sequence[str]) -> list[str]:
     groups = [*names.components, "experiment", "sweeps", "hydra/launcher", "launch", "logger"]
     if not given:
         return [f"{SHORT.get(group, group)} " for group in groups]
-    group = next((long for long, short in SHORT.items() if short == given[0]), given[0])
+    group = in_full(given[0])
     return [f"{name} " for name in names.options(group)] if len(given) == 1 and group in groups[:-2] else []
 
 
@@ -174,4 +163,4 @@ def _values(names: Names, given: Sequence[str], key: str) -> Sequence[str]:
 def _chosen(given: Sequence[str]) -> dict[str, str]:
     """Returns the options that the words choose, by group."""
     pairs = dict(word.lstrip("+").partition("=")[::2] for word in given if is_setting(word))
-    return {next((long for long, short in SHORT.items() if short == key), key): value for key, value in pairs.items()}
+    return {in_full(key): value for key, value in pairs.items()}

@@ -16,10 +16,10 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ebmbench.cli.names import SHORT
+from ebmbench.cli.names import SHORT, in_full
 from ebmbench.cli.parser import Arguments
 from ebmbench.config import compose as composition
-from ebmbench.config import nodes
+from ebmbench.config import folders, nodes
 from ebmbench.config.run import Launch, LoggerConfig
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, did_you_mean
@@ -57,7 +57,7 @@ def describe(group: str = "", name: str = "") -> list[str]:
     """
     if not group:
         return _all()
-    group = next((long for long, short in SHORT.items() if short == group), group)
+    group = in_full(group)
     known = [*registry.groups(), *YAML_GROUPS, *SECTIONS]
     if group not in known:
         raise UserError(f"describe {group}: there is no such group{did_you_mean(group, known)}")
@@ -78,7 +78,7 @@ def page(group: str = "", name: str = "") -> list[str]:
     Raises:
         UserError: there is no such group of components, or one option is named.
     """
-    group = next((long for long, short in SHORT.items() if short == group), group)
+    group = in_full(group)
     if group not in registry.groups() or name:
         raise UserError(f"describe --markdown takes one group: {', '.join(registry.groups())}")
     known = registry.known(group)
@@ -173,10 +173,10 @@ def _of_yaml(group: str, name: str) -> list[str]:
 
 def _files(group: str) -> list[Path]:
     """Returns the YAML files of a group; of two of the same name the one that Hydra uses, which is the project's."""
-    folders = composition.sweep_dirs() if group == "sweeps" else [f / group for f in composition.config_dirs()]
+    places = folders.sweep_dirs() if group == "sweeps" else [folder / group for folder in folders.config_dirs()]
     patterns = ("*.yaml", "*/*.yaml") if group == "experiment" else ("*.yaml",)
     found: dict[str, Path] = {}
-    for folder in folders:
+    for folder in places:
         for pattern in patterns:
             for path in folder.glob(pattern):
                 found.setdefault(str(path.relative_to(folder)), path)
@@ -227,17 +227,15 @@ def _facts(cls: type[Component]) -> Iterator[tuple[str, str]]:
 
 
 def _metric(title: str, better: object) -> str:
-    return (
-        title
-        if better is None
-        else f"{title} ({f'{better} is better' if isinstance(better, str) else f'{better:g} is best'})"
-    )
+    if better is None:
+        return title
+    return f"{title} ({better} is better)" if isinstance(better, str) else f"{title} ({better:g} is best)"
 
 
 def _tabled(method: str) -> list[tuple[str, str]]:
     """Returns the values that conf/settings/ has for a method, by task and dataset."""
     rows = []
-    for group, methods in nodes.tables(composition.config_dirs()).items():
+    for group, methods in nodes.tables(folders.config_dirs()).items():
         values = {key: value for key, value in methods.get(method, {}).items()}
         if values:
             rows.append((group, " ".join(f"{key}={_shown(value)}" for key, value in values.items())))
@@ -276,7 +274,7 @@ def _fields(cls: type[Section], prefix: str, values: Mapping[str, Any]) -> Itera
 def _chosen_values(section: str) -> Mapping[str, Any]:
     """Returns the defaults of a section that conf/ has, and not the class."""
     name = "config.yaml" if section == "launch" else "logger/wandb.yaml"
-    raw = yaml.safe_load((composition.config_dir() / name).read_text())
+    raw = yaml.safe_load((folders.config_dir() / name).read_text())
     return cast(Mapping[str, Any], raw)
 
 
@@ -312,24 +310,14 @@ def _type(annotation: Any) -> str:
 
 def _range(metadata: Sequence[Any]) -> str:
     """Returns the bounds of a number, or the least length of a list, after a space; nothing if there are none."""
-    bounds = {
-        key: getattr(mark, key)
-        for mark in metadata
-        for key in ("ge", "gt", "le", "lt", "min_length")
-        if hasattr(mark, key)
-    }
-    low = next(
-        (f"{sign}{_shown(bounds[key])}" for key, sign in (("ge", "["), ("gt", "(")) if bounds.get(key) is not None),
-        None,
-    )
-    high = next(
-        (f"{_shown(bounds[key])}{sign}" for key, sign in (("le", "]"), ("lt", ")")) if bounds.get(key) is not None),
-        None,
-    )
+    keys = ("ge", "gt", "le", "lt", "min_length")
+    found = {key: getattr(mark, key) for mark in metadata for key in keys if getattr(mark, key, None) is not None}
+    bounds = {key: _shown(value) for key, value in found.items()}
+    low = f"[{bounds['ge']}" if "ge" in bounds else f"({bounds['gt']}" if "gt" in bounds else ""
+    high = f"{bounds['le']}]" if "le" in bounds else f"{bounds['lt']})" if "lt" in bounds else ""
     if low and high:
         return f" in {low}, {high}"
-    if low or high:
-        text = low or f"{(high or '')[-1]}{(high or '')[:-1]}"
-        return " " + {"[": ">= ", "(": "> ", "]": "<= ", ")": "< "}[text[0]] + text[1:]
-    least = bounds.get("min_length")
-    return f", at least {least}" if least else ""
+    for key, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<")):
+        if key in bounds:
+            return f" {sign} {bounds[key]}"
+    return f", at least {bounds['min_length']}" if "min_length" in bounds else ""

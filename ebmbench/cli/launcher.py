@@ -8,10 +8,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.extras import need
+
+if TYPE_CHECKING:
+    from ebmbench.sweep.submit import Preset
 
 
 @dataclass(frozen=True)
@@ -31,25 +34,20 @@ class Launcher:
         """All of it, as Hydra takes it."""
         return [*([f"hydra/launcher={self.name}"] if self.name else []), *self.settings]
 
-    @property
-    def is_slurm(self) -> bool:
-        """Whether it is one of the project's that submit to SLURM."""
-        return self.name is not None and self.name.startswith("slurm")
-
-    def values(self, default: str) -> dict[str, Any]:
-        """Returns its settings as Hydra composes them; `default` is used if no name was given.
+    def preset(self, default: str) -> Preset:
+        """Returns its preset with its settings; `default` is used if no name was given.
 
         Raises:
             UserError: the launcher or a setting is not known, or what it needs is not here.
         """
         from ebmbench.sweep.submit import launcher_settings
 
-        if self.is_slurm:
+        found = launcher_settings(self.name or default, self.settings)
+        if found.is_slurm:
             need("hydra_plugins.hydra_submitit_launcher", "slurm")
-        found = launcher_settings(self.name or default, self.settings).values
-        if self.is_slurm and shutil.which("sbatch") is None:
-            text = "sbatch is not on this machine; use hydra/launcher=local_parallel"
-            raise UserError(f"hydra/launcher={self.name} cannot be had: {text}")
+            if shutil.which("sbatch") is None:
+                text = "sbatch is not on this machine; use hydra/launcher=local_parallel"
+                raise UserError(f"hydra/launcher={found.name} cannot be had: {text}")
         return found
 
 
@@ -57,7 +55,7 @@ def split(words: Sequence[str], where: str = "") -> tuple[list[str], Launcher]:
     """Splits settings into those of the jobs and the launcher.
 
     Args:
-        where: said of a command that launches nothing; it takes no launcher.
+        where: for the error of a command that launches nothing, and takes no launcher: what it is.
 
     Raises:
         UserError: a setting of Hydra's that would have no effect.

@@ -10,9 +10,7 @@ import importlib
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import cast
@@ -23,7 +21,7 @@ from ebmbench.cli.parser import Arguments, parse
 from ebmbench.cli.warn import quiet_libraries
 from ebmbench.core.errors import UserError, shown
 from ebmbench.core.lazy import import_when_used
-from ebmbench.system.interrupt import stopping_signals
+from ebmbench.system.interrupt import on_signals, stopping_signals
 from ebmbench.system.threads import sleep_while_waiting
 
 
@@ -42,7 +40,7 @@ def _main(words: list[str]) -> int:
         print("ebmbench needs flock and POSIX signals, which Windows lacks; use it in WSL", file=sys.stderr)
         return 2
     try:
-        with said_signals():
+        with on_signals(set(stopping_signals()) - {signal.SIGINT}, _stop):
             return dispatch(words)
     except UserError as error:
         print(f"ebmbench: {error}", file=sys.stderr)
@@ -60,22 +58,10 @@ def _main(words: list[str]) -> int:
         return 2
 
 
-@contextmanager
-def said_signals() -> Iterator[None]:
-    """Ends the process with one sentence at a signal to stop, where nothing under way has something to save first."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        print(f"ebmbench: stopped by {signal.Signals(signum).name}", file=sys.stderr, flush=True)
-        raise SystemExit(128 + signum)
-
-    main_thread = threading.current_thread() is threading.main_thread()
-    chosen = set(stopping_signals()) - {signal.SIGINT} if main_thread else set()
-    old = {signum: signal.signal(signum, stop) for signum in chosen}
-    try:
-        yield
-    finally:
-        for signum, handler in old.items():
-            signal.signal(signum, handler)
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """Ends the process with one sentence, where nothing under way has something to save first."""
+    print(f"ebmbench: stopped by {signal.Signals(signum).name}", file=sys.stderr, flush=True)
+    raise SystemExit(128 + signum)
 
 
 def dispatch(words: list[str]) -> int:
@@ -100,7 +86,7 @@ def dispatch(words: list[str]) -> int:
                 print(main_help(), end="")
                 return 0
     if arguments.options.get("config_dir"):
-        from ebmbench.config.compose import use_config_dir
+        from ebmbench.config.folders import use_config_dir
 
         for folder in arguments.options["config_dir"]:
             use_config_dir(Path(folder).expanduser())

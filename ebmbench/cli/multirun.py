@@ -15,12 +15,14 @@ from ebmbench.cli.comparison import Compared, comparison
 from ebmbench.cli.run import is_follower, run_one, with_hydra
 from ebmbench.cli.warn import quiet_libraries
 from ebmbench.config import compose as composition
+from ebmbench.config import folders
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, counted
 from ebmbench.engine import runs
 from ebmbench.sweep import local
-from ebmbench.sweep.plan import make_folder, make_plan
+from ebmbench.sweep.plan import by_key, make_folder, make_plan
 from ebmbench.sweep.status import slurm_queue
+from ebmbench.sweep.submit import Preset, positive
 
 POOL = "local_parallel"
 """The launcher that is this project's own: several processes on this machine, as `sweep submit` uses them."""
@@ -33,31 +35,27 @@ def multirun(words: Sequence[str]) -> int:
         UserError: a job's settings are wrong, the launcher cannot be had, or `results_dir` cannot be written.
     """
     own, where = launcher.split(words)
-    values = where.values("local") if where.words else {}
+    preset = where.preset("local")
     jobs = _jobs(own)
-    if where.is_slurm:
+    if preset.is_slurm:
         slurm_queue()  # refuses a SLURM that does not answer, of which Hydra's launcher would leave a trace
     if not is_follower():
         print(counted(len(jobs), "job"), file=sys.stderr)
     results_dir = Path(jobs[0].config.launch.results_dir)
     if where.name == POOL:
-        _run_pool([job.config for job in jobs], values, results_dir)
+        _run_pool([job.config for job in jobs], preset, results_dir)
     else:
         _refuse_further_grids(own)
         make_folder(results_dir / "multirun", results_dir)
-        with_hydra(_Job(tuple(composition.config_dirs()[1:])), ["--multirun"], [*own, *where.words])
+        with_hydra(_Job(tuple(folders.config_dirs()[1:])), ["--multirun"], [*own, *where.words])
     if is_follower():  # the first process has yet to end the last run, and tells how all ended
         return 0
     print(comparison(jobs))
-    for job in jobs:
-        if runs.all_diverged(job.config.run_dir):
-            print(f"ebmbench: every seed of {job.config.run_id} diverged", file=sys.stderr)
-    failed = [
-        job
-        for job in jobs
-        if runs.all_diverged(job.config.run_dir) or runs.read_state(job.config.run_dir) not in runs.FINISHED
-    ]
-    return 1 if failed else 0
+    diverged = [job.config for job in jobs if runs.all_diverged(job.config.run_dir)]
+    for config in diverged:
+        print(f"ebmbench: every seed of {config.run_id} diverged", file=sys.stderr)
+    is_through = all(runs.read_state(job.config.run_dir) in runs.FINISHED for job in jobs)
+    return 0 if is_through and not diverged else 1
 
 
 def _jobs(own: Sequence[str]) -> list[Compared]:
@@ -69,11 +67,10 @@ def _jobs(own: Sequence[str]) -> list[Compared]:
         return [Compared(RunConfig.from_dict(job.config), job.axes) for job in plan.jobs]
     lines = composition.expand(own)
     configs = composition.compose_all(lines, own)
-    pairs = [dict(text.lstrip("+").partition("=")[::2] for text in line) for line in lines]
-    varied = [key for key in pairs[0] if len({pair.get(key) for pair in pairs}) > 1]
-    jobs = [
-        Compared(config, {key: pair.get(key) for key in varied}) for pair, config in zip(pairs, configs, strict=True)
-    ]
+    given = list(map(by_key, lines))
+    varied = [key for key in given[0] if len({values.get(key) for values in given}) > 1]
+    axes = [{key: values.get(key) for key in varied} for values in given]
+    jobs = map(Compared, configs, axes)
     return list({job.config.run_id: job for job in jobs}.values())
 
 
@@ -107,7 +104,7 @@ class _Job:
         quiet_libraries()
         try:
             for folder in self.config_dirs:
-                composition.use_config_dir(folder)
+                folders.use_config_dir(folder)
             named = OmegaConf.to_container(cfg.plugins) if "plugins" in cfg else []
             composition.prepare([f"plugins={_as_list(named)}"])
             code = run_one(composition.from_omegaconf(cfg))
@@ -123,17 +120,15 @@ def _as_list(names: Any) -> str:
     return f"[{','.join(map(str, names))}]" if isinstance(names, list) else str(names)
 
 
-def _run_pool(configs: Sequence[RunConfig], values: dict[str, Any], results_dir: Path) -> None:
+def _run_pool(configs: Sequence[RunConfig], preset: Preset, results_dir: Path) -> None:
     """Runs the jobs that are not through in processes of this machine; their output is in <results_dir>/multirun."""
     todo = [c for c in configs if c.launch.force or runs.read_state(c.run_dir) not in runs.FINISHED]
     if not todo:
         return
-    bound = values.get("n_jobs")
-    places = local.slots(todo[0].launch.device, bound if isinstance(bound, int) and bound > 0 else None, len(todo))
+    places = local.slots(todo[0].launch.device, positive(preset.values.get("n_jobs")), len(todo))
     folder = results_dir.absolute() / "multirun"
     make_folder(folder, results_dir)
-    restarts = values.get("max_num_restarts")
-    codes = local.run_pool(todo, places, folder, restarts if isinstance(restarts, int) else 0)
+    codes = local.run_pool(todo, places, folder, positive(preset.values.get("max_num_restarts")) or 0)
     if len(codes) < len(todo) or any(code > 128 for code in codes.values()):
         print("ebmbench: stopped; the same command goes on", file=sys.stderr)
         raise SystemExit(130)

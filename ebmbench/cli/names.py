@@ -10,7 +10,7 @@ from pathlib import Path
 import yaml
 
 from ebmbench.cli.source import Class, Source
-from ebmbench.system.files import share_dir
+from ebmbench.config import folders
 
 PACKAGE = Path(__file__).resolve().parent.parent
 PRESETS = {"experiment": "+experiment", "sweeps": "+sweeps"}
@@ -19,23 +19,25 @@ SHORT = {"task/data": "data", "task/network": "network"}
 """Groups that may be written in short."""
 
 
+def in_full(group: str) -> str:
+    """Returns a group's name in full: `task/data` for `data`."""
+    return next((long for long, short in SHORT.items() if short == group), group)
+
+
 class Names:
     """What is there: in the project, in `./conf`, `./sweeps`, in folders of the user's own, and in plug-ins.
 
     Args:
-        config_dirs: what `--config-dir` names.
         plugins: Python files of the user's own.
     """
 
-    def __init__(self, config_dirs: Sequence[Path] = (), plugins: Sequence[Path] = ()) -> None:
-        self.config_dirs = [folder for folder in (share_dir() / "conf", Path("conf"), *config_dirs) if folder.is_dir()]
-        self._sweep_dirs = [Path("sweeps"), *(folder / "sweeps" for folder in self.config_dirs), share_dir() / "sweeps"]
+    def __init__(self, plugins: Sequence[Path] = ()) -> None:
         self._plugins = [*plugins, *_installed_plugins()]
 
     @cached_property
     def defaults(self) -> dict[str, str]:
         """What conf/config.yaml chooses, by group."""
-        entries = yaml.safe_load((share_dir() / "conf" / "config.yaml").read_text())["defaults"]
+        entries = yaml.safe_load((folders.config_dir() / "config.yaml").read_text())["defaults"]
         return {key: str(value) for entry in entries if isinstance(entry, dict) for key, value in entry.items()}
 
     @cached_property
@@ -57,13 +59,8 @@ class Names:
 
     def options(self, group: str) -> list[str]:
         """Returns the options of a group: components first, then YAML files; `group` is written in full."""
-        if group == "sweeps":
-            return sorted({path.stem for folder in self._sweep_dirs for path in folder.glob("*.yaml")})
         found = list(self.components.get("task" if group == "trainer" else group, {}))
-        files = {path.stem for folder in self.config_dirs for path in (folder / group).glob("*.yaml")}
-        if group == "experiment":
-            files |= {path.name for folder in self.config_dirs for path in (folder / group).glob("*/")}
-        return found + sorted(files - set(found))
+        return found + sorted(folders.options(group) - set(found))
 
     def settings(self, chosen: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
         """Returns the settings of a run by dotted key, with the values of those that have a short list of them.

@@ -31,8 +31,8 @@ class Arguments:
     settings: list[str]
     options: dict[str, Any]
 
-    def results_dir(self, settings: list[str] | None = None) -> Path | None:
-        """Returns the folder of `results_dir=DIR`, None if it is not given.
+    def results_dir(self, settings: list[str] | None = None) -> Path:
+        """Returns the folder of `results_dir=DIR`, `results` if it is not given.
 
         Args:
             settings: what is left of the settings for it; all if not given.
@@ -45,24 +45,22 @@ class Arguments:
         if others:
             text = f"takes results_dir=DIR and no other setting, and got {others[0]}"
             raise UserError(f"{self.command.name} {text}")
-        if not given:
-            return None
-        value = given[-1].partition("=")[2].strip("'\"")
+        value = given[-1].partition("=")[2].strip("'\"") if given else "results"
         if not value:
             raise UserError("results_dir='' is not allowed: give a folder")
         return Path(value).expanduser()
 
-    def number(self, option: str) -> int | None:
+    def number(self, option: str, least: int = 1) -> int | None:
         """Returns the number of an option, None if it is not given.
 
         Raises:
-            UserError: it is no whole number from 1.
+            UserError: it is no whole number, or below `least`.
         """
         text = self.options.get(option.replace("-", "_"))
         if text is None:
             return None
-        if not text.isdecimal() or int(text) < 1:
-            raise UserError(f"--{option}={text} is not allowed: give a number from 1")
+        if not text.isdecimal() or int(text) < least:
+            raise UserError(f"--{option}={text} is not allowed: give a number from {least}")
         return int(text)
 
 

@@ -15,7 +15,6 @@ from ebmbench.report.frame import Results
 from ebmbench.sweep.status import job_states
 from ebmbench.system.files import write_atomically
 
-DEFAULT = Path("results")
 SHOWN = 40
 """Lines for runs that are in no table; of more, the number is said."""
 
@@ -73,7 +72,7 @@ def claims(arguments: Arguments) -> int:
     """Writes what the collected sweeps say into the documents; returns the exit code."""
     from ebmbench.report import claims as sentences
 
-    results_dir = _results_dir(arguments)
+    results_dir = arguments.results_dir()
     for name, (mark, text) in sentences.DOCUMENTS.items():
         path = Path(name)
         if not path.is_file():
@@ -100,11 +99,7 @@ def say_lacking(results: Results, states: Sequence[str]) -> int:
 def _results(arguments: Arguments) -> Results:
     if not arguments.names:
         raise UserError(f"{arguments.command.name} needs a sweep or run directories: {arguments.command.takes}")
-    return frame.find(arguments.names, _results_dir(arguments), job_states)
-
-
-def _results_dir(arguments: Arguments) -> Path:
-    return arguments.results_dir() or DEFAULT
+    return frame.find(arguments.names, arguments.results_dir(), job_states)
 
 
 def _out(arguments: Arguments) -> Path | None:
@@ -114,9 +109,9 @@ def _out(arguments: Arguments) -> Path | None:
 def _default_out(arguments: Arguments, results: Results, sweep_file: str, ending: str) -> Path:
     """Beside the tables of a sweep; else under report/."""
     if results.sweep:
-        return _results_dir(arguments) / results.sweep / sweep_file
+        return arguments.results_dir() / results.sweep / sweep_file
     safe = "".join(c if c.isalnum() or c in "-_." else "-" for c in results.name)
-    return _results_dir(arguments) / "report" / f"{safe}{ending}"
+    return arguments.results_dir() / "report" / f"{safe}{ending}"
 
 
 def _how(arguments: Arguments) -> str:

@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from ebmbench.cli import launcher
 from ebmbench.cli.parser import Arguments
 from ebmbench.config import compose as composition
+from ebmbench.config import folders
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine import runs
@@ -157,7 +158,7 @@ def with_hydra(job: Callable[[DictConfig], Any], flags: list[str], settings: lis
         UserError: Hydra finds something wrong.
     """
     composition.prepare(settings)
-    entry = hydra.main(version_base="1.3", config_path=str(composition.config_dir()), config_name="config")(job)
+    entry = hydra.main(version_base="1.3", config_path=str(folders.config_dir()), config_name="config")(job)
     # argparse wants all overrides in one row, after the flags.
     words = [*flags, *composition.for_task(settings), composition.search_path_override()]
     old, sys.argv = sys.argv, ["ebmbench", *words]

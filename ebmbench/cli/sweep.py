@@ -8,7 +8,7 @@ from pathlib import Path
 from ebmbench.cli import launcher
 from ebmbench.cli.parser import Arguments
 from ebmbench.cli.report import say_lacking
-from ebmbench.config.compose import known_sweeps
+from ebmbench.config.folders import known_sweeps
 from ebmbench.core.errors import UserError, counted
 from ebmbench.engine.runs import FINISHED, commit
 from ebmbench.report import frame
@@ -52,9 +52,8 @@ def resume(arguments: Arguments) -> int:
 
 
 def _submit(plan: Plan, results_dir: Path, where: launcher.Launcher, arguments: Arguments, is_new: bool) -> int:
-    where.values(DEFAULT_LAUNCHER)  # refuses a launcher that cannot be had before anything is written
-    name, jobs = where.name or DEFAULT_LAUNCHER, arguments.number("jobs")
-    return submit_plan(plan, results_dir, name, where.settings, jobs, arguments.options["dry_run"], is_new=is_new)
+    preset, jobs = where.preset(DEFAULT_LAUNCHER), arguments.number("jobs")
+    return submit_plan(plan, results_dir, preset, jobs, arguments.options["dry_run"], is_new=is_new)
 
 
 def work(arguments: Arguments) -> int:
@@ -70,7 +69,7 @@ def merge(arguments: Arguments) -> int:
     """Copies the finished runs of other results folders; returns 1 if one could not be copied."""
     if not arguments.names:
         raise UserError("sweep merge takes DIR...: results folders of other machines")
-    return merge_folders(list(map(Path, arguments.names)), arguments.results_dir() or Path("results"))
+    return merge_folders(list(map(Path, arguments.names)), arguments.results_dir())
 
 
 def status(arguments: Arguments) -> int:
@@ -134,12 +133,12 @@ def _name(arguments: Arguments) -> str:
 def _place(arguments: Arguments, settings: list[str]) -> tuple[Path, str]:
     """Returns the results folder and the sweep's name; NAME may be a sweep's own folder."""
     folder = Path(_name(arguments))
-    given = arguments.results_dir(settings)
-    if given is None and (folder / "plan.json").is_file():
+    results_dir = arguments.results_dir(settings)
+    if not settings and (folder / "plan.json").is_file():
         return folder.parent.parent, folder.name
-    if given is None and (folder / "sweep.json").is_file():
+    if not settings and (folder / "sweep.json").is_file():
         return folder.parent, folder.name
-    return given or Path("results"), folder.name
+    return results_dir, folder.name
 
 
 def _plan_of(name: str, results_dir: Path) -> Plan:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 from ebmbench.cli.parser import Arguments
@@ -13,27 +12,28 @@ def check(arguments: Arguments) -> int:
     """Puts a plug-in through the contract; returns the exit code: 1 if something of it fails."""
     if len(arguments.names) != 1 or arguments.settings:
         raise UserError("check takes one FILE: a Python file, or a module, that registers components")
-    return int(importlib.import_module("ebmbench.contract").main(arguments.names[0]))
+    from ebmbench.contract import main
+
+    return main(arguments.names[0])
 
 
 def fsck(arguments: Arguments) -> int:
     """Checks finished results against their checksums; returns the exit code: 1 if one is damaged."""
     if arguments.names:
         raise UserError(f"fsck takes results_dir=DIR, and got {arguments.names[0]}")
-    results_dir = arguments.results_dir() or Path("results")
-    return int(importlib.import_module("ebmbench.fsck").main(results_dir, arguments.options["repair"]))
+    from ebmbench.fsck import main
+
+    return main(arguments.results_dir(), arguments.options["repair"])
 
 
 def verify(arguments: Arguments) -> int:
     """Trains random seeds of finished runs again; returns the exit code: 1 if a metric differs."""
     if len(arguments.names) != 1:
         raise UserError("verify takes one RUN_DIRECTORY or SWEEP")
-    seed = arguments.options["seed"] or "0"
-    if not seed.isdecimal():
-        raise UserError(f"--seed={seed} is not allowed: give a number from 0")
-    results_dir = arguments.results_dir() or Path("results")
-    main = importlib.import_module("ebmbench.verify").main
-    return int(main(arguments.names[0], results_dir, arguments.number("runs") or 3, int(seed)))
+    from ebmbench.verify import main
+
+    seed = arguments.number("seed", least=0) or 0
+    return main(arguments.names[0], arguments.results_dir(), arguments.number("runs") or 3, seed)
 
 
 def rescore(arguments: Arguments) -> int:
@@ -43,7 +43,7 @@ def rescore(arguments: Arguments) -> int:
     from ebmbench.engine.rescore import rescore
     from ebmbench.report.frame import find
 
-    results_dir = arguments.results_dir() or Path("results")
+    results_dir = arguments.results_dir()
     found = find(arguments.names, results_dir)
     folders = {run.folder.resolve(): None for run in found.runs if run.status and run.status.state == "done"}
     if not folders:

@@ -17,15 +17,13 @@ def main(arguments: Arguments) -> int:
     if arguments.names:
         raise UserError(f"tune takes task=TASK method=A,B, and got {arguments.names[0]}")
     own, where = launcher.split(arguments.settings)
-    where.values(DEFAULT_LAUNCHER)
+    preset = where.preset(DEFAULT_LAUNCHER)
     named = [word.removeprefix("method=") for word in own if word.startswith("method=")]
     if not named:
         raise UserError("tune needs method=A,B: the methods that are tuned")
     methods = tuple(dict.fromkeys(named[-1].split(",")))
     settings = tuple(composition.for_task([word for word in own if not word.startswith("method=")]))
-    seed = arguments.options["seed"] or "0"
-    if not seed.isdecimal():
-        raise UserError(f"--seed={seed} is not allowed: give a number from 0")
+    seed = arguments.number("seed", least=0) or 0
     config = composition.compose([*settings, f"method={methods[0]}"])
     name = arguments.options["name"] or config.label
     search = tune.Search(
@@ -34,13 +32,11 @@ def main(arguments: Arguments) -> int:
         methods=methods,
         trials=arguments.number("trials") or 20,
         sampler=arguments.options["sampler"] or "random",
-        seed=int(seed),
+        seed=seed,
     )
     results_dir = Path(config.launch.results_dir).expanduser().absolute()
     dry_run = arguments.options["dry_run"]
-    rows = tune.run(
-        search, results_dir, where.name or DEFAULT_LAUNCHER, where.settings, arguments.number("jobs"), dry_run
-    )
+    rows = tune.run(search, results_dir, preset, arguments.number("jobs"), dry_run)
     if dry_run:
         return 0
     for method, part in rows.groupby("method", sort=False):

@@ -1,7 +1,6 @@
 """From command-line overrides to configurations: Hydra composes YAML and components, one run or a whole grid.
 
-YAML is looked for in the project's conf/ and sweeps/, in `./conf` and `./sweeps` of the working directory, and in the
-folder that `--config-dir` names. Whatever Hydra finds wrong ends in one UserError sentence.
+Whatever Hydra finds wrong ends in one UserError sentence.
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ebmbench.config import nodes, plugins
+from ebmbench.config import folders, nodes, plugins
 from ebmbench.config.run import RunConfig, all_keys, setting_keys
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
 from ebmbench.core.settings import Component, choice_of
-from ebmbench.system.files import share_dir
 
 MOST_JOBS = 100_000
 """In one sweep."""
@@ -38,47 +36,16 @@ PRESETS = ("experiment", "sweeps")
 SHORT = ("data", "network")
 """What belongs to the task and may be written without it: `data=uci` is `task/data=uci`."""
 
-_extra: list[Path] = []
-
-
-def use_config_dir(folder: Path) -> None:
-    """Looks for YAML in this folder too, as in `./conf`.
-
-    Raises:
-        UserError: it is no folder.
-    """
-    if not folder.is_dir():
-        raise UserError(f"--config-dir {folder} is not a folder")
-    if folder.absolute() not in _extra:
-        _extra.append(folder.absolute())
-
-
-def config_dir() -> Path:
-    """Returns the project's conf/; absolute, because Hydra resolves relative ones against `__main__`."""
-    return share_dir() / "conf"
-
-
-def config_dirs() -> tuple[Path, ...]:
-    """Returns every folder of YAML, the project's first."""
-    own = Path.cwd() / "conf"
-    return tuple(dict.fromkeys([config_dir(), *([own] if own.is_dir() else []), *_extra]))
-
-
-def sweep_dirs() -> tuple[Path, ...]:
-    """Returns every folder of sweep files; where two have a file of one name, the first is used."""
-    folders = [Path.cwd() / "sweeps", *(folder / "sweeps" for folder in config_dirs()[1:]), share_dir() / "sweeps"]
-    return tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
-
 
 def search_path_override() -> str:
     """Returns Hydra's search path: where it looks beside the project's conf/."""
-    roots = [*config_dirs()[1:], *(folder.parent for folder in sweep_dirs())]
+    roots = [*folders.config_dirs()[1:], *(folder.parent for folder in folders.sweep_dirs())]
     return "hydra.searchpath=[" + ",".join(f'"file://{root}"' for root in dict.fromkeys(roots)) + "]"
 
 
 def setting(task: str, dataset: str, method: str, key: str) -> Any:
     """Returns the value of `key` (such as `proposal.stds`) in the tables of settings, None where they have none."""
-    value = nodes.tabled(config_dirs(), task, dataset, method, key)
+    value = nodes.tabled(folders.config_dirs(), task, dataset, method, key)
     return None if value is nodes.MISSING else value
 
 
@@ -90,7 +57,6 @@ def prepare(overrides: Sequence[str]) -> None:
     """
     named = [text.partition("=")[2] for text in overrides if text.lstrip("+").startswith("plugins=")]
     plugins.load(_listed(named[-1]) if named else [])
-    nodes.use_folders(config_dirs())
     nodes.store()
 
 
@@ -106,7 +72,7 @@ def _hydra() -> Iterator[None]:
     outer = GlobalHydra.instance().hydra  # one may be at work already: a job of a multirun, say
     GlobalHydra.instance().hydra = None
     try:
-        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+        with hydra.initialize_config_dir(version_base="1.3", config_dir=str(folders.config_dir())):
             yield
     finally:
         GlobalHydra.instance().hydra = outer
@@ -136,7 +102,7 @@ def for_task(overrides: Sequence[str]) -> list[str]:
     resolved = []
     for text in overrides:
         key, _, name = text.partition("=")
-        by_task = key == "+experiment" and re.fullmatch(r"[\w-]+", name) and _has_folder(f"experiment/{name}")
+        by_task = key == "+experiment" and re.fullmatch(r"[\w-]+", name) and _has(f"experiment/{name}")
         resolved.append(f"{text}/{task}" if by_task else text)
     return resolved
 
@@ -152,18 +118,19 @@ def _long(text: str) -> str:
     return f"{sign}task/{rest}" if key == first else f"{sign}task.{rest}"
 
 
-def _has_folder(name: str) -> bool:
-    return any((folder / name).is_dir() for folder in config_dirs())
+def _has(path: str) -> bool:
+    """Whether a folder of YAML has this file or folder."""
+    return any((folder / path).exists() for folder in folders.config_dirs())
 
 
 @lru_cache(maxsize=1)
 def _default_task() -> str:
-    return str(_chosen_task(config_dir() / "config.yaml", "task"))
+    return str(_chosen_task(folders.config_dir() / "config.yaml", "task"))
 
 
 def _task_of(sweep: str) -> str:
     """Returns the task that a sweep's file chooses; an unknown sweep is refused later, with the known ones."""
-    for path in (folder / f"{sweep}.yaml" for folder in sweep_dirs()):
+    for path in (folder / f"{sweep}.yaml" for folder in folders.sweep_dirs()):
         if path.is_file():
             return _chosen_task(path, "override /task") or _default_task()
     return _default_task()
@@ -379,12 +346,7 @@ def _options(group: str) -> list[str]:
     """Returns the options of a group: YAML files, folders of presets, and components."""
     if not re.fullmatch(r"[\w/]+", group):
         return []
-    if group == "sweeps":
-        return known_sweeps()
-    found = {path.stem for folder in config_dirs() for path in (folder / group).glob("*.yaml")}
-    if group == "experiment":
-        found |= {path.name for folder in config_dirs() for path in (folder / group).glob("*/")}
-    return sorted(found | set(nodes.options(group)))
+    return sorted({*folders.options(group), *nodes.options(group)})
 
 
 def _grid_text(value: Any) -> str:
@@ -438,17 +400,8 @@ def _check_groups(overrides: Sequence[Override]) -> None:
         name = str(value).split("/")[0] if group == "experiment" else str(value)
         if name not in options:
             raise UserError(f"{group}={shown(name)[1:-1]} is not known{did_you_mean(name, options)}")
-        if group == "experiment" and "/" in str(value) and not _is_preset(str(value)):
+        if group == "experiment" and "/" in str(value) and not _has(f"experiment/{value}.yaml"):
             raise UserError(f"+experiment={name} has no settings for task={str(value).partition('/')[2]}")
-
-
-def _is_preset(name: str) -> bool:
-    return any((folder / f"experiment/{name}.yaml").is_file() for folder in config_dirs())
-
-
-def known_sweeps() -> list[str]:
-    """Returns the names of the sweep files."""
-    return sorted({path.stem for folder in sweep_dirs() for path in folder.glob("*.yaml") if path.is_file()})
 
 
 def _missing(file: str) -> str:

@@ -6,7 +6,7 @@ Each value is `${setting:KEY}`: what the tables of settings say for the task, da
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from ebmbench.config import folders
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.core.settings import Component, Section, choice_of, sections_of
@@ -58,7 +59,7 @@ def _values(cls: type[Section], prefix: str) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=8)
-def tables(folders: tuple[Path, ...]) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+def tables(dirs: tuple[Path, ...]) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
     """Returns the tables of settings in these folders: group (a task, or task-dataset), method, key, value.
 
     A method may be `all`, or have a network behind it: `ml-exact, mdn`.
@@ -67,7 +68,7 @@ def tables(folders: tuple[Path, ...]) -> Mapping[str, Mapping[str, Mapping[str, 
         UserError: a file is no such table.
     """
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for path in (path for folder in folders for path in sorted(folder.glob("settings/*.yaml"))):
+    for path in (path for folder in dirs for path in sorted(folder.glob("settings/*.yaml"))):
         try:
             raw = yaml.safe_load(path.read_text()) or {}
             for group, methods in raw.items():
@@ -79,7 +80,7 @@ def tables(folders: tuple[Path, ...]) -> Mapping[str, Mapping[str, Mapping[str, 
 
 
 def tabled(
-    folders: tuple[Path, ...], task: str, dataset: str, method: str, key: str, source: str = "", network: str = ""
+    dirs: tuple[Path, ...], task: str, dataset: str, method: str, key: str, source: str = "", network: str = ""
 ) -> Any:
     """Returns what the tables say of a key (such as `proposal.stds`), MISSING where they say nothing.
 
@@ -87,22 +88,13 @@ def tabled(
         source: the kind of dataset, for what holds for all of one kind.
         network: for what holds for a method with one network, such as `ml-exact, mdn`.
     """
-    found = tables(folders)
+    found = tables(dirs)
     for group in (f"{task}-{dataset}", f"{task}-{source}", task):
         for name in (f"{method}, {network}", method, "all"):
             values = found.get(group, {}).get(name, {})
             if key in values:
                 return values[key]
     return MISSING
-
-
-_folders: tuple[Path, ...] = ()
-
-
-def use_folders(folders: tuple[Path, ...]) -> None:
-    """Says where the tables are; later folders win."""
-    global _folders
-    _folders = folders
 
 
 def dataset_of(task: Mapping[str, Any]) -> str:
@@ -122,7 +114,8 @@ def _resolve(key: str, *, _root_: DictConfig) -> Any:
     else:
         source = str((task.get("data") or {}).get("source", ""))
         network = str((task.get("network") or {}).get("name", ""))
-        value = tabled(_folders, str(task.get("name")), _plain_dataset(task), method_name, key, source, network)
+        name, dataset = str(task.get("name")), _plain_dataset(task)
+        value = tabled(folders.config_dirs(), name, dataset, method_name, key, source, network)
     if value is MISSING:
         value = default(key, task, method_name, str((_root_.get("proposal") or {}).get("name")))
     # OmegaConf shows no plain list.
@@ -131,7 +124,7 @@ def _resolve(key: str, *, _root_: DictConfig) -> Any:
 
 def _plain_dataset(task: dict[str, Any]) -> str:
     """Returns the dataset's name before the settings are resolved: where none was given, the default one."""
-    name = dataset_of({str(key): value for key, value in task.items()})
+    name = dataset_of(task)
     if "${" not in name:
         return name
     key = "task.dataset" if "dataset" in task else "task.data.name"
@@ -165,8 +158,6 @@ def _class_of(field: FieldInfo, values: Mapping[str, Any]) -> type[Section] | No
     return next(iter(sections_of(field)), None)
 
 
-def options(group: str) -> Iterator[str]:
-    """Yields the options of a group that components give."""
-    if group == "trainer":
-        group = "task"
-    yield from registry.known(group)
+def options(group: str) -> list[str]:
+    """Returns the options of a group that components give."""
+    return list(registry.known("task" if group == "trainer" else group))

@@ -209,7 +209,6 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
         "trainer": task_class.Trainer,
         "logger": LoggerConfig,
     }
-    proposal = _without_null(raw.get("proposal"))
     if method_class.uses_proposal:
         models["proposal"] = _class("proposal", raw.get("proposal"))
     known = _known_keys(models)
@@ -219,11 +218,12 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
     if other:
         name = task_class.name
         raise UserError(f"trainer={other} contradicts task={name}; leave trainer out, or choose trainer={name}")
-    if not method_class.uses_proposal:
+    proposal = raw.get("proposal")
+    if isinstance(proposal, dict) and not method_class.uses_proposal:
         faults += [
             f"proposal.{key}={shown(value)} contradicts method={method_class.name}, which draws from no proposal"
             for key, value in proposal.items()
-            if key != "name" or value != DEFAULT_PROPOSAL
+            if value is not None and (key, value) != ("name", DEFAULT_PROPOSAL)
         ]
     parts: dict[str, Any] = {"proposal": None}
     for name, model in models.items():
@@ -244,14 +244,10 @@ DEFAULT_PROPOSAL = "mixture"
 """What conf/config.yaml chooses; a method that draws from no proposal ignores it."""
 
 
-def _without_null(raw: Any) -> dict[str, Any]:
-    return {key: value for key, value in raw.items() if value is not None} if isinstance(raw, dict) else {}
-
-
-def _class(group: str, raw: Any, key: str = "name") -> type[Component]:
+def _class(group: str, raw: Any) -> type[Component]:
     if not isinstance(raw, dict):
         raise UserError(f"{group}={shown(raw)} is not a group of settings")
-    return registry.get(group, raw.get(key))
+    return registry.get(group, raw.get("name"))
 
 
 def _known_keys(models: dict[str, type[Section]]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ebmbench.core.batches import Batches
+from ebmbench.core.errors import first_line
 from ebmbench.tasks.base import Learner
 
 if TYPE_CHECKING:
@@ -81,8 +82,8 @@ class CapturedSteps:
                 self._body(length)
         except RuntimeError as error:
             self.capture = False
-            reason = (str(error).strip().splitlines() or ["no message"])[0]
-            print(f"ebmbench: steps are not captured in CUDA graphs, which is slower: {reason}", file=sys.stderr)
+            text = f"steps are not captured in CUDA graphs, which is slower: {first_line(error)}"
+            print(f"ebmbench: {text}", file=sys.stderr)
             self._body(length)
             return
         self.graphs[length] = graph

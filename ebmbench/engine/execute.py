@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.metadata
 import io
 import math
 import os
@@ -141,7 +140,9 @@ def _run(
             row["energy_evaluations"] = evaluations * int(row.pop("examples"))
         of_all = config.task.finish(setup, work_dir, groups) or {}
         rows = [{**row, **of_all} for row in rows]
-        write_atomically(work_dir / "checkpoint.pt", _final_checkpoint(config, states))
+        parameters = {seed: p for state in states for seed, p in state["parameters"].items()}
+        trained = checkpoint.encode({"run_hash": config.run_hash, "parameters": parameters})
+        write_atomically(work_dir / "checkpoint.pt", trained)
         content = table(rows)
         write_atomically(work_dir / "metrics.csv", content)
         seconds = sum(result["seconds"] for result in states)
@@ -250,6 +251,7 @@ def _train_part(
     quiet: bool,
     num_parts: int,
 ) -> dict[str, Any]:
+    """Trains and scores the seeds of a part; keeps what it returns in the file `part.finished`."""
     learner = config.task.learner(config.setup, part.seeds, device)
     stamp = {
         "run_hash": config.run_hash,
@@ -287,13 +289,7 @@ def _train_part(
         display.message("evaluating")
         rows = result_rows(config.task, learner, progress, attempt.work_dir)
     stop.check()
-    share = progress.seconds / len(part.seeds)
-    memory = round(peak_memory(device) / 2**20, 1)
-    for row in rows:
-        row |= {"train_seconds": round(share, 3), "peak_memory_mb": memory, "examples": learner.num_examples}
-    for name, counts in progress.counts.items():
-        for row, count, first in zip(rows, counts.tolist(), progress.count_steps[name].tolist(), strict=True):
-            row |= {name: count, f"{name.removesuffix('s')}_step": first if count else ""}
+    _add_cost(rows, learner, progress, device)
     stacked = learner.streams.stacked
     result = {
         "run_hash": config.run_hash,
@@ -313,6 +309,22 @@ def _train_part(
     return result
 
 
+def _add_cost(rows: list[dict[str, Any]], learner: Learner, progress: Progress, device: torch.device) -> None:
+    """Adds what training took, and what the method counted, to the rows of the seeds."""
+    share = progress.seconds / len(rows)
+    memory = round(peak_memory(device) / 2**20, 1)
+    for row in rows:
+        row |= {"train_seconds": round(share, 3), "peak_memory_mb": memory, "examples": learner.num_examples}
+    for name, counts in progress.counts.items():
+        for row, count, first in zip(rows, counts.tolist(), progress.count_steps[name].tolist(), strict=True):
+            row |= {name: count, first_step_column(name): first if count else ""}
+
+
+def first_step_column(counter: str) -> str:
+    """Returns the column of metrics.csv for the step at which a method's counter first counted an example."""
+    return f"{counter.removesuffix('s')}_step"
+
+
 def result_rows(task: Task, learner: Learner, progress: Progress, work_dir: Path) -> list[dict[str, Any]]:
     """Returns the row of metrics.csv of each seed.
 
@@ -328,7 +340,8 @@ def result_rows(task: Task, learner: Learner, progress: Progress, work_dir: Path
             step = learner.num_steps
         diverged = step >= 0
         if diverged:
-            scores = {name: value if _survives(task, name) else math.nan for name, value in scores.items()}
+            of_data = {metric.name for metric in task.metrics if not metric.of_model}
+            scores = {name: value if name in of_data else math.nan for name, value in scores.items()}
         rows.append(
             {
                 "seed": seed,
@@ -339,20 +352,6 @@ def result_rows(task: Task, learner: Learner, progress: Progress, work_dir: Path
             }
         )
     return rows
-
-
-def _survives(task: Task, name: str) -> bool:
-    """Whether a metric says nothing of the model, so that a seed that diverged has it too."""
-    metric = task.metric(name)
-    return metric is not None and not metric.of_model
-
-
-def _final_checkpoint(config: RunConfig, states: Sequence[dict[str, Any]]) -> bytes:
-    """The trained parameters by seed."""
-    parameters = {seed: p for state in states for seed, p in state["parameters"].items()}
-    buffer = io.BytesIO()
-    torch.save({"run_hash": config.run_hash, "parameters": parameters}, buffer)
-    return buffer.getvalue()
 
 
 def table(rows: Sequence[dict[str, Any]]) -> bytes:
@@ -418,15 +417,9 @@ def environment(
     device: torch.device, train_seconds: float, total_seconds: float, result: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the run ran on; `result` is what `_train_part` returned."""
-    versions: dict[str, str | None] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = None
     return {
         "python": platform.python_version(),
-        "packages": versions,
+        "packages": {package: runs.package_version(package) for package in PACKAGES},
         "commit": runs.commit(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({os.cpu_count()} cores)",

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
-import importlib.metadata
 import io
 import math
 import os
@@ -23,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, first_line
 from ebmbench.engine import runs
 from ebmbench.engine.runs import output_files
 from ebmbench.system.files import write_atomically
@@ -172,7 +171,7 @@ class WandbLogger:
         self._superseded: list[Path] = []
         self.runs: dict[int, Any] = {}
         group = config.sweep.name if config.sweep else f"{config.label}-{config.slug}"
-        version, commit, owner = _version(), runs.commit(), results_token(root)
+        version, commit, owner = runs.package_version("ebmbench"), runs.commit(), results_token(root)
         for seed in config.seeds:
             run_id = wandb_run_id(config, seed, owner)
             if not online:
@@ -212,10 +211,8 @@ class WandbLogger:
                 self.close("failed")
                 for folder in root.glob(f"wandb/run-*-{run_id}"):  # W&B leaves its log of the refusal
                     shutil.rmtree(folder, ignore_errors=True)
-                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-                raise UserError(
-                    f"logger=wandb could not start a W&B run ({first}); logger.mode=offline needs no network."
-                ) from error
+                text = f"logger=wandb could not start a W&B run ({first_line(error)})"
+                raise UserError(f"{text}; logger.mode=offline needs no network.") from error
         self._next = {seed: int(run.step) for seed, run in self.runs.items()}  # what W&B already holds
         if earlier:
             self.log(earlier)
@@ -289,12 +286,6 @@ def artifact_name(run_dir: Path) -> str:
     """The run's id; W&B's artifact names hold letters, digits, `-`, `_` and `.` only."""
     name = (run_dir.parent if run_dir.name == "attempt" else run_dir).name.replace("+", "-plus")
     return "".join(c if c.isascii() and (c.isalnum() or c in "-_.") else "-" for c in name)[:128]
-
-
-def _version() -> str | None:
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # run from a checkout that is not installed
-        return importlib.metadata.version("ebmbench")
-    return None
 
 
 def need_login(config: RunConfig) -> None:

@@ -97,6 +97,6 @@ def _scores(
 
 def _kept(config: RunConfig, old: Mapping[str, str]) -> dict[str, str]:
     """Returns what only training knows of a seed, as it stood in metrics.csv."""
-    counters = [name for counter in config.method.counters for name in (counter, f"{counter.removesuffix('s')}_step")]
-    names = [metric.name for metric in (*COST, *config.task.metrics) if metric in COST or metric.of_training]
-    return {name: value for name, value in old.items() if name in (*names, *counters)}
+    metrics = [*COST, *(metric for metric in config.task.metrics if metric.of_training)]
+    counters = [*config.method.counters, *map(execute.first_step_column, config.method.counters)]
+    return {name: value for name, value in old.items() if name in (*(m.name for m in metrics), *counters)}

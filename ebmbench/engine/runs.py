@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import importlib.metadata
 import json
 import os
 import shutil
@@ -184,7 +185,8 @@ def read_state(run_dir: Path, thorough: bool = False) -> str:
 def check_state(config: RunConfig) -> str:
     """Returns the state of a configuration's run after reading all of its files; another run's result is damaged."""
     state = read_state(config.run_dir, thorough=True)
-    return "damaged" if state in FINISHED and _published_hash(config.run_dir) != config.run_hash else state
+    status, _ = _published(config.run_dir) if state in FINISHED else (None, [])
+    return "damaged" if status is not None and status.run_hash != config.run_hash else state
 
 
 # -------------------------------------------------------------------------------------------- what a finished run holds
@@ -282,12 +284,10 @@ def inspect(run_dir: Path) -> Check:
     if status is None or status.state != "done":
         return Check([], [])
     faults = _faults(status, folders, thorough=True)
+    figures = [text for text in faults if text.startswith(FIGURES)]
     foreign = {path.relative_to(run_dir).as_posix() for path in output_files(run_dir)} - status.outputs.keys()
-    return Check(
-        [f"{name} {fault}" for name, fault in faults.items() if not name.startswith(FIGURES)],
-        [f"{name} {fault}" for name, fault in faults.items() if name.startswith(FIGURES)]
-        + [f"{name} was not written by the run" for name in sorted(foreign)],
-    )
+    notes = figures + [f"{name} was not written by the run" for name in sorted(foreign)]
+    return Check([text for text in faults if text not in figures], notes)
 
 
 def verify(run_dir: Path) -> list[str]:
@@ -334,25 +334,19 @@ def _published(run_dir: Path) -> tuple[Status | None, list[Path]]:
     return read_status(run_dir), [run_dir]
 
 
-def _published_hash(run_dir: Path) -> str | None:
-    status, _ = _published(run_dir)
-    return status.run_hash if status else None
-
-
 def _place(name: str, folders: Sequence[Path]) -> Path:
     return next((folder / name for folder in folders[:-1] if (folder / name).exists()), folders[-1] / name)
 
 
 def _damage(status: Status, folders: Sequence[Path], thorough: bool) -> list[str]:
     """Returns what makes a result damaged: faults of its files, figures apart."""
-    faults = _faults(status, folders, thorough)
-    return [f"{name} {fault}" for name, fault in faults.items() if not name.startswith(FIGURES)]
+    return [text for text in _faults(status, folders, thorough) if not text.startswith(FIGURES)]
 
 
-def _faults(status: Status, folders: Sequence[Path], thorough: bool) -> dict[str, str]:
-    """Returns the files that are missing or not what the run wrote, and which of the two it is."""
+def _faults(status: Status, folders: Sequence[Path], thorough: bool) -> list[str]:
+    """Returns a text for each file that is missing or not what the run wrote; it begins with the file's name."""
     # A run lists what it wrote. Where a status without this list says done, nothing is known of the files.
-    faults = {name: "has no checksum" for name in ("metrics.csv", "checkpoint.pt") if name not in status.outputs}
+    faults = [f"{name} has no checksum" for name in ("metrics.csv", "checkpoint.pt") if name not in status.outputs]
     for name, expected in status.outputs.items():
         path = _place(name, folders)
         try:
@@ -360,14 +354,14 @@ def _faults(status: Status, folders: Sequence[Path], thorough: bool) -> dict[str
             if thorough and same:
                 same = fingerprint_of_file(path) == expected
         except (FileNotFoundError, NotADirectoryError):
-            faults[name] = "is missing"
+            faults.append(f"{name} is missing")
             continue
         except IsADirectoryError:
             same = False
         except OSError as error:
             raise UserError(f"{path} cannot be read ({error.strerror})") from None
         if not same:
-            faults[name] = "is not what the run wrote"
+            faults.append(f"{name} is not what the run wrote")
     return faults
 
 
@@ -446,7 +440,7 @@ def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt | No
         lock.acquire()
     except OSError as error:
         _remove_created(created)
-        raise _cannot_write(config, error) from None
+        raise cannot_write_folder(run_dir.parent.parent, error) from None
     except UserError:
         _remove_created(created)
         raise
@@ -467,26 +461,11 @@ def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt | No
             shutil.rmtree(work_dir)  # left by an attempt whose files have taken their place
         work_dir.mkdir(exist_ok=True)
         sync_folder(run_dir)
-        old = _status_to_go_on_from(work_dir)
-        number = old.attempt if old else (published.attempt + 1 if published else 1)
-        status = Status.of(
-            config,
-            "running",
-            attempt=number,
-            step=old.step if old else 0,
-            started=old.started if old else now(),
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            slurm_job=slurm_job(),
-            commit=commit,
-        )
         try:
-            write_atomically(work_dir / "config.yaml", config.to_yaml().encode())
-            attempt = Attempt(run_dir, work_dir, status, lock)
-            attempt.update()
+            attempt = _begin(config, commit, lock, work_dir, published)
         except OSError as error:
             _remove_created(created)
-            raise _cannot_write(config, error) from None
+            raise cannot_write_folder(run_dir.parent.parent, error) from None
         try:
             yield attempt
         except UserError:
@@ -496,6 +475,32 @@ def open_attempt(config: RunConfig, commit: str | None) -> Iterator[Attempt | No
             raise
     finally:
         lock.release()
+
+
+def _begin(config: RunConfig, commit: str | None, lock: Lock, work_dir: Path, published: Status | None) -> Attempt:
+    """Writes the settings and the first status of an attempt, and returns it.
+
+    Args:
+        work_dir: may hold an unfinished attempt, which then goes on.
+        published: what the run directory holds; None if nothing.
+    """
+    old = _status_to_go_on_from(work_dir)
+    number = old.attempt if old else (published.attempt + 1 if published else 1)
+    status = Status.of(
+        config,
+        "running",
+        attempt=number,
+        step=old.step if old else 0,
+        started=old.started if old else now(),
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        slurm_job=slurm_job(),
+        commit=commit,
+    )
+    write_atomically(work_dir / "config.yaml", config.to_yaml().encode())
+    attempt = Attempt(config.run_dir, work_dir, status, lock)
+    attempt.update()
+    return attempt
 
 
 def remove_leftovers(run_dir: Path) -> None:
@@ -533,7 +538,11 @@ def write_json(path: Path, data: Any) -> None:
 
 def is_promotion_pending(run_dir: Path) -> bool:
     """Whether a complete attempt's files are still to take the place of the old ones: it was killed just then."""
-    return _is_done(run_dir / "attempt")
+    try:
+        status = read_status(run_dir / "attempt")
+    except Damaged:
+        return False
+    return status is not None and status.state == "done"
 
 
 def finish_promotion(run_dir: Path) -> bool:
@@ -580,21 +589,9 @@ def _remove_created(created: list[Path]) -> None:
                 folder.rmdir()
 
 
-def _cannot_write(config: RunConfig, error: OSError) -> UserError:
-    return cannot_write_folder(Path(config.launch.results_dir), error)
-
-
 def cannot_write_folder(folder: Path, error: OSError) -> UserError:
     """The sentence for a results folder, given as `results_dir`, that nothing can be written to."""
     return UserError(f"results_dir={str(folder)!r} cannot be written ({error.strerror}); give a folder that can be")
-
-
-def _is_done(folder: Path) -> bool:
-    try:
-        status = read_status(folder)
-    except Damaged:
-        return False
-    return status is not None and status.state == "done"
 
 
 def _status_to_go_on_from(folder: Path) -> Status | None:
@@ -648,6 +645,13 @@ def commit() -> str | None:
         return head + "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def package_version(package: str) -> str | None:
+    """The version of a package that is installed, None of one that is not."""
+    with suppress(importlib.metadata.PackageNotFoundError):
+        return importlib.metadata.version(package)
+    return None
 
 
 def _git(root: Path, *words: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import counted
 from ebmbench.engine import runs
-from ebmbench.engine.execute import Outcome
+from ebmbench.engine.execute import Outcome, first_step_column
 from ebmbench.tasks.base import Metric
 
 HIDDEN = ("seed", "diverged", "diverged_step", "trusted", "peak_memory_mb", "energy_evaluations")
@@ -54,17 +54,16 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
         for row in rows:
             if row.get(name, "0") not in ("", "0"):
                 said = text.format(count=row[name])
-                lines.append(f"  seed {row['seed']}, first at step {row[_first_step(name)]}: {said}")
+                lines.append(f"  seed {row['seed']}, first at step {row[first_step_column(name)]}: {said}")
     lines.append(f"files: {config.run_dir}")
     return "\n".join(lines)
 
 
 def _unused(config: RunConfig) -> set[str]:
     """Returns the columns that the table leaves out: counters have lines of their own, others say nothing new."""
-    counters = {name for counter in config.method.counters for name in (counter, _first_step(counter))}
-    return counters | {
-        metric.name for metric in config.task.metrics if metric.only_with and not _is_set(config, metric)
-    }
+    counters = {*config.method.counters, *map(first_step_column, config.method.counters)}
+    unset = {metric.name for metric in config.task.metrics if metric.only_with and not _is_set(config, metric)}
+    return counters | unset
 
 
 def _is_set(config: RunConfig, metric: Metric) -> bool:
@@ -72,7 +71,3 @@ def _is_set(config: RunConfig, metric: Metric) -> bool:
     for part in metric.only_with.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return bool(value)
-
-
-def _first_step(counter: str) -> str:
-    return f"{counter.removesuffix('s')}_step"

@@ -24,7 +24,7 @@ from ebmbench.engine.runs import read_state
 from ebmbench.report.planned import error_path
 from ebmbench.sweep.job import HELD, run_job, write_error
 from ebmbench.sweep.watch import Watch
-from ebmbench.system.interrupt import stopping_signals
+from ebmbench.system.interrupt import on_signals, stopping_signals
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,8 @@ def run_pool(
     active: dict[Any, tuple[RunConfig, int, Any, float]] = {}
     codes: dict[str, int] = {}
     starts: Counter[str] = Counter()
-    with _Stop() as stop, Watch(len(configs)) as watch:
+    stop = _Stop()
+    with on_signals(stopping_signals(), stop.add), Watch(len(configs)) as watch:
         while (waiting and not stop.count) or active:
             while waiting and free and not stop.count:
                 config, place = waiting.pop(0), free.pop(0)
@@ -162,18 +163,8 @@ class _Stop:
     def __init__(self) -> None:
         self.count = 0
         self._passed = 0
-        self._old: dict[int, Any] = {}
 
-    def __enter__(self) -> _Stop:
-        for signum in stopping_signals():
-            self._old[signum] = signal.signal(signum, self._handle)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for signum, handler in self._old.items():
-            signal.signal(signum, handler)
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
+    def add(self, signum: int, frame: FrameType | None) -> None:
         self.count += 1
 
     def pass_on(self, processes: list[Any]) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from ebmbench.config import compose as composition
-from ebmbench.config import plugins
+from ebmbench.config import folders, plugins
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.engine.runs import cannot_write_folder
@@ -37,20 +37,19 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
     """Composes the jobs of `sweeps/<sweep>.yaml`.
 
     Args:
-        overrides: further ones, which win over the file; those of hydra.* are the launcher's and change no job.
+        overrides: further ones, which win over the file.
         commit: of the checkout.
         seeds_per_job: splits the seeds of a setting into runs of so many; all in one if not given.
 
     Raises:
         UserError: an unknown sweep or key, an empty grid, a job that is not valid.
     """
-    known = composition.known_sweeps()
+    known = folders.known_sweeps()
     if sweep not in known:
         raise UserError(f"sweep {sweep!r} is not known; choose from {', '.join(known) or 'none: sweeps/ is empty'}")
     plugins.load(_plugins_of(sweep))
-    own = [text for text in overrides if not is_launcher(text)]
-    lines = composition.expand([f"+sweeps={sweep}", *own])
-    configs = composition.compose_all(lines, own)
+    lines = composition.expand([f"+sweeps={sweep}", *overrides])
+    configs = composition.compose_all(lines, overrides)
     if configs[0].sweep is None:
         raise UserError(f"sweeps/{sweep}.yaml has no `sweep:` with a name, so that its results have no place")
     about = configs[0].sweep
@@ -67,15 +66,15 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
     for i, config in enumerate(configs):
         values = {key: own[i] for key, own in axes.items()}
         for seeds in _chunks(config.seeds, seeds_per_job):
-            part = dataclasses.replace(config, seeds=seeds)
-            jobs[part.run_id] = Job(part.run_id, part.run_hash, part.config_hash, values, part.to_dict())
+            job = job_of(dataclasses.replace(config, seeds=seeds), values)
+            jobs[job.run_id] = job
     return Plan(
         name=about.name,
         description=about.description,
         tables=about.tables,
         figures=about.figures,
         axes=tuple(axes),
-        overrides=tuple(own),
+        overrides=tuple(overrides),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit,
         jobs=tuple(jobs.values()),
@@ -84,7 +83,7 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
 
 def _plugins_of(sweep: str) -> list[str]:
     """Returns the plug-ins that a sweep's file names: they are loaded before its grid is read."""
-    path = next(path for folder in composition.sweep_dirs() if (path := folder / f"{sweep}.yaml").is_file())
+    path = next(path for folder in folders.sweep_dirs() if (path := folder / f"{sweep}.yaml").is_file())
     try:
         named = (yaml.safe_load(path.read_text()) or {}).get("plugins") or []
     except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
@@ -94,19 +93,19 @@ def _plugins_of(sweep: str) -> list[str]:
     return named
 
 
-def is_launcher(override: str) -> bool:
-    """Whether an override is of hydra.*: of how jobs are launched, not of what they are."""
-    return override.lstrip("+~").startswith("hydra")
-
-
 def _chunks(seeds: tuple[int, ...], size: int | None) -> list[tuple[int, ...]]:
     size = size or len(seeds)
     return [seeds[start : start + size] for start in range(0, len(seeds), size)]
 
 
-def _split(line: str) -> tuple[str, str]:
-    key, _, value = line.partition("=")
-    return key.lstrip("+~"), value
+def job_of(config: RunConfig, axes: dict[str, Any]) -> Job:
+    """Returns the job that is this run; `axes` are its values of what the sweep varies."""
+    return Job(config.run_id, config.run_hash, config.config_hash, axes, config.to_dict())
+
+
+def by_key(line: Sequence[str]) -> dict[str, str]:
+    """Returns the values that the words of a job give, by key."""
+    return dict(word.lstrip("+~").partition("=")[::2] for word in line)
 
 
 def _axes(lines: Sequence[Sequence[str]], configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
@@ -114,7 +113,7 @@ def _axes(lines: Sequence[Sequence[str]], configs: Sequence[RunConfig]) -> dict[
 
     A job whose line does not give a key has its default.
     """
-    given = [dict(map(_split, line)) for line in lines]
+    given = list(map(by_key, lines))
     raw = [config.to_dict() for config in configs]
     keys = dict.fromkeys(key for line in given for key in line if key not in NO_AXIS)
     values = {key: [_axis_value(key, *job) for job in zip(given, raw, strict=True)] for key in keys}
@@ -177,7 +176,7 @@ def _with_copies(jobs: Sequence[Job], folder: Path) -> tuple[Job, ...]:
 
 
 def make_folder(folder: Path, results_dir: Path) -> None:
-    """Raises UserError where a sweep's folder cannot be written."""
+    """Makes a folder of a sweep; raises UserError where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK):

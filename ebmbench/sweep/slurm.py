@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,6 @@ ARRAY_SIZE = 1000
 """SLURM's default MaxArraySize is 1001."""
 
 
-def need_submitit() -> None:
-    """Raises UserError where submitit is not installed."""
-    if importlib.util.find_spec("submitit") is None:
-        raise UserError("sweeps on SLURM need the extra: pip install 'ebmbench[slurm]'")
-
-
 def submit_arrays(configs: Sequence[RunConfig], launcher: dict[str, Any], folder: Path) -> Iterator[dict[str, str]]:
     """Submits the jobs in arrays, and returns while they are queued.
 
@@ -47,7 +41,6 @@ def submit_arrays(configs: Sequence[RunConfig], launcher: dict[str, Any], folder
     Raises:
         UserError: SLURM cannot be reached, or refuses the jobs.
     """
-    need_submitit()
     import submitit
 
     threads = launcher.get("cpus_per_task")
@@ -87,15 +80,12 @@ def _reason(text: str) -> str:
     return (errors or lines or ["no reason given"])[-1]
 
 
-class _clean_environment:
+@contextmanager
+def _clean_environment() -> Iterator[None]:
     """Without the SLURM variables of a job that this itself runs in: sbatch would hand them on to the new jobs."""
-
-    def __enter__(self) -> None:
-        self._removed = {key: os.environ.pop(key) for key in list(os.environ) if _is_of_a_job(key)}
-
-    def __exit__(self, *error: object) -> None:
-        os.environ.update(self._removed)
-
-
-def _is_of_a_job(key: str) -> bool:
-    return key.startswith(("SLURM_", "SBATCH_")) and key != "SLURM_CONF"
+    of_a_job = [key for key in os.environ if key.startswith(("SLURM_", "SBATCH_")) and key != "SLURM_CONF"]
+    removed = {key: os.environ.pop(key) for key in of_a_job}
+    try:
+        yield
+    finally:
+        os.environ.update(removed)

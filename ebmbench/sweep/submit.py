@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,12 +12,11 @@ from typing import Any, cast
 import yaml
 from omegaconf import OmegaConf
 
-from ebmbench.config import compose as composition
+from ebmbench.config import folders
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError, counted, did_you_mean, first_line
 from ebmbench.engine.execute import need_memory, resolve_device
 from ebmbench.engine.runs import FINISHED, all_diverged
-from ebmbench.report.frame import Run
 from ebmbench.report.planned import Plan, sweep_dir
 from ebmbench.sweep import local, slurm
 from ebmbench.sweep.estimate import estimate
@@ -32,8 +30,8 @@ FOLDER = "hydra/launcher"
 
 
 @dataclass(frozen=True)
-class Launcher:
-    """A preset: how jobs are launched.
+class Preset:
+    """How jobs are launched: a file of conf/hydra/launcher/.
 
     Attributes:
         is_slurm: whether it submits to SLURM; else jobs run on this machine.
@@ -45,19 +43,15 @@ class Launcher:
     values: dict[str, Any]
 
 
-def launchers() -> list[str]:
-    """Returns the names of the presets."""
-    return sorted({path.stem for folder in composition.config_dirs() for path in (folder / FOLDER).glob("*.yaml")})
-
-
-def launcher_settings(name: str, overrides: Sequence[str]) -> Launcher:
+def launcher_settings(name: str, overrides: Sequence[str]) -> Preset:
     """Reads a preset, with overrides such as `hydra.launcher.partition=gpu`.
 
     Raises:
         UserError: an unknown preset or key, or a file that is no preset.
     """
-    if name not in launchers():
-        raise UserError(f"launcher={name} is not known; choose from {', '.join(launchers())}")
+    known = sorted(folders.options(FOLDER))
+    if name not in known:
+        raise UserError(f"launcher={name} is not known; choose from {', '.join(known)}")
     kinds, values = _preset(name, set())
     for override in overrides:
         key, equals, text = override.lstrip("+").partition("=")
@@ -71,13 +65,13 @@ def launcher_settings(name: str, overrides: Sequence[str]) -> Launcher:
         except Exception as error:  # OmegaConf's own, and the YAML parser's
             raise UserError(f"{override} cannot be read ({first_line(error)})") from None
     plain = cast(dict[str, Any], OmegaConf.to_container(values, resolve=False))
-    return Launcher(name, "submitit_slurm" in kinds, plain)
+    return Preset(name, "submitit_slurm" in kinds, plain)
 
 
 def _preset(name: str, seen: set[str]) -> tuple[set[str], Any]:
     """Returns the presets that a preset builds on, and its values over theirs."""
-    folders = reversed(composition.config_dirs())  # the user's own wins
-    path = next((file for folder in folders if (file := folder / FOLDER / f"{name}.yaml").is_file()), None)
+    files = [folder / FOLDER / f"{name}.yaml" for folder in folders.config_dirs()]
+    path = next((file for file in reversed(files) if file.is_file()), None)  # the user's own wins
     if path is None or name in seen:
         return {name}, OmegaConf.create({"n_jobs": 1} if name == "basic" else {})  # one of Hydra's own
     try:
@@ -89,29 +83,21 @@ def _preset(name: str, seen: set[str]) -> tuple[set[str], Any]:
 
 
 def submit(
-    plan: Plan,
-    results_dir: Path,
-    launcher: str,
-    overrides: Sequence[str],
-    bound: int | None,
-    dry_run: bool,
-    is_new: bool = False,
+    plan: Plan, results_dir: Path, preset: Preset, bound: int | None, dry_run: bool, is_new: bool = False
 ) -> int:
     """Submits the jobs of a plan that have no result and are not under way; returns the exit code.
 
     Local launchers return when all is done, SLURM's at once. A new plan is written after all that can be
     seen to be wrong was refused.
 
+    Args:
+        bound: how many jobs run at a time, at the most.
+
     Raises:
-        UserError: a launcher that is not known or cannot be had, or another process that submits the same sweep.
+        UserError: a device that cannot be had, or another process that submits the same sweep.
     """
-    preset = launcher_settings(launcher, overrides)
     settings, is_slurm = preset.values, preset.is_slurm
-    if is_slurm:
-        if shutil.which("sbatch") is None:
-            raise UserError(f"launcher={launcher} cannot be had: sbatch is not on this machine; use local_parallel")
-        slurm.need_submitit()
-    else:
+    if not is_slurm:
         resolve_device(str(plan.jobs[0].config["device"]))
     folder = sweep_dir(results_dir, plan.name)
     with contextlib.ExitStack() as stack:
@@ -123,13 +109,12 @@ def submit(
             if is_new:
                 plan = write_plan(plan, results_dir)
         states = job_states(plan, results_dir, submitting=True)
-        todo = [state.job for state in states if _is_to_do(state)]
         damaged = [state for state in states if state.state == "damaged"]
         for state in damaged:
             text = f"{state.job.run_id} is left alone: {state.detail}; delete the folder to run it again"
             print(f"ebmbench: {text}", file=sys.stderr)
+        todo = [state.job for state in states if state.state not in (*FINISHED, *ACTIVE, "damaged")]
         configs = [job.run_config(results_dir) for job in todo]
-        bound = bound or _bound(settings.get("n_jobs"))
         print(f"{plan.name}: {counts(states)}; {len(todo)} to run", flush=True)
         if not todo:
             return 1 if damaged else 0
@@ -138,7 +123,7 @@ def submit(
         else:
             for config in configs:
                 need_memory(config, resolve_device(config.launch.device))
-            slots = local.slots(configs[0].launch.device, bound, len(configs))
+            slots = local.slots(configs[0].launch.device, bound or positive(settings.get("n_jobs")), len(configs))
             places, threads = len(slots), slots[0].threads
         device = "gpu" if _on_gpu(configs, settings, is_slurm) else "cpu"
         print(estimate(configs, device, places, configs[0].launch.threads or threads, results_dir), flush=True)
@@ -146,37 +131,39 @@ def submit(
             return 0
         if is_slurm:
             for numbers in slurm.submit_arrays(configs, settings, folder):
-                record_submission(folder, numbers, launcher)  # at once: the next array may be refused
+                record_submission(folder, numbers, preset.name)  # at once: the next array may be refused
                 array = next(iter(numbers.values())).partition("_")[0]
                 print(f"submitted {counted(len(numbers), 'job')} to SLURM as {array}", flush=True)
             print(f"python -m ebmbench sweep status {plan.name} shows them")
             return 0
-        codes = local.run_pool(configs, slots, folder, _bound(settings.get("max_num_restarts")) or 0)
-    states = job_states(plan, results_dir)
-    print(f"{plan.name}: {counts(states)}")
-    started = [state for state in states if state.job.run_id in codes]
-    held = [s for s in started if codes[s.job.run_id] == HELD and s.state not in (*FINISHED, "failed", "damaged")]
-    for state in held:
-        print(f"  another process works on {state.job.run_id}  {state.detail}".rstrip())
-    failed = [
-        state
-        for state in started
-        if state not in held
-        and (state.state not in FINISHED or all_diverged(state.job.run_config(results_dir).run_dir))
-    ]
-    for state in failed:
-        print(f"  {state.state:12}{state.job.run_id}  {state.detail}".rstrip(), file=sys.stderr)
+        codes = local.run_pool(configs, slots, folder, positive(settings.get("max_num_restarts")) or 0)
+    is_failed = _tell_ended(plan, results_dir, codes)
     if len(codes) < len(configs) or any(code > 128 for code in codes.values()):
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
-    return 1 if failed or damaged else 0
+    return 1 if is_failed or damaged else 0
 
 
-def _is_to_do(run: Run) -> bool:
-    return run.state not in (*FINISHED, *ACTIVE, "damaged")
+def _tell_ended(plan: Plan, results_dir: Path, codes: Mapping[str, int]) -> bool:
+    """Prints what has become of the jobs that were started; returns whether one failed.
+
+    Args:
+        codes: their exit codes, by run.
+    """
+    runs = job_states(plan, results_dir)
+    print(f"{plan.name}: {counts(runs)}")
+    is_failed = False
+    for run in runs:
+        code = codes.get(run.job.run_id)
+        if code == HELD and run.state not in (*FINISHED, "failed", "damaged"):
+            print(f"  another process works on {run.job.run_id}  {run.detail}".rstrip())
+        elif code is not None and (run.state not in FINISHED or all_diverged(run.folder)):
+            print(f"  {run.state:12}{run.job.run_id}  {run.detail}".rstrip(), file=sys.stderr)
+            is_failed = True
+    return is_failed
 
 
-def _bound(number: object) -> int | None:
+def positive(number: object) -> int | None:
     """Returns a number of a preset that bounds something; None for one that does not, such as -1."""
     return number if isinstance(number, int) and number > 0 else None
 

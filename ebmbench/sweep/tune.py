@@ -30,11 +30,11 @@ from ebmbench.core.extras import need
 from ebmbench.display.table import csv_text
 from ebmbench.engine.runs import FINISHED, commit
 from ebmbench.report import frame
-from ebmbench.report.planned import Job, Plan
+from ebmbench.report.planned import Plan
 from ebmbench.sweep.best import Table, place_of_best, write
-from ebmbench.sweep.plan import make_folder
+from ebmbench.sweep.plan import job_of, make_folder
 from ebmbench.sweep.status import job_states
-from ebmbench.sweep.submit import submit
+from ebmbench.sweep.submit import Preset, submit
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
 
@@ -88,9 +88,7 @@ class Trial:
         return {key: _plain(value) for key, value in self.params.items()}
 
 
-def run(
-    search: Search, results_dir: Path, launcher: str, overrides: Sequence[str], bound: int | None, dry_run: bool
-) -> pd.DataFrame:
+def run(search: Search, results_dir: Path, preset: Preset, bound: int | None, dry_run: bool) -> pd.DataFrame:
     """Carries out a search as far as it can be now; returns a row for each trial.
 
     Where jobs are queued, as on SLURM, the rest is for the next call.
@@ -102,7 +100,8 @@ def run(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     folder = results_dir / "tune" / search.name
     make_folder(folder, results_dir)
-    metric = _metric(composition.compose([*search.settings, f"method={search.methods[0]}"]))
+    configs = {method: composition.compose([*search.settings, f"method={method}"]) for method in search.methods}
+    metric = _metric(configs[search.methods[0]])
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
     storage = optuna.storages.JournalStorage(backend)
     direction = "maximize" if metric.better == "higher" else "minimize"
@@ -112,15 +111,14 @@ def run(
     }
     for study in studies.values():
         _check_same(study, search)
-    spaces = {method: space(composition.compose([*search.settings, f"method={method}"])) for method in search.methods}
-    spaces = {method: _without(found, search.settings) for method, found in spaces.items()}
+    spaces = {method: _without(space(config), search.settings) for method, config in configs.items()}
     told = -1
     while True:
         for method, study in studies.items():
             _ask(optuna, study, spaces[method], search, method)
         trials = [trial for method, study in studies.items() for trial in _trials(study, search, method)]
         plan = _plan(search, trials)
-        code = submit(plan, results_dir, launcher, overrides, bound, dry_run, is_new=True)
+        code = submit(plan, results_dir, preset, bound, dry_run, is_new=True)
         results = frame.of_plan(plan, results_dir, job_states)
         rows = _rows(trials, results, metric, search)
         for row in rows:
@@ -222,11 +220,7 @@ def _trials(study: Any, search: Search, method: str) -> list[Trial]:
 
 
 def _plan(search: Search, trials: Sequence[Trial]) -> Plan:
-    jobs = {}
-    for trial in trials:
-        config = trial.config
-        axes = {"method": trial.method, "trial": trial.number}
-        jobs[config.run_id] = Job(config.run_id, config.run_hash, config.config_hash, axes, config.to_dict())
+    jobs = [job_of(trial.config, {"method": trial.method, "trial": trial.number}) for trial in trials]
     return Plan(
         name=f"tune-{search.name}",
         description=f"{counted(search.trials, 'trial')} of each method",
@@ -236,7 +230,7 @@ def _plan(search: Search, trials: Sequence[Trial]) -> Plan:
         overrides=search.settings,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         commit=commit(),
-        jobs=tuple(jobs.values()),
+        jobs=tuple({job.run_id: job for job in jobs}.values()),
     )
 
 

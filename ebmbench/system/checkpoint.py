@@ -27,9 +27,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 
     At every moment at least one of the two is whole: the new one is on disk before the old one is renamed.
     """
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    data = buffer.getvalue()
+    data = encode(state)
     write_atomically(path, _MAGIC + hashlib.sha256(data).digest() + data, keep=_previous(path))
 
 
@@ -68,6 +66,13 @@ def _previous(path: Path) -> Path:
 
 def _is_whole(data: bytes) -> bool:
     return data[:_HEADER] == _MAGIC + hashlib.sha256(data[_HEADER:]).digest()
+
+
+def encode(state: dict[str, Any]) -> bytes:
+    """Returns what `torch.save` writes of tensors and plain data."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 def decode(path: Path, data: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import uuid
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 
@@ -75,6 +76,7 @@ def fingerprint_of_file(path: Path, sync: bool = False) -> str:
         return f"{digest}:{file.tell()}"
 
 
+@cache
 def share_dir() -> Path:
     """The folder that holds conf/ and sweeps/: inside an installed wheel, or the top of the repository."""
     package = Path(__file__).resolve().parent.parent

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType, TracebackType
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from types import FrameType
 
 
 class Interrupted(Exception):
@@ -28,31 +28,37 @@ def stopping_signals() -> list[signal.Signals]:
     return found if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*found, signal.SIGHUP]
 
 
+@contextmanager
+def on_signals(signals: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Calls `handler` at these signals while it is entered. Only the main thread can set handlers; others set none."""
+    is_main = threading.current_thread() is threading.main_thread()
+    old = {signum: signal.signal(signum, handler) for signum in signals} if is_main else {}
+    try:
+        yield
+    finally:
+        for signum, before in old.items():
+            signal.signal(signum, before)
+
+
 class StopFlag:
     """Turns the first of the `stopping_signals` into Interrupted while it is entered.
 
     It is raised at once, wherever the run is (every file is written whole or not at all, so any moment will do), or by
     the next `check()` inside `deferred()`, for work that has something to save first. Later signals change nothing, but
-    for a second SIGINT, which raises KeyboardInterrupt at once. Outside the main thread no handler can be set, and
-    none is.
+    for a second SIGINT, which raises KeyboardInterrupt at once. Outside the main thread it never sees a signal.
     """
 
     def __init__(self) -> None:
         self.signum: int | None = None
         self._deferred = False
-        self._old: dict[int, object] = {}
+        self._handlers = ExitStack()
 
     def __enter__(self) -> StopFlag:
-        if threading.current_thread() is threading.main_thread():
-            for signum in stopping_signals():
-                self._old[signum] = signal.signal(signum, self._handle)
+        self._handlers.enter_context(on_signals(stopping_signals(), self._handle))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for signum, handler in self._old.items():
-            signal.signal(signum, handler)  # type: ignore[arg-type]
+    def __exit__(self, *error: object) -> None:
+        self._handlers.close()
 
     @contextmanager
     def deferred(self) -> Iterator[None]:

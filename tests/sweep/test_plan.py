@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.config.compose import compose, known_sweeps
+from ebmbench.config.compose import compose
+from ebmbench.config.folders import known_sweeps
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.report.planned import read_plan

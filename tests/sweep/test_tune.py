@@ -12,7 +12,8 @@ import pytest
 
 from ebmbench.cli import main as cli
 from ebmbench.config import nodes
-from ebmbench.config.compose import compose, config_dirs
+from ebmbench.config.compose import compose
+from ebmbench.config.folders import config_dirs
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute

@@ -1,0 +1,55 @@
+"""The folders of YAML: the project's conf/ and sweeps/, `./conf` and `./sweeps`, and those that `--config-dir` names.
+
+Nothing here imports PyTorch: help and tab completion need an answer at once.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ebmbench.core.errors import UserError
+from ebmbench.system.files import share_dir
+
+_extra: list[Path] = []
+
+
+def use_config_dir(folder: Path) -> None:
+    """Looks for YAML in this folder too, as in `./conf`.
+
+    Raises:
+        UserError: it is no folder.
+    """
+    if not folder.is_dir():
+        raise UserError(f"--config-dir {folder} is not a folder")
+    if folder.absolute() not in _extra:
+        _extra.append(folder.absolute())
+
+
+def config_dir() -> Path:
+    """Returns the project's conf/; absolute, because Hydra resolves relative ones against `__main__`."""
+    return share_dir() / "conf"
+
+
+def config_dirs() -> tuple[Path, ...]:
+    """Returns every folder of YAML, the project's first."""
+    own = Path.cwd() / "conf"
+    return tuple(dict.fromkeys([config_dir(), *([own] if own.is_dir() else []), *_extra]))
+
+
+def sweep_dirs() -> tuple[Path, ...]:
+    """Returns every folder of sweep files; where two have a file of one name, the first is used."""
+    folders = [Path.cwd() / "sweeps", *(folder / "sweeps" for folder in config_dirs()[1:]), share_dir() / "sweeps"]
+    return tuple(dict.fromkeys(folder for folder in folders if folder.is_dir()))
+
+
+def known_sweeps() -> list[str]:
+    """Returns the names of the sweep files."""
+    return sorted({path.stem for folder in sweep_dirs() for path in folder.glob("*.yaml") if path.is_file()})
+
+
+def options(group: str) -> set[str]:
+    """Returns the options of a group that are YAML files; of presets, folders with a file for each task too."""
+    if group == "sweeps":
+        return set(known_sweeps())
+    patterns = ("*.yaml", "*/") if group == "experiment" else ("*.yaml",)
+    return {path.stem for folder in config_dirs() for pattern in patterns for path in (folder / group).glob(pattern)}
