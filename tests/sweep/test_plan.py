@@ -25,7 +25,7 @@ from tests.sweep.made import sweep
         ("dsm_sigma", 14, ("method.sigma",)),
         ("mcmc", 30, ("method.langevin_steps", "method.langevin_step")),
         ("annotation_noise", 50, ("task.target_noise",)),
-        ("data_seeds", 120, ("task.data_seed",)),
+        ("data_seeds", 140, ("task.data_seed",)),
         ("shapes", 7, ()),
         ("bccd", 2, ()),
         ("uci", 6 * 20 * 6, ("task/network", "task.data.split")),
