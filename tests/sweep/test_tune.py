@@ -19,6 +19,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
 from ebmbench.report.planned import Plan
 from ebmbench.sweep import tune
+from ebmbench.sweep.submit import Preset
 from ebmbench.tasks.regression.one_d import OneD
 
 pytest.importorskip("optuna")
@@ -58,7 +59,7 @@ def search(monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
 
     def run(results: Path, what: tune.Search = SEARCH, jobs: Here | None = None) -> pd.DataFrame:
         monkeypatch.setattr(tune, "submit", jobs or Here())
-        return tune.run(what, results, "local", [], None, False)
+        return tune.run(what, results, Preset("local", False, {}), None, False)
 
     return run
 
