@@ -29,6 +29,7 @@ from ebmbench.display.rendering import (
     plain_number,
     read_csv,
 )
+from ebmbench.display.table import plain
 from ebmbench.report import scores
 from ebmbench.report import settings as reported
 from ebmbench.report.frame import Results, costs_of
@@ -283,7 +284,7 @@ def settings(results: Results) -> Iterator[Figure]:
     varied = {key for keys in results.varied.values() for key in keys}
     for key in (key for key in results.axes if key in varied):
         numeric = results.done.assign(**{key: pd.to_numeric(results.done[key], errors="coerce")})
-        shown, scales = [], _Scales()
+        shown, scales, at = [], _Scales(), set[str]()
         for metric, label in results.shown_by("settings"):
             task = results.tasks[label]
             if key in task.draw_settings or metric.only_with not in ("", key):
@@ -297,6 +298,7 @@ def settings(results: Results) -> Iterator[Figure]:
             if table[key].nunique() < 2:  # a metric may be there at one value alone
                 continue
             shown.append((metric, label, table))
+            at |= _held(part, pd.concat(kept), [other for other in results.axes if other != key])
             scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
             name = reported.title(key, task.name, methods_of(table))
         if not shown:
@@ -313,7 +315,7 @@ def settings(results: Results) -> Iterator[Figure]:
             tuple(panels),
             whole,
             legend=tuple(methods_of(whole)),
-            note=_note(whole),
+            note=" ".join(filter(None, [_note(whole), f"At {'; '.join(sorted(at))}." if at else ""])),
             short=key.rpartition(".")[2].replace("_", " "),
         )
 
@@ -325,6 +327,12 @@ def _widest(part: pd.DataFrame, key: str, others: list[str]) -> Iterator[pd.Data
         widest = max(groups, key=lambda group: group[key].nunique())
         if widest[key].nunique() > 1:
             yield scores.at_equal_seeds(widest, key, ["method"])
+
+
+def _held(part: pd.DataFrame, kept: pd.DataFrame, others: list[str]) -> set[str]:
+    """Returns the values, in words, of other settings that differ between runs and not between those that are kept."""
+    apart = [other for other in others if part[other].nunique() > 1]
+    return {f"{other} = {plain(value)}" for other in apart for value in kept[other].dropna().unique()}
 
 
 def _draw_settings(

@@ -257,3 +257,13 @@ def test_the_colours_are_told_apart_by_the_colour_blind(kind: str) -> None:
         for second in METHODS:
             if first < second:
                 assert np.linalg.norm(seen[first] - seen[second]) > 10, (first, second)
+
+
+def test_a_curve_says_at_which_value_of_the_other_setting_it_is() -> None:
+    rows = frame.load(Path(__file__).parent.parent.parent / "results" / "mcmc")
+    step, length = sorted(plots.settings(rows), key=lambda figure: figure.name, reverse=True)
+    assert step.name.endswith("langevin_steps") and step.note.endswith("At method.langevin_step = 0.00625.")
+    assert length.name.endswith("langevin_step") and length.note.endswith("At method.langevin_steps = 1.")
+    alone = rows.done[rows.done["method.langevin_steps"] == 16]
+    (figure,) = plots.settings(frame.Results("made", alone, ("method.langevin_steps", "method.langevin_step")))
+    assert "At " not in figure.note
