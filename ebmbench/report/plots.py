@@ -284,13 +284,14 @@ def settings(results: Results) -> Iterator[Figure]:
     varied = {key for keys in results.varied.values() for key in keys}
     for key in (key for key in results.axes if key in varied):
         numeric = results.done.assign(**{key: pd.to_numeric(results.done[key], errors="coerce")})
+        others = [other for other in results.axes if other != key]
         shown, scales, at = [], _Scales(), set[str]()
         for metric, label in results.shown_by("settings"):
             task = results.tasks[label]
             if key in task.draw_settings or metric.only_with not in ("", key):
                 continue
             part = numeric[(numeric["label"] == label) & numeric[key].notna()]
-            kept = list(_widest(part, key, [other for other in results.axes if other != key]))
+            kept = list(_widest(part, key, others))
             if not kept:
                 continue
             table = pd.concat(scores.summarise(own, ["label", "method"], key, [metric]) for own in kept)
@@ -298,7 +299,7 @@ def settings(results: Results) -> Iterator[Figure]:
             if table[key].nunique() < 2:  # a metric may be there at one value alone
                 continue
             shown.append((metric, label, table))
-            at |= _held(part, pd.concat(kept), [other for other in results.axes if other != key])
+            at |= _held(part, pd.concat(kept), others)
             scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
             name = reported.title(key, task.name, methods_of(table))
         if not shown:

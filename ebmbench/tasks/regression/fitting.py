@@ -37,7 +37,7 @@ CHUNK = 2**19
 VALIDATION_ROWS, VALIDATION_SAMPLES = 128, 256
 """Rows at a time, and importance samples for each, where there are several targets."""
 PATIENT_STEPS = 4000
-"""At the default of `trainer.patience`, so many steps without a lower validation NLL are enough, if that is sooner."""
+"""Where `trainer.patience` is its default, no model waits longer than this for a lower validation NLL."""
 DROP = 0.2
 """What is left of the learning rate after each of `trainer.drops`."""
 KEPT_DRAWS = 64

@@ -42,7 +42,8 @@ class Trainer(Section):
         50,
         ge=1,
         le=1_000_000,
-        description="epochs without a lower validation NLL that end training; null: never; at 50, at most 4000 steps",
+        description="epochs without a lower validation NLL after which the learning rate drops, or training ends if no "
+        "drop is left; null: never; at 50, at most 4000 steps",
     )
     drops: int = Field(
         2,
