@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -11,6 +13,7 @@ from ebmbench.config.compose import compose
 from ebmbench.core import registry
 from ebmbench.engine import train
 from ebmbench.engine.cuda import CapturedSteps
+from ebmbench.engine.execute import execute
 from ebmbench.methods.likelihood import KLDIS
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.tasks.regression.base_density import NodeDensity
@@ -156,7 +159,7 @@ def on(device: str, name: str) -> OneDLearner:
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("name", METHODS_OF_ALL_KINDS)
-def test_replayed_steps_agree_with_eager_ones_and_with_the_cpu(name: str) -> None:
+def test_replayed_steps_agree_with_eager_ones_and_with_the_cpu(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     results = []
     for device, captured in (("cuda", True), ("cuda", False), ("cpu", False)):
         made = on(device, name)
@@ -166,10 +169,11 @@ def test_replayed_steps_agree_with_eager_ones_and_with_the_cpu(name: str) -> Non
             advance()
         assert training.progress.step == STEPS
         results.append(made.parameters["flat"].detach().cpu())
+    assert "not captured" not in capsys.readouterr().err
     torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        results[0], results[2], rtol=1e-2, atol=1e-3
-    )  # Adam divides small gradients by small ones
+    # The last parameter is added to f everywhere. Most losses do not depend on it: its gradient is rounding, which Adam
+    # divides by its own size. Adam divides the other small gradients by small ones, too.
+    torch.testing.assert_close(results[0][:, :-1], results[2][:, :-1], rtol=1e-2, atol=1e-3)
 
 
 @pytest.mark.gpu
@@ -177,3 +181,73 @@ def test_replayed_steps_agree_with_eager_ones_and_with_the_cpu(name: str) -> Non
 def test_losses_on_the_gpu_are_the_cpu_s() -> None:
     for name in METHODS_OF_ALL_KINDS:
         torch.testing.assert_close(losses(on("cuda", name), 3).cpu(), losses(on("cpu", name), 3), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("name", list(registry.known("method")))
+@pytest.mark.parametrize("task", WORDS)
+def test_every_method_is_captured_and_waits_for_nothing(
+    task: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"task={task.partition(',')[0]}", f"method={name}", "method.num_samples=8"][: 2 + _samples(name)]
+    config = compose([*words, *WORDS[task], "seeds=2"])
+    training = train.Training(config.task.learner(config.setup, config.seeds, torch.device("cuda")))
+    training.step()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        training.step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    advance = training.stepper()
+    for _ in range(6):
+        advance()
+    assert "not captured" not in capsys.readouterr().err
+    assert training.progress.diverged_step.tolist() == [-1, -1]
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_what_cannot_be_captured_goes_on_eagerly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    expected = on("cuda", "nce")
+    eager = train.Training(expected)
+    made = on("cuda", "nce")
+    loss = type(made.method).loss
+
+    def waits(self: object, f: object, y: torch.Tensor, step: object) -> torch.Tensor:
+        y.sum().item()
+        return loss(self, f, y, step)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(made.method), "loss", waits)
+    advance = train.Training(made).stepper()
+    for _ in range(STEPS):
+        advance()
+        eager.step()
+    assert "capturing" in capsys.readouterr().err
+    torch.testing.assert_close(made.parameters["flat"], expected.parameters["flat"], rtol=1e-4, atol=1e-5)
+    assert torch.rand(2, device="cuda").isfinite().all()
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["task=1d", "method=nce"],
+        ["task=regression", "data=diabetes", "method=nce+"],
+        ["task=regression", "data=diabetes", "method=ml-exact", "network=mdn"],
+        ["task=regression", "data=laws", "data.dim=2", "method=nce", "data.num_test=32", "task.base.samples=128"],
+        ["task=detection", "method=nce"],
+    ],
+)
+def test_a_run_scores_as_on_the_cpu(words: list[str], tmp_path: Path) -> None:
+    rows = []
+    for device in ("cuda", "cpu"):
+        config = compose([*words, "+experiment=smoke", "seeds=2", "logger=none", f"device={device}"])
+        execute(config.replace(results_dir=str(tmp_path / device)), quiet=True)
+        (path,) = (tmp_path / device / "runs").iterdir()
+        rows.append(pd.read_csv(path / "metrics.csv").select_dtypes("number"))
+    ours, cpu = (frame[[c for c in frame if "seconds" not in c and "memory" not in c]] for frame in rows)
+    pd.testing.assert_frame_equal(ours, cpu, rtol=0.02, atol=0.02)

@@ -20,6 +20,8 @@ READS = {  # their result's value or shape is known to the host only when the de
     aten.unique_dim.default,
     aten.equal.default,
     aten.is_nonzero.default,
+    aten.masked_fill.Tensor,  # on CUDA it reads the value
+    aten.masked_fill_.Tensor,
 }
 COPIES = {aten._to_copy.default, aten.copy_.default}
 

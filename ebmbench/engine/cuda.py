@@ -77,14 +77,23 @@ class CapturedSteps:
 
     def _captured(self, length: int) -> None:
         graph = torch.cuda.CUDAGraph()
+        device = self.learner.device
+        generator = torch.cuda.default_generators[device.index or 0]
+        random_state = generator.clone_state()
         try:
             with torch.cuda.graph(graph):
                 self._body(length)
         except RuntimeError as error:
             self.capture = False
-            text = f"steps are not captured in CUDA graphs, which is slower: {first_line(error)}"
+            generator.graphsafe_set_state(random_state)  # what failed left it waiting for the end of the capture
+            text = f"steps are not captured in CUDA graphs, which is slower: {first_line(_cause(error))}"
             print(f"ebmbench: {text}", file=sys.stderr)
             self._body(length)
             return
         self.graphs[length] = graph
         graph.replay()  # capturing has computed nothing
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Returns the error that came first: that a capture could not be ended says nothing."""
+    return error if error.__context__ is None else _cause(error.__context__)

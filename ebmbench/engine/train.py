@@ -124,7 +124,7 @@ class Training:
             # A gradient whose square overflows is as good as infinite: Adam's second moment would stop the parameter.
             largest = math.sqrt(torch.finfo(parameters[0].dtype).max)
             finite = losses.isfinite() & (grad_norm < largest)
-            progress.diverged_step.masked_fill_(progress.alive & ~finite, step)
+            _note(progress.diverged_step, progress.alive & ~finite, step)
             alive = progress.alive
             for grad in grads:
                 grad.copy_(torch.where(_like(alive, grad), grad, 0))
@@ -143,7 +143,7 @@ class Training:
             progress.grad_norm_sum += torch.where(alive, grad_norm, torch.nan)
             for name, count in learner.counts.items():
                 counted = torch.where(alive, count, 0)
-                progress.count_steps[name].masked_fill_((progress.counts[name] == 0) & (counted > 0), step)
+                _note(progress.count_steps[name], (progress.counts[name] == 0) & (counted > 0), step)
                 progress.counts[name] += counted
 
     @property
@@ -238,6 +238,11 @@ def _fitted(training: Training, callbacks: Callbacks) -> Progress:
     callbacks.on_step(progress)
     learner.end_training()
     return progress
+
+
+def _note(steps: Tensor, where: Tensor, step: int | Tensor) -> None:
+    """Writes the step's number into some places of `steps`; `masked_fill_` would read it, and wait for the device."""
+    steps.copy_(torch.where(where, step, steps))
 
 
 def _like(mask: Tensor, parameter: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ class Scaling:
         return (raw.double() - self.y_mean) / self.y_std
 
     def raw_y(self, y: Tensor) -> Tensor:
-        """Returns targets in their own units from standardised ones, float64: `[..., D]`."""
-        return y.double() * self.y_std + self.y_mean
+        """Returns targets in their own units from standardised ones, on any device, float64: `[..., D]`."""
+        return y.double() * self.y_std.to(y.device) + self.y_mean.to(y.device)
 
     @property
     def log_scale(self) -> float:
