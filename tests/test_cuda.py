@@ -193,10 +193,12 @@ def test_every_method_is_captured_and_waits_for_nothing(
     words = [f"task={task.partition(',')[0]}", f"method={name}", "method.num_samples=8"][: 2 + _samples(name)]
     config = compose([*words, *WORDS[task], "seeds=2"])
     training = train.Training(config.task.learner(config.setup, config.seeds, torch.device("cuda")))
-    training.step()
+    eager = CapturedSteps(training.learner, training.batches, training.update)
+    eager.capture = False
+    eager(0)
     torch.cuda.set_sync_debug_mode("error")
     try:
-        training.step()
+        eager(1)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     advance = training.stepper()
@@ -243,11 +245,13 @@ def test_what_cannot_be_captured_goes_on_eagerly(
     ],
 )
 def test_a_run_scores_as_on_the_cpu(words: list[str], tmp_path: Path) -> None:
-    rows = []
+    metrics = []
     for device in ("cuda", "cpu"):
         config = compose([*words, "+experiment=smoke", "seeds=2", "logger=none", f"device={device}"])
         execute(config.replace(results_dir=str(tmp_path / device)), quiet=True)
         (path,) = (tmp_path / device / "runs").iterdir()
-        rows.append(pd.read_csv(path / "metrics.csv").select_dtypes("number"))
-    ours, cpu = (frame[[c for c in frame if "seconds" not in c and "memory" not in c]] for frame in rows)
-    pd.testing.assert_frame_equal(ours, cpu, rtol=0.02, atol=0.02)
+        metrics.append(pd.read_csv(path / "metrics.csv"))
+    ours, cpu = metrics
+    for name in {"nll", "d_kl", "crps", "rmse", "box_nll", "ap"} & set(ours):
+        chance = ours.get(f"{name}_error", 0.0) + cpu.get(f"{name}_error", 0.0)
+        assert ((ours[name] - cpu[name]).abs() <= 0.02 * cpu[name].abs() + 0.02 + 4 * chance).all(), name

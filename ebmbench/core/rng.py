@@ -99,7 +99,9 @@ class Draws:
         if self._compiled and isinstance(self.step, int):
             return random.words(streams.seed_tensor, self.step, stream_id(name), size).reshape(shape)
         block = torch.arange((size + 3) // 4, device=streams.device)
-        step = torch.as_tensor(self.step, dtype=torch.int64, device=streams.device)
+        step = self.step
+        if isinstance(step, int):  # filled in there: a copy from the host would wait for the device
+            step = torch.full((), step, dtype=torch.int64, device=streams.device)
         stream = torch.full((), stream_id(name), dtype=torch.int64, device=streams.device)
         words = philox((block, step, stream, torch.zeros_like(stream)), streams.keys)
         return torch.stack(words, dim=-1).reshape(len(streams.seeds), -1)[:, :size].reshape(shape)
