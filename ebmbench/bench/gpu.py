@@ -1,9 +1,11 @@
-"""Everything that needs a GPU, once, in under ten minutes: tests, speed, the whole 1D table, detection, tables.
+"""Everything that needs a GPU, in about half an hour: tests, speed, the whole 1D table, detection, a table.
 
-    python -m ebmbench.bench gpu      (`make gpu`)
+    python -m ebmbench.bench gpu                         (`make gpu`)
+    python -m ebmbench.bench gpu --parts tests steps     some of it, where a machine is lent for minutes
 
-What only has to work runs side by side; what is timed runs alone, after it. Writes gpu.md, and one_d_cuda.* of the
-benchmark, that of the peers in peers/. Without a GPU it says so, lists what it would do, and returns 1.
+The parts run one after the other: side by side they would wait for their turns on the GPU, each many times as long.
+Writes gpu.md, and one_d_cuda.* of the benchmark, that of the peers in peers/. Without a GPU it says so, lists what it
+would do, and returns 1.
 """
 
 from __future__ import annotations
@@ -17,7 +19,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,20 +31,18 @@ from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute, last_line
 from ebmbench.engine.runs import commit
 
-SECONDS = 550
-"""For all parts together."""
 SHOWN = 60
 """Lines of each part's output."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A command, what it shows, and the seconds that it may take; whether it runs alone, to be timed."""
+    """A command, what it shows, and the seconds that it may take."""
 
+    name: str
     shows: str
     words: str
     most: int
-    alone: bool = False
 
     def command(self, results: Path, out: Path) -> list[str]:
         """Returns the command with the folders in their places."""
@@ -52,47 +51,56 @@ class Part:
 
 PARTS = (
     Part(
-        "tests: capture, replay, no waits, agreement with the CPU",
-        "-m pytest -q -m gpu -n 3 tests/test_cuda.py tests/tasks/detection/test_pooling.py",
-        250,
-    ),
-    Part("every task and method trains", "-m ebmbench.bench gpu --smoke --out {out}", 250),
-    Part("boxes, from nothing to AP", "-m ebmbench task=detection method=nce+ device=cuda results_dir={results}", 250),
-    Part(
-        "five hundred steps on ResNet-50 with random weights",
-        "-m ebmbench task=detection method=nce+ device=cuda results_dir={results} task.base.architecture=resnet50 "
-        "task.base.weights=none task.base.iterations=200 trainer.iterations=500 task.inference.bootstrap=0",
-        250,
+        "tests",
+        "capture, replay, no waits, agreement with the CPU",
+        "-m pytest -q -m gpu tests/test_cuda.py tests/test_second_device.py tests/tasks/detection/test_pooling.py",
+        400,
     ),
     Part(
-        "a table",
-        "-m ebmbench task=regression data=diabetes method=nce+ seeds=5 device=cuda results_dir={results}",
-        250,
-    ),
-    Part(
-        "all 280 models of the 1D table",
-        "-m ebmbench sweep submit paper_1d device=cuda results_dir={results} --jobs 2",
-        250,
-    ),
-    Part(
+        "steps",
         "steps against the textbook way",
         "-m ebmbench.bench --device cuda --seeds 1 20 80 --seconds 0.5 --no-curves --out {out}",
-        180,
-        alone=True,
+        240,
     ),
     Part(
+        "compile",
         "steps against torch.compile",
         "-m ebmbench.bench --device cuda --methods nce+ dsm --seeds 20 --seconds 0.5 --no-curves --peers compile "
         "--out {out}/peers",
+        200,
+    ),
+    Part("smoke", "every task and method trains", "-m ebmbench.bench gpu --smoke --out {out}", 500),
+    Part(
+        "table",
+        "a table of people's own",
+        "-m ebmbench task=regression data=diabetes method=nce+ seeds=5 device=cuda results_dir={results}",
         120,
-        alone=True,
+    ),
+    Part(
+        "paper_1d",
+        "all 280 models of the 1D table",
+        "-m ebmbench sweep submit paper_1d device=cuda results_dir={results} --jobs 2",
+        900,
+    ),
+    Part(
+        "boxes",
+        "boxes, from nothing to AP",
+        "-m ebmbench task=detection method=nce+ device=cuda results_dir={results}",
+        600,
+    ),
+    Part(
+        "resnet",
+        "five hundred steps on ResNet-50 with random weights",
+        "-m ebmbench task=detection method=nce+ device=cuda results_dir={results} task.base.architecture=resnet50 "
+        "task.base.weights=none task.base.iterations=200 trainer.iterations=500 task.inference.bootstrap=0",
+        400,
     ),
 )
 
 
 @dataclass(frozen=True)
 class Ran:
-    """How a part went: its exit code (None: out of time, or not begun), and the last lines that it printed."""
+    """How a part went: its exit code (None: it was stopped), and the last lines that it printed."""
 
     part: Part
     code: int | None
@@ -102,8 +110,10 @@ class Ran:
 
 def main(argv: Sequence[str]) -> int:
     """Runs all parts and writes gpu.md; returns 1 if one failed, or there is no GPU."""
+    names = [part.name for part in PARTS]
     parser = argparse.ArgumentParser(prog="python -m ebmbench.bench gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for gpu.md and one_d_cuda.*")
+    parser.add_argument("--parts", nargs="+", default=names, choices=names, help="only these")
     parser.add_argument("--results", type=Path, help="folder for the runs (default: one that is deleted)")
     parser.add_argument("--smoke", action="store_true", help="only: train every task and method for seconds")
     arguments = parser.parse_args(argv)
@@ -116,7 +126,8 @@ def main(argv: Sequence[str]) -> int:
         return smoke("cuda")
     measured_at = commit()  # before results are written, which makes the checkout differ
     with tempfile.TemporaryDirectory() as made:
-        ran = run_parts(PARTS, arguments.results or Path(made), arguments.out, SECONDS)
+        results = arguments.results or Path(made)
+        ran = [run_part(part, results, arguments.out) for part in PARTS if part.name in arguments.parts]
     text = report(ran, machine("cuda"), measured_at)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "gpu.md").write_text(text)
@@ -124,25 +135,14 @@ def main(argv: Sequence[str]) -> int:
     return int(any(one.code != 0 for one in ran))
 
 
-def run_parts(parts: Sequence[Part], results: Path, out: Path, seconds: float) -> list[Ran]:
-    """Runs the parts, first side by side those that may; what there is no time left for is not begun."""
-    end = time.monotonic() + seconds
-    together, alone = ([part for part in parts if part.alone is which] for which in (False, True))
-    with ThreadPoolExecutor(max(1, len(together))) as pool:
-        ran = list(pool.map(lambda part: _run_part(part, results, out, end), together))
-    return ran + [_run_part(part, results, out, end) for part in alone]
-
-
-def _run_part(part: Part, results: Path, out: Path, end: float) -> Ran:
+def run_part(part: Part, results: Path, out: Path) -> Ran:
+    """Runs a part, and says how it went; what takes too long is stopped."""
     started = time.monotonic()
-    left = min(part.most, end - started)
-    if left <= 0:
-        return Ran(part, None, 0.0, "not begun: no time was left")
     with tempfile.TemporaryFile("w+") as log:
         command = part.command(results, out)
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            code = process.wait(left)
+            code = process.wait(part.most)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)  # its children, too
             process.wait()
@@ -160,14 +160,13 @@ def _outcome(ran: Ran) -> str:
 
 def report(ran: Sequence[Ran], where: str, measured_at: str | None) -> str:
     """Returns what was measured, as Markdown."""
+    names = [one.part.name for one in ran]
     lines = [
         "# On a GPU",
         "",
-        "    make gpu",
+        "    python -m ebmbench.bench gpu" + ("" if len(ran) == len(PARTS) else f" --parts {' '.join(names)}"),
         "",
         f"{where}; torch {torch.__version__}; commit {measured_at}; {now()}.",
-        "",
-        "The first parts ran side by side, the last two alone.",
         "",
         "| | seconds | |",
         "|---|--:|---|",

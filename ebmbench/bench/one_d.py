@@ -24,6 +24,7 @@ import statistics
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -40,7 +41,7 @@ from ebmbench.bench.machine import machine, now, wait
 from ebmbench.bench.textbook import Textbook
 from ebmbench.config.compose import compose
 from ebmbench.core import registry
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, first_line
 from ebmbench.display import palette
 from ebmbench.display.rendering import Figure, Panel, Scale, log_axis, save_png
 from ebmbench.engine.runs import commit
@@ -201,8 +202,11 @@ def _isolated(work: Callable[..., Any], *arguments: Any) -> Any:
     def child() -> None:
         try:
             theirs.send((work(*arguments), None))
-        except Exception as error:
+        except UserError as error:
             theirs.send((None, error))
+        except Exception as error:  # it may hold what cannot be sent
+            traceback.print_exc()
+            theirs.send((None, UserError(f"the measurement {arguments[1:]} failed: {first_line(error)}")))
 
     process = context.Process(target=child)
     process.start()

@@ -97,7 +97,8 @@ def noise_of(lib: Library, learner: Any, normal: Any, place: Any) -> Any:
         return learner.method.sigma * normal
     stds = learner.proposal.stds
     width = sum(lib.np.where((place * len(stds)) // 1 == k, std, 0.0) for k, std in enumerate(stds))
-    moved = lib.np.where(lib.np.arange(normal.shape[1]) == 0, learner.method.beta, 1.0)
+    is_first = lib.np.cumsum(lib.np.ones_like(normal), 1) == 1  # on the numbers' own device
+    moved = lib.np.where(is_first, learner.method.beta, 1.0)
     return width * moved * normal
 
 
@@ -156,24 +157,23 @@ def stepper(name: str, learner: Any, batch: int) -> Callable[[], None]:
     lib = library(name)
     loss, shape, seeds = loss_of(lib, learner), noise_shape(learner, batch), len(learner.seeds)
     parameters = {key: value.detach().clone() for key, value in layers(learner.stack.flat).items()}
-    x, y = learner.x, learner.y[:, 0]
+    x, y, device = learner.x, learner.y[:, 0], learner.device
     if name == "jax":
         return _jax_stepper(lib, learner, loss, shape, parameters, x.numpy(), y.numpy(), (seeds, batch))
     gradient = torch.func.vmap(torch.func.grad(loss))
     state = {key: (value, torch.zeros_like(value), torch.zeros_like(value)) for key, value in parameters.items()}
-    count = torch.zeros((), device=learner.device)
+    count = torch.zeros((), device=device)
 
     @torch.compile
     def step(state: Any, count: torch.Tensor) -> Any:
-        rows = torch.randint(len(x), (seeds, batch))
-        noise = noise_of(lib, learner, torch.randn(shape), torch.rand(shape))
+        rows = torch.randint(len(x), (seeds, batch), device=device)
+        noise = noise_of(lib, learner, torch.randn(shape, device=device), torch.rand(shape, device=device))
         grads = gradient({key: value[0] for key, value in state.items()}, x[rows], y[rows], noise)
         return {key: _adam(torch, p, grads[key], m, v, count) for key, (p, m, v) in state.items()}
 
     def advance() -> None:
         nonlocal state
-        with learner.device:
-            state = step(state, count.add_(1))
+        state = step(state, count.add_(1))
 
     return advance
 

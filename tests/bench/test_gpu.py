@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ from ebmbench.bench.__main__ import main
 from ebmbench.cli.parser import parse
 from ebmbench.config.compose import compose
 from ebmbench.core import registry
+
+ENDLESS = 'import subprocess, time; print(subprocess.Popen(["sleep", "60"]).pid, flush=True); time.sleep(60)'
+"""A program with a child."""
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -33,15 +37,28 @@ def test_its_runs_are_settings_that_compose(tmp_path: Path) -> None:
 
 def test_parts_are_stopped_in_time_and_failures_are_told(tmp_path: Path) -> None:
     parts = [
-        gpu.Part("good", "-c 'print(\"{out}\")'", 60),
-        gpu.Part("bad", "-c 'import sys; sys.exit(\"no such thing\")'", 60),
-        gpu.Part("endless", "-c 'import time; time.sleep(60)'", 1),
+        gpu.Part("one", "good", "-c 'print(\"{out}\")'", 60),
+        gpu.Part("two", "bad", "-c 'import sys; sys.exit(\"no such thing\")'", 60),
+        gpu.Part("three", "endless", f"-c '{ENDLESS}'", 3),
     ]
-    ran = gpu.run_parts(parts, tmp_path, tmp_path, 50)
+    ran = [gpu.run_part(part, tmp_path, tmp_path) for part in parts]
     assert [one.code for one in ran] == [0, 1, None]
-    text = gpu.report([*ran, *gpu.run_parts(parts[:1], tmp_path, tmp_path, 0)], "a GPU", "0123456789ab")
-    assert str(tmp_path) in text and "no such thing" in text and "| endless | 1 | stopped |" in text
-    assert "not begun" in text
+    child = int(ran[2].text)
+    end = time.monotonic() + 10
+    while _runs(child) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert not _runs(child)
+    text = gpu.report(ran, "a GPU", "0123456789ab")
+    assert str(tmp_path) in text and "no such thing" in text and "| endless | 3 | stopped |" in text
+    assert "--parts one two three" in text
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is neither gone nor waiting to be read off by its parent."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_every_method_is_tried_on_a_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -44,6 +44,23 @@ def test_peers() -> None:
     assert f"took from {own['low']:.1f} to {own['high']:.0f} ms (quartiles)" in text
 
 
+def test_a_gpu() -> None:
+    text, table = page("docs/speed.md"), pd.read_csv(RESULTS / "bench" / "one_d_cuda.csv")
+    rows = table.set_index(["method", "seeds"])
+    for seeds in (20, 80):
+        ratios = ", ".join(
+            f"`{method}` {rows.loc[(method, seeds), 'ratio']:.1f}" for method in table["method"].unique()
+        )
+        assert f"- {seeds} seeds: {ratios}." in text
+    one, many = rows.loc[("nce+", 1)], rows.loc[("nce+", 20)]
+    assert f"nce+ take {20 * many['ms']:.1f} ms a step, {100 * many['of_compute']:.0f} % of its peak" in text
+    assert f"one model alone {one['ms']:.1f} ms" in text
+    models = pd.read_csv(RESULTS / "bench" / "paper_1d_cuda.csv")
+    difference = (models["d_kl_cuda"] - models["d_kl_cpu"]).abs()
+    assert f"{len(models)} models of nine" in text and models.groupby(["dataset", "method"]).ngroups == 9
+    assert f"by {difference.mean():.4f} on average and by {difference.max():.3f} at most" in text
+
+
 def test_waits_and_many_runs() -> None:
     text = page("docs/speed.md")
     waits = pd.read_csv(RESULTS / "bench" / "waits.csv").groupby("command")["cpu_seconds"].median()
