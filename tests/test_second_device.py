@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from ebmbench import EnergyRegressor, estimator
 from ebmbench.config.compose import compose
 from ebmbench.engine.execute import result_rows
 from ebmbench.engine.train import train
@@ -64,6 +66,19 @@ def test_a_run_on_a_gpu_scores_as_on_the_cpu(words: list[str], tmp_path: Path) -
         folder.mkdir()
     ours = scores(words, torch.device("cuda"), folders[0])
     assert_same(ours, scores(words, torch.device("cpu"), folders[1]))
+
+
+def test_an_estimator_is_trained_there_and_predicts_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(120, 3))
+    y = x[:, 0] + 0.1 * rng.normal(size=120)
+    model = EnergyRegressor(method="nce", epochs=3, seeds=2)
+    expected = model.fit(x, y).predict(x)
+    with second_device() as device:
+        monkeypatch.setattr(estimator, "resolve_device", lambda name: device)
+        monkeypatch.setattr(estimator, "seed_groups", lambda config, device: [config.seeds])
+        model.fit(x, y)
+    np.testing.assert_allclose(model.predict(x), expected, rtol=0.02, atol=0.02)
 
 
 def test_the_stand_in_refuses_what_a_gpu_refuses() -> None:
