@@ -408,6 +408,11 @@ GUIDE = (
         "trials on the mixture at D = 4, and the same settings everywhere.",
     ),
     (
+        "Up to four targets, with seeds enough for a test",
+        "dimension_seeds",
+        "Seeds 0 to 4 are those of the sweep dimension, and so are the settings.",
+    ),
+    (
         "A table: an energy, or another density or trees, equal tuning",
         "uci",
         "Each model has the best of five settings on each set. Set by hand, for some sets alone: passes and "

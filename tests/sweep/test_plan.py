@@ -56,6 +56,7 @@ from tests.sweep.made import sweep
             ),
         ),
         ("dimension", 13 * (5 + 4 + 5), ("task.data.dim", "task.data.law")),
+        ("dimension_seeds", 13 * 3, ("task.data.dim",)),
         ("extended_1d", 14 * 2, ()),
         ("learned_proposals", 3 * 2, ("proposal.components",)),
         ("shapes_bases", 2 * 2, ("task.base.seed",)),
