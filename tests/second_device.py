@@ -18,6 +18,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
+from ebmbench.proposals import mixture
+
 aten = torch.ops.aten
 DEVICE = torch.device("meta")
 # What copies between devices, or takes places of the other tensor from the host.
@@ -120,4 +122,8 @@ def second_device() -> Iterator[torch.device]:
         for name, module in list(sys.modules.items()):
             if name.startswith("torch.optim") and hasattr(module, "_get_fused_kernels_supported_devices"):
                 patch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["cpu", DEVICE.type])
-        yield DEVICE
+        mixture._on_device.cache_clear()  # PyTorch's own `meta` tensors, and afterwards these
+        try:
+            yield DEVICE
+        finally:
+            mixture._on_device.cache_clear()
