@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -122,6 +122,8 @@ def second_device() -> Iterator[torch.device]:
         for name, module in list(sys.modules.items()):
             if name.startswith("torch.optim") and hasattr(module, "_get_fused_kernels_supported_devices"):
                 patch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["cpu", DEVICE.type])
+        autocast = torch.autocast
+        patch.setattr(torch, "autocast", lambda kind, **more: nullcontext() if kind == DEVICE.type else autocast(kind, **more))
         mixture._on_device.cache_clear()  # PyTorch's own `meta` tensors, and afterwards these
         try:
             yield DEVICE

@@ -146,7 +146,7 @@ class BaseDetector:
     def _maps(self, batch: ImageList) -> dict[str, Tensor]:
         """All maps of the backbone; a GPU computes them in half precision, to which they are rounded afterwards."""
         device = batch.tensors.device
-        with torch.autocast("cuda", dtype=torch.float16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, dtype=torch.float16, enabled=device.type == "cuda"):
             maps = self.model.backbone(batch.tensors)
         return {name: level.float() for name, level in maps.items()}
 

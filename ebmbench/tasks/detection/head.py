@@ -107,7 +107,7 @@ class EnergyHead(nn.Module):
     def forward(self, pooled: Tensor, labels: Tensor) -> Tensor:
         """`f` of K boxes: features `[K, 7, 7, C]`, labels `[K]` -> `[K]`; the last layer is never in half precision."""
         hidden = self.hidden(pooled)
-        with torch.autocast("cuda", enabled=False):
+        with torch.autocast(hidden.device.type, enabled=False):
             values = self.energy(hidden.to(self.energy.weight.dtype))
         return values.gather(1, labels[:, None] - 1)[:, 0]
 

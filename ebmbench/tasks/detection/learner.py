@@ -216,7 +216,7 @@ class DetectionLearner(Learner):
             draws = BoxDraws(self.streams, step, rows[part], total, self.shared_noise)
             now = Step(draws, self.proposal, self._heads(energy))
             with torch.autocast(
-                "cuda",
+                self.device.type,
                 dtype=torch.bfloat16,
                 enabled=self.trainer.mixed_precision and self.device.type == "cuda",
             ):
