@@ -115,6 +115,11 @@ class _Functions(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def _autocast(original: Any) -> Any:
+    """Returns a `torch.autocast` that does nothing on this device."""
+    return lambda kind, **more: nullcontext() if kind == DEVICE.type else original(kind, **more)
+
+
 @contextmanager
 def second_device() -> Iterator[torch.device]:
     """Inside, the device is there."""
@@ -122,8 +127,7 @@ def second_device() -> Iterator[torch.device]:
         for name, module in list(sys.modules.items()):
             if name.startswith("torch.optim") and hasattr(module, "_get_fused_kernels_supported_devices"):
                 patch.setattr(module, "_get_fused_kernels_supported_devices", lambda: ["cpu", DEVICE.type])
-        autocast = torch.autocast
-        patch.setattr(torch, "autocast", lambda kind, **more: nullcontext() if kind == DEVICE.type else autocast(kind, **more))
+        patch.setattr(torch, "autocast", _autocast(torch.autocast))
         mixture._on_device.cache_clear()  # PyTorch's own `meta` tensors, and afterwards these
         try:
             yield DEVICE
