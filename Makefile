@@ -36,7 +36,7 @@ docs: install
 bench: install
 	$(PYTHON) -m ebmbench.bench
 
-# Everything that needs a GPU, in under ten minutes; without one it says what it would do.
+# Everything that needs a GPU, in about half an hour; without one it says what it would do.
 gpu: install
 	$(PYTHON) -m ebmbench.bench gpu
 

@@ -32,6 +32,7 @@ MEASURES = {"nll", "d_kl", "crps", "rmse", "box_nll"}
 
 def scores(words: list[str], device: torch.device, folder: Path) -> pd.DataFrame:
     """Trains a smoke run on a device, and returns its metrics."""
+    folder.mkdir()
     config = compose([*words, "+experiment=smoke", "seeds=2", f"results_dir={folder}"])
     learner = config.task.learner(config.setup, config.seeds, device)
     progress = train(learner)
@@ -49,23 +50,17 @@ def assert_same(ours: pd.DataFrame, cpu: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("words", RUNS)
 def test_a_run_on_a_stand_in_scores_as_on_the_cpu(words: list[str], tmp_path: Path) -> None:
-    folders = [tmp_path / "there", tmp_path / "here"]
-    for folder in folders:
-        folder.mkdir()
     with second_device() as device:
-        ours = scores(words, device, folders[0])
-    assert_same(ours, scores(words, torch.device("cpu"), folders[1]))
+        ours = scores(words, device, tmp_path / "there")
+    assert_same(ours, scores(words, torch.device("cpu"), tmp_path / "here"))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("words", RUNS)
 def test_a_run_on_a_gpu_scores_as_on_the_cpu(words: list[str], tmp_path: Path) -> None:
-    folders = [tmp_path / "there", tmp_path / "here"]
-    for folder in folders:
-        folder.mkdir()
-    ours = scores(words, torch.device("cuda"), folders[0])
-    assert_same(ours, scores(words, torch.device("cpu"), folders[1]))
+    ours = scores(words, torch.device("cuda"), tmp_path / "there")
+    assert_same(ours, scores(words, torch.device("cpu"), tmp_path / "here"))
 
 
 def test_an_estimator_is_trained_there_and_predicts_here(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,7 +27,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +219,12 @@ def _isolated(work: Callable[..., Any], *arguments: Any) -> Any:
     if error is not None:
         raise error
     return result
+
+
+@cache
+def _machine(device: str) -> str:
+    """The machine in words, from a process of its own: one that has spoken to a GPU cannot be forked again."""
+    return str(_isolated(machine, device))
 
 
 def _warm_up(arguments: argparse.Namespace) -> float:
@@ -510,8 +516,7 @@ def markdown(
         "",
         f"    {shlex.join(['python', '-m', 'ebmbench.bench', *argv])}",
         "",
-        # In a process of its own: one that has spoken to a GPU cannot be forked for the next measurement.
-        f"{_isolated(machine, arguments.device)}; {arguments.threads} CPU threads; torch {torch.__version__}; "
+        f"{_machine(arguments.device)}; {arguments.threads} CPU threads; torch {torch.__version__}; "
         f"commit {measured_at}; {now()}; load average {os.getloadavg()[1]:.1f} "
         "(above the number of threads it would mean other work beside, and times too long, ours and the baseline's).",
         limits_line(limits),
@@ -556,9 +561,8 @@ def _peer_lines(rows: list[Row]) -> list[str]:
         "## Peers",
         "",
         "The same step of S models by JAX (`jit` and `vmap`) and by `torch.compile` and `torch.func.vmap`, in the same",
-        "rounds (ebmbench/bench/peers.py). Losses and gradients were held to ours to 1e-5 before (on a GPU",
-        f"1e-4). *Compiles* is the first step; *a run* is it and the {PAPER_STEPS} steps of a published run of S",
-        "models, without evaluation.",
+        "rounds (ebmbench/bench/peers.py). Losses and gradients were held to ours to 1e-5 before. *Compiles* is the",
+        f"first step; *a run* is it and the {PAPER_STEPS} steps of a published run of S models, without evaluation.",
         "",
         "| method | S | who | ms | times ours | of peak | compiles, s | a run, s |",
         "|---|--:|---|--:|--:|--:|--:|--:|",
