@@ -30,13 +30,15 @@ METHODS: dict[str, Method] = {
 }
 
 
-def stacks(width: int, dim: int, seeds: int) -> tuple[Stack, Stack]:
+def stacks(width: int, dim: int, seeds: int, relative: bool = True) -> tuple[Stack, Stack]:
     """The same models by the kernel, and by PyTorch in float64; their weights are large enough to saturate."""
-    network = MLP(head_width=width)
+    network = MLP(head_width=width, relative=relative)
     fused = network.stack((3,), dim, Place(range(seeds), CPU))
     exact = network.stack((3,), dim, Place(range(seeds), CPU, torch.float64, "plain"))
     with torch.no_grad():
         fused.flat.mul_(1.5)
+        if relative:  # it starts at zero
+            fused.views()["head.frame.weight"].normal_(0, 0.1, generator=torch.Generator().manual_seed(width))
         exact.flat.copy_(fused.flat.double())
     assert isinstance(fused, HeadStack) and not isinstance(exact, HeadStack)
     return fused, exact
@@ -63,6 +65,7 @@ def everything(stack: Stack, x: Tensor, y: Tensor, values: Tensor, slopes: Tenso
 
 # A part of a block, several examples in a vector and in a block, several blocks in an example, several tasks; widths
 # that are no multiple of a tile, and the largest.
+@pytest.mark.parametrize("relative", [False, True])
 @pytest.mark.parametrize(
     ("width", "dim", "seeds", "batch", "samples"),
     [
@@ -74,8 +77,10 @@ def everything(stack: Stack, x: Tensor, y: Tensor, values: Tensor, slopes: Tenso
         (64, 16, 1, 2, 4500),
     ],
 )
-def test_all_derivatives_against_float64(width: int, dim: int, seeds: int, batch: int, samples: int) -> None:
-    fused, exact = stacks(width, dim, seeds)
+def test_all_derivatives_against_float64(
+    width: int, dim: int, seeds: int, batch: int, samples: int, relative: bool
+) -> None:
+    fused, exact = stacks(width, dim, seeds, relative)
     given = points(seeds, batch, samples, dim)
     for ours, theirs in zip(everything(fused, *given), everything(exact, *given), strict=True):
         assert (ours.double() - theirs).abs().max() <= 1e-5 * theirs.abs().max()

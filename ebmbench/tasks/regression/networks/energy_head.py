@@ -20,12 +20,15 @@ class WithEnergyHead(Encoded):
 
     head_width: int = Field(32, ge=1, le=65_536, description="units of the head, which joins y with the features of x")
     slope: float = Field(3.0, gt=0, le=1000, description="largest slope in y with which a unit of the head starts")
+    relative: bool = Field(
+        True, description="whether the head sees y relative to a place and a width that the features of x give"
+    )
 
     @override
     def head(self, features: int, dim: int) -> nn.Module:
         from ebmbench.tasks.regression.networks.heads import EnergyHead
 
-        return EnergyHead(features, dim, self.head_width, self.slope)
+        return EnergyHead(features, dim, self.head_width, self.slope, self.relative)
 
     @override
     def stack(self, x_shape: tuple[int, ...], dim: int, place: Place) -> Stack:

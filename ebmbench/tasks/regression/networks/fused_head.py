@@ -19,6 +19,7 @@ from typing_extensions import override
 from ebmbench.core.energy import Energy
 from ebmbench.native.build import kernels, say_unavailable, unavailable
 from ebmbench.tasks.regression.module_stack import ModuleStack
+from ebmbench.tasks.regression.networks.heads import frame
 from ebmbench.tasks.regression.networks.kernel import Kernel, address, threads
 
 LARGEST_WIDTH, LARGEST_DIM = 64, 16
@@ -58,8 +59,8 @@ class FusedHead:
 
     def __init__(self, parameters: Mapping[str, Tensor], h: Tensor, plain: Energy) -> None:
         self.plain = plain
-        bias = parameters["from_x.bias"].unsqueeze(1)
-        self.from_x = torch.baddbmm(bias, h, parameters["from_x.weight"].transpose(1, 2)).contiguous()
+        self.from_x = _linear(parameters, "from_x", h).contiguous()
+        self.frame = frame(_linear(parameters, "frame", h)) if "frame.weight" in parameters else None
         self.parameters = [parameters[name] for name in ("from_y", "mix.weight", "mix.bias", "out.weight", "out.bias")]
 
     def __call__(self, y: Tensor) -> Tensor:
@@ -72,10 +73,20 @@ class FusedHead:
         if y.requires_grad and create_graph:  # third derivatives are wanted
             return self.plain.grad(y, create_graph=True)
         with torch.set_grad_enabled(create_graph):
-            return _KERNEL.slope(self._candidates(y.detach()), self.from_x, *self.parameters)
+            slope = _KERNEL.slope(self._candidates(y.detach()), self.from_x, *self.parameters)
+            return slope if self.frame is None else slope * self.frame[1]
 
     def _candidates(self, y: Tensor) -> Tensor:
+        """Returns y as the kernel sees it, in the frame of each x: `[S, B, M, D]`."""
+        if self.frame is not None:
+            y = (y - self.frame[0]) * self.frame[1]
         return y.expand(*self.from_x.shape[:2], *y.shape[2:]).contiguous()
+
+
+def _linear(parameters: Mapping[str, Tensor], name: str, h: Tensor) -> Tensor:
+    """Returns a linear layer of S models on h: `[S, B, F] -> [S, B, out]`."""
+    bias, weight = parameters[f"{name}.bias"], parameters[f"{name}.weight"]
+    return torch.baddbmm(bias.unsqueeze(1), h, weight.transpose(1, 2))
 
 
 def _forward(to: Tensor, order: int, y: Tensor, from_x: Tensor, *parameters: Tensor) -> None:

@@ -16,13 +16,15 @@ LOWEST_LOG_VARIANCE = -20.0
 
 
 class EnergyHead(nn.Module):
-    """`z = tanh(A y + b + W h)`, `z ← z + tanh(V z + v)`, `f = w · z`: smooth in y, and bounded.
+    """`z = tanh(A u + b + W h)`, `z ← z + tanh(V z + v)`, `f = w · z`: smooth in y, and bounded.
 
-    The units start as steps in y: their slopes A are uniform up to `slope`, and b puts the places of the steps where
-    standardised targets are.
+    u is y, or y in a frame of its own for each x: `u = (y - m(x)) exp s(x)`, with m and s linear in the features. The
+    noise may be ten times smaller at one x than at another, and A, which is the same for every x, cannot say so. The units
+    start as steps in y: their slopes A are uniform up to `slope`, and b puts the places of the steps where standardised
+    targets are. m and s start at 0.
     """
 
-    def __init__(self, features: int, dim: int, width: int, slope: float) -> None:
+    def __init__(self, features: int, dim: int, width: int, slope: float, relative: bool) -> None:
         super().__init__()
         slopes = slope * (2 * torch.rand(width, dim) - 1)
         self.from_y = nn.Parameter(slopes)
@@ -31,13 +33,26 @@ class EnergyHead(nn.Module):
             self.from_x.bias.copy_(-(slopes * 1.5 * torch.randn(width, dim)).sum(-1))
         self.mix = nn.Linear(width, width)
         self.out = nn.Linear(width, 1)
+        self.frame = nn.Linear(features, 2 * dim) if relative else None
+        if self.frame is not None:
+            nn.init.zeros_(self.frame.weight)
+            nn.init.zeros_(self.frame.bias)
 
     @override
     def forward(self, h: Tensor, y: Tensor) -> Tensor:
+        if self.frame is not None:
+            place, scale = frame(self.frame(h))
+            y = (y - place) * scale
         z = torch.tanh(y @ self.from_y.T + self.from_x(h).unsqueeze(-2))
         z = z + torch.tanh(self.mix(z))
         out: Tensor = self.out(z)
         return out.squeeze(-1)
+
+
+def frame(of_x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns m and `exp s` of the frame `u = (y - m) exp s`: m and s `[..., 2 D]` -> twice `[..., 1, D]`."""
+    place, log_scale = of_x.unsqueeze(-2).chunk(2, dim=-1)
+    return place, log_scale.clamp(max=-0.5 * LOWEST_LOG_VARIANCE).exp()
 
 
 class GaussianHead(nn.Module):

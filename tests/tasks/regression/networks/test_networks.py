@@ -175,6 +175,20 @@ def test_the_energy_s_units_start_with_slopes_up_to_the_setting_and_steps_among_
     assert 0.9 < places.median().abs() + places.quantile(0.75) < 1.2  # of N(0, 1.5²): 0 and 1.01
 
 
+def test_the_energy_sees_y_in_a_frame_of_its_own_for_each_x() -> None:
+    torch.manual_seed(0)
+    plain = MLP(relative=False).build((6,), 2).head
+    torch.manual_seed(0)
+    head = MLP().build((6,), 2).head
+    h, y = torch.randn(3, 50), torch.randn(3, 9, 2)
+    assert torch.equal(head(h, y), plain(h, y))  # as it starts
+    with torch.no_grad():
+        head.frame.weight.normal_(0, 0.1)
+        head.frame.bias.normal_(0, 1)
+    place, log_scale = head.frame(h).unsqueeze(1).split(2, -1)
+    torch.testing.assert_close(head(h, y), plain(h, (y - place) * log_scale.exp()))
+
+
 def test_depth_zero_hands_x_to_the_head_and_residual_layers_add_their_input() -> None:
     x = torch.randn(5, 6)
     assert torch.equal(MLP(depth=0).build((6,), 1).encode(x), x)
