@@ -11,13 +11,16 @@ import subprocess
 import sys
 import termios
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from omegaconf import DictConfig, OmegaConf
 
 from ebmbench.cli import main as cli
 from ebmbench.cli.commands import GROUPS
+from ebmbench.config import nodes
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core import registry
@@ -253,6 +256,29 @@ PUBLISHED = {
     ("sm", 1): (None, None, None, None),
     ("sm", 2): (None, None, None, None),
 }
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "task=1d method=nce+",
+        "task=regression method=ml-exact network=mdn data=uci data.name=yacht data.root=/data",
+        "task=detection method=dsm",
+        "task=1d method=nce method.num_samples=${trainer.batch_size} proposal.stds=[0.1,${trainer.learning_rate}]",
+    ],
+)
+def test_settings_are_resolved_as_omegaconf_does_it(words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def resolved(cfg: DictConfig) -> dict[str, Any]:
+        seen.append((original(cfg), OmegaConf.to_container(cfg, resolve=True)))
+        return original(cfg)
+
+    original = nodes.resolved
+    monkeypatch.setattr(nodes, "resolved", resolved)
+    compose(words.split())
+    [(ours, theirs)] = seen
+    assert ours == theirs
 
 
 @pytest.mark.parametrize(("method", "dataset"), list(PUBLISHED))

@@ -81,12 +81,11 @@ def _hydra() -> Iterator[None]:
 def from_omegaconf(cfg: DictConfig) -> RunConfig:
     """Validates what Hydra composed."""
     try:
-        raw = OmegaConf.to_container(cfg, resolve=True)
+        raw = nodes.resolved(cfg)
     except OmegaConfBaseException as error:
         key = str(error.full_key or "the configuration")
         raise UserError(f"{key} cannot be resolved: {first_line(error)}") from None
-    assert isinstance(raw, dict)
-    return RunConfig.from_dict({str(key): value for key, value in raw.items() if key != "hydra"})
+    return RunConfig.from_dict({key: value for key, value in raw.items() if key != "hydra"})
 
 
 def for_task(overrides: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ Each value is `${setting:KEY}`: what the tables of settings say for the task, da
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -103,12 +104,46 @@ def dataset_of(task: Mapping[str, Any]) -> str:
     return str(task.get("dataset", data.get("name") or data.get("source")))
 
 
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """Returns `OmegaConf.to_container(cfg, resolve=True)`, but does not parse each `${setting:…}` anew."""
+
+    def value(holder: Any, key: Any, plain: Any) -> Any:
+        if isinstance(plain, dict):
+            return {name: value(holder[key], name, inner) for name, inner in plain.items()}
+        if isinstance(plain, list):
+            return [value(holder[key], place, inner) for place, inner in enumerate(plain)]
+        if not isinstance(plain, str) or "${" not in plain:
+            return plain
+        if own := _SETTING.fullmatch(plain):
+            return _setting(own[1], cfg, task)
+        found = holder[key]
+        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+
+    try:
+        task = _unresolved(cfg.task)
+        return {str(key): value(cfg, key, plain) for key, plain in _unresolved(cfg).items()}
+    except (AttributeError, TypeError, ValueError):  # OmegaConf says what is wrong
+        return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
+
+
+_SETTING = re.compile(r"\$\{setting:([\w.]+)\}")
+
+
+def _unresolved(cfg: DictConfig) -> dict[str, Any]:
+    return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=False))
+
+
 def _resolve(key: str, *, _root_: DictConfig) -> Any:
-    method_name = str(_root_.method.get("name"))
+    value = _setting(key, _root_, _unresolved(_root_.task))
+    return OmegaConf.create(value) if isinstance(value, list) else value  # OmegaConf shows no plain list
+
+
+def _setting(key: str, cfg: DictConfig, task: dict[str, Any]) -> Any:
+    """Returns the value of `${setting:KEY}` in a configuration, whose part `task` is given unresolved."""
+    method_name = str(cfg.method.get("name"))
     method = registry.known("method").get(method_name)
     if key.startswith("proposal.") and method is not None and not getattr(method, "uses_proposal", False):
         return None
-    task = cast(dict[str, Any], OmegaConf.to_container(_root_.task, resolve=False))
     if key in ("task.dataset", "task.data.name", "task.data.source"):
         value = MISSING  # they name the table
     else:
@@ -117,9 +152,8 @@ def _resolve(key: str, *, _root_: DictConfig) -> Any:
         name, dataset = str(task.get("name")), _plain_dataset(task)
         value = tabled(folders.config_dirs(), name, dataset, method_name, key, source, network)
     if value is MISSING:
-        value = default(key, task, method_name, str((_root_.get("proposal") or {}).get("name")))
-    # OmegaConf shows no plain list.
-    return OmegaConf.create(list(value)) if isinstance(value, list | tuple) else value
+        value = default(key, task, method_name, str((cfg.get("proposal") or {}).get("name")))
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _plain_dataset(task: dict[str, Any]) -> str:

@@ -19,9 +19,10 @@ class EnergyHead(nn.Module):
     """`z = tanh(A u + b + W h)`, `z ← z + tanh(V z + v)`, `f = w · z`: smooth in y, and bounded.
 
     u is y, or y in a frame of its own for each x: `u = (y - m(x)) exp s(x)`, with m and s linear in the features. The
-    noise may be ten times smaller at one x than at another, and A, which is the same for every x, cannot say so. The units
-    start as steps in y: their slopes A are uniform up to `slope`, and b puts the places of the steps where standardised
-    targets are. m and s start at 0.
+    noise may be ten times smaller at one x than at another, and A, which is the same for every x, cannot say so.
+
+    The units start as steps in y: their slopes A are uniform up to `slope`, and b puts the places of the steps where
+    standardised targets are. m and s start at 0.
     """
 
     def __init__(self, features: int, dim: int, width: int, slope: float, relative: bool) -> None:
