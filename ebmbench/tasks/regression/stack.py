@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,9 +51,19 @@ class Stack(ABC):
         self.flat.requires_grad_().grad = torch.zeros_like(self.flat)
 
     def load(self, parameters: Sequence[Mapping[str, Tensor]]) -> None:
-        """Takes the trained parameters of each model by name, as a run's checkpoint holds them."""
+        """Takes the trained parameters of each model by name, as a run's checkpoint holds them.
+
+        Raises:
+            UserError: they are those of another network.
+        """
+        flat = torch.stack([one["flat"] for one in parameters])
+        if flat.shape != self.flat.shape:
+            raise UserError(
+                f"the run holds {flat.shape[1]} weights and its network has {self.flat.shape[1]}: another version of "
+                "ebmbench, or of a plug-in, trained it; run it again with force=true"
+            )
         with torch.no_grad():
-            self.flat.copy_(torch.stack([one["flat"] for one in parameters]))
+            self.flat.copy_(flat)
 
     def views(self) -> dict[str, Tensor]:
         """Returns the parameters by name, `[S, ...]`: views of one tensor through which gradients flow back to it."""

@@ -12,6 +12,7 @@ from scipy import stats
 
 import ebmbench
 from ebmbench.cli.main import main
+from ebmbench.core.errors import UserError
 from ebmbench.tasks.regression.density import GridDensity
 from ebmbench.tasks.regression.model import RegressionModel
 
@@ -42,6 +43,13 @@ def predict(run_dir: Path, frame: pd.DataFrame, folder: Path, *more: str) -> tup
     frame.to_csv(folder / "new.csv", index=False)
     code = main(["predict", str(run_dir), str(folder / "new.csv"), "-o", str(folder / "out.csv"), *more])
     return code, pd.read_csv(folder / "out.csv") if code == 0 else pd.DataFrame()
+
+
+def test_weights_of_another_network_are_refused(run_dir: Path) -> None:
+    model = ebmbench.load(run_dir)[0]
+    network, base, parameters, seeds, plain, backend = model._made_from
+    with pytest.raises(UserError, match=r"holds \d+ weights and its network has \d+: another version"):
+        RegressionModel(network.model_copy(update={"relative": False}), base, parameters, seeds, plain, backend)
 
 
 def test_each_row_has_the_numbers_of_the_mixture_of_the_seeds(
