@@ -456,14 +456,18 @@ def draws(frame: pd.DataFrame, groups: Sequence[str], metric: Metric, draw: str)
 def _by_draw(
     part: pd.DataFrame, names: Sequence[object], numbers: Sequence[object], draw: str, metric: Metric
 ) -> tuple[Values, Mask, Mask]:
-    """The metric `[methods, draws, common seeds]`; which draws of a method are there; which values are not trusted."""
+    """The metric `[methods, draws, common seeds]`; which draws of a method are there; which values are not trusted.
+
+    A metric that is one number for all seeds counts once at a draw, and is not trusted if one of the seeds is not.
+    """
     cells = {cell: own for cell, own in part.groupby(["method", draw], sort=False)}
     common = sorted(set.intersection(*(set(own["seed"]) for own in cells.values())))
-    cube = np.full((len(names), len(numbers), len(common)), np.nan)
+    cube = np.full((len(names), len(numbers), len(common) if metric.of_model else 1), np.nan)
     present, untrusted = np.zeros(cube.shape[:2], dtype=bool), np.zeros(cube.shape, dtype=bool)
     for (name, number), own in cells.items():
         i, j = names.index(name), numbers.index(number)
         present[i, j] = True
         own = own.set_index("seed", drop=False).loc[common]
-        cube[i, j], untrusted[i, j] = _usable(own, metric), is_doubtful(own, metric)
+        values, doubtful = _usable(own, metric), is_doubtful(own, metric)
+        cube[i, j], untrusted[i, j] = (values, doubtful) if metric.of_model else (np.sort(values)[:1], doubtful.any())
     return cube, present, untrusted

@@ -374,8 +374,13 @@ def _draw_of(task: type[Task], axes: Sequence[str]) -> str:
 def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
     data = scores.draws(group.frame, group.keys, metric, draw)
     records = data.to_dict("records")
-    places, parts = places_of(*records), ["std_draws", "std_seeds", "std_residual"]
-    std_places = _decimals_of(data[parts].to_numpy().ravel(), digits=2)
+    places, seeds = places_of(*records), records[0]["seeds"]
+    parts = {"std_draws": "std between draws"}
+    over = "draws: all seeds of a draw make one number"
+    if metric.of_model:
+        parts |= {"std_seeds": "std between seeds", "std_residual": "std of the rest"}
+        over = f"draws and {seeds} seeds, by a mixed model"
+    std_places = _decimals_of(data[list(parts)].to_numpy().ravel(), digits=2)
     doubtful = bool(data["n_untrusted"].any())
     rows = []
     for row in records:
@@ -384,15 +389,15 @@ def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
         cells += [number_cell(row[name], std_places) for name in parts]
         cells += [Cell(row["ranks"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
         rows.append([method_cell(row["method"]), *cells, *_counts(row, doubtful)[1:]])
-    heads = ("std between draws", "std between seeds", "std of the rest", "rank at each draw", "p (Holm)", "verdict")
+    heads = (*parts.values(), "rank at each draw", "p (Holm)", "verdict")
     header = [Cell("method"), _head(metric), *[Cell("trusted seeds alone")] * doubtful, *map(Cell, heads)]
     numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
     notes = [
         MARKS.replace("by seed", "by draw"),
-        f"Draws of the {group.task.draw_of}: {draw} = {numbers}. Mean and 95 % interval over draws and "
-        f"{records[0]['seeds']} seeds, by a mixed model; tests paired by draw. Mean Kendall's tau between the "
+        f"Draws of the {group.task.draw_of}: {draw} = {numbers}. Mean and 95 % interval over {over}; "
+        f"tests paired by draw. Mean Kendall's tau between the "
         f"rankings of two draws: {number(records[0]['tau'], 2)}.",
-        *([FEW_SEEDS_NOTE.format(records[0]["seeds"])] if 1 < records[0]["seeds"] < FEW_SEEDS else []),
+        *([FEW_SEEDS_NOTE.format(seeds)] if metric.of_model and 1 < seeds < FEW_SEEDS else []),
         *_doubts(data, group.task),
         *_notes(data),
     ]

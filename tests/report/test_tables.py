@@ -367,6 +367,17 @@ def test_one_number_for_all_seeds_is_no_sample() -> None:
     )
 
 
+def test_one_number_for_the_seeds_of_a_draw_has_no_spread_between_seeds() -> None:
+    axes = ("task.data.split",)
+    values = {(m, k): [k + (m == "sm")] * 3 for m in ("nce", "sm") for k in range(6)}
+    frame = frame_of(values, axes).rename(columns={"d_kl": "ensemble_nll"}).assign(task="regression", dataset="uci")
+    text = build(frame, "d", "", ({"draws": {"metrics": ["ensemble_nll"]}},), axes)["tables.md"]
+    low, high = stats.mean_interval(np.arange(6.0))
+    assert f"| nce | **2.5** [{low:.1f}, {high:.1f}] |" in text
+    assert "std between draws" in text and "std between seeds" not in text and "std of the rest" not in text
+    assert "interval over draws: all seeds of a draw make one number" in text and "mixed model" not in text
+
+
 def test_higher_ap_is_better_and_the_stages_are_told_apart() -> None:
     frame = frame_of({("nce",): noisy(0.1, 3), ("sm",): noisy(0.2, 3)}).drop(columns="d_kl")
     frame[["task", "dataset"]] = "detection", "shapes"
