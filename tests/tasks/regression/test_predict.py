@@ -49,7 +49,7 @@ def test_weights_of_another_network_are_refused(run_dir: Path) -> None:
     model = ebmbench.load(run_dir)[0]
     network, base, parameters, seeds, plain, backend = model._made_from
     with pytest.raises(UserError, match=r"holds \d+ weights and its network has \d+: another version"):
-        RegressionModel(network.model_copy(update={"relative": False}), base, parameters, seeds, plain, backend)
+        RegressionModel(network.model_copy(update={"relative": True}), base, parameters, seeds, plain, backend)
 
 
 def test_each_row_has_the_numbers_of_the_mixture_of_the_seeds(

@@ -21,7 +21,7 @@ class WithEnergyHead(Encoded):
     head_width: int = Field(32, ge=1, le=65_536, description="units of the head, which joins y with the features of x")
     slope: float = Field(3.0, gt=0, le=1000, description="largest slope in y with which a unit of the head starts")
     relative: bool = Field(
-        True, description="whether the head sees y relative to a place and a width that the features of x give"
+        False, description="whether the head sees y relative to a place and a width that the features of x give"
     )
 
     @override

@@ -177,9 +177,9 @@ def test_the_energy_s_units_start_with_slopes_up_to_the_setting_and_steps_among_
 
 def test_the_energy_sees_y_in_a_frame_of_its_own_for_each_x() -> None:
     torch.manual_seed(0)
-    plain = MLP(relative=False).build((6,), 2).head
+    plain = MLP().build((6,), 2).head
     torch.manual_seed(0)
-    head = MLP().build((6,), 2).head
+    head = MLP(relative=True).build((6,), 2).head
     h, y = torch.randn(3, 50), torch.randn(3, 9, 2)
     assert torch.equal(head(h, y), plain(h, y))  # as it starts
     with torch.no_grad():
