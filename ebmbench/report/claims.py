@@ -416,7 +416,8 @@ GUIDE = (
         "A table: an energy, or another density or trees, equal tuning",
         "uci",
         "Each model has the best of five settings on each set. Set by hand, for some sets alone: passes and "
-        f"mini-batches of all networks, the proposal and M of nce (conf/settings/regression.yaml). {SPLITS}",
+        "mini-batches of all networks, the proposal, M and `network.relative` of nce (conf/settings/regression.yaml). "
+        f"{SPLITS}",
     ),
     (
         "A table: the same at default settings, and by the exact likelihood",
