@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,8 +21,8 @@ from ebmbench.tasks.regression.networks.outside import Outside, OutsideStack, Ro
 if TYPE_CHECKING:
     from ebmbench.tasks.regression.task import Regression
 
-LOSS_ROWS = 256
-"""Training rows of which the loss in the history is the mean."""
+LOSS_ROWS = 64
+"""Training rows of which the loss in the history is the mean, at most: a density may take longer than the fit."""
 
 
 def learner(
@@ -71,7 +72,7 @@ class OutsideLearner(FitLearner):
             ) from error
         self.parameters = {name: _tensor(network, name, value).unsqueeze(0) for name, value in fitted.items()}
         stack.load([{name: value[0] for name, value in self.parameters.items()}])
-        some = torch.arange(0, self.num_items, max(1, self.num_items // LOSS_ROWS), device=self.device)
+        some = torch.arange(0, self.num_items, math.ceil(self.num_items / LOSS_ROWS), device=self.device)
         return -self.conditionals.log_prob(self.x[some], self.y[some].double()).mean(-1)
 
     @override
