@@ -31,7 +31,7 @@ SOME = {"uci": ["task.data.split=0,1"], "uci_settings": ["task.data.name=yacht"]
         ("data_seeds", 140, ("task.data_seed",)),
         ("shapes", 7, ()),
         ("bccd", 2, ()),
-        ("uci", (6 * 6 + 4) * 2, ("task/network", "task.data.split")),
+        ("uci", (6 * 6 + 1) * 2, ("task/network", "task.data.split")),
         (
             "uci_settings",
             3 * 6 * 5,
