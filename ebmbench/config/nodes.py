@@ -25,6 +25,7 @@ from ebmbench.core.settings import Component, Section, choice_of, sections_of
 from ebmbench.tasks.base import Task
 
 MISSING = object()
+_SETTING = re.compile(r"\$\{setting:([\w.]+)\}")
 
 
 def store() -> None:
@@ -124,9 +125,6 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
         return {str(key): value(cfg, key, plain) for key, plain in _unresolved(cfg).items()}
     except (AttributeError, TypeError, ValueError):  # OmegaConf says what is wrong
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
-
-
-_SETTING = re.compile(r"\$\{setting:([\w.]+)\}")
 
 
 def _unresolved(cfg: DictConfig) -> dict[str, Any]:

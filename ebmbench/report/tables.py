@@ -394,10 +394,9 @@ def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
     numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
     notes = [
         MARKS.replace("by seed", "by draw"),
-        f"Draws of the {group.task.draw_of}: {draw} = {numbers}. Mean and 95 % interval over {over}; "
-        f"tests paired by draw. Mean Kendall's tau between the "
-        f"rankings of two draws: {number(records[0]['tau'], 2)}.",
-        *([FEW_SEEDS_NOTE.format(seeds)] if metric.of_model and 1 < seeds < FEW_SEEDS else []),
+        f"Draws of the {group.task.draw_of}: {draw} = {numbers}. Mean and 95 % interval over {over}; tests "
+        f"paired by draw. Mean Kendall's tau between the rankings of two draws: {number(records[0]['tau'], 2)}.",
+        *([FEW_SEEDS_NOTE.format(seeds)] if 1 < seeds < FEW_SEEDS else []),
         *_doubts(data, group.task),
         *_notes(data),
     ]
