@@ -20,7 +20,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.sweep import tune
 from ebmbench.tasks.examples import read_examples
 from ebmbench.tasks.regression.networks.outside import Rows
-from ebmbench.tasks.regression.networks.treeffuser import Treeffuser, _kernel_density
+from ebmbench.tasks.regression.networks.treeffuser import Treeffuser, _boxes, _kernel_density, _predict, _tabulate
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -265,8 +265,23 @@ def test_treeffuser_s_draws_follow_the_library_s() -> None:
         np.testing.assert_allclose(np.quantile(draws, part, 1), np.quantile(samples, part, 1), atol=0.1)
 
 
+def test_treeffuser_s_table_is_the_library_s_sum_of_trees() -> None:
+    """At random y, at the steps themselves, and far outside; the third feature has no step."""
+    lightgbm = pytest.importorskip("lightgbm")
+    random = np.random.default_rng(0)
+    rows = np.column_stack((random.normal(size=(2000, 2)), np.zeros(2000), random.uniform(0, 1, (2000, 2))))
+    target = np.sin(3 * rows[:, 0]) * rows[:, 4] + rows[:, 1] + rows[:, 3] ** 2
+    text = lightgbm.train({"verbose": -1, "num_leaves": 13}, lightgbm.Dataset(rows, target), 30).model_to_string()
+    x, times = rows[:7, 1:4], 1 - np.arange(20) / 20
+    boxes = _boxes(text, 5)
+    y = np.concatenate((random.normal(size=(7, 30)), random.choice(boxes.edges[:-1], (7, 30)), [[-99, 99]] * 7), 1)
+    ours, theirs = _tabulate(boxes, x, times), _predict([text], x, times)
+    for step in range(20):
+        np.testing.assert_allclose(ours(step, y[..., None]), theirs(step, y[..., None]), rtol=0, atol=1e-13)
+
+
 @pytest.mark.parametrize("dim", [1, 3])
-def test_a_kernel_density_is_the_mean_of_its_kernels(dim: int) -> None:
+def test_a_kernel_density_is_the_mean_of_its_kernels_and_of_a_standard_normal(dim: int) -> None:
     from scipy.stats import multivariate_normal
 
     random = np.random.default_rng(0)
@@ -276,4 +291,5 @@ def test_a_kernel_density_is_the_mean_of_its_kernels(dim: int) -> None:
         quarter = np.quantile(draws[row], 0.75, axis=0) - np.quantile(draws[row], 0.25, axis=0)
         scale = 1.3 * np.minimum(draws[row].std(0), quarter / 1.34) * 50 ** (-1 / (dim + 4))
         each = [multivariate_normal(d, np.diag(scale**2)).pdf(y[row]) for d in draws[row]]
+        each.append(multivariate_normal(np.zeros(dim)).pdf(y[row]))
         np.testing.assert_allclose(values[row], np.log(np.mean(each, axis=0)), rtol=1e-9)
