@@ -16,13 +16,13 @@ $(INSTALLED): pyproject.toml
 run: install
 	$(PYTHON) -m ebmbench task=1d method=nce+
 
-# The fast tests, on all cores; each process computes on one.
-test: install
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile -m "not slow"
-
-# Everything, the long ones too: SLURM, a browser, long trainings, the short soak.
-test-all: install
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile
+# The fast tests, on all cores; each process computes on one. `make test-all`: the long ones too, which are SLURM, a browser,
+# long trainings and the short soak.
+TESTS = not slow
+PROCESSES = auto
+test-all: TESTS =
+test test-all: install
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(PROCESSES) --dist loadfile -m "$(TESTS)"
 
 lint: install
 	$(PYTHON) -m ruff check .

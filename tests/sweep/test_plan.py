@@ -28,10 +28,10 @@ from tests.sweep.made import sweep
         ("data_seeds", 140, ("task.data_seed",)),
         ("shapes", 7, ()),
         ("bccd", 2, ()),
-        ("uci", (6 * 6 + 1) * 20, ("task/network", "task.data.split")),
+        ("uci", 6 * 7 * 20, ("task/network", "task.data.split")),
         (
             "uci_settings",
-            (6 * 6 + 2) * 3 * 5,
+            6 * 7 * 3 * 5,
             (
                 "task/network",
                 "task.data.split",
@@ -73,14 +73,14 @@ def test_every_sweep_of_the_project_is_valid(name: str, jobs: int, axes: tuple[s
 def test_further_grids_change_keys_of_the_first_one() -> None:
     plan = make_plan("uci", ["data.name=yacht", "data.split=0,1"], None)
     found = {job.config["task"]["network"]["name"]: job.config["method"]["name"] for job in plan.jobs}
-    baselines = dict.fromkeys(("gaussian", "mdn", "histogram", "flow", "ngboost"), "ml-exact")
-    assert found == {"mlp": "nce", **baselines} and len(plan.jobs) == 2 * 6
+    baselines = dict.fromkeys(("gaussian", "mdn", "histogram", "flow", "ngboost", "treeffuser"), "ml-exact")
+    assert found == {"mlp": "nce", **baselines} and len(plan.jobs) == 2 * 7
 
 
 def test_a_further_grid_can_leave_a_key_out() -> None:
     plan = make_plan("uci_settings", ["data.name=yacht", "data.split=0"], None)
     rates = {job.config["task"]["network"].get("learning_rate") for job in plan.jobs}
-    assert rates == {None, 0.05, 0.02, 0.1} and len(plan.jobs) == 6 * 5
+    assert rates == {None, 0.05, 0.02, 0.1} and len(plan.jobs) == 7 * 5
     [default] = {
         job.config["trainer"]["learning_rate"]
         for job in plan.jobs

@@ -194,7 +194,7 @@ def _boxes(text: str, features: int) -> _Boxes:
 def _tabulate(boxes: _Boxes, x: np.ndarray, times: np.ndarray) -> Trees:
     """Returns the sum of one target's trees at rows x, `[B, p]`, as a table of each row's times and steps in y.
 
-    All draws of a row share the table, which takes less time than the library's sum for one of them.
+    All draws of a row share the table, which takes as long as the library's sums for a few of them.
     """
     value, low, high, edges = boxes
     inside = np.ones((len(x), len(value)), bool)
