@@ -176,6 +176,11 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             raise UserError(f"plugins={self.plugins!r} is not allowed: give a list of Python files or modules")
         seeds = list(range(first, first + int(self.seeds)))
         chosen = {key: value for key, value in given.items() if value is not None}
+        for key in map(str, self.settings or ()):
+            if key in ("task", "data") or key.startswith(("data.", "task.data.")):
+                raise UserError(f"settings: {key!r} is not allowed, for the rows are given to fit")
+            if key in (*given, "seeds", "plugins"):
+                raise UserError(f"settings: {key!r} is not allowed; EnergyRegressor has an argument for it")
         plugins = [self.plugins] if isinstance(self.plugins, str) else list(self.plugins)
         chosen |= {"seeds": seeds, "plugins": plugins, **(self.settings or {})}
         with _composing:
@@ -272,7 +277,10 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
     def _given(self, y: Any, count: int) -> Tensor:
         if y is None:
             raise ValueError("y is None: give the target of each row")
-        values = torch.from_numpy(np.array(y, dtype=np.float64))
+        try:
+            values = torch.from_numpy(np.array(y, dtype=np.float64))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"y={shown(y)} is not allowed: give numbers ({error})") from None
         return values.expand(count) if not values.dim() else values
 
     def __sklearn_tags__(self) -> Any:

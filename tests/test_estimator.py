@@ -93,6 +93,8 @@ def test_interval_quantile_and_cdf_agree_and_cover(fitted: EnergyRegressor) -> N
     [
         (lambda model, x: model.quantile(x, 2), "probability=2 is not allowed: give numbers from 0 to 1"),
         (lambda model, x: model.quantile(x, [0.5, np.nan]), "is not allowed: give numbers from 0 to 1"),
+        (lambda model, x: model.quantile(x, "a"), "probability='a' is not allowed: give numbers from 0 to 1"),
+        (lambda model, x: model.cdf(x, ["a"] * 20), "give numbers (could not convert string to float: 'a')"),
         (lambda model, x: model.sample(x, -1), "n=-1 is not allowed: give a number of draws, from 0"),
         (lambda model, x: model.sample(x, 1.5), "n=1.5 is not allowed: give a number of draws, from 0"),
         (lambda model, x: clone(model).set_params(settings="trainer.patience=3").fit(x, x[:, 0]), "give a dict, such"),
@@ -183,6 +185,8 @@ def test_a_table_with_words_gaps_and_two_targets() -> None:
         ({"epochs": -1}, "trainer.epochs=-1 is not allowed"),
         ({"validation_fraction": 1.0}, "validation_fraction=1.0 is not allowed"),
         ({"settings": {"method.bta": 1}}, "method.bta is not a setting"),
+        ({"epochs": 9, "settings": {"trainer.epochs": 3}}, "settings: 'trainer.epochs' is not allowed; .* an argument"),
+        ({"settings": {"data.path": "x.csv"}}, "settings: 'data.path' is not allowed, for the rows are given to fit"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(settings: dict[str, Any], sentence: str) -> None:

@@ -68,6 +68,9 @@ def predict(arguments: Arguments) -> int:
     missing = next((path for path in files if not path.exists()), None)
     if missing is not None:
         raise UserError(f"{str(missing)!r} is not there; give files of inputs")
+    another = next((path for path in files if (path / "config.yaml").is_file()), None)
+    if another is not None:
+        raise UserError(f"predict takes one run, and {str(another)!r} is the folder of another")
     out = Path(arguments.options["out"])
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise UserError(f"--out: {str(out)!r} cannot be written; give a file in a folder that is there")

@@ -31,6 +31,11 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
+def row_at(index: int) -> str:
+    """Returns how messages name a row of a table: as `predict` and files of splits number it."""
+    return f"row {index}, counting from 0"
+
+
 def did_you_mean(word: str, known: Sequence[str] | dict[str, Any]) -> str:
     """Returns what a message says after an unknown word: the closest known ones, or all of them if they are few."""
     close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)

@@ -47,9 +47,11 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
         steps = ", ".join(f"seed {seed} at step {step}" for seed, step in diverged.items())
         count = f"{len(diverged)} of {counted(len(rows), 'seed')}"
         lines.append(f"  diverged: {count} ({steps}); they are not in the means")
-    doubtful = [row["seed"] for row in good if row["trusted"] == "0"]
-    if doubtful:
-        lines.append(f"  not to be trusted: seed {', '.join(doubtful)} ({config.task.doubt})")
+    doubtful: dict[str, list[str]] = {}
+    for row in good:
+        if row["trusted"] == "0":
+            doubtful.setdefault(_doubt(row, config), []).append(row["seed"])
+    lines += [f"  not to be trusted: seed {', '.join(seeds)} ({doubt})" for doubt, seeds in doubtful.items()]
     for name, text in config.method.counters.items():
         for row in rows:
             if row.get(name, "0") not in ("", "0"):
@@ -57,6 +59,12 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
                 lines.append(f"  seed {row['seed']}, first at step {row[first_step_column(name)]}: {said}")
     lines.append(f"files: {config.run_dir}")
     return "\n".join(lines)
+
+
+def _doubt(row: Mapping[str, str], config: RunConfig) -> str:
+    """Returns what is the matter with a seed that is not trusted."""
+    scores = {name: float(value) for name, value in row.items() if value != ""}
+    return config.task.uninformed if config.task.is_trusted(scores) else config.task.doubt
 
 
 def _unused(config: RunConfig) -> set[str]:

@@ -221,9 +221,10 @@ def warnings(results: Results) -> list[str]:
     alone = [label for label in results.tasks if not results.draw_of(label)]
     seeds = done[done["label"].isin(alone)].groupby("config_hash").size()
     if len(seeds) and seeds.min() < 6:
+        narrow = "intervals of so few skewed seeds are too narrow" if seeds.min() > 1 else "one seed has no interval"
         said.append(
-            f"The smallest number of seeds is {seeds.min()}: intervals of so few skewed seeds are too narrow, and "
-            "fewer than six cannot decide a difference between two methods."
+            f"The smallest number of seeds is {seeds.min()}: {narrow}, and fewer than six cannot decide a difference "
+            "between two methods."
         )
     runs = done[["task", "dataset", "method"]].drop_duplicates().itertuples(index=False)
     tuned = {

@@ -319,6 +319,9 @@ class Task(Component):
         """Returns whether a model is no better than a density that knows nothing of x; its scores are not trusted."""
         return False
 
+    uninformed: ClassVar[str] = "no better than a density that knows nothing of x"
+    """What is the matter with such a model, for people."""
+
     doubt: ClassVar[str] = "its scores are not finite"
     """What is the matter with scores that are not to be trusted, for people."""
 

@@ -140,7 +140,7 @@ def _calibration(title: str, color: str, run_dir: Path, targets: list[str]) -> F
     name = targets[0]
     ending = f"_{name}" if several else ""
     _errors(errors, color, examples, ending)
-    errors.set(xlabel=f"stated standard deviation of {name}", ylabel="RMS error of the mean")
+    errors.set(xlabel=f"stated standard deviation of {name}", ylabel="error of the mean")
     for axes in (curve, histogram, errors):
         _plain(axes)
         axes.tick_params(labelsize="x-small")
@@ -158,12 +158,13 @@ def _errors(axes: Axes, color: str, examples: pd.DataFrame, ending: str) -> None
     frame = frame[np.isfinite(frame["std"])]
     if frame.empty:
         return
-    axes.scatter(frame["std"], frame["error"], s=3, color=color, alpha=0.2, lw=0)
+    axes.scatter(frame["std"], frame["error"], s=3, color=color, alpha=0.2, lw=0, label="a test row")
     group = pd.qcut(frame["std"].rank(method="first"), min(GROUPS, len(frame)), labels=False)
     means = frame.assign(square=frame["error"] ** 2).groupby(group).mean()
-    axes.plot(means["std"], np.sqrt(means["square"]), "o-", color=color, lw=1.2, ms=4)
+    axes.plot(means["std"], np.sqrt(means["square"]), "o-", color=color, lw=1.2, ms=4, label="RMS of alike rows")
     low, high = float(means["std"].min()), float(means["std"].max())
-    axes.plot([low, high], [low, high], color=TRUTH_COLOR, lw=2, alpha=0.7)
+    axes.plot([low, high], [low, high], color=TRUTH_COLOR, lw=2, alpha=0.7, label="as stated")
+    axes.legend(fontsize="xx-small", frameon=False, loc="upper left")
     if low > 0 and high > 20 * low:
         axes.set_xscale("log")
         axes.set_yscale("log")

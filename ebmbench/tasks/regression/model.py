@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ebmbench.core.errors import UserError, counted
+from ebmbench.core.errors import UserError, counted, shown
 from ebmbench.core.importance import Cloud, Weighted
 from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity
 from ebmbench.tasks.regression.conditional import NEAR, Conditionals, around
@@ -181,9 +181,12 @@ class RegressionModel:
 
         For D > 1 one number gives the quantile of each coordinate, `[N, D]`.
         """
-        p = torch.as_tensor(probability, dtype=torch.float64)
+        try:
+            p = torch.as_tensor(probability, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            p = torch.tensor(torch.nan)
         if not bool(((p >= 0) & (p <= 1)).all()):
-            raise ValueError(f"probability={probability} is not allowed: give numbers from 0 to 1")
+            raise ValueError(f"probability={shown(probability)} is not allowed: give numbers from 0 to 1")
         if not self._one:
             if p.dim():
                 raise ValueError(

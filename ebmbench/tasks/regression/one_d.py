@@ -71,7 +71,8 @@ class OneD(Task):
     draw_settings = ("task.data_seed",)
     data_settings = ("task.data_seed", "task.num_", "task.target_noise", "task.grid_points")
     selection = "val_nll"
-    doubt = "mass near the edge of the grid, a quadrature error, or no better than the uniform density"
+    uninformed = "no better than the uniform density"
+    doubt = f"mass near the edge of the grid, a quadrature error, or {uninformed}"
 
     dataset: Literal[1, 2] = Field(1, description="1: two modes left, log-normal right; 2: heteroscedastic Gaussian")
     data_seed: int = Field(0, ge=0, lt=2**31, description="the draw of all points, the same for all seeds and methods")

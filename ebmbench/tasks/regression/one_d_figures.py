@@ -86,7 +86,8 @@ def _slices(method: str, title: str, arrays: dict[str, np.ndarray]) -> Figure:
         margin = 0.15 * (y[there[-1]] - y[there[0]])
         axes.set_xlim(max(Y_LOW, y[there[0]] - margin), min(Y_HIGH, y[there[-1]] + margin))
         axes.set_ylim(0, 1.08 * min(highest.max(), 2.5 * true.max()))
-        axes.set_title(f"x = {at:g}", fontsize="medium")
+        axes.set_title(f"x = {at:g}".replace("-", "−"), fontsize="medium")
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.spines[["top", "right"]].set_visible(False)
     for axes in panels[-1]:
         axes.set_xlabel("y")

@@ -108,11 +108,15 @@ def _pictures(learner: FitLearner, scores: RowScores, good: Sequence[bool]) -> d
 
 
 def _curves(learner: FitLearner, scores: RowScores, chosen: Tensor) -> dict[str, Any]:
-    """Returns for each chosen row a grid of y and p(y|x) on it, by seed; and the true one."""
+    """Returns for each chosen row a grid of y and p(y|x) on it, by seed; and the true one.
+
+    The grid holds the observation and 98 percent of the mass: farther tails would make all else narrow.
+    """
     test, scaling = learner.split.test, learner.scaling
     points = scores.points[:, chosen, :, 0].double()
     points = points[points.isfinite().all(-1).all(-1)] if points.isfinite().any() else torch.zeros(1, len(chosen), 1)
-    low, high = torch.cat((points.movedim(0, 1).flatten(1), test.y[chosen, :1].double()), 1).aminmax(dim=1)
+    ends = points.movedim(0, 1).flatten(1).quantile(points.new_tensor([0.01, 0.99]), dim=1).T
+    low, high = torch.cat((ends, test.y[chosen, :1].double()), 1).aminmax(dim=1)
     margin = 0.1 * (high - low) + 1e-3 * float(scaling.y_std[0])
     part = torch.linspace(0, 1, PICTURE_POINTS, dtype=torch.float64)
     y = (low - margin).unsqueeze(1) + (high - low + 2 * margin).unsqueeze(1) * part

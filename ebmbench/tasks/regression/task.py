@@ -154,10 +154,8 @@ class Regression(Task):
     def is_uninformed(self, scores: Mapping[str, float]) -> bool:
         return scores["nll"] > scores["nll_base"] - LEAST_GAIN
 
-    doubt = (
-        "log Z is not known well enough, for its error is too large beside the score; "
-        "or no better than the base density"
-    )
+    uninformed = "no better than the base density"
+    doubt = f"log Z is not known well enough, for its error is too large beside the score; or {uninformed}"
 
     @override
     def finish(self, setup: Setup, run_dir: Path, groups: Sequence[Sequence[int]]) -> Mapping[str, float]:

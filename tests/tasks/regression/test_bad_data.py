@@ -71,9 +71,12 @@ def changed(row: int, column: str, value: object) -> str:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (changed(3, "y", "n.a."), "the target 'y' of table.csv holds text in row 4 ('n.a.'); give numbers"),
-        (changed(3, "y", 1e308), "the column 'y' holds 1e+308 in row 4, beyond 1e+38"),
-        (changed(3, "a", 1e308), "the column 'a' holds 1e+308 in row 4, beyond 1e+38"),
+        (
+            changed(3, "y", "n.a."),
+            "the target 'y' of table.csv holds the text 'n.a.' in row 3, counting from 0; give numbers",
+        ),
+        (changed(3, "y", 1e308), "the column 'y' holds 1e+308 in row 3, counting from 0, beyond 1e+38"),
+        (changed(3, "a", 1e308), "the column 'a' holds 1e+308 in row 3, counting from 0, beyond 1e+38"),
         (good().assign(y=3.0).to_csv(index=False), "the target 'y' is 3 in all training rows"),
         (good().assign(y=good()["y"] * 1e-40).to_csv(index=False), "varies too little for its size"),
         (good(1).to_csv(index=False), "the data have 1 row with a target; at least 10 are needed"),
@@ -90,9 +93,18 @@ def changed(row: int, column: str, value: object) -> str:
         (PLAIN.replace(",", " "), "has one column, 'a b y'; a target and an input are two"),
         ("Report\n\n" + PLAIN, "begins with the line 'Report', which is one cell, and line 3 has 3"),
         (lines("{i}.5,{i % 7},{i},1,2"), "has 3 names of columns in its first line, and 5 cells in a row"),
-        (lines('{i}.5,{i % 7},"{i + 20},250"').replace('"20,250"', "20.25"), "the target 'y' of table.csv holds text"),
-        (lines("{i % 5},{i % 7},2024-01-{i % 28 + 1:02d}"), "the target 'y' of table.csv holds text in row 1"),
-        (lines("{i % 5},{i % 7},{'low' if i % 2 else 'high'}"), "holds text in row 1 ('high'); give numbers"),
+        (
+            lines('{i}.5,{i % 7},"{i + 20},250"').replace('"20,250"', "20.25"),
+            "the target 'y' of table.csv holds the text",
+        ),
+        (
+            lines("{i % 5},{i % 7},2024-01-{i % 28 + 1:02d}"),
+            "the target 'y' of table.csv holds the text '2024-01-01' in row 0",
+        ),
+        (
+            lines("{i % 5},{i % 7},{'low' if i % 2 else 'high'}"),
+            "holds the text 'high' in row 0, counting from 0; give numbers",
+        ),
         (lines("5,,{i}"), "no column is left as an input"),
         (lines("id{i},x,{i}"), "no column is left as an input"),
         ("a,b,y\n" + "1,2,3\n" * 20 + "1,2,3,4,5\n", "is no CSV file that can be read"),
@@ -116,7 +128,7 @@ def test_what_cannot_be_used_is_one_sentence(tmp_path: Path, content: str | byte
     ("content", "features", "note"),
     [
         (changed(3, "a", np.nan), ["a", "b"], None),
-        (changed(3, "a", "oops"), ["a", "b"], "text in 1 row (such as 'oops' in row 4)"),
+        (changed(3, "a", "oops"), ["a", "b"], "text in 1 row (such as 'oops' in row 3, counting from 0)"),
         (changed(3, "a", np.inf), ["a", "b"], "infinity in 1 row, which counts as missing"),
         (changed(3, "y", -np.inf), ["a", "b"], "1 row without a target is left out"),
         (changed(3, "y", np.nan), ["a", "b"], "1 row without a target is left out"),
@@ -206,7 +218,9 @@ def test_dates_are_days_in_new_tables_too(tmp_path: Path) -> None:
     transform = load(tmp_path / "table.csv").transform
     x = transform.encode(pd.DataFrame({"a": ["2024-01-31", "2024-02-01", None], "b": [1, 1, 1]}))
     assert x[1, 0] - x[0, 0] == 1
-    with pytest.raises(UserError, match=r"the column 'a' holds text in row 1 \('soon'\), where the model takes dates"):
+    with pytest.raises(
+        UserError, match=r"the column 'a' holds 'soon' in row 0, counting from 0, where the model takes dates"
+    ):
         transform.encode(pd.DataFrame({"a": ["soon"], "b": [1]}))
     with pytest.raises(UserError, match=r"holds no date such as 2024-01-31 \(but '01/02/2024'\)"):
         transform.read(pd.DataFrame({"a": ["01/02/2024"], "b": [1]}))
@@ -242,8 +256,8 @@ def test_new_numbers_far_outside_those_of_training_are_named(tmp_path: Path) -> 
     assert notes == []
     _, notes = transform.read(pd.DataFrame({"a": ["2024-01-31", "2026-02-20", "2025-01-01"], "b": [1, -7, None]}))
     first, _, second = notes
-    assert "'a' is far outside of training's 2024-01-01 to 2024-01-26 in 2 rows (such as 2026-02-20 in row 2)" in first
-    assert "'b' is far outside of training's 0 to 6 in 1 row (such as -7 in row 2)" in second
+    assert "'a' is far outside of training's 2024-01-01 to 2024-01-26 in 2 rows (such as 2026-02-20 in row 1," in first
+    assert "'b' is far outside of training's 0 to 6 in 1 row (such as -7 in row 1, counting from 0)" in second
 
 
 def test_amounts_are_the_numbers_that_people_mean() -> None:
@@ -288,7 +302,10 @@ def test_a_value_that_sets_the_scale_of_all_is_said(tmp_path: Path) -> None:
         split = Table(path=str(tmp_path / "table.csv"), split_seed=seed).load()
         notes = far_notes(split)
         assert len(notes) == (30 in split.train.rows)
-        assert all("the target 'y' is 1e+09 in row 31" in note and "leave its cell empty" in note for note in notes)
+        assert all(
+            "the target 'y' is 1e+09 in row 30, counting from 0" in note and "leave its cell empty" in note
+            for note in notes
+        )
 
 
 def test_a_single_row_is_not_counted_as_several(tmp_path: Path) -> None:
@@ -315,7 +332,7 @@ def test_an_input_that_sets_the_scale_of_all_is_said(tmp_path: Path) -> None:
         assert len(notes) == bool(bad), (value, split.notes)
         count = len(split.train)
         for note in notes:
-            assert f"the input 'x' is {value:g} in row {bad[0] + 1}, and between -" in note
+            assert f"the input 'x' is {value:g} in row {bad[0]}, counting from 0, and between -" in note
             assert f" in {count - len(bad)} of {count} training rows" in note
     array = frame[["x", "z"]].to_numpy().copy()
     array[::40, 1] = 1e7

@@ -103,7 +103,7 @@ def test_columns_are_found_by_their_names_and_what_is_odd_is_said(
     code, out = predict(run_dir, odd, tmp_path)
     said = capsys.readouterr().err
     assert code == 0 and "not used: rent, note" in said
-    assert "'Rome' in row 5" in said and "'large' in row 6" in said
+    assert "'Rome' in row 4" in said and "'large' in row 5" in said
     same = ~out["row"].isin([4, 5])
     pd.testing.assert_frame_equal(out[same], plain[same])
     assert not np.isclose(out["mean"][4], plain["mean"][4]) and np.isfinite(out).all(axis=None)
@@ -158,6 +158,7 @@ def test_several_files_and_parquet(run_dir: Path, tmp_path: Path) -> None:
         (["--out", "out.xlsx"], "'out.xlsx' is not allowed"),
         (["--out", "nowhere/out.csv"], "cannot be written"),
         (["--out", "new.csv"], "is a file of inputs"),
+        (["RUN"], "predict takes one run, and "),
     ],
 )
 def test_a_wrong_option_ends_in_one_sentence(
@@ -166,6 +167,7 @@ def test_a_wrong_option_ends_in_one_sentence(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     houses(3).to_csv("new.csv", index=False)
+    more = [str(run_dir) if word == "RUN" else word for word in more]
     assert main(["predict", str(run_dir), "new.csv", "-o", "out.csv", *more]) == 2
     assert sentence in capsys.readouterr().err
 
@@ -174,6 +176,7 @@ def test_a_wrong_option_ends_in_one_sentence(
     ("text", "sentence"),
     [
         ("size,year\n3,4\n", "new.csv: the table lacks the column 'city'"),
+        ("x,z\n3,4\n", "new.csv: the table has none of the model's columns, which are "),
         ("size,city,year\n80 m²,Ulm,\n90 m²,Ulm,\n", "the column 'size' holds no number (but '80 m²')"),
         ("", "is no CSV file"),
         ("size,city,year\n", "holds no rows"),

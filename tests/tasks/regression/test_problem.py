@@ -20,7 +20,7 @@ from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.core.step import Step
 from ebmbench.engine import runs
 from ebmbench.engine.execute import execute, result_rows
-from ebmbench.engine.summary import summary
+from ebmbench.engine.summary import summary, table
 from ebmbench.engine.train import Training
 from ebmbench.tasks.base import LEAST_GAIN
 from ebmbench.tasks.examples import read_examples
@@ -295,9 +295,13 @@ def test_a_model_no_better_than_the_uniform_density_is_not_trusted(tmp_path: Pat
     assert all(float(row["nll"]) > math.log(6) - LEAST_GAIN for row in rows)
     assert config.task.is_uninformed({"nll": math.log(6)}) and not config.task.is_uninformed({"nll": 1.5})
     assert "no better than the uniform density" in summary(execute(config, quiet=True), config)
-    regression = compose(["task=regression", "method=nce"]).task
-    assert regression.is_uninformed({"nll": 1.0, "nll_base": 1.0})
-    assert not regression.is_uninformed({"nll": 0.9, "nll_base": 1.0})
+    regression = compose(["task=regression", "method=nce"])
+    assert regression.task.is_uninformed({"nll": 1.0, "nll_base": 1.0})
+    assert not regression.task.is_uninformed({"nll": 0.9, "nll_base": 1.0})
+    row = {"seed": "0", "diverged": "0", "trusted": "0", "nll": "1.0", "nll_base": "1.0", "crps": "0.5"}
+    said = table([row | {"nll_error": "0.0"}, row | {"seed": "1", "nll_error": "9.0"}], regression)
+    assert "not to be trusted: seed 0 (no better than the base density)" in said
+    assert "not to be trusted: seed 1 (log Z is not known well enough" in said
 
 
 def test_the_noise_of_nce_plus_on_targets_is_below_the_narrowest_proposal() -> None:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from ebmbench.core.errors import UserError, counted
+from ebmbench.core.errors import UserError, counted, row_at
 from ebmbench.core.rng import Draws
 from ebmbench.core.settings import Component
 
@@ -282,7 +282,7 @@ def far_notes_of(what: str, values: np.ndarray, rows: np.ndarray | None) -> list
         return []
     near = known[distance <= last_near[gaps[0]]]
     far = int(distance.argmax())
-    place = "" if rows is None else f" in row {int(rows[there[far]]) + 1}"
+    place = "" if rows is None else f" in {row_at(int(rows[there[far]]))}"
     return [
         f"the {what} is {known[far]:g}{place}, and between {near.min():g} and {near.max():g} in {len(near)} of "
         f"{counted(len(known), 'training row')}: such a value sets the scale of all; leave its cell empty if it is a "

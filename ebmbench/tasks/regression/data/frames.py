@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ebmbench.core.errors import UserError, counted, did_you_mean, shown
+from ebmbench.core.errors import UserError, counted, did_you_mean, row_at, shown
 from ebmbench.tasks.regression.data.base import Arrays, Frame, Split, far_notes_of
 from ebmbench.tasks.regression.data.transforms import register_transform
 from ebmbench.tasks.regression.data.written import (
@@ -70,8 +70,8 @@ class NumberColumn:
         worst = int(np.nanargmax(outside))
         return [
             f"the column {self.name!r} is far outside of training's {self.as_text(self.low)} to "
-            f"{self.as_text(self.high)} in {counted(len(far), 'row')} (such as {self.as_text(numbers[worst])} in row "
-            f"{worst + 1}): no training row says what holds there"
+            f"{self.as_text(self.high)} in {counted(len(far), 'row')} (such as {self.as_text(numbers[worst])} in "
+            f"{row_at(worst)}): no training row says what holds there"
         ]
 
 
@@ -113,7 +113,7 @@ class TableColumns:
             numbers, bad = numbers_of(values, column.date)
             if bad is not None:
                 raise UserError(
-                    f"the column {column.name!r} holds text in row {bad + 1} ({shown(values.iloc[bad])}), where the "
+                    f"the column {column.name!r} holds {shown(values.iloc[bad])} in {row_at(bad)}, where the "
                     f"model takes {column.wanted}s; leave a cell empty if its {column.wanted} is missing"
                 )
             missing = ~np.isfinite(numbers)
@@ -138,7 +138,7 @@ class TableColumns:
                 if len(new):
                     notes.append(
                         f"the column {column.name!r} holds a word that is none of training's in "
-                        f"{counted(len(new), 'row')} (such as {shown(words.iloc[new[0]])} in row {new[0] + 1}), "
+                        f"{counted(len(new), 'row')} (such as {shown(words.iloc[new[0]])} in {row_at(new[0])}), "
                         "which counts as no word"
                     )
                 continue
@@ -172,8 +172,10 @@ class TableColumns:
                 )
             return pd.DataFrame(array, columns=names)
         missing = [name for name in names if name not in frame]
+        if len(missing) == len(names):
+            raise UserError(f"the table has none of the model's columns, which are {', '.join(map(repr, names))}")
         if missing:
-            known = [str(name) for name in frame.columns]
+            known = [str(name) for name in frame.columns if name not in names]
             raise UserError(f"the table lacks the column {missing[0]!r}{did_you_mean(missing[0], known)}")
         return frame
 
@@ -227,7 +229,7 @@ def numbers_of(values: pd.Series, date: bool | str = False) -> tuple[np.ndarray,
     large = np.flatnonzero((np.abs(numbers) > LARGEST) & np.isfinite(numbers))
     if len(large):
         raise UserError(
-            f"the column {values.name!r} holds {numbers[large[0]]:g} in row {large[0] + 1}, beyond {LARGEST:g}; "
+            f"the column {values.name!r} holds {numbers[large[0]]:g} in {row_at(large[0])}, beyond {LARGEST:g}; "
             "give it in another unit, or leave the cell empty"
         )
     bad = np.flatnonzero(np.isnan(numbers) & ~is_none(values))
@@ -242,7 +244,7 @@ def clean_numbers(column: pd.Series, date: bool | str = False) -> tuple[np.ndarr
         count = int((np.isnan(values) & ~is_none(column)).sum())
         notes.append(
             f"the column {column.name!r} holds text in {counted(count, 'row')} (such as {shown(column.iloc[bad])} "
-            f"in row {bad + 1}), which counts as missing"
+            f"in {row_at(bad)}), which counts as missing"
         )
     infinite = np.isinf(values)
     if infinite.any():
@@ -385,7 +387,7 @@ def _target(column: pd.Series, source: str, notes: list[str]) -> np.ndarray:
     values, bad = numbers_of(column)
     if bad is not None:
         text = shown(column.iloc[bad])
-        raise UserError(f"the target {column.name!r} of {source} holds text in row {bad + 1} ({text}); give numbers")
+        raise UserError(f"the target {column.name!r} of {source} holds the text {text} in {row_at(bad)}; give numbers")
     if pd.api.types.is_bool_dtype(column.dtype):
         notes.append(f"the target {column.name!r} is true or false: 1 stands for true")
     notes += _written_notes(column, values)
