@@ -225,7 +225,7 @@ def test_dates_are_days_in_new_tables_too(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no date such as 2024-01-31 \(but '01/02/2024'\)"):
         transform.read(pd.DataFrame({"a": ["01/02/2024"], "b": [1]}))
     _, notes = transform.read(pd.DataFrame({"a": ["2024-01-31", None], "b": [1, 1]}))
-    assert "the column 'a' lacks a date in 1 row: 2024-01-09 stands there" in notes[0]
+    assert "the column 'a' lacks a date in 1 row: training's median, 2024-01-09, is taken" in notes[0]
 
 
 def test_dates_with_slashes_are_read_in_new_tables_as_training_s_were(tmp_path: Path) -> None:

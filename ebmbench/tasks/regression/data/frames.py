@@ -155,7 +155,7 @@ class TableColumns:
             if missing:
                 notes.append(
                     f"the column {column.name!r} lacks a {column.wanted} in {counted(missing, 'row')}: "
-                    f"{column.as_text(column.fill)} stands there"
+                    f"training's median, {column.as_text(column.fill)}, is taken"
                 )
             notes += column.far_notes(numbers)
             table = table.assign(**{column.name: numbers})
