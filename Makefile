@@ -16,13 +16,15 @@ $(INSTALLED): pyproject.toml
 run: install
 	$(PYTHON) -m ebmbench task=1d method=nce+
 
-# The fast tests, on all cores; each process computes on one. `make test-all`: the long ones too, which are SLURM, a browser,
-# long trainings and the short soak.
+# The fast tests, on all cores; each process computes on one.
 TESTS = not slow
 PROCESSES = auto
-test-all: TESTS =
-test test-all: install
+test: install
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(PROCESSES) --dist loadfile -m "$(TESTS)"
+
+# Everything, the long ones too: SLURM, a browser, long trainings, the short soak.
+test-all:
+	$(MAKE) test TESTS=
 
 lint: install
 	$(PYTHON) -m ruff check .
