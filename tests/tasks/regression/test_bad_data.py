@@ -256,7 +256,8 @@ def test_new_numbers_far_outside_those_of_training_are_named(tmp_path: Path) -> 
     assert notes == []
     _, notes = transform.read(pd.DataFrame({"a": ["2024-01-31", "2026-02-20", "2025-01-01"], "b": [1, -7, None]}))
     first, _, second = notes
-    assert "'a' is far outside of training's 2024-01-01 to 2024-01-26 in 2 rows (such as 2026-02-20 in row 1," in first
+    assert "'a' is far outside of training's 2024-01-01 to 2024-01-26 in 2 rows (such as 2026-02-20 in row 1, " in first
+    assert "in row 1, counting from 0): no training row says what holds there" in first
     assert "'b' is far outside of training's 0 to 6 in 1 row (such as -7 in row 1, counting from 0)" in second
 
 
