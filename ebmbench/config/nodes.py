@@ -6,9 +6,10 @@ Each value is `${setting:KEY}`: what the tables of settings say for the task, da
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, reduce
 from pathlib import Path
 from typing import Any, cast
 
@@ -108,21 +109,21 @@ def dataset_of(task: Mapping[str, Any]) -> str:
 def resolved(cfg: DictConfig) -> dict[str, Any]:
     """Returns `OmegaConf.to_container(cfg, resolve=True)`, but does not parse each `${setting:…}` anew."""
 
-    def value(holder: Any, key: Any, plain: Any) -> Any:
+    def value(plain: Any, *place: Any) -> Any:
         if isinstance(plain, dict):
-            return {name: value(holder[key], name, inner) for name, inner in plain.items()}
+            return {name: value(inner, *place, name) for name, inner in plain.items()}
         if isinstance(plain, list):
-            return [value(holder[key], place, inner) for place, inner in enumerate(plain)]
+            return [value(inner, *place, number) for number, inner in enumerate(plain)]
         if not isinstance(plain, str) or "${" not in plain:
             return plain
         if own := _SETTING.fullmatch(plain):
             return _setting(own[1], cfg, task)
-        found = holder[key]
+        found = reduce(operator.getitem, place, cfg)
         return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
 
     try:
         task = _unresolved(cfg.task)
-        return {str(key): value(cfg, key, plain) for key, plain in _unresolved(cfg).items()}
+        return {str(key): value(plain, key) for key, plain in _unresolved(cfg).items()}
     except (AttributeError, TypeError, ValueError):  # OmegaConf says what is wrong
         return cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
 

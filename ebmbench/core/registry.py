@@ -23,7 +23,8 @@ OWN = ("ebmbench.methods", "ebmbench.proposals", "ebmbench.tasks")
 NAME = r"[\w][\w.+-]*"
 """What users can type as `method=NAME`."""
 
-_found: dict[str, dict[str, type[Component]]] = {}
+_found: dict[str, Mapping[str, type[Component]]] = {}
+"""By group, then by name, in the order in which they are shown. A group is replaced, never changed."""
 _C = TypeVar("_C", bound=type[Component])
 
 
@@ -44,13 +45,14 @@ def register(cls: _C) -> _C:
         raise UserError(
             f'{cls.__name__} has {said}: give it one, such as {cls.chosen_by} = "my-{cls.__name__.lower()}"'
         )
-    group = _found.setdefault(cls.group, {})
+    group = _found.get(cls.group, {})
     other = group.get(name)
     if other is not None and _file(other) == _file(cls) and other.__module__ != cls.__module__:
         other = None  # the file was edited
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise UserError(f"{cls.group}={name} of {_file(cls)} is taken by {_file(other)}; choose another name")
-    group[name] = cls
+    components: list[type[Component]] = [*(other for key, other in group.items() if key != name), cls]
+    _found[cls.group] = {known.registered(): known for known in sorted(components, key=_place)}
     return cls
 
 
@@ -72,7 +74,7 @@ def load() -> None:
 def groups() -> Mapping[str, Mapping[str, type[Component]]]:
     """Returns the components by group and name, in the order in which they are shown."""
     load()
-    return {group: known(group) for group in _found}
+    return dict(_found)
 
 
 def _place(cls: type[Component]) -> tuple[int, str]:
@@ -83,7 +85,7 @@ def _place(cls: type[Component]) -> tuple[int, str]:
 def known(group: str) -> Mapping[str, type[Component]]:
     """Returns the components of a group by name, in the order in which they are shown."""
     load()
-    return dict(sorted(_found.get(group, {}).items(), key=lambda item: _place(item[1])))
+    return _found.get(group, {})
 
 
 def get(group: str, name: object) -> type[Component]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from ebmbench.core.errors import UserError
 from ebmbench.report.planned import read_plan
 from ebmbench.sweep.plan import make_plan, write_plan
+from tests.processes import Command
 
 SOURCE = '''
 import torch
@@ -94,9 +93,9 @@ def test_a_plug_in_trains_and_stands_beside_the_others(tmp_path: Path) -> None:
     place(tmp_path, "mine")
 
     def ebmbench(*words: str) -> str:
-        done = subprocess.run([sys.executable, "-m", "ebmbench", *words], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        command = Command([*words], tmp_path / f"{words[0]} {words[1]}.log", folder=tmp_path)
+        assert command.wait() == 0, command.output
+        return command.output
 
     ebmbench("sweep", "submit", "own", "device=cpu")
     (tmp_path / "my_method.py").unlink()  # what was submitted has its copy
