@@ -1,7 +1,6 @@
 """The base detector: trained once under its key, loaded safely, and equal to torchvision's own detections."""
 
 import json
-import multiprocessing
 import os
 import signal
 from pathlib import Path
@@ -21,6 +20,7 @@ from ebmbench.tasks.detection import architectures, base, base_training
 from ebmbench.tasks.detection.config import ShapesData
 from ebmbench.tasks.detection.data import Example, ShapesDataset, flip_boxes, open_split
 from ebmbench.tasks.detection.task import DetectionTask
+from tests.processes import CONTEXT
 
 
 def task_config(data: dict[str, Any] | None = None, base_settings: dict[str, Any] | None = None) -> DetectionTask:
@@ -53,8 +53,7 @@ def _train(folder: str) -> None:
 
 
 def test_two_processes_train_one_detector_and_the_next_finds_it(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    processes = [context.Process(target=_train, args=(str(tmp_path),)) for _ in range(2)]
+    processes = [CONTEXT.Process(target=_train, args=(str(tmp_path),)) for _ in range(2)]
     for process in processes:
         process.start()
     for process in processes:

@@ -3,7 +3,6 @@
 import atexit
 import csv
 import json
-import multiprocessing
 import os
 import re
 import subprocess
@@ -36,7 +35,7 @@ from ebmbench.tasks.detection.data import open_split
 from ebmbench.tasks.detection.evaluation import paired_bootstrap
 from ebmbench.tasks.detection.learner import DetectionLearner
 from ebmbench.tasks.detection.read_ahead import ReadAhead
-from tests.processes import TINY, tiny
+from tests.processes import CONTEXT, TINY, tiny
 from tests.waits import watched
 
 SHARED = Path(os.environ.get("EBMBENCH_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -315,9 +314,8 @@ def join(processes: Sequence[Any]) -> None:
 
 
 def test_the_others_are_let_go_where_nothing_was_left_to_train(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
     port = 28_000 + os.getpid() % 1000
-    join([context.Process(target=_lead_nothing, args=(rank, port, str(tmp_path))) for rank in (0, 1)])
+    join([CONTEXT.Process(target=_lead_nothing, args=(rank, port, str(tmp_path))) for rank in (0, 1)])
 
 
 def test_two_processes_have_the_loss_and_the_scores_of_one(
@@ -331,10 +329,9 @@ def test_two_processes_have_the_loss_and_the_scores_of_one(
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
     (row,) = problem.evaluate(tmp_path / "one", [False])
-    context = multiprocessing.get_context("spawn")
     port = 29_000 + os.getpid() % 1000
     processes = [
-        context.Process(target=_follow, args=(rank, port, str(results), str(tmp_path / "two" / "got.pt")))
+        CONTEXT.Process(target=_follow, args=(rank, port, str(results), str(tmp_path / "two" / "got.pt")))
         for rank in (0, 1)
     ]
     join(processes)
@@ -372,11 +369,10 @@ def _base_gradient(rank: int, world: int, port: int, root: str, where: str) -> N
 def test_two_processes_have_the_gradient_of_the_base_detector_of_one(tmp_path: Path) -> None:
     """Five images of different sizes: one process takes three of them, and pads them to what the other has."""
     write_dataset(tmp_path / "data", 6)
-    context = multiprocessing.get_context("spawn")
     port = 27_000 + os.getpid() % 1000
     _base_gradient(0, 1, port, str(tmp_path / "data"), str(tmp_path / "one.pt"))
     about = 2, port, str(tmp_path / "data"), str(tmp_path / "two.pt")
-    join([context.Process(target=_base_gradient, args=(rank, *about)) for rank in (0, 1)])
+    join([CONTEXT.Process(target=_base_gradient, args=(rank, *about)) for rank in (0, 1)])
     one, two = (torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ("one", "two"))
     torch.testing.assert_close(two[0].double(), one[0].double(), rtol=1e-6, atol=0)
     assert torch.equal(one[3], two[3]) and one[1].keys() == two[1].keys()
@@ -401,9 +397,8 @@ def _train_base(rank: int, port: int, root: str, results: str) -> None:
 def test_two_processes_train_a_base_detector_and_then_the_head(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data", 6)
     port = 26_000 + os.getpid() % 1000
-    context = multiprocessing.get_context("spawn")
     about = port, str(tmp_path / "data"), str(tmp_path / "two")
-    join([context.Process(target=_train_base, args=(rank, *about)) for rank in (0, 1)])
+    join([CONTEXT.Process(target=_train_base, args=(rank, *about)) for rank in (0, 1)])
     (path,) = (tmp_path / "two" / "base").glob("*/model.pt")
     state = torch.load(path, weights_only=True)
     assert all(value.isfinite().all() for value in state.values())
