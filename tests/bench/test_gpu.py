@@ -62,7 +62,7 @@ def _runs(pid: int) -> bool:
 
 
 def test_every_method_is_tried_on_a_device(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    own = [name for name, made in registry.known("method").items() if made.__module__.startswith("ebmbench.")]
+    own = list(registry.known("method"))
     assert gpu.smoke("cpu", ["1d"], own) == 0
     text = capsys.readouterr().out
     assert all(f"{name} " in text for name in own) and "failed" not in text
