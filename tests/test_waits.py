@@ -1,6 +1,6 @@
 """What a person waits for: answers about settings, states and results that exist load neither PyTorch nor pandas.
 
-What they take in seconds is measured by `python -m ebmbench.bench waits`; here is why it is little.
+What they take in seconds is measured by `python -m benchmarks waits`; here is why it is little.
 """
 
 from __future__ import annotations

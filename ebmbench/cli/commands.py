@@ -44,7 +44,6 @@ class Command:
         completes: what its words are, for tab completion: `settings`, `sweeps`, `groups`, `files`, or the words
             themselves, separated by spaces.
         detail: further help.
-        passes_on: whether its words go as they are to a program of its own.
     """
 
     path: tuple[str, ...]
@@ -54,7 +53,6 @@ class Command:
     completes: str = "files"
     options: tuple[Option, ...] = ()
     detail: str = ""
-    passes_on: bool = False
 
     @property
     def name(self) -> str:
@@ -64,7 +62,7 @@ class Command:
     @property
     def all_options(self) -> tuple[Option, ...]:
         """Its options, and those that all commands have."""
-        return () if self.passes_on else (*self.options, CONFIG_DIR)
+        return (*self.options, CONFIG_DIR)
 
 
 CONFIG_DIR = Option(
@@ -309,14 +307,6 @@ bit where the machine, threads and code path are those of the run; otherwise met
         detail=f"""\
 The runs then say which commit trained them and which one scored them. What this very commit has scored is left as it
 is, so that the command goes on where it was stopped. {_RESULTS_DIR}""",
-    ),
-    Command(
-        ("bench",),
-        "[NAME] [options]",
-        "how fast, how exact (NAME: one_d, waits, pooling, head, sweep, gpu, coverage or gradients)",
-        "ebmbench.cli.tools:bench",
-        "one_d waits pooling head sweep gpu coverage gradients",
-        passes_on=True,
     ),
     Command(
         ("completion",),

@@ -1,4 +1,4 @@
-"""Commands that hand over to another part: check, predict, fsck, verify, rescore, bench."""
+"""Commands that hand over to another part: check, predict, fsck, verify, rescore."""
 
 from __future__ import annotations
 
@@ -96,10 +96,3 @@ def _level(text: str | None) -> float:
     if not 0 < level < 1:
         raise UserError(f"--level={text} is not allowed: give a probability between 0 and 1, such as 0.9")
     return level
-
-
-def bench(arguments: Arguments) -> int:
-    """Measures the speed, or what a benchmark of the harness itself asks."""
-    from ebmbench.bench.__main__ import main
-
-    return main(arguments.names)

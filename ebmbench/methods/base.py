@@ -92,8 +92,8 @@ class Method(Component):
     def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
         """Returns the loss of each example in the limit of many samples, by quadrature, for D = 1: `[...]`.
 
-        A constant may be missing: `ebmbench bench gradients` compares the method's gradient with this one's. None for a
-        method that has no such limit, or does not say it.
+        A constant may be missing: `python -m benchmarks gradients` compares the method's gradient with this one's. None
+        for a method that has no such limit, or does not say it.
         """
         return None
 

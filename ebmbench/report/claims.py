@@ -376,7 +376,7 @@ def speed_text(results_dir: Path) -> str:
         each = ", ".join(f"`{row.method}` {row.ratio:.1f}" for row in part.itertuples())
         cores = "one core" if threads == 1 else f"{threads} cores"
         lines.append(f"- On {cores}, 20 seeds at the published settings, times the textbook way: {each}.")
-    lines += ["", "([results/bench/one_d.md](../results/bench/one_d.md); `python -m ebmbench.bench`)", ""]
+    lines += ["", "([results/bench/one_d.md](../results/bench/one_d.md); `python -m benchmarks`)", ""]
     return "\n".join(lines)
 
 

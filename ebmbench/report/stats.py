@@ -1,6 +1,6 @@
 """Statistics over seeds: how sure a mean is, whether two methods differ, and what rules of selection do to a ranking.
 
-The procedures were chosen by a simulation, `python -m ebmbench.bench coverage`; its table is results/bench/coverage.md.
+The procedures were chosen by a simulation, `python -m benchmarks coverage`; its table is results/bench/coverage.md.
 
 All randomness is numpy's legacy `RandomState`, whose stream never changes. So a committed table can be made again with
 any version of numpy.

@@ -1,7 +1,7 @@
 """Everything that needs a GPU, in about half an hour: tests, speed, the whole 1D table, detection, a table.
 
-    python -m ebmbench.bench gpu                         (`make gpu`)
-    python -m ebmbench.bench gpu --parts tests steps     some of it, where a machine is lent for minutes
+    python -m benchmarks gpu                         (`make gpu`)
+    python -m benchmarks gpu --parts tests steps     some of it, where a machine is lent for minutes
 
 The parts run one after the other: side by side they would wait for their turns on the GPU, each many times as long.
 Writes gpu.md, and one_d_cuda.* of the benchmark, that of the peers in peers/. Without a GPU it says so, lists what it
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import torch
 
-from ebmbench.bench.machine import machine, now
+from benchmarks.machine import machine, now
 from ebmbench.config.compose import compose
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
@@ -59,17 +59,17 @@ PARTS = (
     Part(
         "steps",
         "steps against the textbook way",
-        "-m ebmbench.bench --device cuda --seeds 1 20 80 --seconds 0.5 --no-curves --out {out}",
+        "-m benchmarks --device cuda --seeds 1 20 80 --seconds 0.5 --no-curves --out {out}",
         240,
     ),
     Part(
         "compile",
         "steps against torch.compile",
-        "-m ebmbench.bench --device cuda --methods nce+ dsm --seeds 20 --seconds 0.5 --no-curves --peers compile "
+        "-m benchmarks --device cuda --methods nce+ dsm --seeds 20 --seconds 0.5 --no-curves --peers compile "
         "--out {out}/peers",
         200,
     ),
-    Part("smoke", "every task and method trains", "-m ebmbench.bench gpu --smoke --out {out}", 500),
+    Part("smoke", "every task and method trains", "-m benchmarks gpu --smoke --out {out}", 500),
     Part(
         "table",
         "a table of people's own",
@@ -111,7 +111,7 @@ class Ran:
 def main(argv: Sequence[str]) -> int:
     """Runs all parts and writes gpu.md; returns 1 if one failed, or there is no GPU."""
     names = [part.name for part in PARTS]
-    parser = argparse.ArgumentParser(prog="python -m ebmbench.bench gpu", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks gpu", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for gpu.md and one_d_cuda.*")
     parser.add_argument("--parts", nargs="+", default=names, choices=names, help="only these")
     parser.add_argument("--results", type=Path, help="folder for the runs (default: one that is deleted)")
@@ -164,7 +164,7 @@ def report(ran: Sequence[Ran], where: str, measured_at: str | None) -> str:
     lines = [
         "# On a GPU",
         "",
-        "    python -m ebmbench.bench gpu" + ("" if len(ran) == len(PARTS) else f" --parts {' '.join(names)}"),
+        "    python -m benchmarks gpu" + ("" if len(ran) == len(PARTS) else f" --parts {' '.join(names)}"),
         "",
         f"{where}; torch {torch.__version__}; commit {measured_at}; {now()}.",
         "",

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebmbench.bench import gpu
-from ebmbench.bench.__main__ import main
+from benchmarks import gpu
+from benchmarks.__main__ import main
 from ebmbench.cli.parser import parse
 from ebmbench.config.compose import compose
 from ebmbench.core import registry

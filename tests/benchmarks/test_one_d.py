@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from ebmbench.bench import one_d, peers
-from ebmbench.bench.__main__ import main
-from ebmbench.bench.textbook import Network, Textbook
+from benchmarks import one_d, peers
+from benchmarks.__main__ import main
+from benchmarks.textbook import Network, Textbook
 from ebmbench.config.compose import compose
 from ebmbench.methods.contrastive import NCE
 from ebmbench.proposals.mixture import GaussianMixture
@@ -100,7 +100,7 @@ def test_files(tmp_path: Path) -> None:
     table = list(csv.DictReader((tmp_path / "one_d.csv").open()))
     assert len(table) == len(rows) and float(table[0]["ratio"]) == 10
     text = (tmp_path / "one_d.md").read_text()
-    assert "python -m ebmbench.bench --seconds 1" in text and "| nce+ |" in text and "commit 0123456789ab" in text
+    assert "python -m benchmarks --seconds 1" in text and "| nce+ |" in text and "commit 0123456789ab" in text
     assert (tmp_path / "one_d.png").stat().st_size > 10_000
 
 
@@ -113,7 +113,7 @@ def test_an_unknown_benchmark_is_refused(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_short_measurement(tmp_path: Path) -> None:
     options = ["--methods", "nce+", "sm", "--seeds", "2", "--threads", "2", "--seconds", "0", "--no-curves"]
     options += ["--out", str(tmp_path)]
-    subprocess.run([sys.executable, "-m", "ebmbench.bench", *options], check=True)
+    subprocess.run([sys.executable, "-m", "benchmarks", *options], check=True)
     rows = list(csv.DictReader((tmp_path / "one_d.csv").open()))
     assert {r["method"] for r in rows} == {"nce+", "sm"}
     assert all(float(r["ms"]) > 0 and float(r["baseline_ms"]) > 0 and float(r["memory_mb"]) >= 0 for r in rows)

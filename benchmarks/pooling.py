@@ -1,4 +1,4 @@
-"""Precise RoI Pooling against torchvision's roi_align, measured in the same run: `python -m ebmbench.bench pooling`.
+"""Precise RoI Pooling against torchvision's roi_align, measured in the same run: `python -m benchmarks pooling`.
 
 roi_align (sampling ratio 2) gives no gradient for boxes, so its forward and backward goes to the features. Here it goes
 to the boxes. Every figure is the best of a few runs, the two in turn, so that other work on the machine falls on both;
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
-from ebmbench.bench.machine import wait
+from benchmarks.machine import wait
 from ebmbench.display.table import csv_text
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.pooling import Pyramid, pool_boxes
@@ -149,7 +149,7 @@ def alternate(
 
 def main(argv: list[str]) -> int:
     """Prints the table and writes it as CSV."""
-    parser = argparse.ArgumentParser(prog="python -m ebmbench.bench pooling", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks pooling", description=__doc__)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each, of which the best counts")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")

@@ -1,9 +1,9 @@
 """Speed of 1D training, for every method, against the textbook way and against the machine's limit.
 
-    python -m ebmbench.bench                      all methods, S = 1, 20, 80, on the CPU
-    python -m ebmbench.bench --device cuda        the same on a GPU
-    python -m ebmbench.bench --methods nce+ --seeds 20 --seconds 1 --no-curves
-    python -m ebmbench.bench --methods nce+ dsm --seeds 1 20 80 --threads 1 --no-curves --peers jax compile
+    python -m benchmarks                      all methods, S = 1, 20, 80, on the CPU
+    python -m benchmarks --device cuda        the same on a GPU
+    python -m benchmarks --methods nce+ --seeds 20 --seconds 1 --no-curves
+    python -m benchmarks --methods nce+ dsm --seeds 1 20 80 --threads 1 --no-curves --peers jax compile
 
 For a method, steps of the baseline (`textbook.py`), of this project at each number of seeds, of its peers (`peers.py`)
 and a burst of the machine's peak take turns in one process, and their medians are compared: what else the machine does
@@ -36,9 +36,9 @@ import torch
 import yaml
 from matplotlib.axes import Axes
 
-from ebmbench.bench import peers
-from ebmbench.bench.machine import machine, now, wait
-from ebmbench.bench.textbook import Textbook
+from benchmarks import peers
+from benchmarks.machine import machine, now, wait
+from benchmarks.textbook import Textbook
 from ebmbench.config.compose import compose
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, first_line
@@ -174,7 +174,7 @@ def _run(arguments: argparse.Namespace, argv: list[str]) -> int:
 
 
 def _arguments(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m ebmbench.bench one_d", description=__doc__.split("\n\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks one_d", description=__doc__.split("\n\n")[0])
     parser.add_argument("--methods", nargs="+", default=paper_methods(), choices=list(registry.known("method")))
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 20, 80], help="models trained together")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:1")
@@ -514,7 +514,7 @@ def markdown(
     lines = [
         "# Speed of 1D training",
         "",
-        f"    {shlex.join(['python', '-m', 'ebmbench.bench', *argv])}",
+        f"    {shlex.join(['python', '-m', 'benchmarks', *argv])}",
         "",
         f"{_machine(arguments.device)}; {arguments.threads} CPU threads; torch {torch.__version__}; "
         f"commit {measured_at}; {now()}; load average {os.getloadavg()[1]:.1f} "
@@ -561,7 +561,7 @@ def _peer_lines(rows: list[Row]) -> list[str]:
         "## Peers",
         "",
         "The same step of S models by JAX (`jit` and `vmap`) and by `torch.compile` and `torch.func.vmap`, in the same",
-        "rounds (ebmbench/bench/peers.py). Losses and gradients were held to ours to 1e-5 before. *Compiles* is the",
+        "rounds (benchmarks/peers.py). Losses and gradients were held to ours to 1e-5 before. *Compiles* is the",
         f"first step; *a run* is it and the {PAPER_STEPS} steps of a published run of S models, without evaluation.",
         "",
         "| method | S | who | ms | times ours | of peak | compiles, s | a run, s |",

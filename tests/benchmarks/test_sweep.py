@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ebmbench.bench import made_runs, sweep
+from benchmarks import made_runs, sweep
 from ebmbench.report.planned import read_plan
 from ebmbench.sweep.status import counts, job_states
 

@@ -43,7 +43,7 @@ def library(name: str) -> Library:
     try:
         import jax
     except ImportError:
-        raise UserError("--peers jax needs the package jax: pip install 'ebmbench[bench]'") from None
+        raise UserError("--peers jax needs the package jax: pip install jax") from None
     return Library(jax.numpy, jax.nn.logsumexp, jax.grad)
 
 

@@ -1,4 +1,4 @@
-"""The fused energy head against PyTorch operations: `python -m ebmbench.bench head`.
+"""The fused energy head against PyTorch operations: `python -m benchmarks head`.
 
 A training step of `task=regression` with the default network, both ways in turn, so that other work on the machine
 falls on both. On one thread it is the processor's time, the best of a few runs.
@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from ebmbench.bench.pooling import alternate
+from benchmarks.pooling import alternate
 from ebmbench.config.compose import compose
 from ebmbench.display.table import csv_text
 from ebmbench.engine.train import Training
@@ -51,7 +51,7 @@ def measure(method: str, dim: int, seeds: int, steps: int, repeats: int) -> dict
 
 def main(argv: list[str]) -> int:
     """Prints the table and writes it as CSV."""
-    parser = argparse.ArgumentParser(prog="python -m ebmbench.bench head", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m benchmarks head", description=__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 5])
     parser.add_argument("--steps", type=int, default=20, help="training steps of a run")
     parser.add_argument("--repeats", type=int, default=5, help="runs of each, of which the best counts")

@@ -1,7 +1,7 @@
 """How long a person waits for a command: each in a process of its own, from the start to the end of the process.
 
-    python -m ebmbench.bench waits [--repeats 7]             short commands
-    python -m ebmbench.bench waits --runs [--repeats 1]      whole runs at the published settings: some three minutes
+    python -m benchmarks waits [--repeats 7]             short commands
+    python -m benchmarks waits --runs [--repeats 1]      whole runs at the published settings: some three minutes
 
 The commands are those that a user types. They take turns, so that what else the machine does falls on all alike.
 """
@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ebmbench.bench import made_runs
-from ebmbench.bench.machine import conditions
+from benchmarks import made_runs
+from benchmarks.machine import conditions
 from ebmbench.engine.runs import commit
 
 TIMER = """
@@ -97,7 +97,7 @@ RUNS = (
 
 def main(argv: Sequence[str]) -> int:
     """Measures the waits and writes them; returns 1 if one takes more of the processor than it may."""
-    parser = argparse.ArgumentParser(prog="python -m ebmbench.bench waits", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks waits", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", action="store_true", help="whole runs at the published settings, some three minutes")
     parser.add_argument("--repeats", type=int, help="of each command; 7, and 1 of whole runs")
     parser.add_argument("--out", type=Path, default=Path("results/bench"), help="folder for waits.{csv,md}, runs.*")
@@ -136,7 +136,7 @@ def write(times: Mapping[Wait, Sequence[Took]], out: Path, measured_at: str | No
     lines = [
         f"# {title}",
         "",
-        f"    python -m ebmbench.bench waits {'--runs ' * whole}--repeats {repeats}",
+        f"    python -m benchmarks waits {'--runs ' * whole}--repeats {repeats}",
         "",
         conditions(measured_at),
         "",

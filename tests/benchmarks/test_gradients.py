@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ebmbench.bench import gradients, gradients_report
+from benchmarks import gradients, gradients_report
 from ebmbench.config.compose import compose
 from ebmbench.core import registry
 from ebmbench.core.energy import AutogradEnergy, Energy

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from scipy import stats as oracle
 
-from ebmbench.bench import coverage
-from ebmbench.bench.__main__ import main
+from benchmarks import coverage
+from benchmarks.__main__ import main
 from ebmbench.core.errors import UserError
 from ebmbench.report import stats
 

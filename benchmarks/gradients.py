@@ -1,7 +1,7 @@
 """The gradient laboratory: how far each method's gradient is from the likelihood's, in 1D, and why.
 
-    python -m ebmbench bench gradients             writes results/bench/gradients-1d-{1,2}.{csv,md,png}
-    python -m ebmbench bench gradients --run DIR   the same for the energies of a trained run
+    python -m benchmarks gradients             writes results/bench/gradients-1d-{1,2}.{csv,md,png}
+    python -m benchmarks gradients --run DIR   the same for the energies of a trained run
 
 The energy is held fixed. Each method draws mini-batches and samples as in training, and its gradient with respect to
 the parameters stands beside the exact one of the same mini-batch, with log Z by quadrature on [-3, 3]. The exact
@@ -27,7 +27,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ebmbench.bench import gradients_report
+from benchmarks import gradients_report
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core import registry
@@ -42,7 +42,7 @@ from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.one_d_learner import OneDLearner
 
-COMMAND = "python -m ebmbench bench gradients"
+COMMAND = "python -m benchmarks gradients"
 SAMPLES = (1, 4, 16, 64, 256, 1024)
 GRADIENTS = 600
 EPOCHS = 10

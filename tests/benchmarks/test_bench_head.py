@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from ebmbench.bench import head
+from benchmarks import head
 from ebmbench.native.build import unavailable
 
 

@@ -1,4 +1,4 @@
-"""`python -m ebmbench.bench [one_d|waits|pooling|head|sweep|gpu|coverage|gradients] [options]`; one_d by default."""
+"""`python -m benchmarks [one_d|waits|pooling|head|sweep|gpu|coverage|gradients] [options]`; one_d by default."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main(argv: list[str]) -> int:
         return 2
     sleep_while_waiting()  # as a run does
     keep_freed_memory()
-    return int(importlib.import_module(f"ebmbench.bench.{name}").main(argv[1:] if argv[:1] == [name] else argv) or 0)
+    return int(importlib.import_module(f"benchmarks.{name}").main(argv[1:] if argv[:1] == [name] else argv) or 0)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import csv
 
 import torch
 
-from ebmbench.bench import pooling
+from benchmarks import pooling
 
 
 def test_table(tmp_path, monkeypatch, capsys) -> None:

@@ -1,6 +1,6 @@
 """How long the commands on a sweep take, and how much memory, as its runs grow: on made run directories.
 
-    python -m ebmbench.bench sweep [--runs 1000 10000 100000] [--folder DIR]
+    python -m benchmarks sweep [--runs 1000 10000 100000] [--folder DIR]
 
 The runs are made up, their directories are of the real layout; the commands are the ones that a user types, each in a
 process of its own, so that what is measured is what is waited for.
@@ -19,9 +19,9 @@ from typing import Any
 
 import pandas as pd
 
-from ebmbench.bench import made_runs
-from ebmbench.bench.machine import conditions
-from ebmbench.bench.waits import run
+from benchmarks import made_runs
+from benchmarks.machine import conditions
+from benchmarks.waits import run
 from ebmbench.display.table import csv_text
 from ebmbench.engine.runs import commit
 from ebmbench.system.files import write_atomically
@@ -33,7 +33,7 @@ MANY = 1_000_000
 
 def main(argv: Sequence[str]) -> int:
     """Makes the runs, measures the commands, and writes sweep.csv and sweep.md; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m ebmbench.bench sweep", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks sweep", description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, nargs="+", default=[1000, 10_000], help="numbers of runs")
     parser.add_argument("--seeds", type=int, default=1, help="of each run")
     parser.add_argument("--commands", nargs="+", default=list(COMMANDS), choices=COMMANDS)
@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> int:
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = pd.DataFrame(rows).assign(seeds=arguments.seeds, cores=os.cpu_count(), commit=measured_at)
     write_atomically(arguments.out / "sweep.csv", csv_text(table, digits=None).encode())
-    text = report(rows, measured_at, shlex.join(["python", "-m", "ebmbench.bench", "sweep", *argv]))
+    text = report(rows, measured_at, shlex.join(["python", "-m", "benchmarks", "sweep", *argv]))
     (arguments.out / "sweep.md").write_text(text)
     print(text)
     return 0

@@ -1,6 +1,6 @@
 """Whether intervals and tests over few seeds hold their level: a simulation, from which `ebmbench.stats` was chosen.
 
-    python -m ebmbench.bench coverage              writes results/bench/coverage.csv and coverage.md
+    python -m benchmarks coverage              writes results/bench/coverage.csv and coverage.md
 
 It draws n = 3, 5, 10 and 20 seeds from laws whose mean is known: normal, log-normal (σ = 1), and the D_KL of the seeds
 in results/paper_1d/runs.csv, resampled around their mean. Then it counts how often a nominal 95 % interval covers, how
@@ -36,7 +36,7 @@ REPLICATES = 8_000
 """Simulated experiments of a law; for the real residuals, of all their laws together, and at least 1000 of each."""
 COUNT = 999
 """Bootstrap samples and sign flips; tables use 9999, which is the same but for the Monte Carlo error of p."""
-COMMAND = "python -m ebmbench.bench coverage"
+COMMAND = "python -m benchmarks coverage"
 RUNS = Path("results/paper_1d/runs.csv")
 FOLDER = Path("results/bench")
 NORMAL, SKEWED, REAL = "normal", "log-normal", "real seeds"
