@@ -207,7 +207,8 @@ def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
 def _component(cls: type[Component]) -> list[str]:
     lines = [f"{cls.group}={cls.registered()}", "", *inspect.cleandoc(cls.__doc__ or "").splitlines()]
     facts = [f"{key}: {value}" for key, value in _facts(cls)]
-    lines += [*([""] if facts else []), *facts, "", "settings", *_settings(cls, f"{cls.group.replace('/', '.')}.")]
+    facts.append(f"file: {inspect.getfile(cls)}")
+    lines += ["", *facts, "", "settings", *_settings(cls, f"{cls.group.replace('/', '.')}.")]
     if issubclass(cls, Task):
         lines += ["", "settings of training", *_settings(cls.Trainer, "trainer.")]
         lines += ["", "metrics", *_rows([(m.name, _metric(m.heading, m.better)) for m in cls.metrics])]

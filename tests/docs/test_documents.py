@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import ebmbench
 from ebmbench.cli.main import main
 from ebmbench.core import registry
 from tests.docs_runner import ROOT
@@ -27,6 +30,7 @@ def test_every_component_can_be_described(capsys: pytest.CaptureFixture[str]) ->
             assert main(["describe", group, name]) == 0
             said = capsys.readouterr().out
             assert said.startswith(f"{group}={name}\n")
+            assert f"\nfile: {inspect.getfile(cls)}\n" in said
             assert all(f".{field}" in said or field in said for field in cls.model_fields)
 
 
@@ -48,6 +52,24 @@ def test_no_file_cites_one_that_is_not_there() -> None:
     cited = {(name, path) for name, path in cited if path != "extend.md" and "NAME" not in name}
     assert len(cited) > 10
     assert {pair for pair in cited if not (ROOT / pair[0]).exists()} == set()
+
+
+def test_documents_import_public_names_alone() -> None:
+    """A module of ebmbench in an import of a Python block is private; what `import ebmbench` gives is public."""
+    blocks = [
+        block for path in DOCUMENTS for block in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.S | re.M)
+    ]
+    imports = [
+        node for block in blocks for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    modules = [node.module or "" for node in imports if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names]
+    assert "ebmbench" in modules
+    assert [name for name in modules if name.startswith("ebmbench.")] == []
+    names = {
+        a.name for node in imports if isinstance(node, ast.ImportFrom) and node.module == "ebmbench" for a in node.names
+    }
+    assert names <= set(ebmbench.__all__)
 
 
 def test_what_is_said_of_few_images_follows_from_the_runs() -> None:
