@@ -68,12 +68,16 @@ class FitLearner(RegressionLearner):
         self.scaling = Scaling.of(self.split.train.x, self.split.train.y)
         x, y = self.standardised(self.split.train.x, self.split.train.y, device)
         stack = task.network.stack(tuple(x.shape[1:]), y.shape[1], Place(seeds, device, backend=setup.backend))
-        super().__init__(stack, x, y, setup.method, setup.proposal, seeds, trainer.epochs, trainer.batch_size)
+        weight = self.split.train.weight
+        weight = None if weight is None else weight.to(device)
+        super().__init__(stack, x, y, setup.method, setup.proposal, seeds, trainer.epochs, trainer.batch_size, weight)
         self.trainer = trainer
         self.patience = trainer.patience
         if self.patience == type(trainer).model_fields["patience"].default:
             self.patience = min(self.patience, math.ceil(PATIENT_STEPS / self.steps_per_row))
         self.val = self.standardised(self.split.val.x, self.split.val.y, device)
+        given = self.split.val.weight
+        self.val_weight = (torch.ones(len(self.val[0])) if given is None else given).double().to(device)
         self.nodes = NodeDensity.of(y[:, 0], task.base).to(device) if y.shape[1] == 1 else None
         if not stack.normalised and self.nodes is not None:
             self.partition_nodes = task.base.nodes + conditional.NEAR_NODES
@@ -197,8 +201,9 @@ class FitLearner(RegressionLearner):
         x, y = self.val
         total = torch.zeros(len(self.seeds), dtype=torch.float64, device=self.device)
         for number, some in enumerate(torch.arange(len(x), device=self.device).split(self.val_rows)):
-            total -= self.conditionals.log_prob(x[some], y[some].double(), self._drawn(number, y[some])).sum(-1)
-        return total / len(x)
+            log_prob = self.conditionals.log_prob(x[some], y[some].double(), self._drawn(number, y[some]))
+            total -= (log_prob * self.val_weight[some]).sum(-1)
+        return total / self.val_weight.sum()
 
     def _drawn(self, number: int, y: Tensor) -> Proposed | None:
         """Returns the draws for log Z at some validation targets; those of the first chunks are kept."""

@@ -31,6 +31,7 @@ class RegressionLearner(Learner):
         stack: the models.
         x, y: training inputs `[N, ...]` and targets `[N, D]`, on the models' device.
         method, proposal: how they are trained.
+        weight: of each training point in the loss, `[N]`; None: all alike.
         seeds: of the models.
         epochs, batch_size: passes over the training points, and points of a mini-batch.
     """
@@ -47,9 +48,11 @@ class RegressionLearner(Learner):
         seeds: Sequence[int],
         epochs: int,
         batch_size: int,
+        weight: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.stack, self.x, self.y = stack, x, y
+        self.weight = None if weight is None else weight / weight.mean()
         self.method, self.proposal = method, proposal
         self.seeds, self.device, self.target_dim = tuple(seeds), x.device, y.shape[-1]
         self.streams = Streams(self.seeds, self.device)
@@ -111,7 +114,9 @@ class RegressionLearner(Learner):
         for name, values in now.remembered.items():
             self.state[f"memory.{name}"][self._rows, batch] = values
         count_examples(now, self.counts, self.method.counters)
-        return losses.mean(-1) if learned is None else losses.mean(-1) + learned.mean(-1)
+        weight = 1 if self.weight is None else self.weight[batch]
+        mean = (losses * weight).mean(-1)
+        return mean if learned is None else mean + (learned * weight).mean(-1)
 
 
 def seed_bytes(method: Method, batch_size: int, nodes: int, fused: bool) -> int:

@@ -77,12 +77,14 @@ class Arrays:
         y: `[N, D]`, in the target's own units; float64 where they are measured, float32 where they are made.
         latent: what the truth depends on, if that is not x: `[N, ...]`.
         rows: the place of each row in the source, if it has one: int64 `[N]`.
+        weight: how much each row counts in training and in early stopping, at least 0: float32 `[N]`; None: all alike.
     """
 
     x: Tensor
     y: Tensor
     latent: Tensor | None = None
     rows: np.ndarray | None = None
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.x)
