@@ -267,20 +267,21 @@ of the interval, and log_prob where the target is there too. Several seeds are m
     Command(
         ("tune",),
         "task=TASK method=A,B [key=value ...]",
-        "search the settings of each method with the same number of trials, on the validation split",
+        "search the settings of each method with the same trials, on the validation split",
         "ebmbench.cli.tune:main",
         "settings",
         (
-            Option("--trials", "trials of each method (default: 20)", "N"),
-            Option("--sampler", "random (the default) or tpe", "NAME", ("random", "tpe")),
-            Option("--seed", "of the search (default: 0)", "N"),
-            Option("--name", "its folder in <results_dir>/tune/ (default: task and dataset)", "NAME"),
+            Option("--trials", "trials of each method in a search (default: 8)", "N"),
+            Option("--repeats", "searches, each with trials and seeds of its own (default: 5)", "R"),
+            Option("--seed", "of the lists of trials (default: 0)", "N"),
+            Option("--name", "its results go to <results_dir>/tune-NAME/ (default: task and dataset)", "NAME"),
             _JOBS,
             _DRY_RUN,
         ),
         f"""\
-The classes say what is searched; what you set yourself is not. The same command goes on with an interrupted search, and
-asks for what jobs on SLURM have come to. It needs the extra [tune].
+The classes say what is searched; what you set yourself is not. All methods try the same learning rates. The same
+command goes on with an interrupted search, and collects what jobs on SLURM have finished. A sweep searches by
+`sweep.tune`.
 {_LAUNCHERS}""",
     ),
     Command(

@@ -42,6 +42,17 @@ class LoggerConfig(Section):
     tags: tuple[str, ...] = ()
 
 
+class TuneConfig(Section):
+    """How a sweep searches settings: by lists of trials that all methods share (see `sweep.trials`)."""
+
+    trials: int = Field(8, ge=1, le=10_000, description="trials of one search, the same number for each method")
+    repeats: int = Field(5, ge=1, le=1000, description="searches, each with trials and seeds of its own")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the lists of trials")
+    space: dict[str, Any] = Field(
+        {}, description="what is searched beside, or in place of, what the classes declare: choices, or {low, high}"
+    )
+
+
 class SweepConfig(Section):
     """What a file of sweeps/ says beside its grid: its name, and the tables and figures it ends in."""
 
@@ -55,6 +66,7 @@ class SweepConfig(Section):
     """Further grids: each changes keys of the first one (see `compose.expand`)."""
     tables: tuple[Any, ...] = ()
     figures: tuple[Any, ...] = ()
+    tune: TuneConfig | None = None
 
 
 class Launch(Section):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar
 
@@ -82,12 +82,21 @@ class Method(Component):
         """
         return {}
 
+    def blur(self, proposal: Proposal | None) -> Sequence[float] | None:
+        """Returns the standard deviations of the normal noise by which the density is smoothed that it finds.
+
+        It finds this density with plenty of data and samples. Each standard deviation is equally likely. Empty where it
+        finds the density of the data itself; None for a method that claims nothing.
+        """
+        return None
+
     def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
         """Returns the variance that the method finds with plenty of data, where the law is Gaussian with this variance.
 
         None for a method that claims nothing. `ebmbench check` holds a method to it.
         """
-        return None
+        stds = self.blur(proposal)
+        return None if stds is None else variance + sum(std**2 for std in stds) / max(1, len(stds))
 
     def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
         """Returns the loss of each example in the limit of many samples, by quadrature, for D = 1: `[...]`.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.errors import UserError
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method, exact_nll
@@ -30,6 +32,10 @@ class MLExact(Method):
     reference = "Fisher, On the mathematical foundations of theoretical statistics, Phil. Trans. A 1922"
     color, marker, order = "#661100", "8", 80
     needs_partition = True
+
+    @override
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return ()
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,8 +35,8 @@ class NCE(Sampling):
     color, marker, order = "#E69F00", "s", 20
 
     @override
-    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
-        return variance
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return ()
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
@@ -62,10 +63,8 @@ class NCEPlus(Sampling):
     beta: float = Field(0.025, gt=0, le=1e6, description="β, the scale of the noise on the target, βσ_k")
 
     @override
-    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
-        if not isinstance(proposal, GaussianMixture):
-            return None
-        return variance + self.beta**2 * sum(std**2 for std in proposal.stds) / len(proposal.stds)
+    def blur(self, proposal: Proposal | None) -> Sequence[float] | None:
+        return [self.beta * std for std in proposal.stds] if isinstance(proposal, GaussianMixture) else None
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:

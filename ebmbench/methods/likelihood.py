@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,8 +33,8 @@ class MLIS(Sampling):
     color, marker, order = "#0072B2", "^", 30
 
     @override
-    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
-        return variance
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return ()
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
@@ -65,8 +66,8 @@ class KLDIS(Sampling):
     sigma: float = Field(0.05, gt=0, le=1e6, description="σ of the Gaussian around the target, in units of y")
 
     @override
-    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
-        return variance + self.sigma**2
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return (self.sigma,)
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +32,8 @@ class SM(Method):
     y_derivatives = 2
 
     @override
-    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
-        return variance
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return ()
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
@@ -68,8 +69,8 @@ class DSM(Method):
     sigma: float = Field(0.1, gt=0, le=1e6, description="σ of the noise, in units of y")
 
     @override
-    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
-        return variance + self.sigma**2
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return (self.sigma,)
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:

@@ -30,8 +30,9 @@ from ebmbench.display.palette import method_of
 from ebmbench.display.table import plain
 from ebmbench.engine import runs as run_directories
 from ebmbench.engine.runs import FINISHED, Status, read_output, read_status
-from ebmbench.report import settings
+from ebmbench.report import search, settings
 from ebmbench.report.planned import SCHEMA, Job, Plan, error_path, is_name, read_plan, sweep_dir
+from ebmbench.report.search import REPEAT
 from ebmbench.system.locking import is_held
 from ebmbench.tasks.base import COST, Metric, Task
 
@@ -219,7 +220,7 @@ class Results:
 
     Attributes:
         frame: a row per run and seed, done or not: IDENTITY, `axes`, metrics.
-        axes: the columns of settings that vary.
+        columns: the columns of settings that vary; from `repeat` on they are those of a search (`sweep.tune`).
         runs: the runs; none where the table was read from runs.csv.
         sweep: the sweep's name, where the runs are one's.
         tables: the tables that the sweep asks for.
@@ -229,7 +230,7 @@ class Results:
 
     name: str
     frame: pd.DataFrame
-    axes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     runs: tuple[Run, ...] = ()
     sweep: str | None = None
     description: str = ""
@@ -237,14 +238,24 @@ class Results:
     command: str = ""
     pictures: Path | None = None
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The settings that vary, without those of a search."""
+        return self.columns[: self.columns.index(REPEAT)] if REPEAT in self.columns else self.columns
+
     @cached_property
-    def done(self) -> pd.DataFrame:
-        """The rows that are results, diverged seeds too; with a `label` (task and dataset) and the `variant`.
+    def trials(self) -> pd.DataFrame:
+        """The rows that are results, diverged seeds too, with a `label` (task and dataset).
 
         The `method` is a model's name where networks differ: `ml-exact, gaussian`.
         """
         done = _named(self.frame[self.frame["state"].isin(FINISHED)])
-        done = done.assign(label=done["task"].astype(str) + "-" + done["dataset"].astype(str)).reset_index(drop=True)
+        return done.assign(label=done["task"].astype(str) + "-" + done["dataset"].astype(str)).reset_index(drop=True)
+
+    @cached_property
+    def done(self) -> pd.DataFrame:
+        """The rows of `trials` with their `variant`; where settings are searched, what each search chose."""
+        done = self.trials if self.axes == self.columns else search.chosen(self.trials, self.tasks, self.axes)
         varied = _varied(done, self.axes)
         return done.assign(variant=[_variant(row, varied) for row in done.to_dict("records")])
 
@@ -255,7 +266,7 @@ class Results:
         Raises:
             UserError: a task is not known.
         """
-        pairs = self.done[["label", "task"]].drop_duplicates().sort_values("label")
+        pairs = self.trials[["label", "task"]].drop_duplicates().sort_values("label")
         return {str(label): task_of(str(task)) for label, task in pairs.itertuples(index=False)}
 
     @property

@@ -30,7 +30,7 @@ from ebmbench.display.rendering import (
     read_csv,
 )
 from ebmbench.display.table import plain
-from ebmbench.report import scores
+from ebmbench.report import scores, search
 from ebmbench.report import settings as reported
 from ebmbench.report.frame import Results, costs_of
 from ebmbench.tasks.base import Metric
@@ -478,6 +478,44 @@ def _draw_curves(table: pd.DataFrame, method: str, axes: Axes) -> None:
     axes.set_ylabel("loss")
 
 
+def best_of_trials(results: Results) -> Figure | None:
+    """The expected best of k trials, a line per method: a ranking holds for the budget that its methods had."""
+    if results.axes == results.columns or results.trials.empty:
+        return None
+    data = search.best_of(results.trials, results.tasks, results.axes)
+    keys = ["label", *search.kept(data)]
+    scales, panels = _Scales(), []
+    for label, part in data.groupby("label", sort=False):
+        scales.add(_unit(results, results.tasks[str(label)].metrics[0], str(label)), part, ["mean"], ["lower", "upper"])
+    for values, part in data.groupby(keys, sort=False, dropna=False):
+        metric = results.tasks[str(values[0])].metrics[0]
+        about = [f"{key} = {plain(value)}" for key, value in zip(keys[1:], values[1:], strict=True)]
+        draw = partial(_draw_best_of_trials, part, metric, scales[_unit(results, metric, str(values[0]))])
+        panels.append(Panel(", ".join([_title(metric, str(values[0])), *about]), draw))
+    return Figure(
+        "search",
+        "The best of k trials",
+        "The test score of the best of k trials, chosen by validation data, for every k: its mean over searches "
+        "(line), and where eight of ten single searches lie (band). All methods try the same learning rates.",
+        tuple(panels),
+        data,
+        legend=tuple(methods_of(data)),
+        short="Best of k",
+    )
+
+
+def _draw_best_of_trials(part: pd.DataFrame, metric: Metric, scale: Scale | None, axes: Axes) -> None:
+    for method in methods_of(part):
+        own, color = part[part["method"] == method], palette.color(method)
+        axes.fill_between(own["k"], own["lower"], own["upper"], color=color, alpha=0.1, lw=0)
+        axes.plot(own["k"], own["mean"], color=color, marker=palette.marker(method))
+    axes.set_xlabel("trials k")
+    axes.set_ylabel(metric.label)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    if scale:
+        scale.apply(axes, "y")
+
+
 COMMON: dict[str, Callable[[Results], Figure | Iterator[Figure] | None]] = {
     "settings": settings,
     "map": maps,
@@ -485,6 +523,7 @@ COMMON: dict[str, Callable[[Results], Figure | Iterator[Figure] | None]] = {
     "strip": strip,
     "pareto": pareto,
     "curves": curves,
+    "search": best_of_trials,
 }
 """The figures that every task's results have."""
 
@@ -512,7 +551,16 @@ def all_figures(results: Results, failures: list[str] | None = None) -> list[Fig
     special = [figure for task in dict.fromkeys(results.tasks.values()) for figure in task.sweep_figures]
     needs_runs = ["curves", *(figure.name for figure in special if figure.from_runs)]
     found, absent = [], []
-    for name in ("settings", "map", "ranking", "strip", *(figure.name for figure in special), "pareto", "curves"):
+    for name in (
+        "search",
+        "settings",
+        "map",
+        "ranking",
+        "strip",
+        *(figure.name for figure in special),
+        "pareto",
+        "curves",
+    ):
         try:
             made = named(results, name)
         except Exception as error:

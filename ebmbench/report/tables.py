@@ -31,7 +31,7 @@ from ebmbench.display.table import (
     one_line,
     plain,
 )
-from ebmbench.report import scores
+from ebmbench.report import scores, search
 from ebmbench.report.frame import Results, costs_of, metrics_of, task_of, varying
 from ebmbench.tasks.base import COST, Metric, Task
 
@@ -41,6 +41,8 @@ DOUBTFUL = "‡"
 """Marks a mean that holds seeds that are not trusted."""
 FEWER = "†"
 """Marks a mean over fewer than all seeds."""
+SEARCH = "search"
+"""The kind of table that is made from all trials of a search, and not from what it chose."""
 FEW_SEEDS = 5
 """Fewer tell little of the spread between seeds: with two it has one degree of freedom."""
 FEW_SEEDS_NOTE = "{} seeds say little of the spread between seeds: it widens the intervals, and leaves more undecided."
@@ -103,6 +105,9 @@ def build(results: Results) -> dict[str, str]:
 def asked(results: Results) -> Iterator[tuple[str, Table]]:
     """Yields the tables that a sweep asks for, each with its kind; none where no run is done."""
     for kind, options in map(parse_entry, results.tables):
+        if kind == SEARCH:
+            yield from ((kind, table) for table in search_tables(results))
+            continue
         for table in KINDS[kind](results.done, results.axes, options) if len(results.done) else ():
             yield kind, table
 
@@ -113,8 +118,8 @@ def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(named, dict) or len(named) != 1:
         raise UserError(f"sweep.tables has {entry!r}: give a kind of table, or one kind with its options")
     [(kind, options)] = named.items()
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"sweep.tables has {kind!r}: choose from {', '.join(KINDS)}")
+    if not isinstance(kind, str) or kind not in (*KINDS, SEARCH):
+        raise UserError(f"sweep.tables has {kind!r}: choose from {', '.join((*KINDS, SEARCH))}")
     if not isinstance(options, dict | None):
         raise UserError(
             f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: method.beta"
@@ -134,12 +139,19 @@ def margins_of(entries: Iterable[Any]) -> dict[str, float]:
     return {name: float(margin) for options in asked for name, margin in options.get("margins", {}).items()}
 
 
-def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[Task]) -> None:
-    """Raises UserError for a table that could not be made, before a sweep is run for it; `axes` are what it varies."""
+def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[Task], searches: bool = False) -> None:
+    """Raises UserError for a table that could not be made, before a sweep is run for it.
+
+    Args:
+        axes: what the sweep varies, a search apart.
+        searches: whether it searches settings (`sweep.tune`).
+    """
     classes = dict.fromkeys(type(task) for task in tasks)
     for entry in entries:
         kind, options = parse_entry(entry)
         known = OPTIONS.get(kind, ())
+        if kind == SEARCH and not searches:
+            raise UserError(f"sweep.tables has {SEARCH}, and the sweep searches nothing: give sweep.tune its trials")
         for name in sorted(map(str, options.keys() - set(known))):
             close = did_you_mean(name, known) if known else ""
             raise UserError(f"sweep.tables has {kind} with {name}, and {kind} has no such option{close}")
@@ -477,6 +489,38 @@ def variant_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, 
         notes = ["Mean over seeds with 95 % interval." if with_intervals else "Means over seeds."]
         notes += [*_doubts(data, group.task), *(_few_seeds(data) if with_intervals else [])]
         yield Table(f"{group.title}: all variants", header, rows, notes, data, "variants.csv")
+
+
+def search_tables(results: Results) -> Iterator[Table]:
+    """Yields a table per dataset: what to expect of the best of k trials; none where nothing was searched."""
+    if results.axes == results.columns or results.trials.empty:
+        return
+    data = search.best_of(results.trials, results.tasks, results.axes)
+    for keys, part in data.groupby(["label", *search.kept(data)], sort=False, dropna=False):
+        task = results.tasks[str(keys[0])]
+        trials = int(part["k"].max())
+        shown = sorted({1, trials, *(2**power for power in range(1, 12) if 2**power < trials)})[-5:]
+        by = {(row["method"], row["k"]): row for row in part.to_dict("records")}
+        places = places_of(*by.values())
+        rows = []
+        for method in in_order(part["method"].tolist()):
+            found = [by[method, k] for k in shown]
+            cells = [Cell(interval_of(row, places), sort=row["mean"]) for row in found]
+            rows.append([method_cell(method), *cells])
+        headline, metric = task.metrics[0], search.selection_of(task)
+        failed = part[part["failed"] > 0]["method"].unique()
+        notes = [
+            f"Mean test {headline.label} of the trial with the best {metric.label} among k, over "
+            f"{part['searches'].max()} searches of {trials} trials each, with 95 % interval. Each search has a list of "
+            "trials of its own, the same for every method.",
+        ]
+        if len(failed):
+            notes.append(f"Some choices of {listed(list(map(str, failed)))} have only trials that diverged.")
+        about = [f"{key} = {plain(value)}" for key, value in zip(search.kept(data), keys[1:], strict=True)]
+        dataset = results.trials.loc[results.trials["label"] == keys[0], "dataset"].iloc[0]
+        title = ", ".join([task.titled(str(dataset)), *about])
+        header = [Cell("method"), *(Cell(f"best of {k}") for k in shown)]
+        yield Table(f"{title}: the expected best of k trials", header, rows, notes, part, "search.csv")
 
 
 KINDS: dict[str, Callable[[pd.DataFrame, Sequence[str], dict[str, Any]], Iterable[Table]]] = {

@@ -1,4 +1,4 @@
-"""The best settings among those that a sweep tries (`ebmbench sweep best`), and the file of those of any search."""
+"""The best settings among those that a sweep or `tune` tries, and their file."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import yaml
 from ebmbench.core.errors import UserError
 from ebmbench.display.palette import method_of
 from ebmbench.report.frame import NETWORKS, Results
+from ebmbench.report.search import REPEAT, TRIAL
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
 
@@ -29,13 +30,13 @@ def best(results: Results) -> Table:
         UserError: a task has no such metric, or a model has no setting of which all runs are there.
     """
     table: Table = {}
-    several = [NETWORKS[0]] if NETWORKS[0] in results.done else []
-    for (label, method, *network), part in results.done.groupby(["label", "method", *several], sort=False):
+    several = [NETWORKS[0]] if NETWORKS[0] in results.trials else []
+    for (label, method, *network), part in results.trials.groupby(["label", "method", *several], sort=False):
         task = results.tasks[str(label)]
         metric = task.metric(task.selection)
         if metric is None or metric.name not in part:
             raise UserError(f"{results.name} has no best settings: task={task.name} has no metric of validation data")
-        axes = [key for key in results.axes if key not in task.draw_settings]
+        axes = [key for key in results.columns if key not in (*task.draw_settings, REPEAT, TRIAL)]
         keys = [key for key in axes if part[key].nunique() > 1]  # others vary for other models alone
         if not keys:
             raise UserError(f"{results.name} has no best settings: it tries one setting of {method} on {label}")
@@ -58,13 +59,8 @@ def _best_of(part: pd.DataFrame, keys: list[str], metric: Metric) -> dict[str, A
     whole = found[found["count"] == max(found["count"].max(), 1)]
     if whole.empty:
         return None
-    place = place_of_best(whole["mean"], metric)
+    place = whole["mean"].idxmax() if metric.better == "higher" else whole["mean"].idxmin()
     return {key: yaml.safe_load(str(found.at[place, key])) for key in keys}
-
-
-def place_of_best(values: pd.Series, metric: Metric) -> Any:
-    """Returns the index of the best value of a metric; there must be one."""
-    return values.idxmax() if metric.better == "higher" else values.idxmin()
 
 
 def write(table: Table, folder: Path, told: str) -> Path:

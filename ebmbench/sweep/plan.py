@@ -20,16 +20,18 @@ import yaml
 
 from ebmbench.config import compose as composition
 from ebmbench.config import folders, plugins
-from ebmbench.config.run import RunConfig
+from ebmbench.config.run import RunConfig, SweepConfig
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.engine.runs import cannot_write_folder
 from ebmbench.report.planned import Job, Plan, is_name, read_plan, sweep_dir
+from ebmbench.report.search import REPEAT, TRIAL
 from ebmbench.report.tables import NO_AXIS, check_entries
+from ebmbench.sweep import trials
 from ebmbench.system.files import write_atomically
 
 RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
 """Folders of `results/` that are no sweep's."""
-FIGURES = ("ranking", "strip", "settings", "map", "pareto", "curves")
+FIGURES = ("ranking", "strip", "settings", "map", "pareto", "curves", "search")
 """What `sweep.figures` may name for every task; a task may have more."""
 
 
@@ -52,22 +54,49 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
     configs = composition.compose_all(lines, overrides)
     if configs[0].sweep is None:
         raise UserError(f"sweeps/{sweep}.yaml has no `sweep:` with a name, so that its results have no place")
-    about = configs[0].sweep
+    return plan_of(configs[0].sweep, lines, configs, overrides, commit, seeds_per_job)
+
+
+def plan_of(
+    about: SweepConfig,
+    lines: Sequence[Sequence[str]],
+    configs: Sequence[RunConfig],
+    overrides: Sequence[str],
+    commit: str | None,
+    seeds_per_job: int | None = None,
+) -> Plan:
+    """Returns the plan of some jobs: of their trials, where settings are searched.
+
+    Args:
+        lines: the words of each job, and `configs` the settings that they make.
+
+    Raises:
+        UserError: a name, a table, a figure or a search that is not possible.
+    """
     if about.name in RESERVED or not is_name(about.name):
         raise UserError(f"sweep.name={about.name!r} is not allowed: results/{about.name} is something else")
     axes = _axes(lines, configs)
-    check_entries(about.tables, tuple(axes), [config.task for config in configs])
+    check_entries(about.tables, tuple(axes), [config.task for config in configs], about.tune is not None)
     own_figures = dict.fromkeys(figure.name for config in configs for figure in config.task.sweep_figures)
     drawn = [*FIGURES, *own_figures]
     strange = [name for name in about.figures if name not in drawn]
     if strange:
         raise UserError(f"sweep.figures has {strange[0]!r}: choose from {', '.join(drawn)}")
+    places: list[dict[str, int]] = []
+    if about.tune is not None:
+        lines, places = trials.listed(lines, configs, about.tune, overrides)
+        configs = composition.compose_all(lines, overrides)
+        of_grid = tuple(axes)
+        axes = _axes(lines, configs)
+        searched = {key: axes[key] for key in axes if key not in of_grid}
+        numbers = {key: [place[key] for place in places] for key in (REPEAT, TRIAL)}
+        axes = {**{key: axes[key] for key in of_grid}, **numbers, **searched}
     jobs: dict[str, Job] = {}
-    for i, config in enumerate(configs):
+    for i, (config, seeds) in enumerate(zip(configs, trials.with_own_seeds(configs, places), strict=True)):
         values = {key: own[i] for key, own in axes.items()}
-        for seeds in _chunks(config.seeds, seeds_per_job):
-            job = job_of(dataclasses.replace(config, seeds=seeds), values)
-            jobs[job.run_id] = job
+        for some in _chunks(seeds, seeds_per_job):
+            job = job_of(dataclasses.replace(config, seeds=some, sweep=about), values)
+            jobs.setdefault(job.run_id, job)
     return Plan(
         name=about.name,
         description=about.description,

@@ -319,6 +319,14 @@ class Task(Component):
         """Returns whether a model is no better than a density that knows nothing of x; its scores are not trusted."""
         return False
 
+    def floor(self, blur: Sequence[float] | None) -> float | None:
+        """Returns `KL(p ‖ p∗ν)` in nats, ν normal noise of these standard deviations, each equally likely.
+
+        It is what a method loses whose optimum is the smoothed density (`Method.blur`); None where the task does not
+        know the true density.
+        """
+        return None
+
     uninformed: ClassVar[str] = "no better than a density that knows nothing of x"
     """What is the matter with such a model, for people."""
 

@@ -17,7 +17,7 @@ import ebmbench
 from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
-from ebmbench.sweep import tune
+from ebmbench.sweep import trials
 from ebmbench.tasks.examples import read_examples
 from ebmbench.tasks.regression.networks.outside import Rows
 from ebmbench.tasks.regression.networks.treeffuser import Treeffuser, _boxes, _kernel_density, _predict, _tabulate
@@ -155,9 +155,9 @@ sweep:
 
 
 def test_tune_searches_its_own_settings_and_not_the_trainer_s(folder: Path) -> None:
-    space = tune.space(compose([*WORDS, "network=line", "plugins=[line.py]"]))
+    space = trials.space(compose([*WORDS, "network=line", "plugins=[line.py]"]))
     assert set(space) == {"task.network.ridge"}
-    assert "trainer.learning_rate" in tune.space(compose([*WORDS, "network=gaussian"]))
+    assert "trainer.learning_rate" in trials.space(compose([*WORDS, "network=gaussian"]))
 
 
 def test_another_method_is_one_sentence(folder: Path) -> None:
