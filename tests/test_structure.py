@@ -77,7 +77,7 @@ def test_nothing_outside_its_home_names_a_task_or_a_method(group: str) -> None:
     """Examples in help texts may; what decides something may not."""
     known = set(registry.known(group))
     for path in MODULES:
-        if package_of(path) not in (HOMES[group], "contract", "estimator"):
+        if package_of(path) not in (HOMES[group], "check", "estimator"):
             named = strings(path) & known
             assert not named, f"{path.relative_to(PACKAGE)} names {named}"
 

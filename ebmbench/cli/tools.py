@@ -12,7 +12,7 @@ def check(arguments: Arguments) -> int:
     """Puts a plug-in through the contract; returns the exit code: 1 if something of it fails."""
     if len(arguments.names) != 1 or arguments.settings:
         raise UserError("check takes one FILE: a Python file, or a module, that registers components")
-    from ebmbench.contract import main
+    from ebmbench.check.components import main
 
     return main(arguments.names[0])
 

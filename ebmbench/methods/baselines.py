@@ -47,5 +47,9 @@ class MLExact(Method):
         return exact_nll(f, y, step)
 
     @override
+    def recovers(self, variance: float, proposal: Proposal | None) -> float:
+        return variance
+
+    @override
     def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
         return exact_nll(f, y, step)
