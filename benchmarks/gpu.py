@@ -53,7 +53,7 @@ PARTS = (
     Part(
         "tests",
         "capture, replay, no waits, agreement with the CPU",
-        "-m pytest -q -m gpu tests/test_cuda.py tests/test_second_device.py tests/tasks/detection/test_pooling.py",
+        "-m pytest -q -m gpu tests/test_cuda.py tests/test_second_device.py tests/boxes/test_pooling.py",
         400,
     ),
     Part(

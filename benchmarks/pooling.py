@@ -20,9 +20,9 @@ from torch import Tensor
 from torchvision.ops import roi_align
 
 from benchmarks.machine import wait
+from ebmbench.boxes.pooling import Pyramid, pool_boxes
 from ebmbench.display.table import csv_text
 from ebmbench.system.files import write_atomically
-from ebmbench.tasks.detection.pooling import Pyramid, pool_boxes
 
 BINS = 7
 

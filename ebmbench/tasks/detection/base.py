@@ -10,12 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import sys
-import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,18 +20,17 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from ebmbench.boxes.artefact import computed_once, facts_of
 from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
-from ebmbench.system.locking import Lock
 from ebmbench.tasks.detection.architectures import ARCHITECTURES, Architecture, Candidates, architecture, kind_of
 from ebmbench.tasks.detection.base_training import seeded, train_base
+from ebmbench.tasks.detection.config import DetectionSettings
 from ebmbench.tasks.detection.data import Dataset, open_split
-from ebmbench.tasks.detection.task import DetectionTask
 
 VERSION = 2
 """Raised when training a base detector comes to mean something else: it is a part of the key."""
-SAY_SECONDS = 30.0
-"""Time between two lines of a process that waits."""
+WHAT = "the base detector"
 HIDDEN = 1024
 """Width of the energy's hidden layers where the detector has no box head to start from."""
 
@@ -155,16 +149,16 @@ class BaseDetector:
         return [Features([m[place] for m in levels], size) for place, size in enumerate(batch.image_sizes)]
 
 
-def base_key(config: DetectionTask) -> str:
+def base_key(config: DetectionSettings) -> str:
     """The name under which a detector trained here is stored: a hash of all that makes it."""
     return hashlib.blake2s(json.dumps(_identity(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _identity(config: DetectionTask) -> dict[str, Any]:
+def _identity(config: DetectionSettings) -> dict[str, Any]:
     return {"version": VERSION, "data": config.data.of_base().training_identity(), "base": config.base.identity()}
 
 
-def load_base(config: DetectionTask, results_dir: Path, device: torch.device | str) -> BaseDetector:
+def load_base(config: DetectionSettings, results_dir: Path, device: torch.device | str) -> BaseDetector:
     """The configured base detector, frozen; trained first if it is to be and has not been.
 
     Raises:
@@ -262,25 +256,21 @@ def _plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _trained(config: DetectionTask, results_dir: Path, device: torch.device | str) -> BaseDetector:
-    key = base_key(config)
-    folder = results_dir / "base" / key
-    if not (folder / "base.json").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with _locked(folder.with_suffix(".lock")):  # a second process waits here, then finds it done
-            if not (folder / "base.json").exists():
-                _train_and_store(config, folder, device)
-    return _stored(config, folder)
+def _trained(config: DetectionSettings, results_dir: Path, device: torch.device | str) -> BaseDetector:
+    folder = results_dir / "base" / base_key(config)
+    saved = folder.with_suffix(".ckpt")
+    facts = computed_once(folder, WHAT, lambda scratch: _train(config, saved, scratch, device))
+    checkpoint.remove(saved)
+    return _stored(config, folder, facts)
 
 
-def _stored(config: DetectionTask, folder: Path) -> BaseDetector:
+def _stored(config: DetectionSettings, folder: Path, facts: Mapping[str, Any]) -> BaseDetector:
     """Reads a detector that was trained here."""
-    facts = json.loads((folder / "base.json").read_text())
     state = torch.load(folder / "model.pt", map_location="cpu", weights_only=True)
     return _made(config, facts["category_ids"], state)
 
 
-def _made(config: DetectionTask, category_ids: Sequence[int], state: Mapping[str, Tensor] | None) -> BaseDetector:
+def _made(config: DetectionSettings, category_ids: Sequence[int], state: Mapping[str, Tensor] | None) -> BaseDetector:
     """Returns a detector of the configured architecture with weights from a state; None: random ones."""
     kind = architecture(config.base.architecture)
     with seeded(config.base.seed):
@@ -290,12 +280,12 @@ def _made(config: DetectionTask, category_ids: Sequence[int], state: Mapping[str
     return BaseDetector(kind, model, category_ids)
 
 
-def record_of(config: DetectionTask, base: BaseDetector, names: Mapping[int, str]) -> dict[str, Any]:
+def record_of(config: DetectionSettings, base: BaseDetector, names: Mapping[int, str]) -> dict[str, Any]:
     """Returns plain data from which `reopen` finds a detector again, without the data that it was trained on."""
     return {"key": base_key(config), "category_ids": list(base.category_ids), "names": dict(names)}
 
 
-def reopen(config: DetectionTask, record: Mapping[str, Any], results_dir: Path) -> BaseDetector:
+def reopen(config: DetectionSettings, record: Mapping[str, Any], results_dir: Path) -> BaseDetector:
     """Returns the detector that a finished run stood on; nothing is trained.
 
     Raises:
@@ -304,46 +294,21 @@ def reopen(config: DetectionTask, record: Mapping[str, Any], results_dir: Path) 
     weights = config.base.weights
     if weights == "train":
         folder = results_dir / "base" / str(record["key"])
-        if not (folder / "base.json").exists():
-            raise UserError(f"{folder}, the base detector that the run stands on, is not there")
-        return _stored(config, folder)
+        return _stored(config, folder, facts_of(folder, WHAT))
     state = None if weights == "none" else _checkpoint(weights, architecture(config.base.architecture))[0]
     return _made(config, record["category_ids"], state)
 
 
-def _train_and_store(config: DetectionTask, folder: Path, device: torch.device | str) -> None:
+def _train(config: DetectionSettings, saved: Path, scratch: Path, device: torch.device | str) -> dict[str, Any]:
+    """Trains a detector and writes it into a folder; returns what it is, as plain data."""
     dataset = open_split(config.data.of_base(), "train")
-    saved = folder.with_suffix(".ckpt")
-    for killed in folder.parent.glob(f".{saved.name}.*.tmp"):  # left half-written; ours alone, for we hold the lock
+    for killed in saved.parent.glob(f".{saved.name}.*.tmp"):  # left half-written; ours alone, for we hold the lock
         killed.unlink(missing_ok=True)
     model, seconds = train_base(config, dataset, device, saved)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        torch.save({name: v.cpu().contiguous() for name, v in model.state_dict().items()}, Path(scratch) / "model.pt")
-        facts = {
-            **_identity(config),
-            "category_ids": list(dataset.categories),
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "train_seconds": round(seconds, 1),
-        }
-        (Path(scratch) / "base.json").write_text(json.dumps(facts, indent=2))
-        os.chmod(scratch, 0o755)
-        os.rename(scratch, folder)
-        os.mkdir(scratch)  # for TemporaryDirectory to remove
-    checkpoint.remove(saved)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = Lock(path)
-    started = said = time.monotonic()
-    while not lock.take():
-        now = time.monotonic()
-        if said == started or now - said >= SAY_SECONDS:
-            text = f"another process trains the base detector; waiting for it since {now - started:.0f} s"
-            print(f"ebmbench: {text}", file=sys.stderr, flush=True)
-            said = now
-        time.sleep(1)
-    try:
-        yield
-    finally:
-        lock.release()
+    torch.save({name: v.cpu().contiguous() for name, v in model.state_dict().items()}, scratch / "model.pt")
+    return {
+        **_identity(config),
+        "category_ids": list(dataset.categories),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "train_seconds": round(seconds, 1),
+    }

@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from typing_extensions import override
 
+from ebmbench.boxes.coordinates import flip_boxes
 from ebmbench.core.errors import UserError
 from ebmbench.system import distributed
 from ebmbench.system.interrupt import Interrupted
-from ebmbench.tasks.detection.data import Dataset, Example, flip_boxes
+from ebmbench.tasks.detection.data import Dataset, Example
 from ebmbench.tasks.detection.read_ahead import ReadAhead
 
 SAMPLED = {"rpn": ("loss_objectness", "loss_rpn_box_reg"), "roi_heads": ("loss_classifier", "loss_box_reg")}

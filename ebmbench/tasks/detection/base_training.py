@@ -20,8 +20,8 @@ from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import StopFlag
 from ebmbench.tasks.detection.architectures import architecture
 from ebmbench.tasks.detection.base_sharing import Batch, Part, Worker, follow, leading
+from ebmbench.tasks.detection.config import DetectionSettings
 from ebmbench.tasks.detection.data import Dataset
-from ebmbench.tasks.detection.task import DetectionTask
 
 CHECKPOINT_SECONDS = 60.0
 """How much of the training of a base detector a kill may lose."""
@@ -32,7 +32,7 @@ SHOWN_STEPS = 50
 
 
 def train_base(
-    config: DetectionTask, dataset: Dataset, device: torch.device | str, saved: Path | None = None
+    config: DetectionSettings, dataset: Dataset, device: torch.device | str, saved: Path | None = None
 ) -> tuple[nn.Module, float]:
     """Trains a detector from scratch: AdamW, linear warm-up, cosine to zero, horizontal flips.
 
@@ -96,7 +96,7 @@ def train_base(
     return model, training.seconds
 
 
-def worker_of(config: DetectionTask, dataset: Dataset, device: torch.device, part: Part) -> Worker:
+def worker_of(config: DetectionSettings, dataset: Dataset, device: torch.device, part: Part) -> Worker:
     """Returns what computes a process's part of the gradients of a new detector."""
     base = config.base
     model = architecture(base.architecture).build(len(dataset.categories) + 1, *config.data.sides)
@@ -202,7 +202,7 @@ def _start_backbone(model: Any, path: Path) -> None:
         ) from None
 
 
-def assist_base(config: DetectionTask, dataset: Dataset, device: torch.device) -> None:
+def assist_base(config: DetectionSettings, dataset: Dataset, device: torch.device) -> None:
     """Does the part of a process that is not the first in the training of a base detector."""
     with seeded(config.base.seed):
         follow(worker_of(config, dataset, device, Part.here(config.base.batch_size)))

@@ -13,20 +13,25 @@ import json
 import math
 import os
 import sys
+from abc import abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from pydantic import Field
+from typing_extensions import override
 
 from ebmbench.core.errors import UserError, counted, shown
+from ebmbench.core.registry import register
+from ebmbench.core.settings import Component
 from ebmbench.system import distributed
+from ebmbench.system.files import fingerprint_of_file
 from ebmbench.tasks.detection import shapes
-from ebmbench.tasks.detection.config import FileData, ImageData, ShapesData, fingerprint_of
 from ebmbench.tasks.pixels import eight_bits
 
 if TYPE_CHECKING:
@@ -73,6 +78,168 @@ class Dataset(Protocol):
     def ground_truth(self) -> COCO:
         """All annotations, crowds included, as COCOeval takes them."""
         ...
+
+
+SPLITS = ("train", "val", "test")
+NAME = r"^[a-z0-9][a-z0-9_.-]{0,40}$"
+NAME_TEXT = "at most 41 lower-case letters, digits, _ . and -"
+
+
+class ImageData(Component):
+    """Images with boxes. A subclass sets `source`; `name` is the dataset's name in runs and tables."""
+
+    group: ClassVar[str] = "task/data"
+    chosen_by: ClassVar[str] = "source"
+    source: ClassVar[str]
+
+    name: str = Field(pattern=NAME, description=NAME_TEXT)
+    short_side: int = Field(800, ge=32, le=4096, description="images are resized to this short side, in pixels")
+    long_side: int = Field(1333, ge=32, le=4096, description="the longest that a long side may be, in pixels")
+    eval_split: Literal["val", "test"] = Field("val", description="the split that is scored")
+
+    @abstractmethod
+    def open(self, split: str) -> Dataset:
+        """Returns a split: train, val or test.
+
+        Raises:
+            UserError: it is not there, or cannot be used.
+        """
+
+    def has(self, split: str) -> bool:
+        """Returns whether there is such a split."""
+        return True
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """The short side that images are resized to, and the longest that the long one may be."""
+        return self.short_side, self.long_side
+
+    def of_base(self) -> ImageData:
+        """Returns the data whose training split the base detector is trained on: the same, if nothing else is said."""
+        return self
+
+    def training_identity(self) -> dict[str, Any]:
+        """Returns what a detector that is trained on the training split depends on."""
+        return {
+            key: value
+            for key, value in self.identity().items()
+            if key not in ("eval_split", "eval_content", "val_content")
+        }
+
+
+@register
+class ShapesData(ImageData):
+    """Made images: rotated, textured, overlapping, partly occluded shapes on structured noise. Nothing to download."""
+
+    source = "shapes"
+
+    name: str = Field("shapes", pattern="^shapes$", description="shapes")
+    data_seed: int = Field(0, ge=0, lt=2**31, description="the draw of all images")
+    base_seed: int | None = Field(
+        None, ge=0, lt=2**31, description="the draw of images that the base detector is trained on; null: the same"
+    )
+    num_train: int = Field(2000, ge=1, le=1_000_000, description="training images")
+    num_val: int = Field(500, ge=1, le=1_000_000, description="validation images")
+    num_test: int = Field(500, ge=1, le=1_000_000, description="test images")
+    annotation_noise: float = Field(
+        0.0, ge=0, le=1, description="standard deviation of noise on the training boxes, in (cx/w, cy/h, log w, log h)"
+    )
+    short_side: int = Field(128, ge=32, le=4096, description="images are resized to this short side, in pixels")
+    long_side: int = Field(128, ge=32, le=4096, description="the longest that a long side may be, in pixels")
+    eval_split: Literal["val", "test"] = Field("test", description="the split that is scored; val is for choices")
+
+    @override
+    def open(self, split: str) -> Dataset:
+        return ShapesDataset(self, split)
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "version": shapes.VERSION}
+
+    @override
+    def of_base(self) -> ShapesData:
+        if self.base_seed is None:
+            return self
+        return self.model_copy(update={"data_seed": self.base_seed, "base_seed": None})
+
+    @override
+    def training_identity(self) -> dict[str, Any]:
+        return {key: value for key, value in super().training_identity().items() if key not in ("num_val", "num_test")}
+
+
+class FileData(ImageData):
+    """Images in files, with annotations as COCO has them. A subclass says where they are."""
+
+    root: str | None = Field(None, description="the folder that holds the images and their annotations")
+    skip_bad_images: bool = Field(False, description="leave out images that are missing or damaged")
+    num_train: int | None = Field(
+        None, ge=1, description="training images that are used, drawn once for all; null: all of them"
+    )
+    workers: int | None = Field(
+        None, ge=0, le=256, description="threads that read images ahead; null: by the cores; changes no result"
+    )
+
+    @abstractmethod
+    def part(self, split: str) -> Part:
+        """Returns the annotations and the image folder of a split.
+
+        Raises:
+            UserError: they are not there, or cannot be used.
+        """
+
+    @override
+    def open(self, split: str) -> Dataset:
+        return CocoDataset(self, split)
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings, with hashes of the files in the place of their names: edited data are other data."""
+        files = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "annotations")]
+        files += ["root", "skip_bad_images", "workers"]
+        found = {key: value for key, value in super().identity().items() if key not in files}
+        splits = {"train": "train", "val": "val", "eval": self.eval_split}
+        return {**found, **{f"{name}_content": self.content(split) for name, split in splits.items()}}
+
+    @override
+    def has(self, split: str) -> bool:
+        return self.content(split) is not None
+
+    def content(self, split: str) -> str | None:
+        """Returns a hash of a split's annotations and of its images' sizes, None where they cannot be read."""
+        try:
+            return self.part(split).content
+        except (UserError, OSError):
+            return None
+
+
+@register
+class CocoData(FileData):
+    """COCO 2017, or any dataset in its format: `data=coco data.name=mine data.root=/data/mine`."""
+
+    source = "coco"
+
+    name: str = Field("coco", pattern=NAME, description=NAME_TEXT)
+    train_images: str = "train2017"
+    train_annotations: str = "annotations/instances_train2017.json"
+    val_images: str = "val2017"
+    val_annotations: str = "annotations/instances_val2017.json"
+    test_images: str | None = None
+    test_annotations: str | None = None
+
+    @override
+    def part(self, split: str) -> Part:
+        if self.root is None:
+            raise UserError(
+                f"task.data.root is not given: the folder that holds {self.train_annotations} and {self.train_images}."
+            )
+        annotations, images = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
+        if annotations is None or images is None:
+            raise UserError(
+                f"task.data.{split}_annotations and task.data.{split}_images are not given: {self.name} has no "
+                f"{split} split (task.data.eval_split={self.eval_split})."
+            )
+        root = Path(self.root).expanduser()
+        return Part.of_file(root / annotations, root / images)
 
 
 def open_split(config: ImageData, split: Split) -> Dataset:
@@ -443,6 +610,17 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
         return eight_bits(image).convert("RGB")
 
 
+def fingerprint_of(path: Path) -> str:
+    """Returns a hash of a file's content, which is remembered until the file changes; raises OSError."""
+    about = path.stat()
+    return _fingerprint(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache(maxsize=32)
+def _fingerprint(path: Path, *changed: int) -> str:
+    return fingerprint_of_file(path)
+
+
 def size_of(path: Path) -> int | None:
     """Returns the size of a file in bytes, None where there is none."""
     try:
@@ -523,9 +701,3 @@ def _read_annotations(path: Path, *changed: int) -> dict[str, list[dict[str, Any
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def flip_boxes(boxes: Tensor, width: float) -> Tensor:
-    """Boxes of the horizontally flipped image: `[..., 4] -> [..., 4]`."""
-    x1, y1, x2, y2 = boxes.unbind(-1)
-    return torch.stack((width - x2, y1, width - x1, y2), dim=-1)

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ebmbench.boxes.coordinates import flip_boxes
+from ebmbench.boxes.pooling import Pyramid
 from ebmbench.tasks.detection.architectures import Candidates
 from ebmbench.tasks.detection.base import BaseDetector, Features
-from ebmbench.tasks.detection.data import Dataset, Example, flip_boxes
-from ebmbench.tasks.detection.pooling import Pyramid
+from ebmbench.tasks.detection.data import Dataset, Example
 from ebmbench.tasks.detection.read_ahead import ReadAhead
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)

@@ -28,12 +28,16 @@ from typing_extensions import override
 
 from ebmbench.core.errors import UserError, counted
 from ebmbench.core.registry import register
-from ebmbench.tasks.detection.config import NAME, NAME_TEXT, SPLITS, FileData, fingerprint_of
 from ebmbench.tasks.detection.data import (
     BAD_IMAGE,
+    NAME,
+    NAME_TEXT,
+    SPLITS,
     SUFFIXES,
     Dataset,
+    FileData,
     Part,
+    fingerprint_of,
     hash_of,
     read_annotations,
     size_of,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,18 +17,17 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ebmbench.boxes.energy import BoxEnergy
+from ebmbench.boxes.nll import weighted_samples
 from ebmbench.core.errors import UserError, counted
 from ebmbench.core.rng import Streams
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.base import BaseDetector, reopen
-from ebmbench.tasks.detection.box_nll import weighted_draws
+from ebmbench.tasks.detection.config import DetectionSettings
 from ebmbench.tasks.detection.data import BAD_IMAGE, SUFFIXES, read_image
 from ebmbench.tasks.detection.features import ImageFeatures, pyramid
-from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
+from ebmbench.tasks.detection.head import ClassHead
 from ebmbench.tasks.detection.inference import base_detections, detect
-
-if TYPE_CHECKING:
-    from ebmbench.tasks.detection.task import DetectionTask
 
 RECORD = "detector.json"
 """The file of a run directory that says which base detector its heads stand on."""
@@ -81,10 +80,10 @@ class DetectionModel:
 
     def __init__(
         self,
-        task: DetectionTask,
+        task: DetectionSettings,
         base: BaseDetector,
         names: Mapping[int, str],
-        head: EnergyHead,
+        head: ClassHead,
         seed: int,
         accepted: bool,
     ) -> None:
@@ -92,7 +91,7 @@ class DetectionModel:
         self.names, self.seed, self.accepted = dict(names), seed, accepted
 
     @staticmethod
-    def read(task: DetectionTask, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> DetectionModel:
+    def read(task: DetectionSettings, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> DetectionModel:
         """Returns the model of a run directory.
 
         Raises:
@@ -108,7 +107,7 @@ class DetectionModel:
         base = reopen(task, record, run_dir.parent.parent)
         draws = Streams([seed], stacked=False).at(0)
         options, start = task.head, task.head.from_base and base.has_box_head
-        head = EnergyHead.start(base.hidden_layers, len(base.category_ids), options.activation, start, draws)
+        head = ClassHead.start(base.hidden_layers, len(base.category_ids), options.activation, start, draws)
         head.load_state_dict({**head.state_dict(), **{n: parameters[n] for n in head.trained(options.frozen)}})
         return DetectionModel(task, base, names, head, seed, _is_accepted(run_dir, seed))
 
@@ -179,7 +178,7 @@ def _uncertainty(energy: BoxEnergy, seed: int, level: float) -> tuple[Tensor, Te
     values = energy(torch.zeros(len(energy), 1, 4, device=device))[:, 0] if len(energy) else torch.zeros(0)
     log_density = values.double()
     low, high = torch.zeros(2, len(energy), 4, dtype=torch.float64, device=device)
-    found = weighted_draws(energy.of, len(energy), seed, device, SAMPLES, LEAST_ESS, SAME_OBJECT, climbs=0)
+    found = weighted_samples(energy.of, len(energy), seed, device, SAMPLES, LEAST_ESS, SAME_OBJECT, climbs=0)
     for rows, made in found:
         corners = replace(made, y=energy.of(rows).boxes(made.y[0]).double().unsqueeze(0))
         log_density[rows] -= made.log_z[0]

@@ -16,17 +16,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from ebmbench.boxes.comparison import Interval, paired_bootstrap
+from ebmbench.boxes.nll import box_nll
 from ebmbench.core.errors import counted
 from ebmbench.system import distributed
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.architectures import Candidates
-from ebmbench.tasks.detection.box_nll import box_nll
-from ebmbench.tasks.detection.config import InferenceConfig
-from ebmbench.tasks.detection.evaluation import Detection, Evaluation, Interval, as_tables, evaluate, paired_bootstrap
+from ebmbench.tasks.detection.config import DetectionSettings, InferenceConfig
+from ebmbench.tasks.detection.evaluation import GAINS, Detection, Evaluation, as_tables, evaluate
 from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
-from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
-from ebmbench.tasks.detection.inference import base_detections, detect
-from ebmbench.tasks.detection.task import DetectionTask
+from ebmbench.tasks.detection.head import ClassHead
+from ebmbench.tasks.detection.inference import base_detections, detect, true_boxes
 from ebmbench.tasks.examples import write_examples
 
 PIXELS_AT_A_TIME, IMAGES_AT_A_TIME = 2**23, 32
@@ -56,10 +56,10 @@ class _Image:
 
 
 def score(
-    task: DetectionTask,
+    task: DetectionSettings,
     store: FeatureStore,
     val: FeatureStore | None,
-    head: EnergyHead,
+    head: ClassHead,
     seed: int,
     run_dir: Path,
     diverged: bool,
@@ -88,7 +88,7 @@ def score(
     rows: list[dict[str, Any]] = []
     for step in steps:
         after = known.get(step) or evaluate(truth, found.after[step], found.image_ids, by_size=False)
-        gain = paired_bootstrap(stages["base"], after, min(options.bootstrap, STEPWISE_RESAMPLES))["ap"]
+        gain = paired_bootstrap(stages["base"], after, GAINS, min(options.bootstrap, STEPWISE_RESAMPLES))["ap"]
         measured = {name: after.metrics[name] for name in ("ap", "ap50", "ap75", "ar")}
         rows.append({"seed": seed, "step": step, **measured, "ap_low": gain.low, "ap_high": gain.high})
         for end in ("low", "high"):
@@ -101,7 +101,7 @@ def score(
         judged = stages if val is store else _validation(task, val, head, tell)
         row["val_ap"] = judged["refined"].metrics["ap"]
         if options.accept:
-            gain = paired_bootstrap(judged["base"], judged["refined"], options.bootstrap)["ap"]
+            gain = paired_bootstrap(judged["base"], judged["refined"], GAINS, options.bootstrap)["ap"]
             row |= _verdict(gain, stages, row, len(judged["base"].image_ids), seed)
             if not row["accepted"] and "refined" in kept:
                 kept["reported"] = stages["base"]
@@ -113,7 +113,7 @@ def score(
     return row
 
 
-def _measured_steps(task: DetectionTask, store: FeatureStore) -> list[int]:
+def _measured_steps(task: DetectionSettings, store: FeatureStore) -> list[int]:
     """Returns the refinement steps after which AP is measured."""
     last = task.inference.steps
     shown = STEPS_SHOWN if len(store.dataset.image_ids) <= STEPWISE_IMAGES else ()
@@ -121,39 +121,39 @@ def _measured_steps(task: DetectionTask, store: FeatureStore) -> list[int]:
 
 
 def _detect_validation(
-    task: DetectionTask, store: FeatureStore, head: EnergyHead, tell: Tell = lambda stage, done, total: None
+    task: DetectionSettings, store: FeatureStore, head: ClassHead, tell: Tell = lambda stage, done, total: None
 ) -> Found:
     count = None if task.inference.accept else VALIDATION_IMAGES
     return detect_all(task, store, head, [task.inference.steps], count, tell, "validation")
 
 
-def _validation(task: DetectionTask, store: FeatureStore, head: EnergyHead, tell: Tell) -> dict[str, Evaluation]:
+def _validation(task: DetectionSettings, store: FeatureStore, head: ClassHead, tell: Tell) -> dict[str, Evaluation]:
     """Returns what the base and the head score on the validation split."""
     return _base_and_refined(task, store, _detect_validation(task, store, head, tell))
 
 
-def _base_and_refined(task: DetectionTask, store: FeatureStore, found: Found) -> dict[str, Evaluation]:
+def _base_and_refined(task: DetectionSettings, store: FeatureStore, found: Found) -> dict[str, Evaluation]:
     truth = store.dataset.ground_truth()
     parts = {"base": found.base, "refined": found.after[task.inference.steps]}
     return {name: evaluate(truth, boxes, found.image_ids, by_size=False) for name, boxes in parts.items()}
 
 
-def _in_other_order(task: DetectionTask) -> DetectionTask:
+def _in_other_order(task: DetectionSettings) -> DetectionSettings:
     order = "score" if task.inference.nms_order == "f" else "f"
     return task.model_copy(update={"inference": task.inference.model_copy(update={"nms_order": order})})
 
 
 def _other_order(
-    task: DetectionTask, store: FeatureStore, val: FeatureStore | None, head: EnergyHead, tell: Tell
+    task: DetectionSettings, store: FeatureStore, val: FeatureStore | None, head: ClassHead, tell: Tell
 ) -> dict[str, float]:
     """Returns what the head gains where NMS goes by the other order, and whether it would be accepted."""
     task = _in_other_order(task)
     stages = _base_and_refined(task, store, detect_all(task, store, head, [task.inference.steps], tell=tell))
-    gain = paired_bootstrap(stages["base"], stages["refined"], task.inference.bootstrap)["ap"]
+    gain = paired_bootstrap(stages["base"], stages["refined"], GAINS, task.inference.bootstrap)["ap"]
     row = {"other_ap": stages["refined"].metrics["ap"], **gain.columns("other_gain")}
     if val is not None:
         judged = stages if val is store else _validation(task, val, head, tell)
-        gain = paired_bootstrap(judged["base"], judged["refined"], task.inference.bootstrap)["ap"]
+        gain = paired_bootstrap(judged["base"], judged["refined"], GAINS, task.inference.bootstrap)["ap"]
         row["other_accepted"] = float(gain.low > 0)
     return row
 
@@ -202,9 +202,9 @@ class Found:
 
 
 def detect_all(
-    task: DetectionTask,
+    task: DetectionSettings,
     store: FeatureStore,
-    head: EnergyHead,
+    head: ClassHead,
     steps: Sequence[int],
     num_images: int | None = None,
     tell: Tell = lambda stage, done, total: None,
@@ -255,7 +255,9 @@ def _images(store: FeatureStore, group: Sequence[int], following: Sequence[int],
     return [_Image(store.dataset.image_ids[i], *one) for i, one in zip(group, made, strict=True) if one is not None]
 
 
-def _detect(task: DetectionTask, store: FeatureStore, head: EnergyHead, images: Sequence[_Image], found: Found) -> None:
+def _detect(
+    task: DetectionSettings, store: FeatureStore, head: ClassHead, images: Sequence[_Image], found: Found
+) -> None:
     """Adds to `found` what is detected in some images."""
     if not images:
         return
@@ -269,7 +271,7 @@ def _detect(task: DetectionTask, store: FeatureStore, head: EnergyHead, images: 
             boxes.extend(_to_coco(store, image, result.boxes[step], result.scores, result.labels))
 
 
-def assist(task: DetectionTask, store: FeatureStore, val: FeatureStore | None, head: EnergyHead) -> None:
+def assist(task: DetectionSettings, store: FeatureStore, val: FeatureStore | None, head: ClassHead) -> None:
     """Does the share of `score` of a process that is not the first."""
     for number, asked in enumerate((task, _in_other_order(task)) if task.inference.other_order else (task,)):
         detect_all(asked, store, head, [asked.inference.steps] if number else _measured_steps(asked, store))
@@ -279,7 +281,7 @@ def assist(task: DetectionTask, store: FeatureStore, val: FeatureStore | None, h
 
 def _row(stages: dict[str, Evaluation], options: InferenceConfig) -> dict[str, float]:
     base, nms, refined = (stages[name].metrics for name in ("base", "nms", "refined"))
-    gains = paired_bootstrap(stages["base"], stages["refined"], options.bootstrap)
+    gains = paired_bootstrap(stages["base"], stages["refined"], GAINS, options.bootstrap)
     row = dict(refined)
     row |= {f"base_{name}": base[name] for name in ("ap", "ap50", "ap75")}
     row |= {f"nms_{name}": nms[name] for name in ("ap", "ap75")}
@@ -308,7 +310,7 @@ def _write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _write_slices(
-    path: Path, task: DetectionTask, store: FeatureStore, images: Sequence[_Image], head: EnergyHead
+    path: Path, task: DetectionSettings, store: FeatureStore, images: Sequence[_Image], head: ClassHead
 ) -> None:
     """Writes f around the largest true box of the first images, for figures.
 
@@ -328,7 +330,7 @@ def _write_slices(
     for image in images[:SLICE_BOXES]:
         of_image = image.features.boxes
         largest = (of_image[:, 2:] - of_image[:, :2]).prod(1).argmax().view(1)
-        energy = _true_boxes(task, store, [image], head).of(largest)
+        energy = true_boxes(task, store.base, [image.features], head).of(largest)
         with torch.no_grad():
             lines.append(energy(y.view(1, -1, 4)).view(4, SLICE_POINTS).cpu())
             heat.append(energy(grid.view(1, -1, 4)).view(HEAT_POINTS, HEAT_POINTS).cpu())
@@ -350,23 +352,14 @@ def _write_slices(
     write_atomically(path, buffer.getvalue())
 
 
-def _true_boxes(task: DetectionTask, store: FeatureStore, images: Sequence[_Image], head: EnergyHead) -> BoxEnergy:
-    """Returns the energy of the true boxes of some images, that have some."""
-    features = [image.features for image in images]
-    owner = torch.tensor([i for i, image in enumerate(features) for _ in range(len(image.boxes))])
-    boxes, labels = (torch.cat([getattr(image, name) for image in features]) for name in ("boxes", "labels"))
-    maps = pyramid(features, store.base.strides)
-    return BoxEnergy(head, maps, boxes, owner.to(store.device), labels, task.head.keep_level)
-
-
 def _nll(
-    task: DetectionTask, store: FeatureStore, images: Sequence[_Image], head: EnergyHead, seed: int, tell: Tell
+    task: DetectionSettings, store: FeatureStore, images: Sequence[_Image], head: ClassHead, seed: int, tell: Tell
 ) -> dict[str, float]:
     """Returns the mean NLL of true boxes, and what says how well it is known."""
     names = ("box_nll", "box_nll_spread", "box_nll_error", "box_nll_k", "box_nll_ess")
     if not images:
         return dict.fromkeys(names, math.nan)
-    energy = _true_boxes(task, store, images, head)
+    energy = true_boxes(task, store.base, [image.features for image in images], head)
     tell("box NLL", 0, len(energy))
     found = box_nll(energy.of, len(energy), seed, store.device, task.inference.nll_samples)
     spread = found.nll.std() / len(energy) ** 0.5 if len(energy) > 1 else found.nll.new_tensor(math.nan)

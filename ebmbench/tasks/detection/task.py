@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -16,16 +16,9 @@ from typing_extensions import override
 from ebmbench.core.errors import UserError
 from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
-from ebmbench.core.settings import Choice
 from ebmbench.system import distributed
 from ebmbench.tasks.base import TRUSTED_K, Learner, Metric, Setup, SweepFigure, Task
-from ebmbench.tasks.detection.config import (
-    BaseConfig,
-    DetectionTrainer,
-    HeadConfig,
-    ImageData,
-    InferenceConfig,
-)
+from ebmbench.tasks.detection.config import DetectionSettings, DetectionTrainer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @register
-class DetectionTask(Task):
+class DetectionTask(DetectionSettings, Task):
     """Object detection: an energy of boxes refines and ranks the boxes of a frozen base detector."""
 
     name = "detection"
@@ -106,15 +99,6 @@ class DetectionTask(Task):
     }
     processes = True
 
-    data: Annotated[ImageData, Choice("shapes")]
-    base: BaseConfig = BaseConfig()
-    head: HeadConfig = HeadConfig()
-    inference: InferenceConfig = InferenceConfig()
-
-    def identity(self) -> dict[str, Any]:
-        """Returns the settings, without what changes no result."""
-        return {**super().identity(), "data": self.data.identity(), "base": self.base.identity()}
-
     @property
     @override
     def dataset_name(self) -> str:
@@ -145,14 +129,8 @@ class DetectionTask(Task):
         assist_base(self, open_split(self.data.of_base(), "train"), device)
 
     @override
-    def is_broken(self, scores: Mapping[str, float]) -> bool:
-        # Without a true box to score there is neither AP nor NLL, and nothing can be said.
-        scored = bool(self.inference.nll_boxes) and math.isfinite(scores["ap"])
-        return scored and not math.isfinite(scores["box_nll"])
-
-    @override
     def is_trusted(self, scores: Mapping[str, float]) -> bool:
-        from ebmbench.tasks.detection.box_nll import LEAST_ESS
+        from ebmbench.boxes.nll import LEAST_ESS
 
         known = scores["box_nll_k"] <= TRUSTED_K and scores["box_nll_ess"] >= LEAST_ESS
         return math.isfinite(scores["ap"]) and (known or not self.inference.nll_boxes)

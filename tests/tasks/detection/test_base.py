@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torchvision.models import resnet50
 from torchvision.ops import batched_nms
 
+from ebmbench.boxes.coordinates import flip_boxes
 from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import Interrupted
 from ebmbench.tasks.detection import architectures, base, base_training
-from ebmbench.tasks.detection.config import ShapesData
-from ebmbench.tasks.detection.data import Example, ShapesDataset, flip_boxes, open_split
+from ebmbench.tasks.detection.data import Example, ShapesData, ShapesDataset, open_split
 from ebmbench.tasks.detection.task import DetectionTask
 from tests.processes import CONTEXT
 
@@ -66,7 +66,7 @@ def test_two_processes_train_one_detector_and_the_next_finds_it(tmp_path: Path) 
     assert (folders[0] / "model.pt").stat().st_mtime_ns == written
     assert detector.category_ids == (1, 2, 3, 4, 5) and not detector.model.training
     assert not any(p.requires_grad for p in detector.model.parameters())
-    assert json.loads((folders[0] / "base.json").read_text())["parameters"] < 2_000_000
+    assert json.loads((folders[0] / "artefact.json").read_text())["facts"]["parameters"] < 2_000_000
 
 
 def test_training_is_a_function_of_its_seed() -> None:

@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from ebmbench.core.errors import UserError
-from ebmbench.tasks.detection.config import CocoData, ShapesData
-from ebmbench.tasks.detection.data import open_split, read_annotations, read_image
+from ebmbench.tasks.detection.data import CocoData, ShapesData, open_split, read_annotations, read_image
 
 SHARED = Path(os.environ.get("EBMBENCH_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 

@@ -14,13 +14,14 @@ import torch
 from PIL import Image
 
 import ebmbench
+from ebmbench.boxes.comparison import Interval
 from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
 from ebmbench.engine import api
 from ebmbench.engine.execute import execute
 from ebmbench.tasks.detection import scoring
-from ebmbench.tasks.detection.evaluation import Evaluation, Interval
+from ebmbench.tasks.detection.evaluation import Evaluation
 from ebmbench.tasks.detection.model import as_pixels
 from ebmbench.tasks.detection.shapes import make_image
 from tests.processes import tiny
@@ -176,7 +177,7 @@ def test_a_moved_results_folder_still_predicts_and_a_missing_base_is_said(run: P
     here, there = (ebmbench.load(place)[0].predict(image).boxes for place in (run, folder))
     assert torch.equal(here, there)
     task = compose(tiny("nce", "task.base.weights=train")).task
-    with pytest.raises(UserError, match=r"the base detector that the run stands on, is not there"):
+    with pytest.raises(UserError, match=r"the base detector, is not there"):
         task.predictor(None, {}, 0, folder)  # type: ignore[arg-type]
 
 

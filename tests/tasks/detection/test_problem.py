@@ -19,6 +19,8 @@ import torch
 from PIL import Image
 
 import ebmbench
+from ebmbench.boxes import pooling, training
+from ebmbench.boxes.comparison import paired_bootstrap
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core import registry
@@ -27,12 +29,11 @@ from ebmbench.engine.execute import execute, follow, result_rows
 from ebmbench.engine.runs import read_state
 from ebmbench.engine.train import Callbacks, Training, train
 from ebmbench.system import distributed
-from ebmbench.tasks.detection import base_training, data, pooling, records
+from ebmbench.tasks.detection import base_training, data, records
 from ebmbench.tasks.detection import learner as learner_module
 from ebmbench.tasks.detection import task as task_module
 from ebmbench.tasks.detection.base_sharing import Batch, Part
 from ebmbench.tasks.detection.data import open_split
-from ebmbench.tasks.detection.evaluation import paired_bootstrap
 from ebmbench.tasks.detection.learner import DetectionLearner
 from ebmbench.tasks.detection.read_ahead import ReadAhead
 from tests.processes import CONTEXT, TINY, tiny
@@ -93,7 +94,7 @@ def test_splitting_the_boxes_changes_nothing(results: Path, method: str, monkeyp
     """One box at a time gives the loss and gradient of all at once: noise belongs to the box, not to the pass."""
     problem = build(tiny_run(results, method), (0,), torch.device("cpu"))
     loss, grads = gradient(problem, 0)
-    monkeypatch.setattr(learner_module, "MAX_EVALUATIONS", 1)
+    monkeypatch.setattr(training, "MAX_EVALUATIONS", 1)
     split_loss, split_grads = gradient(problem, 0)
     assert split_loss == pytest.approx(loss, rel=1e-5)
     torch.testing.assert_close(split_grads, grads, rtol=1e-4, atol=1e-6 * float(grads.abs().max()) + 1e-7)
@@ -105,7 +106,7 @@ def test_underflows_are_counted_over_all_passes(results: Path, monkeypatch: pyte
     )
     losses(problem, 0)
     count, boxes = int(problem.counts["underflows"]), sum(problem.num_boxes[i] for i in batch(problem, 0))
-    monkeypatch.setattr(learner_module, "MAX_EVALUATIONS", 1)
+    monkeypatch.setattr(training, "MAX_EVALUATIONS", 1)
     losses(problem, 0)
     assert 0 < count < boxes and int(problem.counts["underflows"]) == count
 
@@ -133,7 +134,7 @@ def test_energies_that_are_not_finite_are_a_divergence(results: Path, tmp_path: 
 def test_shared_noise_is_shared_by_all_boxes_of_the_batch(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     problem = build(tiny_run(results, "nce", "proposal.shared=true"), (0,), torch.device("cpu"))
     loss, _ = gradient(problem, 0)
-    monkeypatch.setattr(learner_module, "MAX_EVALUATIONS", 1)
+    monkeypatch.setattr(training, "MAX_EVALUATIONS", 1)
     assert gradient(problem, 0)[0] == pytest.approx(loss, rel=1e-5)
 
 
@@ -204,7 +205,7 @@ def test_matched_detections_are_kept_for_ap_and_its_intervals(tmp_path: Path) ->
     base, heads = records.group(run_dir)
     assert base.metrics["ap"] == pytest.approx(float(rows[0]["base_ap"]), abs=1e-9) and base.metrics["ap"] > 0
     assert [heads[seed].metrics["ap"] for seed in (0, 1)] == pytest.approx([float(row["ap"]) for row in rows], abs=1e-9)
-    gain = paired_bootstrap(base, heads[0], 40)["ap"]
+    gain = paired_bootstrap(base, heads[0], ("ap", "ap75"), 40)["ap"]
     assert [gain.low, gain.high] == pytest.approx([float(rows[0][f"ap_gain_{end}"]) for end in ("low", "high")])
     mean = sum(float(row["ap_gain"]) for row in rows) / 2
     assert float(rows[0]["mean_ap_gain"]) == pytest.approx(mean, abs=1e-9)
@@ -274,7 +275,7 @@ def test_a_step_waits_for_the_device_in_the_pooling_alone(
         pooling._KinkPlan, "curvature", noted(known, "aten.nonzero.default", pooling._KinkPlan.curvature)
     )
     with watched("cpu") as found:
-        for loss, _ in problem._passes(images, rows, total, 1):
+        for loss, _ in problem.box_loss.passes(problem._energy(images), rows, total, 1):
             torch.autograd.grad(loss, list(problem.parameters.values()), allow_unused=True)
     assert found and Counter(found) == Counter(known)
 

@@ -119,7 +119,51 @@ def assign_levels(boxes: Tensor, strides: Sequence[int], canonical_scale: float 
     return level.nan_to_num().clamp(finest, finest + len(strides) - 1).long() - finest
 
 
-def pool_boxes(pyramid: Pyramid, boxes: Tensor, images: Tensor, levels: Tensor | None = None, bins: int = 7) -> Tensor:
+def prroi_pool(
+    features: Tensor, boxes: Tensor | Sequence[Tensor], size: int | tuple[int, int], spatial_scale: float = 1.0
+) -> Tensor:
+    """Returns the exact mean of the bilinearly interpolated features in each bin of boxes, `[K, C, height, width]`.
+
+    It takes the arguments of `torchvision.ops.roi_align`, and is differentiable to any order in the features and in the
+    boxes, on any device, with no extension to compile. Pixel (i, j) of the features is the point x = j, y = i.
+
+    Args:
+        features: `[B, C, H, W]`, of any floating dtype.
+        boxes: x1 y1 x2 y2, as a list of B tensors `[K_b, 4]`, one for each image; as one `[K, 5]`, whose first column
+            is the image; or, for a single image, as one `[K, 4]`.
+        size: bins along both sides of a box, or (along its height, along its width).
+        spatial_scale: cells of the features for each unit of the boxes: 1/16 for features of stride 16.
+
+    Raises:
+        ValueError: a shape is none of these, or an image is not in the batch.
+    """
+    if features.dim() != 4:
+        raise ValueError(f"features must be [B, C, H, W], and have the shape {list(features.shape)}")
+    bins = (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    if min(bins) < 1:
+        raise ValueError(f"size={size}: at least one bin along each side is needed")
+    if not isinstance(boxes, Tensor):
+        if len(boxes) != len(features):
+            raise ValueError(f"{len(boxes)} tensors of boxes for {len(features)} images")
+        images = torch.cat([torch.full((len(b),), i, device=features.device) for i, b in enumerate(boxes)])
+        corners = torch.cat([b.reshape(-1, 4) for b in boxes])
+    elif boxes.dim() == 2 and boxes.shape[1] == 5:
+        images, corners = boxes[:, 0].detach().long(), boxes[:, 1:]
+    elif boxes.dim() == 2 and boxes.shape[1] == 4 and len(features) == 1:
+        images, corners = torch.zeros(len(boxes), dtype=torch.int64, device=features.device), boxes
+    else:
+        raise ValueError(f"boxes must be [K, 5], a list with [K, 4] for each image, or [K, 4] for one image; they have "
+                         f"the shape {list(boxes.shape)}, for {len(features)} images")  # fmt: skip
+    if len(images) and not (int(images.min()) >= 0 and int(images.max()) < len(features)):
+        raise ValueError(f"boxes of images {int(images.min())} to {int(images.max())}, of {len(features)}")
+    pyramid = Pyramid.from_maps([features], [1])
+    pooled = pool_boxes(pyramid, corners * spatial_scale, images, torch.zeros_like(images), bins)
+    return pooled.permute(0, 3, 1, 2)
+
+
+def pool_boxes(
+    pyramid: Pyramid, boxes: Tensor, images: Tensor, levels: Tensor | None = None, bins: int | tuple[int, int] = 7
+) -> Tensor:
     """Precise RoI Pooling of K boxes: `[K, bins, bins, C]`, of the features' dtype.
 
     The result is channels-last; `permute(0, 3, 1, 2)` is torchvision's layout.
@@ -129,14 +173,15 @@ def pool_boxes(pyramid: Pyramid, boxes: Tensor, images: Tensor, levels: Tensor |
         images: `[K]` int64, the image of each box.
         levels: `[K]` int64, the pyramid level of each box; by default the one that fits it (`assign_levels`). An energy
             must not jump between the candidates for one target, so these are to share a level: pass the target's.
-        bins: bins along each axis.
+        bins: along each side, or (along the height, along the width).
     """
+    high, wide = (bins, bins) if isinstance(bins, int) else bins
     if levels is None:
         levels = assign_levels(boxes, pyramid.strides)
     strides = torch.tensor(pyramid.strides, dtype=torch.float64, device=boxes.device)[levels]
     scaled = boxes.double() / strides[:, None]
     height, width = pyramid.sizes[images, levels].unbind(-1)
-    x, y = _Axis(scaled[:, 0], scaled[:, 2], width, bins), _Axis(scaled[:, 1], scaled[:, 3], height, bins)
+    x, y = _Axis(scaled[:, 0], scaled[:, 2], width, wide), _Axis(scaled[:, 1], scaled[:, 3], height, high)
     start = pyramid.offsets[images, levels]
     dtype = pyramid.table.dtype
     buckets, weights = [], []
@@ -147,7 +192,7 @@ def pool_boxes(pyramid: Pyramid, boxes: Tensor, images: Tensor, levels: Tensor |
         buckets.append(_Bucket(members, y_rows, x_pixels))
         outer = y_weights.to(dtype)[:, :, None, :, None] * x_weights.to(dtype)[:, None, :, None, :]
         weights.append(outer.flatten(3))
-    pooled: Tensor = _Bag.apply(_Plan(len(boxes), (bins, bins), len(pyramid.table), buckets), pyramid.table, *weights)
+    pooled: Tensor = _Bag.apply(_Plan(len(boxes), (high, wide), len(pyramid.table), buckets), pyramid.table, *weights)
     if boxes.requires_grad:
         pooled = _Kinks.apply(_KinkPlan(y, x, start, width), pooled, pyramid.table, y.edges, x.edges)
     return pooled
@@ -402,8 +447,8 @@ class _KinkPlan:
             base = self.start[members, None, None]
             buckets.append(_Bucket(places, rows * self.width[members, None, None] + base, columns))
             weights.append((first[:, :, None, :, None] * second[:, None, :, None, :]).flatten(3))
-        bins = outer.shape[1]
-        shape = (bins, bins + 1) if along_x else (bins + 1, bins)
+        high, wide = outer.shape[1:3]
+        shape = (high, wide + 1) if along_x else (high + 1, wide)
         slope = _Bag.apply(_Plan(len(boxes), shape, len(table), buckets), table, *weights)
         # An edge is the lower one of a bin and the upper one of the bin before it.
         before, after = ((0, 0, 1, 0), (0, 0, 0, 1)) if along_x else ((0, 0, 0, 0, 1, 0), (0, 0, 0, 0, 0, 1))

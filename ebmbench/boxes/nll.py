@@ -1,10 +1,13 @@
-"""The density of a box by importance sampling, and the negative log-likelihood of a true box.
+"""The density of a box by importance sampling, the negative log-likelihood of a true box, and the temperature.
 
-The density is that of relative coordinates y within ±1 of the box (see `head`), `exp f(y) / Z` on the cube
+The density is that of relative coordinates y within ±1 of the box (see `coordinates`), `exp (f(y)/T) / Z` on the cube
 `[−1, 1]^4`: centres no farther than one width and height away, sizes between 1/e and e times the box's. What
 the model holds possible outside is not counted, and a density per pixel would be another number. Then
 
-    NLL = log Z − f(0),    Z = ∫_{[−1, 1]^4} exp f(y) dy = E_q[exp f(y) / q(y)].
+    NLL = log Z − f(0)/T,    Z = ∫_{[−1, 1]^4} exp (f(y)/T) dy = E_q[exp (f(y)/T) / q(y)].
+
+The temperature T moves no box and changes no order: it makes the density as wide as boxes of images that were not
+trained on ask for (temperature scaling: Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
 The proposal q is uniform on the cube at first. It is then fitted to powers of `exp f` that rise to the first, for each
 box by itself (see `core.importance`). That may lose a narrow mode, such as the box of a neighbour, and no weight shows
@@ -17,7 +20,7 @@ them, of a proposal that is fitted to those that it has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -38,6 +41,12 @@ FIRST_STEP, STEP_DECAY = 0.1, 0.85
 WIDTHS = (0.03, 0.1)
 """Standard deviations of the proposal around the ends of these climbs."""
 BOXES_AT_A_TIME = 256
+UNIFORM_NLL = 4 * math.log(2)
+"""The NLL of the uniform density on the cube, in nats."""
+TEMPERATURES = (1 / 8, 1024.0)
+"""The lowest and the highest temperature that is fitted; at the highest one any f is all but uniform."""
+TEMPERATURE_ROUNDS, TEMPERATURE_STEP = 8, 4.0
+"""How often samples are drawn anew to fit the temperature, and the largest factor that one set of samples serves."""
 NOTHING = -1e30
 """The logarithm of a density that is zero, still a number."""
 
@@ -67,7 +76,7 @@ class Uniform:
 
 
 @torch.no_grad()
-def weighted_draws(
+def weighted_samples(
     energies: Callable[[Tensor], Energy],
     count: int,
     seed: int,
@@ -76,17 +85,19 @@ def weighted_draws(
     least_ess: float = LEAST_ESS,
     half: tuple[float, float] = (1.0, 1.0),
     climbs: int = CLIMBS,
+    temperature: float = 1.0,
 ) -> Iterator[tuple[Tensor, Weighted]]:
-    """Yields some of the boxes, and draws with their weights `exp f / q`: `[1, n, M, 4]`. Each box comes once.
+    """Yields some of the boxes, and samples with their weights `exp (f/T) / q`: `[1, n, M, 4]`. Each box comes once.
 
     Args:
         energies: from some of the boxes to their energy in coordinates relative to them.
         count: of the boxes.
-        seed: of the draws.
-        samples: draws of a box; twice as many where fewer than `least_ess` are effective, again and again, up to
+        seed: of the random numbers.
+        samples: of a box; twice as many where fewer than `least_ess` are effective, again and again, up to
             `MOST_SAMPLES`.
         half: how far the density's centres and log sizes go.
         climbs: places from which f is climbed; 0 where it is known to have one mode.
+        temperature: T.
     """
     generator = torch.Generator().manual_seed(seed)
     start = Uniform(torch.tensor(half, dtype=torch.float64, device=device).repeat_interleave(2))
@@ -96,7 +107,7 @@ def weighted_draws(
         f = energies(rows)
 
         def log_density(y: Tensor) -> Tensor:
-            value = f(torch.minimum(torch.maximum(y[0], -start.half), start.half).float()).double()
+            value = f(torch.minimum(torch.maximum(y[0], -start.half), start.half).float()).double() / temperature
             broken[rows] |= ~value.isfinite().all(-1)
             return torch.where(start.has(y) & value.isfinite(), value, NOTHING)
 
@@ -161,7 +172,7 @@ class BoxNLL:
     """Per true box, all `[N]` float64.
 
     Attributes:
-        nll: `log Ẑ − f(0)` in nats, of the density in relative coordinates. Ẑ is unbiased; its logarithm is low by
+        nll: `log Ẑ − f(0)/T` in nats, of the density in relative coordinates. Ẑ is unbiased; its logarithm is low by
             about half the square of `error`.
         ess: effective samples `(Σ w)² / Σ w²`.
         error: standard error of the NLL by the delta method.
@@ -176,13 +187,59 @@ class BoxNLL:
 
 @torch.no_grad()
 def box_nll(
-    energies: Callable[[Tensor], Energy], count: int, seed: int, device: torch.device, samples: int = 512
+    energies: Callable[[Tensor], Energy],
+    count: int,
+    seed: int,
+    device: torch.device,
+    samples: int = 512,
+    temperature: float = 1.0,
 ) -> BoxNLL:
-    """Returns the NLL of each true box; the arguments are those of `weighted_draws`, the true boxes at 0."""
+    """Returns the NLL of each true box; the arguments are those of `weighted_samples`, the true boxes at 0."""
     nll, ess, error, k_hat = (torch.full((count,), math.nan, dtype=torch.float64, device=device) for _ in range(4))
-    for rows, made in weighted_draws(energies, count, seed, device, samples):
-        target = energies(rows)(torch.zeros(len(rows), 1, 4, device=device))[:, 0].double()
+    for rows, made in weighted_samples(energies, count, seed, device, samples, temperature=temperature):
+        target = energies(rows)(torch.zeros(len(rows), 1, 4, device=device))[:, 0].double() / temperature
         nll[rows] = made.log_z[0] - target
         ess[rows] = made.ess[0] * made.log_weights.shape[-1]
         error[rows], k_hat[rows] = made.error[0], made.k_hat[0]
     return BoxNLL(nll, ess, error, k_hat)
+
+
+@torch.no_grad()
+def fit_temperature(
+    energies: Callable[[Tensor], Energy],
+    count: int,
+    seed: int,
+    device: torch.device,
+    samples: int = 256,
+    half: tuple[float, float] = (1.0, 1.0),
+) -> float:
+    """Returns the temperature with the lowest mean NLL of the true boxes, within `TEMPERATURES`; 1 without boxes.
+
+    The NLL is convex in 1/T, of slope `E_p[f] − f(0)`. Each set of samples gives the slope at temperatures near the one
+    that they were drawn at. The arguments are those of `weighted_samples`; with `half` below 1 the NLL is that of the
+    density near the box. A box of which f is not a number somewhere is left out.
+    """
+    rate = 1.0  # 1 / T
+    for _ in range(TEMPERATURE_ROUNDS if count else 0):
+        parts = []
+        for rows, made in weighted_samples(
+            energies, count, seed, device, samples, samples / 4, half, climbs=0, temperature=1 / rate
+        ):
+            target = energies(rows)(torch.zeros(len(rows), 1, 4, device=device))[:, 0].double()
+            parts.append((made.log_weights[0], made.log_values[0] / rate, target))
+
+        low = max(rate / TEMPERATURE_STEP, 1 / TEMPERATURES[1])
+        high = min(rate * TEMPERATURE_STEP, 1 / TEMPERATURES[0])
+        for _ in range(20):
+            middle = math.sqrt(low * high)
+            low, high = (low, middle) if _slope(parts, middle - rate) > 0 else (middle, high)
+        before, rate = rate, math.sqrt(low * high)
+        if abs(math.log(rate / before)) < 0.02:
+            break
+    return 1 / rate
+
+
+def _slope(parts: Sequence[tuple[Tensor, Tensor, Tensor]], change: float) -> float:
+    """Returns the mean of `E_p[f] − f(0)` where the samples' `1/T` is changed by so much."""
+    slopes = [(torch.softmax(log_w + change * f, -1) * f).sum(-1) - target for log_w, f, target in parts]
+    return float(torch.cat(slopes).nanmean())

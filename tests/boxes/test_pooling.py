@@ -9,8 +9,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 from torchvision.ops.poolers import LevelMapper
 
+from ebmbench.boxes.pooling import Pyramid, assign_levels, pool_boxes
 from ebmbench.tasks.detection import shapes
-from ebmbench.tasks.detection.pooling import Pyramid, assign_levels, pool_boxes
 
 ZERO = torch.zeros(1, dtype=torch.int64)
 
@@ -395,7 +395,7 @@ def test_the_default_level_is_the_one_that_fits_and_a_given_one_is_kept() -> Non
 
 
 def test_chunks_of_work_do_not_show(monkeypatch) -> None:
-    from ebmbench.tasks.detection import pooling
+    from ebmbench.boxes import pooling
 
     feature = feature_map(3).requires_grad_()
     generator = torch.Generator().manual_seed(6)

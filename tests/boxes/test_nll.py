@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from ebmbench.boxes.nll import CLIMBS, LEAST_ESS, BoxNLL, box_nll, weighted_samples
 from ebmbench.core import importance
 from ebmbench.core.energy import AutogradEnergy, Energy
 from ebmbench.tasks.base import TRUSTED_K
-from ebmbench.tasks.detection.box_nll import CLIMBS, LEAST_ESS, BoxNLL, box_nll, weighted_draws
 
 CPU = torch.device("cpu")
 Energies = Callable[[Tensor], Energy]
@@ -106,7 +106,7 @@ def test_climbing_f_finds_peaks_that_the_fit_has_lost(climbs: int, monkeypatch: 
 
     monkeypatch.setattr(importance, "annealed", only_at_the_box)
     log_z = math.log(12 * math.pi**2 * 0.008**4) + float(heights.logsumexp(0))
-    draws = weighted_draws(same(f), 12, 0, CPU, 512, climbs=climbs)
+    draws = weighted_samples(same(f), 12, 0, CPU, 512, climbs=climbs)
     found = torch.cat([made.log_z[0] for _, made in draws])
     assert len(found) == 12 and ((found - log_z).abs() < 0.3).all() == bool(climbs)
 
@@ -137,7 +137,9 @@ def test_a_box_that_is_hard_gets_more_samples_and_the_others_do_not() -> None:
         return AutogradEnergy(f)
 
     sizes = {
-        int(row): made.log_weights.shape[-1] for rows, made in weighted_draws(energies, 2, 0, CPU, 512) for row in rows
+        int(row): made.log_weights.shape[-1]
+        for rows, made in weighted_samples(energies, 2, 0, CPU, 512)
+        for row in rows
     }
     assert set(sizes) == {0, 1} and sizes[0] < 600 < sizes[1]
     found = box_nll(energies, 2, 0, CPU)
