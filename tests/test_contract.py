@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from ebmbench.check import components as contract
-from ebmbench.config import plugins
-from ebmbench.core import registry
+from ebmbench.core import plugins, registry
 from ebmbench.core.errors import UserError
 from ebmbench.core.settings import Component
 from ebmbench.tasks.regression.networks.base import Network

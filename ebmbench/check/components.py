@@ -18,7 +18,8 @@ from pydantic import ValidationError
 
 from ebmbench.check import methods, networks, proposals, tasks
 from ebmbench.check.methods import Note
-from ebmbench.config import compose, plugins
+from ebmbench.config import compose
+from ebmbench.core import plugins
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.settings import Component, Section, choice_of, sections_of
@@ -60,7 +61,7 @@ def main(path: str) -> int:
 def check(path: str) -> Iterator[Finding]:
     """Yields what came of each check of each component of a plug-in."""
     (name,) = plugins.load([path])
-    components = plugins.registered_by(name)
+    components = plugins.load_one(name).components
     if not components:
         raise UserError(f"{path} registers nothing: put the decorator @register above a class of its own")
     for cls in components:

@@ -62,13 +62,19 @@ class Command:
     @property
     def all_options(self) -> tuple[Option, ...]:
         """Its options, and those that all commands have."""
-        return (*self.options, CONFIG_DIR)
+        return (*self.options, CONFIG_DIR, TRUST)
 
 
 CONFIG_DIR = Option(
     "--config-dir",
     "a folder with YAML of your own, of the same layout as conf/; it is used beside ./conf",
     "DIR",
+    is_repeatable=True,
+)
+TRUST = Option(
+    "--trust",
+    "accept the plug-in with this hash, which came with results of somebody else; its code is executed from now on",
+    "HASH",
     is_repeatable=True,
 )
 _JOBS = Option("--jobs", "on this machine: at most N jobs at a time", "N")

@@ -19,6 +19,7 @@ from ebmbench.cli.commands import RUN
 from ebmbench.cli.help import main_help, version
 from ebmbench.cli.parser import Arguments, parse
 from ebmbench.cli.warn import quiet_libraries
+from ebmbench.core import trust
 from ebmbench.core.errors import UserError, shown
 from ebmbench.core.lazy import import_when_used
 from ebmbench.system.interrupt import on_signals, stopping_signals
@@ -75,9 +76,14 @@ def dispatch(words: list[str]) -> int:
         arguments = parse(words)
     except SystemExit:  # argparse printed the help that was asked for
         return 0
+    for sha256 in arguments.options.get("trust") or ():
+        trust.accept_by_hand(sha256)
+        print(f"the plug-in {sha256} is accepted; {trust.path()} lists all that are", file=sys.stderr)
     if arguments.command is RUN:
         if arguments.options["version"]:
             print(f"ebmbench {version()}")
+            return 0
+        if arguments.options["trust"] and not arguments.settings:
             return 0
         if not arguments.settings and not arguments.options["cfg"]:
             if arguments.options["multirun"]:

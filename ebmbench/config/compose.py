@@ -23,9 +23,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ebmbench.config import folders, nodes, plugins
+from ebmbench.config import folders, nodes
 from ebmbench.config.run import RunConfig, all_keys, setting_keys
-from ebmbench.core import registry
+from ebmbench.core import plugins, registry
 from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
 from ebmbench.core.settings import Component, choice_of
 

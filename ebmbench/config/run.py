@@ -20,7 +20,8 @@ from typing import Any, Literal, cast
 import yaml
 from pydantic import Field, ValidationError
 
-from ebmbench.config import plugins as plugin_files
+from ebmbench.config.plugins import function_of, functions_in, located, with_copies
+from ebmbench.core import plugins as plugin_files
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
 from ebmbench.core.proposal import Proposal
@@ -107,14 +108,15 @@ class RunConfig:
 
     @property
     def used_plugins(self) -> list[plugin_files.Plugin]:
-        """The plug-ins that define a component of this run."""
-        return plugin_files.of(self.components)
+        """The plug-ins that define a component of this run, or a function that its settings name."""
+        files = [file for text in functions_in(self.to_dict()) if Path(file := function_of(text)[0]).is_file()]
+        return [*plugin_files.of(self.components, self.plugins), *map(plugin_files.load_one, files)]
 
     def identity(self) -> dict[str, Any]:
         """Returns what the results depend on, beside the seeds."""
         sections = ("task", "method", "proposal", "trainer")
         parts = {name: part.identity() for name in sections if (part := getattr(self, name)) is not None}
-        sources = sorted(plugin.sha256 for plugin in self.used_plugins)
+        sources = sorted({plugin.sha256 for plugin in self.used_plugins})
         return {"algorithms": ALGORITHMS, **parts, **({"plugins": sources} if sources else {})}
 
     @cached_property
@@ -184,16 +186,24 @@ class RunConfig:
         """Returns the settings as YAML; `from_yaml` reads them back."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
+    def to_kept_yaml(self) -> str:
+        """Returns the settings as `config.yaml` of a run directory has them: they name its own copies of plug-ins."""
+        return yaml.safe_dump(with_copies(self.to_dict(), self.used_plugins), sort_keys=False, allow_unicode=True)
+
     @staticmethod
-    def from_yaml(text: str) -> RunConfig:
-        """Reads `config.yaml` of a run directory; raises UserError where it is not one."""
+    def from_yaml(text: str, folder: Path | None = None) -> RunConfig:
+        """Reads settings that `to_yaml` wrote; of a run directory those that `to_kept_yaml` wrote.
+
+        Raises:
+            UserError: they are no settings, or a plug-in of the folder is not accepted.
+        """
         try:
             raw = yaml.safe_load(text)
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise UserError(f"not a configuration: {first_line(error)}") from None
         if not isinstance(raw, dict):
             raise UserError("not a configuration: a mapping of settings is expected")
-        return _validate(raw)
+        return _validate(raw if folder is None else located(raw, folder))
 
     def replace(self, **launch: Any) -> RunConfig:
         """Returns the same run carried out otherwise: `replace(device="cuda:1", results_dir=...)`."""

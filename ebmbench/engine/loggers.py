@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ebmbench.core.errors import UserError, first_line
+from ebmbench.core.plugins import package_version
 from ebmbench.engine import runs
 from ebmbench.engine.runs import output_files
 from ebmbench.system.files import write_atomically
@@ -171,7 +172,7 @@ class WandbLogger:
         self._superseded: list[Path] = []
         self.runs: dict[int, Any] = {}
         group = config.sweep.name if config.sweep else f"{config.label}-{config.slug}"
-        version, commit, owner = runs.package_version("ebmbench"), runs.commit(), results_token(root)
+        version, commit, owner = package_version("ebmbench"), runs.commit(), results_token(root)
         for seed in config.seeds:
             run_id = wandb_run_id(config, seed, owner)
             if not online:

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import csv
 import errno
-import importlib.metadata
 import json
 import os
 import shutil
@@ -497,7 +496,7 @@ def _begin(config: RunConfig, commit: str | None, lock: Lock, work_dir: Path, pu
         slurm_job=slurm_job(),
         commit=commit,
     )
-    write_atomically(work_dir / "config.yaml", config.to_yaml().encode())
+    write_atomically(work_dir / "config.yaml", config.to_kept_yaml().encode())
     attempt = Attempt(config.run_dir, work_dir, status, lock)
     attempt.update()
     return attempt
@@ -645,13 +644,6 @@ def commit() -> str | None:
         return head + "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def package_version(package: str) -> str | None:
-    """The version of a package that is installed, None of one that is not."""
-    with suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return None
 
 
 def _git(root: Path, *words: str) -> str:

@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ebmbench.config import plugins
+from ebmbench.config.plugins import located
 from ebmbench.config.run import ALGORITHMS, RunConfig
+from ebmbench.core import plugins
 from ebmbench.core.errors import UserError
 
 SCHEMA = 1
@@ -129,9 +130,7 @@ def _job(raw: dict[str, Any], folder: Path) -> Job:
         raise ValueError(job.run_id)
     if not all(isinstance(seed, int) for seed in seeds):
         raise ValueError(seeds)
-    # Copies of plug-ins are named from the plan's folder, so that it can be moved.
-    copies = [str((folder / name).absolute()) if name.startswith("plugins/") else name for name in _plugins(job)]
-    return replace(job, config={**job.config, "plugins": copies})
+    return replace(job, config=located(job.config, folder))
 
 
 def _plugins(job: Job) -> list[str]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import re
@@ -19,8 +18,10 @@ from typing import Any
 import yaml
 
 from ebmbench.config import compose as composition
-from ebmbench.config import folders, plugins
+from ebmbench.config import folders
+from ebmbench.config.plugins import function_of, functions_in, keep, with_copies
 from ebmbench.config.run import RunConfig, SweepConfig
+from ebmbench.core import plugins
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.engine.runs import cannot_write_folder
 from ebmbench.report.planned import Job, Plan, is_name, read_plan, sweep_dir
@@ -177,7 +178,10 @@ def write_plan(plan: Plan, results_dir: Path) -> Plan:
     make_folder(folder, results_dir)
     path = folder / "plan.json"
     try:
-        plan = dataclasses.replace(plan, jobs=_with_copies(plan.jobs, folder))
+        used = _plugins_in(plan.jobs)
+        keep(used, folder)
+        jobs = tuple(dataclasses.replace(job, config=with_copies(job.config, used)) for job in plan.jobs)
+        plan = dataclasses.replace(plan, jobs=jobs)
         if path.exists():  # there is a plan at every moment: the old one is copied, then replaced
             stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S")
             write_atomically(folder / f"plan.{stamp}.json", path.read_bytes())
@@ -187,21 +191,11 @@ def write_plan(plan: Plan, results_dir: Path) -> Plan:
     return read_plan(results_dir, plan.name)
 
 
-def _with_copies(jobs: Sequence[Job], folder: Path) -> tuple[Job, ...]:
-    """Copies the plug-ins that are files to `plugins/<hash>/`, and names the copies in the jobs' settings."""
-    copies: dict[str, str] = {}
-    for name in {name for job in jobs for name in job.config.get("plugins") or () if Path(name).is_absolute()}:
-        source = Path(name).read_bytes()
-        copies[name] = f"plugins/{hashlib.sha256(source).hexdigest()[:12]}/{Path(name).name}"
-        copy = folder / copies[name]
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(copy, source)
-    found = []
-    for job in jobs:
-        names = [copies.get(name, name) for name in job.config.get("plugins") or ()]
-        found.append(dataclasses.replace(job, config={**job.config, "plugins": names}))
-    return tuple(found)
+def _plugins_in(jobs: Sequence[Job]) -> list[plugins.Plugin]:
+    """Returns the plug-ins that jobs name, and the files of their functions."""
+    names = dict.fromkeys(name for job in jobs for name in job.config.get("plugins") or ())
+    files = dict.fromkeys(function_of(text)[0] for job in jobs for text in functions_in(job.config))
+    return [plugins.load_one(name) for name in [*names, *files]]
 
 
 def make_folder(folder: Path, results_dir: Path) -> None:

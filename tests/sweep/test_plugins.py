@@ -77,7 +77,7 @@ def test_a_copy_that_was_changed_is_refused(tmp_path: Path, monkeypatch: pytest.
     copy = Path(job.config["plugins"][0])
     copy.write_text(copy.read_text().replace('"changed"', '"changed_too"'))
     forged = {**job.config, "method": {"name": "changed_too", "shift": 0.3}}
-    with pytest.raises(UserError, match="submit it again"):
+    with pytest.raises(UserError, match="damaged"):
         type(job)(job.run_id, job.run_hash, job.config_hash, {}, forged).run_config(tmp_path / "results")
 
 

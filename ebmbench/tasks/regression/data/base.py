@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from pydantic import Field
+from typing_extensions import override
 
 from ebmbench.core.errors import UserError, counted, row_at
 from ebmbench.core.rng import Draws
@@ -121,11 +124,17 @@ class Split:
 
 
 class Data(Component):
-    """A dataset of regression. A subclass sets `source` and defines `load`; its fields are its settings."""
+    """A dataset of regression. A subclass sets `source` and defines `load`; its fields are its settings.
+
+    Attributes of the class:
+        is_identified: whether `identity` has all that the rows depend on: they are made of the settings alone, or
+            `identity` is defined and has a hash of the files. Else a hash of the rows that `load` returns is added.
+    """
 
     group: ClassVar[str] = "task/data"
     chosen_by: ClassVar[str] = "source"
     source: ClassVar[str]
+    is_identified: ClassVar[bool] = False
 
     name: str = Field("data", pattern=NAME, description=NAME_TEXT)
 
@@ -133,6 +142,28 @@ class Data(Component):
     def label(self) -> str:
         """What runs and tables call it."""
         return self.name
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        """Returns what the rows depend on: the settings, and a hash of the rows unless the class `is_identified`."""
+        found = super().identity()
+        return found if self.is_identified else {**found, "content": self._content()}
+
+    def _content(self) -> str | None:
+        """Returns a hash of the rows; None where they cannot be loaded, which a run then says."""
+        try:
+            split = self.load()
+        except Exception:
+            return None
+        hashed = hashlib.sha256(json.dumps([split.target_names, split.feature_names]).encode())
+        for rows in (split.train, split.val, split.test):
+            for part in fields(rows):
+                value = getattr(rows, part.name)
+                if isinstance(value, torch.Tensor | np.ndarray):
+                    array = np.ascontiguousarray(value)
+                    hashed.update(f"{part.name} {array.dtype} {array.shape}".encode())
+                    hashed.update(array.tobytes())
+        return hashed.hexdigest()[:32]
 
     @abstractmethod
     def load(self) -> Split:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
+from ebmbench.core import plugins
 from ebmbench.core.errors import UserError, counted, first_line
 from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, far_notes_of, names_of, split_rows
 from ebmbench.tasks.regression.data.frames import LARGEST, read_columns, split_table
-from ebmbench.tasks.regression.data.table import digest
 from ebmbench.tasks.regression.data.transforms import ArrayInput
 
 
@@ -94,7 +92,8 @@ class Function(Data):
         found = super().identity()
         if self.function is not None:
             file, _, called = self.function.rpartition(":")
-            found["function"] = f"{digest(Path(file).expanduser()) or file}:{called}"
+            is_there = Path(file).expanduser().is_file()
+            found["function"] = f"{plugins.load_one(file).sha256 if is_there else file}:{called}"
         return found
 
     @override
@@ -146,14 +145,7 @@ def _imported(text: str) -> Any:
         raise UserError(f"task.data.function={text} is not allowed: give FILE.py:FUNCTION")
     if not path.is_file():
         raise UserError(f"task.data.function={text}: {path} is not a file")
-    spec = importlib.util.spec_from_file_location(f"ebmbench_data_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path} cannot be imported ({type(error).__name__}: {first_line(error)})") from None
+    module = plugins.load_one(str(path)).module
     if not callable(getattr(module, called, None)):
         raise UserError(f"task.data.function={text}: {path} defines no function {called}")
     return getattr(module, called)

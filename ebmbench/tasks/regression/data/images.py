@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +101,7 @@ class Images(Data):
     """Images of one's own, with a target each: `data=images data.root=cells data.labels=counts.csv`."""
 
     source = "images"
+    is_identified = True
 
     name: str = Field("images", pattern=NAME, description=NAME_TEXT)
     root: str | None = Field(None, min_length=1, description="the folder that file names are relative to")
@@ -120,13 +122,26 @@ class Images(Data):
         """Returns the settings, with the labels' contents instead of the folder's place."""
         found = super().identity()
         if self.root is not None:
-            labels = digest(Path(self.root).expanduser() / self.labels)
+            root = Path(self.root).expanduser()
+            labels = digest(root / self.labels)
             if labels is not None:
                 found.pop("root")
                 found["labels"] = labels
+                found["images"] = self._images(root)
         if self.split_file is not None:
             found["split_file"] = digest(Path(self.split_file).expanduser()) or self.split_file
         return found
+
+    def _images(self, root: Path) -> str | None:
+        """Returns a hash of all images that the labels name; None where they cannot be read."""
+        try:
+            frame, _ = read_table(root / self.labels, None)
+            frame.columns = pd.Index([str(name).strip() for name in frame.columns])
+            column = frame[self.column or frame.columns[0]].dropna()
+            hashes = [digest(root / str(name)) for name in column]
+        except (UserError, KeyError):
+            return None
+        return hashlib.sha256(" ".join(map(str, hashes)).encode()).hexdigest()[:32]
 
     @override
     def load(self) -> Split:

@@ -135,6 +135,7 @@ class Laws(Data):
     """Made data from a conditional law of D numbers that is known exactly: `data=laws data.law=ring data.dim=4`."""
 
     source = "laws"
+    is_identified = True
 
     name: str = Field("laws", pattern=NAME, description=NAME_TEXT)
     law: Literal["mixture", "banana", "ring"] = Field("mixture", description="three Gaussians, a bent one, or a shell")

@@ -71,6 +71,7 @@ class Squares(Data):
     """Made images of a shape, whose angle is to be told: several answers are right, and p(y|x) is known exactly."""
 
     source = "squares"
+    is_identified = True
 
     name: str = Field("squares", pattern=NAME, description=NAME_TEXT)
     shapes: tuple[Annotated[Literal["square", "ellipse", "marked"], Field()], ...] = Field(

@@ -52,6 +52,7 @@ class Table(Data):
     """
 
     source = "table"
+    is_identified = True
 
     name: str = Field("table", pattern=NAME, description=NAME_TEXT)
     path: str | None = Field(None, min_length=1, description="a CSV or Parquet file")
@@ -124,6 +125,7 @@ class UCI(Data):
     """
 
     source = "uci"
+    is_identified = True
 
     name: str = Field("yacht", pattern=NAME, description="the folder's name, such as yacht or bostonHousing")
     root: str | None = Field(None, min_length=1, description="the folder that holds a folder for each set")
@@ -167,7 +169,7 @@ def _sets_in(root: Path, name: str) -> str:
     return did_you_mean(name, close or there) if there else f"; {root} holds no set at all"
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=2**16)
 def _digest(path: Path, size: int, modified: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

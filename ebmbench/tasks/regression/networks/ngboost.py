@@ -32,6 +32,7 @@ class NGBoost(Outside):
     """
 
     name = "ngboost"
+    packages = ("ngboost", "scikit-learn")
     reference = "Duan et al., NGBoost: natural gradient boosting for probabilistic prediction, ICML 2020"
     tuning = {  # noqa: RUF012
         "task.network.learning_rate": (0.005, 0.1),

@@ -41,6 +41,7 @@ class Treeffuser(Outside):
     """
 
     name = "treeffuser"
+    packages = ("treeffuser", "lightgbm")
     reference = "Beltran-Velez et al., Treeffuser: probabilistic predictions via conditional diffusions, NeurIPS 2024"
     tuning = {  # noqa: RUF012
         "task.network.learning_rate": (0.02, 0.3),
