@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ebmbench.tasks.base import Learner, Metric, Setup, Task
     from ebmbench.tasks.regression.data.base import Data, Split
     from ebmbench.tasks.regression.data.function import arrays_split
+    from ebmbench.tasks.regression.data.notes import DataWarning
     from ebmbench.tasks.regression.learner import RegressionLearner
     from ebmbench.tasks.regression.networks.base import Network
     from ebmbench.tasks.regression.networks.outside import Outside
@@ -48,6 +49,7 @@ _WHERE = {
     "Step": "core.step",
     "Streams": "core.rng",
     "Task": "tasks.base",
+    "DataWarning": "tasks.regression.data.notes",
     "arrays_split": "tasks.regression.data.function",
     "energies": "methods.base",
     "load": "engine.api",
@@ -60,6 +62,7 @@ _WHERE = {
 __all__ = [
     "Choice",
     "Data",
+    "DataWarning",
     "Energy",
     "EnergyRegressor",
     "Learner",

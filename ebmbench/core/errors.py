@@ -22,6 +22,7 @@ def first_line(error: BaseException) -> str:
 
 def shown(value: Any) -> str:
     """Returns a value as a user would recognise it, cut if it is long."""
+    value = value.item() if hasattr(value, "dtype") and not getattr(value, "shape", True) else value  # of NumPy
     text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 80 else text[:77] + "..."
 

@@ -21,6 +21,8 @@ LogDensity = Callable[[Tensor], Tensor]
 
 NEAR = 0.3
 """The standard deviation of a normal around a target, whose mass is not to be missed."""
+REACH = 12.0
+"""Standard deviations of the training targets beyond which no mass counts: four of the base density."""
 TAIL_POINTS = 65
 """Nodes over the whole reach of the base density, beside those where training targets are."""
 HALVES_APART, LARGEST_SHARE = 0.1, 0.3
@@ -171,8 +173,8 @@ class Conditionals:
 
 
 def around(y: Tensor, std: float) -> Cloud:
-    """Returns one Gaussian around each y `[B, D]`."""
-    return Cloud(y.unsqueeze(1), std * torch.eye(y.shape[1], dtype=y.dtype, device=y.device))
+    """Returns one Gaussian around each y `[B, D]`, or around the nearest place that the base density reaches."""
+    return Cloud(y.clamp(-REACH, REACH).unsqueeze(1), std * torch.eye(y.shape[1], dtype=y.dtype, device=y.device))
 
 
 def node_values(f: LogDensity | Energy, nodes: NodeDensity, u: Tensor, rows: int) -> Tensor:

@@ -24,7 +24,8 @@ from ebmbench.tasks.base import Setup
 from ebmbench.tasks.regression import conditional, scoring
 from ebmbench.tasks.regression.base_density import NodeDensity, WithBase
 from ebmbench.tasks.regression.conditional import Conditionals
-from ebmbench.tasks.regression.data.base import Split, check_targets, discrete_notes, far_notes, outside_notes
+from ebmbench.tasks.regression.data.base import Split, check_targets
+from ebmbench.tasks.regression.data.notes import outside_notes, target_notes
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.scaling import Scaling
 from ebmbench.tasks.regression.stack import Place
@@ -246,7 +247,7 @@ def _load(data: Any) -> Split:
                 f"load of data={data.registered()} returned a {type(split).__name__}: return arrays_split(x, y)"
             )
         check_targets(split)
-        split.notes.extend(far_notes(split) + discrete_notes(split) + outside_notes(split))
+        split.notes.extend(target_notes(split) + outside_notes(split))
         _kept[key] = split
     return _kept[key]
 

@@ -20,6 +20,7 @@ from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity
 from ebmbench.tasks.regression.conditional import NEAR, Conditionals, around
 from ebmbench.tasks.regression.data import transforms
 from ebmbench.tasks.regression.data.base import Frame
+from ebmbench.tasks.regression.data.notes import warn
 from ebmbench.tasks.regression.density import GridDensity, midpoints
 from ebmbench.tasks.regression.networks.base import Network
 from ebmbench.tasks.regression.scaling import Scaling
@@ -52,6 +53,8 @@ class RegressionModel:
     """
 
     diverged_step: int | None = None
+    warns = True
+    """Whether it gives a `DataWarning` about unusual inputs."""
 
     def __init__(
         self,
@@ -80,7 +83,7 @@ class RegressionModel:
         self._conditionals = Conditionals(stack, base, nodes, cloud, len(self.seeds))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), self._made_from, {"diverged_step": self.diverged_step}
+        return type(self), self._made_from, {"diverged_step": self.diverged_step, "warns": self.warns}
 
     @staticmethod
     def read(
@@ -246,7 +249,7 @@ class RegressionModel:
 
     def summary(self, x: Frame, level: float = 0.9, y: Any = None) -> dict[str, Tensor]:
         """Returns what `summary_of` does, of raw inputs."""
-        return self.summary_of(self.transform.encode(x), level, y)
+        return self.summary_of(self._read(x), level, y)
 
     def summary_of(self, x: Tensor, level: float = 0.9, y: Any = None) -> dict[str, Tensor]:
         """Returns `mean`, `mode`, `std`, and the ends `low` and `high` of the central interval, of each row, `[N, D]`.
@@ -297,7 +300,13 @@ class RegressionModel:
         return self._conditionals.nodes
 
     def _inputs(self, x: Frame) -> Tensor:
-        return self.scaling.x(self.transform.encode(x))
+        return self.scaling.x(self._read(x))
+
+    def _read(self, x: Frame) -> Tensor:
+        inputs, notes = self.transform.read(x)
+        if self.warns:
+            warn(notes, 5)
+        return inputs
 
     def _targets(self, y: Any) -> Tensor:
         """Standardised targets, `[N, D]`."""

@@ -15,8 +15,8 @@ from torch import Tensor
 from ebmbench.core.errors import UserError, counted
 from ebmbench.core.extras import has
 from ebmbench.system.files import write_atomically
-from ebmbench.tasks.regression.data.frames import clean_numbers
-from ebmbench.tasks.regression.data.table import PARQUET, read_table
+from ebmbench.tasks.regression.data.files import PARQUET, read_table
+from ebmbench.tasks.regression.data.frames import read_targets
 from ebmbench.tasks.regression.model import RegressionModel
 from ebmbench.tasks.regression.records import endings
 
@@ -69,9 +69,8 @@ def predict_table(model: RegressionModel, table: pd.DataFrame, level: float) -> 
     x, said = model.transform.read(table)
     y = None
     if all(name in table for name in model.targets):
-        columns = [clean_numbers(table[name]) for name in model.targets]
-        y = np.stack([values for values, _ in columns], axis=1)
-        said += [note for _, notes_of_target in columns for note in notes_of_target]
+        y, notes_of_targets = read_targets(table, model.targets, model.transform)
+        said += notes_of_targets
     made = model.summary_of(x, level, y)
     result: dict[str, np.ndarray] = {"row": np.arange(len(table))}
     for k, ending in enumerate(endings(model.targets)):

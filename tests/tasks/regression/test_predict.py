@@ -67,7 +67,7 @@ def test_each_row_has_the_numbers_of_the_mixture_of_the_seeds(
     assert out["log_prob"].isna().tolist() == [row == 3 for row in range(40)]
     known = new.drop(index=3)
     np.testing.assert_allclose(out["log_prob"].drop(index=3), model.log_prob(known, known["price"]), rtol=1e-6)
-    assert "lacks a number" in capsys.readouterr().err  # of `year`
+    assert "has no number" in capsys.readouterr().err  # of `year`
 
 
 def test_the_mixture_of_seeds_is_the_mean_of_their_densities(run_dir: Path) -> None:

@@ -7,25 +7,23 @@ from types import MappingProxyType
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import torch
 from pydantic import Field
 from typing_extensions import override
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, split_rows
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split
+from ebmbench.tasks.regression.data.splits import Splits
 from ebmbench.tasks.regression.data.transforms import ArrayInput
 
 
-class Builtin(Data):
+class Builtin(Splits, Data):
     """A set of scikit-learn, split at random."""
 
     options: ClassVar[Mapping[str, Any]] = MappingProxyType({})
     """Of scikit-learn's function that loads it."""
-
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the rows that are for test")
-    val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the other rows that are for validation")
-    split_seed: int = Field(0, ge=0, lt=2**31, description="of the random split")
 
     @override
     def load(self) -> Split:
@@ -39,7 +37,7 @@ class Builtin(Data):
         targets = [str(name) for name in getattr(bunch, "target_names", None) or ["y"]]
         train, val, test = (
             Arrays(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]), rows=rows)
-            for rows in split_rows(len(x), self.test_fraction, self.val_fraction, self.split_seed)
+            for rows in self.parts(pd.DataFrame(np.hstack([y, x]), columns=targets + features), targets, len(x))
         )
         return Split(train, val, test, targets, features, ArrayInput((x.shape[1],), tuple(features)))
 

@@ -18,9 +18,11 @@ from typing_extensions import override
 from ebmbench.core.errors import UserError, counted
 from ebmbench.core.registry import register
 from ebmbench.tasks.pixels import eight_bits
-from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Frame, Split, split_around, split_rows
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Frame, Split
+from ebmbench.tasks.regression.data.files import digest, free_memory, read_table
 from ebmbench.tasks.regression.data.frames import read_columns
-from ebmbench.tasks.regression.data.table import Names, digest, free_memory, read_splits, read_table
+from ebmbench.tasks.regression.data.splits import Splits
+from ebmbench.tasks.regression.data.table import Names
 from ebmbench.tasks.regression.data.transforms import register_transform
 
 if TYPE_CHECKING:
@@ -42,14 +44,18 @@ class ImageFiles:
     height: int
     width: int
 
-    def encode(self, frame: Frame) -> Tensor:
-        """Returns inputs `[N, ...]` float32 of image files, or of arrays of their shape, or raises UserError."""
+    def read(self, frame: Frame) -> tuple[Tensor, list[str]]:
+        """Returns inputs `[N, ...]` float32 of image files, or of arrays of their shape; and what was done: nothing.
+
+        Raises:
+            UserError: an image is not there, or they do not fit the model or into memory.
+        """
         shape = (self.channels, self.height, self.width)
         if not isinstance(frame, pd.DataFrame):
             x = torch.as_tensor(np.asarray(frame, dtype=np.float32))
             if tuple(x.shape[1:]) != shape:
                 raise UserError(f"images of shape {tuple(x.shape[1:])} do not fit; the model takes {shape}")
-            return x
+            return x, []
         if self.column not in frame:
             raise UserError(f"the table lacks the column {self.column!r}, which holds the names of image files")
         names = [str(name) for name in frame[self.column]]
@@ -58,21 +64,17 @@ class ImageFiles:
         if free is not None and need > free:
             raise UserError(
                 f"{len(names)} images of {shape} take about {need / 2**20:.0f} MB of memory where "
-                f"{free / 2**20:.0f} MB are free; give a smaller task.data.size"
+                f"{free / 2**20:.0f} MB are free; give a smaller data.size"
             )
         x = torch.empty(len(names), *shape)
         for place, name in enumerate(names):
             x[place] = torch.from_numpy(self._read(name))
-        return x
+        return x, []
 
     @property
     def used(self) -> Sequence[str]:
         """The column that it reads, of a table."""
         return [self.column]
-
-    def read(self, table: pd.DataFrame) -> tuple[Tensor, list[str]]:
-        """Returns the images that a table from a file names, and what was done to it: nothing."""
-        return self.encode(table), []
 
     def _read(self, name: str) -> np.ndarray:
         path = Path(self.root) / name  # an absolute name replaces the root
@@ -97,7 +99,7 @@ register_transform("images", lambda plain: ImageFiles(**plain))
 
 
 @register
-class Images(Data):
+class Images(Splits, Data):
     """Images of one's own, with a target each: `data=images data.root=cells data.labels=counts.csv`."""
 
     source = "images"
@@ -110,13 +112,7 @@ class Images(Data):
     targets: Names = Field((), description="the columns to predict; none: the last one")
     size: int = Field(64, ge=4, le=2048, description="pixels of a side that images are resized to")
     channels: Literal[1, 3] = Field(3, description="3: colours; 1: grey")
-    split_file: str | None = Field(
-        None, min_length=1, description='JSON, {"test": [[row, ...], ...]}: the test rows of each split, from 0'
-    )
-    split: int = Field(0, ge=0, lt=100_000, description="which split of the file")
     test_fraction: float = Field(0.5, gt=0, lt=1, description="share of the images that are for test, without a file")
-    val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the other images that are for validation")
-    split_seed: int = Field(0, ge=0, lt=2**31, description="of the random split")
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings, with the labels' contents instead of the folder's place."""
@@ -128,8 +124,6 @@ class Images(Data):
                 found.pop("root")
                 found["labels"] = labels
                 found["images"] = self._images(root)
-        if self.split_file is not None:
-            found["split_file"] = digest(Path(self.split_file).expanduser()) or self.split_file
         return found
 
     def _images(self, root: Path) -> str | None:
@@ -146,30 +140,24 @@ class Images(Data):
     @override
     def load(self) -> Split:
         if self.root is None:
-            raise UserError(f"task.data.root is not given: the folder that holds {self.labels} and the images")
+            raise UserError(f"data.root is not given: the folder that holds {self.labels} and the images")
         root = Path(self.root).expanduser()
         path = root / self.labels
         if not path.is_file():
-            raise UserError(
-                f"task.data.labels={self.labels}: {path} is not a file; give a CSV of file names and targets"
-            )
+            raise UserError(f"data.labels={self.labels}: {path} is not a file; give a CSV of file names and targets")
         frame, _ = read_table(path, None)
         frame.columns = pd.Index([str(name).strip() for name in frame.columns])
         column = self.column or str(frame.columns[0])
         if column not in frame:
-            raise UserError(f"task.data.column={column}: {path.name} has the columns {', '.join(frame.columns)}")
+            raise UserError(f"data.column={column}: {path.name} has the columns {', '.join(frame.columns)}")
         rows = read_columns(frame, self.targets, (), (column,), source=path.name)
         kept = rows.frame.dropna(subset=[column])
         if len(kept) < len(rows.frame):
             rows.notes.append(f"left out, for they name no image: {counted(len(rows.frame) - len(kept), 'row')}")
-        places = kept.index.to_numpy()
-        y = rows.y[np.isin(rows.frame.index.to_numpy(), places)]
-        if self.split_file is not None:
-            test = read_splits(Path(self.split_file).expanduser(), self.split, len(frame))
-            parts = split_around(places, test, self.val_fraction, [self.split_seed, self.split])
-        else:
-            parts = split_rows(len(places), self.test_fraction, self.val_fraction, self.split_seed)
+        places, table = kept.index.to_numpy(), rows.table.loc[kept.index]
+        y = table[rows.targets].to_numpy()
+        parts = self.parts(table, rows.targets, len(frame), rows.dates)
         transform = ImageFiles(column, str(root.absolute()), self.channels, self.size, self.size)
-        x = transform.encode(kept)
+        x, _ = transform.read(kept)
         fit, check, score = (Arrays(x[part], torch.from_numpy(y[part]), rows=places[part]) for part in parts)
         return Split(fit, check, score, rows.targets, ["image"], transform, rows.notes)
