@@ -26,7 +26,7 @@ from ebmbench.display.table import csv_text
 from ebmbench.engine.runs import commit
 from ebmbench.system.files import write_atomically
 
-COMMANDS = {"status": "sweep status", "collect": "sweep collect", "check": "sweep check", "page": "report page"}
+COMMANDS = {"status": "sweep status", "collect": "sweep collect", "check": "audit tables", "page": "report page"}
 MANY = 1_000_000
 """Runs for which the costs are extrapolated."""
 

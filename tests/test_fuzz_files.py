@@ -116,7 +116,7 @@ LONG = "x" * 5000
     [
         ["sweep", "status", LONG],
         ["report", "page", LONG],
-        ["fsck", f"results_dir={LONG}"],
+        ["audit", "files", f"results_dir={LONG}"],
         ["task=1d", "method=nce", f"plugins=[{LONG}.py]"],
         ["task=1d", "method=nce", f"results_dir={LONG}"],
         ["task=regression", "data=table", f"data.path={LONG}", "data.targets=[y]", "method=nce"],

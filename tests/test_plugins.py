@@ -286,10 +286,10 @@ def test_a_hostile_folder_executes_nothing(
     monkeypatch.syspath_prepend("")
     results = sent.parent.parent
     for words in (
-        ["verify", str(sent), f"results_dir={results}"],
+        ["audit", "training", str(sent), f"results_dir={results}"],
         ["rescore", str(sent), f"results_dir={results}"],
         ["report", str(sent), f"--out={tmp_path / 'page.html'}"],
-        ["fsck", f"results_dir={results}"],
+        ["audit", "files", f"results_dir={results}"],
         ["predict", str(sent), os.devnull, f"--out={tmp_path / 'x.csv'}"],
     ):
         assert cli.main(words) in (0, 1, 2)

@@ -85,7 +85,11 @@ _LAUNCHERS = """\
 hydra/launcher=NAME says where jobs run: local, local_parallel (the default of `sweep`), slurm, slurm_gpu, or a file of
 conf/hydra/launcher/. hydra.launcher.KEY=VALUE changes one of its settings: hydra.launcher.partition=gpu."""
 
-GROUPS = {"sweep": "many runs: submit them, watch them, make their tables", "report": "one page, figures or W&B report"}
+GROUPS = {
+    "sweep": "many runs: submit them, watch them, make their tables",
+    "report": "one page, figures or W&B report",
+    "audit": "check files, tables, and what training gives again",
+}
 """Commands that have commands of their own."""
 
 COMMANDS = (
@@ -187,14 +191,6 @@ For each task and dataset, method and network; the score is a mean over seeds an
         detail=_RESULTS_DIR,
     ),
     Command(
-        ("sweep", "check"),
-        "NAME [results_dir=DIR]",
-        "fail if a table there does not follow from its runs",
-        "ebmbench.cli.sweep:check",
-        "sweeps",
-        detail=_RESULTS_DIR,
-    ),
-    Command(
         ("report", "page"),
         "SWEEP | RUN_DIRECTORY... [results_dir=DIR]",
         "one HTML page that compares the runs",
@@ -262,15 +258,6 @@ Tables (CSV or Parquet) with the columns of training give a table: mean, mode an
 of the interval, and log_prob where the target is there too. Several seeds are mixed; see docs/your-data.md.""",
     ),
     Command(
-        ("fsck",),
-        "[results_dir=DIR]",
-        "check every finished result against its checksums",
-        "ebmbench.cli.tools:fsck",
-        "files",
-        (Option("--repair", "put right what can be put right"),),
-        _RESULTS_DIR,
-    ),
-    Command(
         ("tune",),
         "task=TASK method=A,B [key=value ...]",
         "search the settings of each method with the same trials, on the validation split",
@@ -291,19 +278,38 @@ command goes on with an interrupted search, and collects what jobs on SLURM have
 {_LAUNCHERS}""",
     ),
     Command(
-        ("verify",),
+        ("audit", "files"),
+        "[results_dir=DIR]",
+        "check every finished run and every collected sweep against its seal",
+        "ebmbench.cli.tools:audit_files",
+        "folders",
+        (Option("--repair", "make damaged runs ready to be computed again"),),
+        _RESULTS_DIR,
+    ),
+    Command(
+        ("audit", "tables"),
+        "NAME [results_dir=DIR]",
+        "fail if a table of a collected sweep does not follow from its runs",
+        "ebmbench.cli.tools:audit_tables",
+        "sweeps",
+        detail=_RESULTS_DIR,
+    ),
+    Command(
+        ("audit", "training"),
         "RUN_DIRECTORY | SWEEP [results_dir=DIR]",
         "train random seeds of finished runs again, and fail if a metric differs",
-        "ebmbench.cli.tools:verify",
+        "ebmbench.cli.tools:audit_training",
         "sweeps",
         (
             Option("--runs", "so many runs, chosen at random, one seed of each (default: 3)", "K"),
             Option("--seed", "another random choice (default: 0)", "N"),
         ),
         f"""\
-Every file is checked against its checksum first. Metrics, weights and scores of single examples are compared bit for
-bit where the machine, threads and code path are those of the run; otherwise metrics and mean log p within 5 %.
-{_RESULTS_DIR}""",
+Every file is checked against the run's seal first. Metrics, weights and scores of single examples are compared bit for
+bit where the machine, threads and code path are those of the run; otherwise within 5 %, or within the range of the
+run's other seeds, because training amplifies rounding. Of a collected sweep without its raw runs, as a clone of a
+repository has it, rows of runs.csv are trained again by sweeps/NAME.yaml; give what it lacks, such as
+data.root=DIR. {_RESULTS_DIR}""",
     ),
     Command(
         ("rescore",),

@@ -103,7 +103,9 @@ def _answers(before: Sequence[str], current: str) -> list[str]:
     if command.completes == "groups":
         return _groups(names, given)
     if command.completes == "files":
-        return ["results_dir="] if command.name == "fsck" else []
+        return []
+    if command.completes == "folders":
+        return ["results_dir="]
     return [] if given else [f"{word} " for word in command.completes.split()]
 
 

@@ -92,7 +92,7 @@ def say_lacking(results: Results, states: Sequence[str]) -> int:
     if not any(run.state == "damaged" for run in lacking):
         return 0
     again = f", and sweep resume {results.sweep} computes them again" if results.sweep else ""
-    print(f"python -m ebmbench fsck --repair clears what is damaged{again}", file=sys.stderr)
+    print(f"python -m ebmbench audit files --repair clears what is damaged{again}", file=sys.stderr)
     return 1
 
 

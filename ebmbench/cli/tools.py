@@ -1,4 +1,4 @@
-"""Commands that hand over to another part: check, predict, fsck, verify, rescore."""
+"""Commands that hand over to another part: check, predict, audit, rescore."""
 
 from __future__ import annotations
 
@@ -17,23 +17,35 @@ def check(arguments: Arguments) -> int:
     return main(arguments.names[0])
 
 
-def fsck(arguments: Arguments) -> int:
-    """Checks finished results against their checksums; returns the exit code: 1 if one is damaged."""
+def audit_files(arguments: Arguments) -> int:
+    """Checks every file of a results folder; returns the exit code: 1 if one is damaged."""
     if arguments.names:
-        raise UserError(f"fsck takes results_dir=DIR, and got {arguments.names[0]}")
-    from ebmbench.fsck import main
+        raise UserError(f"audit files takes results_dir=DIR, and got {arguments.names[0]}")
+    from ebmbench.audit.files import main
 
     return main(arguments.results_dir(), arguments.options["repair"])
 
 
-def verify(arguments: Arguments) -> int:
-    """Trains random seeds of finished runs again; returns the exit code: 1 if a metric differs."""
+def audit_tables(arguments: Arguments) -> int:
+    """Makes the tables of a collected sweep again; returns the exit code: 1 if one differs."""
+    from ebmbench.audit.tables import main
+    from ebmbench.cli.sweep import place
+
+    results_dir, name = place(arguments, arguments.settings)
+    return main(name, results_dir)
+
+
+def audit_training(arguments: Arguments) -> int:
+    """Trains random seeds of finished runs again; returns the exit code: 1 if one differs."""
     if len(arguments.names) != 1:
-        raise UserError("verify takes one RUN_DIRECTORY or SWEEP")
-    from ebmbench.verify import main
+        raise UserError("audit training takes one RUN_DIRECTORY or SWEEP")
+    from ebmbench.audit.training import main
 
     seed = arguments.number("seed", least=0) or 0
-    return main(arguments.names[0], arguments.results_dir(), arguments.number("runs") or 3, seed)
+    given = [text for text in arguments.settings if text.startswith("results_dir=")]
+    others = [text for text in arguments.settings if text not in given]
+    results_dir = arguments.results_dir(given)
+    return main(arguments.names[0], results_dir, arguments.number("runs") or 3, seed, others)
 
 
 def rescore(arguments: Arguments) -> int:

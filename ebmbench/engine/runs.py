@@ -16,8 +16,8 @@ place of the old ones when it is complete.
 
 A finished run is checked when it is read: `status.json` lists every file that the run wrote (`Status.outputs`) with its
 SHA-256. Whoever starts the run again, loads its models or puts it into a table checks all of them, and so does
-`ebmbench fsck`; a reader of one file checks that file (`read_output`). `read_state` alone compares only the sizes, so
-that the state of 10 000 runs can be shown.
+`ebmbench audit files`; a reader of one file checks that file (`read_output`). `read_state` alone compares only the
+sizes, so that the state of 10 000 runs can be shown.
 """
 
 from __future__ import annotations

@@ -225,6 +225,7 @@ class Results:
         sweep: the sweep's name, where the runs are one's.
         tables: the tables that the sweep asks for.
         command: what runs all of it again.
+        overrides: of a collected sweep, what its command line gave, paths apart.
         pictures: a folder of figures, of a collected sweep whose runs are not there.
     """
 
@@ -236,6 +237,7 @@ class Results:
     description: str = ""
     tables: tuple[Any, ...] = ()
     command: str = ""
+    overrides: tuple[str, ...] = ()
     pictures: Path | None = None
 
     @property
@@ -620,6 +622,7 @@ def load(folder: Path) -> Results:
         frame = read_runs_csv((folder / "runs.csv").read_text())
         version, name, description = about["schema"], about["name"], about["description"]
         axes, asked = tuple(about["axes"]), tuple(about["tables"])
+        overrides = tuple(text for text in about["overrides"] if "…" not in text)
         lacking = {*IDENTITY, *axes, "diverged", "trusted"} - set(frame.columns)
         if lacking or not isinstance(name, str) or not isinstance(description, str):
             raise ValueError(lacking)
@@ -633,8 +636,8 @@ def load(folder: Path) -> Results:
         raise UserError(f"{folder} is of layout version {version}, and this ebmbench reads {SCHEMA}")
     pictures = folder / "figures" if (folder / "figures").is_dir() else None
     again = _again("submit", name, folder.parent)
-    about = {"sweep": name, "description": description, "tables": asked, "command": again, "pictures": pictures}
-    return Results(name, frame, axes, **about)
+    about = {"sweep": name, "description": description, "tables": asked, "command": again}
+    return Results(name, frame, axes, **about, pictures=pictures, overrides=overrides)
 
 
 def read_runs_csv(text: str) -> pd.DataFrame:

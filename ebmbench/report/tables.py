@@ -1,6 +1,6 @@
 """Tables of results: what each says, as `display.table.Table`; and the files that a sweep ends in.
 
-They are a pure function of the table of runs. That makes a committed table checkable: `ebmbench sweep check` makes it
+They are a pure function of the table of runs. That makes a committed table checkable: `ebmbench audit tables` makes it
 again and compares.
 """
 

@@ -57,7 +57,7 @@ def work(plan: Plan, results_dir: Path, at_a_time: int | None = None) -> int:
 
 
 def _is_open(run: Run) -> bool:
-    """Whether a run is still to be done; a failed or damaged one waits for `sweep resume` or `fsck`."""
+    """Whether a run is still to be done; a failed or damaged one waits for `sweep resume` or `audit files --repair`."""
     return run.state not in (*FINISHED, "failed", "damaged")
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ebmbench.audit import tables
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.report import frame, stats
@@ -111,7 +112,7 @@ def test_columns_that_some_runs_lack_are_empty_there(made: Plan, tmp_path: Path)
     table = frame.load(tmp_path / "made").frame
     assert table[table["method"] == "nce"]["underflows"].tolist() == [5, *[0] * 7]
     assert table[table["method"] != "nce"]["underflows"].isna().all() and table["underflow_step"].sum() == 3
-    assert not collect.check("made", tmp_path)
+    assert not tables.check("made", tmp_path)
     assert len(frame.find(["made"], tmp_path).frame) == 24
 
 
@@ -130,14 +131,14 @@ def test_half_a_sweep_is_collected_and_what_is_missing_is_said(
     assert f"Not in them, failed: {plan.jobs[1].run_id}." in text and f"missing: {plan.jobs[2].run_id}." in text
     assert "| nce |" not in text.split("## Settings")[0]
     assert f"Not in them, failed: {plan.jobs[1].run_id}." in (tmp_path / "made" / "tables.tex").read_text()
-    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert command("audit", "tables", "made", f"results_dir={tmp_path}") == 0
 
 
 def test_nothing_done_yet_is_no_error(tmp_path: Path) -> None:
     plan = made_plan(tmp_path)
     collected(plan, tmp_path)
     assert "No run is done yet." in (tmp_path / "made" / "tables.md").read_text()
-    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert command("audit", "tables", "made", f"results_dir={tmp_path}") == 0
 
 
 @pytest.mark.parametrize(
@@ -193,21 +194,21 @@ def test_a_damaged_checkpoint_keeps_its_run_out_of_tables_pages_and_checks(
     made: Plan, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = f"results_dir={tmp_path}"
-    assert sweep(["collect", "made", place]) == 0 and sweep(["check", "made", place]) == 0
+    assert sweep(["collect", "made", place]) == 0 and command("audit", "tables", "made", place) == 0
     path = tmp_path / "runs" / made.jobs[0].run_id / "checkpoint.pt"
     path.write_bytes(path.read_bytes()[::-1])
-    assert sweep(["check", "made", place]) == 1
+    assert command("audit", "tables", "made", place) == 1
     for words in (
         ["sweep", "collect", "made"],
         ["report", "made"],
         ["report", "figures", "made"],
-        ["sweep", "check", "made"],
+        ["audit", "tables", "made"],
     ):
         capsys.readouterr()
         assert command(*words, place) == 1, words
         said = capsys.readouterr().err
         assert made.jobs[0].run_id in said and "checkpoint.pt is not what the run wrote" in said, words
-    assert command("fsck", "--repair", place) == 0 and command("report", "made", place) == 0
+    assert command("audit", "files", "--repair", place) == 0 and command("report", "made", place) == 0
     assert made.jobs[0].run_id not in (tmp_path / "made" / "scores.csv").read_text()
 
 
@@ -226,11 +227,11 @@ def test_check_finds_a_number_that_was_changed(
     made: Plan, tmp_path: Path, file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     collected(made, tmp_path)
-    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert command("audit", "tables", "made", f"results_dir={tmp_path}") == 0
     path = tmp_path / "made" / file
     text = path.read_text()
     path.write_text(text.replace("0.11", "0.10", 1) if "0.11" in text else text.replace("1", "2", 1))
-    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 1
+    assert command("audit", "tables", "made", f"results_dir={tmp_path}") == 1
     assert file in capsys.readouterr().err
 
 
@@ -240,19 +241,19 @@ def test_check_works_from_a_clone_and_sees_changed_raw_runs(
     collected(made, tmp_path)
     clone = tmp_path / "clone"
     (tmp_path / "made").rename(clone / "made") if clone.mkdir() is None else None
-    assert sweep(["check", "made", f"results_dir={clone}"]) == 0  # no raw runs there
+    assert command("audit", "tables", "made", f"results_dir={clone}") == 0  # no raw runs there
     runs = clone / "made" / "runs.csv"
     runs.write_text(runs.read_text().replace(",0.13,", ",0.12,", 1))
-    assert sweep(["check", "made", f"results_dir={clone}"]) == 1
+    assert command("audit", "tables", "made", f"results_dir={clone}") == 1
     assert "does not follow from runs.csv" in capsys.readouterr().err
 
     collected(made, tmp_path)
     metrics = tmp_path / "runs" / made.jobs[0].run_id / "metrics.csv"
     metrics.write_text(metrics.read_text().replace("0.13", "0.14", 1))
-    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 1
+    assert command("audit", "tables", "made", f"results_dir={tmp_path}") == 1
     assert "state='damaged'" in capsys.readouterr().err
     seal(metrics.parent)
-    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 1
+    assert command("audit", "tables", "made", f"results_dir={tmp_path}") == 1
     assert (
         f"does not follow from {tmp_path}/runs/{made.jobs[0].run_id}: seed 3 has d_kl=0.14" in capsys.readouterr().err
     )
@@ -288,7 +289,7 @@ def test_a_run_of_fewer_seeds_stands_in_for_its_setting(tmp_path: Path) -> None:
     assert "11 of 24 seeds" in text and f"missing: {plan.jobs[1].run_id}, {plan.jobs[2].run_id}." in text
     line = next(line for line in text.splitlines() if line.startswith(("| nce | 0.", "| nce | **0.")))
     assert line.endswith("| 3 | 0 |")
-    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert command("audit", "tables", "made", f"results_dir={tmp_path}") == 0
     shown = frame.find(["made"], tmp_path).runs  # the page takes them in the same way
     page = {(run.folder.name, run.seeds, run.state) for run in shown}
     assert (part.run_id, (0, 1, 2), "done") in page and (plan.jobs[1].run_id, (3, 4, 5, 6, 7), "missing") in page
@@ -299,7 +300,7 @@ def test_a_folder_of_another_version_is_refused(made: Plan, tmp_path: Path) -> N
     path = tmp_path / "made" / "sweep.json"
     path.write_text(path.read_text().replace('"schema": 1', '"schema": 7'))
     with pytest.raises(UserError, match="version 7"):
-        sweep(["check", "made", f"results_dir={tmp_path}"])
+        command("audit", "tables", "made", f"results_dir={tmp_path}")
     plan_path = tmp_path / "sweeps" / "made" / "plan.json"
     plan_path.write_text(plan_path.read_text()[:-100])
     with pytest.raises(UserError, match="damaged"):
@@ -314,7 +315,7 @@ def test_a_sweep_of_which_every_seed_diverged_is_collected(tmp_path: Path) -> No
         make_done(job, tmp_path, [0.0, 0.0], diverged={0: 3, 1: 5})
     assert sweep(["collect", "made", f"results_dir={tmp_path}"]) == 0
     assert "| nce | – † | ∞ | 0 | 2 |" in (tmp_path / "made" / "tables.md").read_text()
-    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert command("audit", "tables", "made", f"results_dir={tmp_path}") == 0
 
 
 @pytest.mark.parametrize("forged", [{"seed": 8}, {"run_id": "1d-1-nce-000000000000"}, {}])
@@ -324,7 +325,7 @@ def test_check_finds_rows_that_no_run_gives(
     found = collect.collect(made, tmp_path)
     row = found.frame[found.frame["method"] == "nce"].tail(1).assign(d_kl=0.01, **forged)
     collect.write(made, dataclasses.replace(found, frame=pd.concat([found.frame, row])), tmp_path)
-    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 1
+    assert command("audit", "tables", "made", f"results_dir={tmp_path}") == 1
     (fault,) = capsys.readouterr().err.splitlines()[:1]
     assert f"runs.csv has seed {row['seed'].item()} of {row['run_id'].item()}, " in fault
 
@@ -336,4 +337,4 @@ def test_check_passes_where_the_runs_were_deleted(tmp_path: Path) -> None:
     folder = make_done(part, tmp_path, VALUES["nce"][:3])  # stands in for seeds of the job
     collected(plan, tmp_path)
     shutil.rmtree(folder)
-    assert sweep(["check", "made", f"results_dir={tmp_path}"]) == 0
+    assert command("audit", "tables", "made", f"results_dir={tmp_path}") == 0

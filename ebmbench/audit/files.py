@@ -1,4 +1,4 @@
-"""Checks the runs of a results folder, and makes damaged ones ready to be computed again: `ebmbench fsck`."""
+"""Checks the runs of a results folder, and makes damaged ones ready to be computed again: `ebmbench audit files`."""
 
 from __future__ import annotations
 
