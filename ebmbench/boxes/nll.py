@@ -20,7 +20,7 @@ them, of a proposal that is fitted to those that it has.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -45,8 +45,8 @@ UNIFORM_NLL = 4 * math.log(2)
 """The NLL of the uniform density on the cube, in nats."""
 TEMPERATURES = (1 / 8, 1024.0)
 """The lowest and the highest temperature that is fitted; at the highest one any f is all but uniform."""
-TEMPERATURE_ROUNDS, TEMPERATURE_STEP = 8, 4.0
-"""How often samples are drawn anew to fit the temperature, and the largest factor that one set of samples serves."""
+SPREADS, UNIFORM_SHARE = (0.02, 0.05, 0.1, 0.2, 0.4), 0.25
+"""Standard deviations of the samples around a true box that the temperature is fitted on; the share of uniform ones."""
 NOTHING = -1e30
 """The logarithm of a density that is zero, still a number."""
 
@@ -206,40 +206,38 @@ def box_nll(
 
 @torch.no_grad()
 def fit_temperature(
-    energies: Callable[[Tensor], Energy],
-    count: int,
-    seed: int,
-    device: torch.device,
-    samples: int = 256,
-    half: tuple[float, float] = (1.0, 1.0),
+    energies: Callable[[Tensor], Energy], count: int, seed: int, device: torch.device, samples: int = 512
 ) -> float:
     """Returns the temperature with the lowest mean NLL of the true boxes, within `TEMPERATURES`; 1 without boxes.
 
-    The NLL is convex in 1/T, of slope `E_p[f] − f(0)`. Each set of samples gives the slope at temperatures near the one
-    that they were drawn at. The arguments are those of `weighted_samples`; with `half` below 1 the NLL is that of the
-    density near the box. A box of which f is not a number somewhere is left out.
+    The NLL is convex in 1/T, of slope `E_p[f] − f(0)`. One set of samples around each true box serves all temperatures:
+    at the best one the density is about as wide as true boxes are away from its mode, and has its mass there. A box of
+    which f is not a number somewhere is left out. The arguments are those of `weighted_samples`.
     """
-    rate = 1.0  # 1 / T
-    for _ in range(TEMPERATURE_ROUNDS if count else 0):
-        parts = []
-        for rows, made in weighted_samples(
-            energies, count, seed, device, samples, samples / 4, half, climbs=0, temperature=1 / rate
-        ):
-            target = energies(rows)(torch.zeros(len(rows), 1, 4, device=device))[:, 0].double()
-            parts.append((made.log_weights[0], made.log_values[0] / rate, target))
+    if not count:
+        return 1.0
+    generator = torch.Generator().manual_seed(seed)
+    cube = Uniform(torch.ones(4, dtype=torch.float64, device=device))
+    eye, centre = torch.eye(4).to(cube.half), torch.zeros(1, 4).to(cube.half)
+    parts: list[tuple[float, importance.Proposal]] = [(UNIFORM_SHARE, cube)]
+    parts += [((1 - UNIFORM_SHARE) / len(SPREADS), Cloud(centre, spread * eye)) for spread in SPREADS]
+    log_q, values, targets = [], [], []
+    for rows in torch.arange(count, device=device).split(BOXES_AT_A_TIME):
+        f = energies(rows)
+        made = importance.propose(parts, (1, len(rows)), samples, generator)
+        y = made.y[0]
+        value = f(y.clamp(-1, 1).float()).double()
+        values.append(torch.where(cube.has(y), value, NOTHING))
+        log_q.append(made.log_q[0])
+        targets.append(f(torch.zeros(len(rows), 1, 4, device=device))[:, 0].double())
+    of_samples, of_proposal, of_boxes = torch.cat(values), torch.cat(log_q), torch.cat(targets)
 
-        low = max(rate / TEMPERATURE_STEP, 1 / TEMPERATURES[1])
-        high = min(rate * TEMPERATURE_STEP, 1 / TEMPERATURES[0])
-        for _ in range(20):
-            middle = math.sqrt(low * high)
-            low, high = (low, middle) if _slope(parts, middle - rate) > 0 else (middle, high)
-        before, rate = rate, math.sqrt(low * high)
-        if abs(math.log(rate / before)) < 0.02:
-            break
-    return 1 / rate
+    def slope(rate: float) -> float:
+        weights = torch.softmax(rate * of_samples - of_proposal, -1)
+        return float(((weights * of_samples).sum(-1) - of_boxes).nanmean())
 
-
-def _slope(parts: Sequence[tuple[Tensor, Tensor, Tensor]], change: float) -> float:
-    """Returns the mean of `E_p[f] − f(0)` where the samples' `1/T` is changed by so much."""
-    slopes = [(torch.softmax(log_w + change * f, -1) * f).sum(-1) - target for log_w, f, target in parts]
-    return float(torch.cat(slopes).nanmean())
+    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]  # of 1 / T
+    for _ in range(30):
+        middle = math.sqrt(low * high)
+        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
+    return 1 / math.sqrt(low * high)

@@ -83,17 +83,17 @@ def test_the_context_of_each_target_reaches_its_candidates() -> None:
 
 @pytest.mark.parametrize("factor", [0.5, 1.0, 16.0])
 def test_the_temperature_undoes_an_overconfident_energy(factor: float) -> None:
-    count, spread = 200, 0.08  # of true boxes around the mode of f, which is `factor` times as sharp
+    count, spread = 60, 0.08  # of true boxes around the mode of f, which is `factor` times as sharp
     modes = spread * torch.randn(count, 4, generator=torch.Generator().manual_seed(2))
 
     def energies(rows: Tensor) -> Energy:
         return AutogradEnergy(lambda y: -factor * 0.5 * ((y - modes[rows, None]) / spread).square().sum(-1))
 
     temperature = fit_temperature(energies, count, 0, CPU)
-    assert temperature == pytest.approx(factor, rel=0.15)
+    assert temperature == pytest.approx(factor, rel=0.2)
     before, after = (float(box_nll(energies, count, 0, CPU, 256, t).nll.mean()) for t in (1.0, temperature))
     expected = 4 * (math.log(0.08) + 0.5 * math.log(2 * math.pi * math.e))
-    assert after == pytest.approx(expected, abs=0.25) and after <= before + 0.05
+    assert after == pytest.approx(expected, abs=0.4) and after <= before + 0.05
 
 
 def test_an_energy_that_knows_nothing_becomes_uniform() -> None:

@@ -112,6 +112,12 @@ class DetectionTrainer(Section):
     decay_at: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.66667, 0.83333), description="parts of the iterations after which the rate is divided by 10"
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="rows of the history (50 steps) without a lower validation loss after which training ends; the "
+        "weights with the lowest one are kept. null: all iterations, and the last weights",
+    )
     gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
     mixed_precision: bool = Field(True, description="bfloat16 in the head's matrix products, on a GPU only")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -93,6 +95,9 @@ class DetectionLearner(Learner):
         for parameter in trained.values():
             parameter.requires_grad_()
         self.parameters: dict[str, Tensor] = {**trained, **self.own.parameters}
+        if self.trainer.patience is not None and frozen.val is not None:
+            self.state |= {f"best.{name}": p.detach().clone() for name, p in self.parameters.items()}
+            self.state |= {"best": torch.tensor([math.inf, 0.0, 0.0], dtype=torch.float64, device=self.device)}
         self.optimizer = _optimizer(self.parameters, self.trainer)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(self.trainer))
 
@@ -144,7 +149,41 @@ class DetectionLearner(Learner):
             for part, _ in self.box_loss.passes(self._energy(images), rows, total, step) if count else ():
                 loss += part.detach()
             done += count
-        return {"val_loss": torch.where(alive, loss / max(done, 1), torch.nan)}
+        loss = torch.where(alive, loss / max(done, 1), torch.nan)
+        self._keep_best(float(loss))
+        return {"val_loss": loss}
+
+    def _keep_best(self, loss: float) -> None:
+        """Notes a validation loss, and keeps the weights where it is the lowest so far."""
+        if "best" not in self.state:
+            return
+        lowest, _, rows = self.state["best"].tolist()
+        if loss < lowest:
+            self.state["best"].copy_(torch.tensor([loss, rows + 1, rows + 1]))
+            for name, parameter in self.parameters.items():
+                self.state[f"best.{name}"].copy_(parameter.detach())
+        else:
+            self.state["best"][2] += 1
+
+    @override
+    def is_finished(self) -> bool:
+        if "best" not in self.state:
+            return False
+        _, best, rows = self.state["best"].tolist()
+        return bool(rows - best >= (self.trainer.patience or math.inf))
+
+    @override
+    def end_training(self) -> None:
+        """Puts the weights with the lowest validation loss in place, where that is asked for."""
+        if "best" not in self.state or self.state["best"][1] == 0:
+            return
+        lowest, best, rows = self.state["best"].tolist()
+        for name, parameter in self.parameters.items():
+            parameter.data.copy_(self.state[f"best.{name}"])
+        if best < rows:
+            steps = (min(round(row) * self.steps_per_row, self.num_steps) for row in (best, rows))
+            text = "the validation loss was lowest ({:.2f}) at step {} of {}; its weights are kept"
+            print(f"ebmbench: seed {self.seeds[0]}: {text.format(lowest, *steps)}", file=sys.stderr, flush=True)
 
     @cached_property
     def _validation_images(self) -> list[int]:

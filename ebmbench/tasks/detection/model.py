@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,8 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ebmbench.boxes.calibration import Calibration, side_intervals
 from ebmbench.boxes.energy import BoxEnergy
-from ebmbench.boxes.nll import weighted_samples
 from ebmbench.core.errors import UserError, counted
 from ebmbench.core.rng import Streams
 from ebmbench.system.files import write_atomically
@@ -31,10 +30,6 @@ from ebmbench.tasks.detection.inference import base_detections, detect
 
 RECORD = "detector.json"
 """The file of a run directory that says which base detector its heads stand on."""
-SAMPLES, LEAST_ESS = 128, 40
-"""Importance samples for the density and the intervals of a box, and how many of them must be effective."""
-SAME_OBJECT = (0.5, math.log(2))
-"""How far centres and log sizes go, relative to a box, of boxes that may be the same object's."""
 DRAWN_SCORE = 0.5
 """Class score from which a box is drawn into a picture."""
 COLORS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -52,10 +47,12 @@ class Prediction:
         labels: names of the classes, N of them.
         scores: class scores of the base detector, `[N]`.
         energies: f at the boxes, `[N]`.
-        log_density: `log p(y|x)` at the boxes, in coordinates relative to them (docs/detection.md), `[N]` float64; the
-            density is that of the boxes nearby, whose centre is at most half the width and height away and whose sides
-            are half to twice as long: those farther away are other objects'.
-        low, high: ends of the central interval of each of x1 y1 x2 y2 that this density gives, `[N, 4]`.
+        log_density: `log p(y|x)` at the boxes, at the temperature that fits validation boxes, in coordinates relative
+            to them (docs/detection.md), `[N]` float64; the density is that of the boxes nearby, whose centre is at most
+            half the width and height away and whose sides are half to twice as long: those farther away are other
+            objects'.
+        low, high: ends of the interval of each of x1 y1 x2 y2, `[N, 4]`: the central one of this density whose level
+            holds as many sides of validation boxes as it should.
     """
 
     boxes: Tensor
@@ -72,7 +69,9 @@ class DetectionModel:
 
     Attributes:
         seed: the seed that it was trained with.
-        accepted: whether the head gained on the validation split. Where it did not, `predict` gives the base's boxes.
+        accepted: whether the head gained on images that it was not trained on. Where it did not, `predict` gives the
+            base's boxes, and intervals around them.
+        calibration: what validation boxes say of its density and its intervals.
         diverged_step: the step at which its training diverged, None if it did not.
     """
 
@@ -86,9 +85,10 @@ class DetectionModel:
         head: ClassHead,
         seed: int,
         accepted: bool,
+        calibration: Calibration,
     ) -> None:
         self.task, self.base, self.head = task, base, head.eval().requires_grad_(False)
-        self.names, self.seed, self.accepted = dict(names), seed, accepted
+        self.names, self.seed, self.accepted, self.calibration = dict(names), seed, accepted, calibration
 
     @staticmethod
     def read(task: DetectionSettings, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> DetectionModel:
@@ -109,7 +109,7 @@ class DetectionModel:
         options, start = task.head, task.head.from_base and base.has_box_head
         head = ClassHead.start(base.hidden_layers, len(base.category_ids), options.activation, start, draws)
         head.load_state_dict({**head.state_dict(), **{n: parameters[n] for n in head.trained(options.frozen)}})
-        return DetectionModel(task, base, names, head, seed, _is_accepted(run_dir, seed))
+        return DetectionModel(task, base, names, head, seed, _is_accepted(run_dir, seed), _calibration(run_dir, seed))
 
     @torch.no_grad()
     def predict(self, image: Any, level: float = 0.9) -> Prediction:
@@ -135,15 +135,16 @@ class DetectionModel:
             boxes, scores, labels = base_detections(found, options)
         images = torch.zeros(len(boxes), dtype=torch.int64)
         energy = BoxEnergy(self.head, maps, boxes, images, labels, self.task.head.keep_level)
-        values, log_density, low, high = _uncertainty(energy, self.seed, level)
+        values = energy(torch.zeros(len(energy), 1, 4, device=boxes.device))[:, 0] if len(energy) else scores
+        sides = side_intervals(energy, self.seed, level, self.calibration, centred=not self.accepted)
         return Prediction(
             boxes=one.in_image(boxes),
             labels=[self.names.get(self.base.category_ids[label - 1], "?") for label in labels.tolist()],
             scores=scores,
             energies=values,
-            log_density=log_density,
-            low=low * one.scale,
-            high=high * one.scale,
+            log_density=sides.log_density,
+            low=sides.low * one.scale,
+            high=sides.high * one.scale,
         )
 
 
@@ -151,6 +152,17 @@ def _is_accepted(run_dir: Path, seed: int) -> bool:
     """Whether a run reports the head's boxes: it does where it was not asked to judge them."""
     table = pd.read_csv(run_dir / "metrics.csv").set_index("seed")
     return "accepted" not in table or bool(table.loc[seed, "accepted"] == 1)
+
+
+def _calibration(run_dir: Path, seed: int) -> Calibration:
+    """Returns the calibration that a run wrote for a seed; raises UserError where it is missing or damaged."""
+    path = run_dir / f"calibration.{seed}.json"
+    try:
+        content = json.loads(path.read_text())
+        return Calibration(float(content["temperature"]), tuple(map(float, content["levels"])))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = f"{path} is missing or damaged ({type(error).__name__}): `ebmbench rescore` writes it again"
+        raise UserError(text) from None
 
 
 def as_pixels(image: Any) -> Tensor:
@@ -170,20 +182,6 @@ def as_pixels(image: Any) -> Tensor:
     if pixels.dim() != 3 or pixels.shape[2] != 3 or pixels.dtype != torch.uint8 or not pixels.numel():
         raise UserError(f"an image is a uint8 array [H, W, 3], and this is {pixels.dtype} {tuple(pixels.shape)}")
     return pixels.permute(2, 0, 1).contiguous()
-
-
-def _uncertainty(energy: BoxEnergy, seed: int, level: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns f and log p at the boxes of an energy, `[N]`, and the ends of their corners' intervals, `[N, 4]`."""
-    device = energy.reference.device
-    values = energy(torch.zeros(len(energy), 1, 4, device=device))[:, 0] if len(energy) else torch.zeros(0)
-    log_density = values.double()
-    low, high = torch.zeros(2, len(energy), 4, dtype=torch.float64, device=device)
-    found = weighted_samples(energy.of, len(energy), seed, device, SAMPLES, LEAST_ESS, SAME_OBJECT, climbs=0)
-    for rows, made in found:
-        corners = replace(made, y=energy.of(rows).boxes(made.y[0]).double().unsqueeze(0))
-        log_density[rows] -= made.log_z[0]
-        low[rows], high[rows] = (corners.quantile(p)[0] for p in ((1 - level) / 2, (1 + level) / 2))
-    return values, log_density, low.float(), high.float()
 
 
 # -------------------------------------------------------------------------------------------------------- files

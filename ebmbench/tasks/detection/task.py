@@ -17,7 +17,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
 from ebmbench.system import distributed
-from ebmbench.tasks.base import TRUSTED_K, Learner, Metric, Setup, SweepFigure, Task
+from ebmbench.tasks.base import LEAST_GAIN, TRUSTED_K, Learner, Metric, Setup, SweepFigure, Task
 from ebmbench.tasks.detection.config import DetectionSettings, DetectionTrainer
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class DetectionTask(DetectionSettings, Task):
 
     name = "detection"
     Trainer = DetectionTrainer
-    metrics = tuple(replace(metric, doubted=metric.name.startswith("box_nll")) for metric in (
+    metrics = tuple(replace(metric, doubted=metric.name.startswith(("box_nll", "coverage"))) for metric in (
         Metric("ap", "AP", "higher", "AP after refinement, %", table=True,
                figures=("ranking", "strip", "settings", "pareto"), bounds=(0, 100)),
         Metric("ap50", "AP50", "higher", tex=r"AP$_{50}$", table=True, bounds=(0, 100)),
@@ -48,6 +48,12 @@ class DetectionTask(DetectionSettings, Task):
         Metric("box_nll_error", "its standard error", "lower", "standard error of a box's NLL, nats", table=True),
         Metric("box_nll_k", "its Pareto k", "lower", "Pareto k of the importance weights, 90 % of boxes", table=True),
         Metric("box_nll_ess", "its effective samples", "higher", "effective samples, 90 % of boxes have more"),
+        Metric("box_nll_raw", "box NLL at temperature 1", "lower", "box NLL before calibration, nats"),
+        Metric("temperature", "temperature", title="temperature that fits validation boxes"),
+        Metric("coverage90", "coverage 90 %", 0.9, "share of sides in their 90 % intervals", table=True, bounds=(0, 1)),
+        Metric("coverage50", "coverage 50 %", 0.5, "share of sides in their 50 % intervals", bounds=(0, 1)),
+        Metric("coverage90_raw", "coverage 90 %, uncalibrated", 0.9, bounds=(0, 1)),
+        Metric("coverage50_raw", "coverage 50 %, uncalibrated", 0.5, bounds=(0, 1)),
         Metric("base_ap", "base AP", of_model=False),
         Metric("base_ap50", "base AP50", tex=r"base AP$_{50}$", of_model=False),
         Metric("base_ap75", "base AP75", tex=r"base AP$_{75}$", of_model=False),
@@ -65,7 +71,7 @@ class DetectionTask(DetectionSettings, Task):
         Metric("mean_ap75_gain", "mean gain in AP75", "higher", "gain in AP75, mean of the seeds", of_model=False),
         Metric("mean_ap75_gain_low", "mean gain in AP75, low", of_model=False),
         Metric("mean_ap75_gain_high", "mean gain in AP75, high", of_model=False),
-        Metric("accepted", "accepted", "higher", "whether the head gains on the validation split"),
+        Metric("accepted", "accepted", "higher", "1: the head gains on the validation split; 0: undecided; -1: worse"),
         Metric("val_ap", "validation AP", "higher", "AP of the head's boxes on the validation split, %"),
         Metric("val_gain", "gain in AP, validation"),
         Metric("val_gain_low", "gain in AP, validation, low"),
@@ -135,6 +141,13 @@ class DetectionTask(DetectionSettings, Task):
         known = scores["box_nll_k"] <= TRUSTED_K and scores["box_nll_ess"] >= LEAST_ESS
         return math.isfinite(scores["ap"]) and (known or not self.inference.nll_boxes)
 
+    @override
+    def is_uninformed(self, scores: Mapping[str, float]) -> bool:
+        from ebmbench.boxes.nll import UNIFORM_NLL
+
+        return scores["box_nll"] > UNIFORM_NLL - LEAST_GAIN
+
+    uninformed = "the box NLL is no better than that of a uniform density"
     doubt = "AP is not finite, or log Z of too many boxes is not known: their effective samples, or Pareto's k"
 
     @override

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import ebmbench
+from ebmbench.boxes.acceptance import Verdict
 from ebmbench.boxes.comparison import Interval
 from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
@@ -45,7 +46,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_head_that_gains_nothing_is_reported_as_such(run: Path) -> None:
     """Two training steps teach nothing."""
     for row in rows(run):
-        if row["accepted"] == "0.0":
+        if row["accepted"] != "1.0":
             assert row["ap"] == row["base_ap"] and float(row["ap_gain"]) == 0
             assert float(row["val_gain_low"]) <= 0
         else:
@@ -61,7 +62,7 @@ def test_a_head_is_accepted_where_its_gain_is_above_nothing(
         "refined": Evaluation(dict.fromkeys(NAMES, 33.0), (), ()),
     }
     gains = {"ap_gain": 2.5, "ap_gain_low": 1.0, "ap_gain_high": 4.0}
-    row = scoring._verdict(Interval(2.0, low, 5.0), stages, gains, 35, seed=4)
+    row = scoring._verdict(Verdict(Interval(2.0, low, 5.0), 35), stages, gains, seed=4)
     assert row["accepted"] == float(accepted) and row["head_ap"] == 33 and row["val_gain"] == 2
     assert [row[f"head_gain{end}"] for end in ("", "_low", "_high")] == [2.5, 1.0, 4.0]
     said = capsys.readouterr().err
@@ -69,7 +70,7 @@ def test_a_head_is_accepted_where_its_gain_is_above_nothing(
         assert "ap" not in row and not said
     else:
         assert row["ap"] == 30 and row["ap_gain"] == row["ap75_gain_high"] == 0
-        assert "seed 4: the head is not accepted: on the 35 images" in said and "[" in said
+        assert "seed 4: the head is not accepted" in said and "; undecided: +2.0 AP [" in said and "35 images" in said
 
 
 def test_the_validation_split_decides_and_not_the_scored_one(
@@ -80,12 +81,12 @@ def test_the_validation_split_decides_and_not_the_scored_one(
     frozen = learner.frozen  # type: ignore[attr-defined]
     assert frozen.val is not frozen.scored and frozen.val.dataset.split == "val"
 
-    def judged(task: Any, store: Any, *others: Any) -> Any:
+    def judged(task: Any, store: Any, found: Any) -> Any:
         asked.append(store)
         return {name: Evaluation({"ap": ap}, (), (1,)) for name, ap in (("base", 5.0), ("refined", 4.0))}
 
     asked: list[Any] = []
-    monkeypatch.setattr(scoring, "_validation", judged)
+    monkeypatch.setattr(scoring, "_base_and_refined", judged)
     gain = {"ap": Interval(1.0, 0.5, 1.5), "ap75": Interval(1.0, 0.5, 1.5)}
     monkeypatch.setattr(scoring, "paired_bootstrap", lambda *_: gain)
     (row,) = learner.evaluate(tmp_path, [False])

@@ -420,7 +420,7 @@ def test_torchrun_runs_a_multirun(tmp_path: Path) -> None:
     overrides = ["-m", *tiny("nce,nce+", "device=cpu", f"results_dir={tmp_path}")]
     done = subprocess.run([*TORCHRUN, *overrides], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"  done$", done.stdout, re.MULTILINE)) == 2  # the table at the end
+    assert len(re.findall(r"  done", done.stdout, re.MULTILINE)) == 2  # the table at the end
     assert len(re.findall(r"^2 jobs$", done.stderr, re.MULTILINE)) == 1
 
 
@@ -568,7 +568,7 @@ def test_frozen_layers_stay_and_the_other_order_of_nms_is_scored_too(tmp_path: P
     (row,) = read_csv(outcome.run_dir / "metrics.csv")
     other = execute(tiny_run(tmp_path, "nce", *words, "task.inference.nms_order=score"), quiet=True)
     (expected,) = read_csv(other.run_dir / "metrics.csv")
-    assert float(row["other_ap"]) == float(expected["head_ap"]) and float(row["other_accepted"]) in (0, 1)
+    assert float(row["other_ap"]) == float(expected["head_ap"]) and float(row["other_accepted"]) in (-1, 0, 1)
     assert [float(row[f"other_gain{end}"]) for end in ("", "_low", "_high")] == [
         float(expected[f"head_gain{end}"]) for end in ("", "_low", "_high")
     ]
