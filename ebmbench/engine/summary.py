@@ -52,6 +52,8 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
         if row["trusted"] == "0":
             doubtful.setdefault(_doubt(row, config), []).append(row["seed"])
     lines += [f"  not to be trusted: seed {', '.join(seeds)} ({doubt})" for doubt, seeds in doubtful.items()]
+    for row in good:
+        lines += [f"  seed {row['seed']}: {remark}" for remark in config.task.remarks(_scores(row))]
     for name, text in config.method.counters.items():
         for row in rows:
             if row.get(name, "0") not in ("", "0"):
@@ -63,8 +65,12 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
 
 def _doubt(row: Mapping[str, str], config: RunConfig) -> str:
     """Returns what is the matter with a seed that is not trusted."""
-    scores = {name: float(value) for name, value in row.items() if value != ""}
+    scores = _scores(row)
     return config.task.uninformed if config.task.is_trusted(scores) else config.task.doubt
+
+
+def _scores(row: Mapping[str, str]) -> dict[str, float]:
+    return {name: float(value) for name, value in row.items() if value != ""}
 
 
 def _unused(config: RunConfig) -> set[str]:

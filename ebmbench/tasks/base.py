@@ -327,6 +327,10 @@ class Task(Component):
         """
         return None
 
+    def remarks(self, scores: Mapping[str, float]) -> list[str]:
+        """Returns what people should know of a model with these scores, a sentence each."""
+        return []
+
     uninformed: ClassVar[str] = "no better than a density that knows nothing of x"
     """What is the matter with such a model, for people."""
 

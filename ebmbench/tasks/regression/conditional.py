@@ -15,6 +15,7 @@ from ebmbench.core.tempering import Tempered, tempered
 from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity, Wide
 from ebmbench.tasks.regression.density import GridDensity, midpoints
 from ebmbench.tasks.regression.stack import Stack
+from ebmbench.tasks.regression.target_range import InRange, TargetRange
 
 LogDensity = Callable[[Tensor], Tensor]
 """`log p(y|x)` up to `log Z(x)`, for S models and some rows: y `[S, B, M, D]` -> `[S, B, M]`, float64."""
@@ -65,21 +66,31 @@ class Conditionals:
     Args:
         stack: the models.
         base: their base density; a normalised model has none, but its reach bounds quadratures.
+        targets: their range in training, beyond which f is constant if a model is not normalised.
         nodes: places nodes for one target; None for several.
         cloud: kernels around training targets, from which sampling starts; not needed for one target.
     """
 
     def __init__(
-        self, stack: Stack, base: BaseDensity, nodes: NodeDensity | None, cloud: Cloud | None, seeds: int
+        self,
+        stack: Stack,
+        base: BaseDensity,
+        targets: TargetRange,
+        nodes: NodeDensity | None,
+        cloud: Cloud | None,
+        seeds: int,
     ) -> None:
-        self.stack, self.base, self.nodes, self.cloud, self.seeds = stack, base, nodes, cloud, seeds
+        self.stack, self.base, self.targets, self.seeds = stack, base, targets, seeds
+        self.nodes, self.cloud = nodes, cloud
 
     @torch.no_grad()
     def bind(self, x: Tensor) -> Bound:
         """Returns the energies at some rows x `[B, ...]`, the base density's included."""
         with self.stack.evaluating():
             f, _ = self.stack.bind(x.unsqueeze(0).expand(self.seeds, *x.shape))
-        return Bound(f, self.stack, None if self.stack.normalised else self.base, x.dtype)
+        if self.stack.normalised:
+            return Bound(f, self.stack, None, x.dtype)
+        return Bound(InRange(f, self.targets), self.stack, self.base, x.dtype)
 
     def grids(self, x: Tensor, near: Tensor | None = None) -> GridDensity:
         """Returns the densities of one target at some rows, `[S·B]` of them, seed by seed.

@@ -165,6 +165,11 @@ class GridDensity:
         part = self.spacing.gather(-1, cell) * t * (left + 0.5 * t * (right - left))
         return (self.cdf.gather(-1, cell) + part).clamp(0, 1)
 
+    def mass_outside(self, low: Tensor, high: Tensor) -> Tensor:
+        """The mass below `low` and above `high`, a number each (`[1]`): `[N]`."""
+        below, to_high = self.cdf_at(torch.cat((low, high)).expand(len(self.y), -1)).unbind(-1)
+        return below + (self.cdf[:, -1] - to_high).clamp(min=0)
+
     def quantile(self, probability: Tensor, flatten: float = 0.0) -> Tensor:
         """The least y up to which the density has a probability: `[N, K]` or `[K]` -> `[N, K]`.
 
@@ -260,11 +265,29 @@ def crps_of_points(points: Tensor, y: Tensor) -> Tensor:
 
 
 def energy_score(points: Tensor, y: Tensor) -> Tensor:
-    """`E‖Y − y‖ − ½ E‖Y − Y'‖` of equally likely points: `[N, Q, D], [N, D] -> [N]` (Gneiting and Raftery, 2007)."""
+    """`E‖Y − y‖ − ½ E‖Y − Y'‖` from draws Y: `[N, Q, D], [N, D] -> [N]` (Gneiting and Raftery, 2007).
+
+    The second mean is over pairs of different draws, so that the estimate is unbiased.
+    """
     points, y = points.double(), y.double().unsqueeze(1)
     distance = (points - y).norm(dim=-1).mean(-1)
-    pairs = torch.cat([torch.cdist(part, part).mean((1, 2)) for part in points.split(64)])
+    count = points.shape[1]
+    pairs = torch.cat([torch.cdist(part, part).sum((1, 2)) for part in points.split(64)]) / (count * (count - 1))
     return distance - 0.5 * pairs
+
+
+INTERVAL = (0.05, 0.95)
+"""The ends of the 90 % interval that is scored, as probabilities."""
+
+
+def interval_score(ends: Tensor, y: Tensor) -> Tensor:
+    """The score of `INTERVAL` (Gneiting and Raftery, 2007): its ends `[N, 2]`, y `[N]` -> `[N]`.
+
+    It is the interval's length, and 20 times the distance of a y outside from it.
+    """
+    low, high = ends.unbind(-1)
+    missed = (low - y).clamp(min=0) + (y - high).clamp(min=0)
+    return high - low + missed / INTERVAL[0]
 
 
 def central_coverage(pit: Tensor, level: float) -> Tensor:

@@ -29,6 +29,7 @@ from ebmbench.tasks.regression.data.notes import outside_notes, target_notes
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.scaling import Scaling
 from ebmbench.tasks.regression.stack import Place
+from ebmbench.tasks.regression.target_range import InRange, TargetRange
 
 if TYPE_CHECKING:
     from ebmbench.tasks.regression.task import Regression
@@ -83,7 +84,8 @@ class FitLearner(RegressionLearner):
         if not stack.normalised and self.nodes is not None:
             self.partition_nodes = task.base.nodes + conditional.NEAR_NODES
         cloud = Cloud.of_targets(y).to(device) if self.nodes is None else None
-        self.conditionals = Conditionals(stack, task.base, self.nodes, cloud, len(self.seeds))
+        self.targets = TargetRange.of(y)
+        self.conditionals = Conditionals(stack, task.base, self.targets, self.nodes, cloud, len(self.seeds))
         self.optimizer = eager(torch.optim.AdamW)(
             list(self.parameters.values()),
             lr=trainer.learning_rate,
@@ -117,7 +119,9 @@ class FitLearner(RegressionLearner):
     @override
     def bind(self, x: Tensor) -> tuple[Energy, Callable[[], Tensor]]:
         f, features = self.stack.bind(x)
-        return (f if self.stack.normalised else WithBase(f, self.task.base)), features
+        if self.stack.normalised:
+            return f, features
+        return WithBase(InRange(f, self.targets), self.task.base), features
 
     def log_partition(self, draws: Draws, y: Tensor) -> Callable[[Energy], Tensor] | None:
         """Returns what gives `log Z`: 0 for a normalised model, a quadrature for one target, None for several."""

@@ -24,11 +24,13 @@ from ebmbench.core.rng import Streams
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.examples import read_arrays, write_arrays, write_examples
 from ebmbench.tasks.regression.density import (
+    INTERVAL,
     LEVELS,
     calibration_curve,
     calibration_metrics,
     crps_of_points,
     energy_score,
+    interval_score,
     point_metrics,
 )
 
@@ -59,6 +61,7 @@ def model_plain(learner: FitLearner) -> dict[str, Any]:
         "rows": {name: len(getattr(split, name)) for name in ("train", "val", "test")},
         "notes": split.notes,
     }
+    plain["range"] = {name: getattr(learner.targets, name).tolist() for name in ("low", "high")}
     if learner.nodes is not None:
         plain["nodes"] = {name: getattr(learner.nodes, name).tolist() for name in ("centres", "widths")}
     elif learner.conditionals.cloud is not None:
@@ -203,7 +206,8 @@ def _mixture_scores(arrays: dict[str, Any]) -> dict[str, float]:
     scores = {"nll": -mixed.mean(), **point_metrics(mixed, mean.mean(0), median, y, log_base)}
     if one:
         scores |= {"crps": crps_of_points(pooled[..., 0], y[:, 0]).mean()}
-        scores |= calibration_metrics(pit.mean(0), one)
+        ends = pooled[..., 0].quantile(pooled.new_tensor(INTERVAL), dim=1).T
+        scores |= {"interval_score": interval_score(ends, y[:, 0]).mean(), **calibration_metrics(pit.mean(0), one)}
     else:
         scores |= {"energy_score": energy_score(pooled[:, :: max(1, len(points))], y).mean()}
     return {name: float(value) for name, value in scores.items()}

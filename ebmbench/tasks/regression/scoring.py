@@ -14,8 +14,16 @@ from ebmbench.core.rng import Streams
 from ebmbench.tasks.regression import density, records
 from ebmbench.tasks.regression.conditional import NEAR, Conditionals, around
 from ebmbench.tasks.regression.data.base import Arrays, Law
-from ebmbench.tasks.regression.density import GridDensity, calibration_metrics, midpoints, point_metrics
+from ebmbench.tasks.regression.density import (
+    INTERVAL,
+    GridDensity,
+    calibration_metrics,
+    interval_score,
+    midpoints,
+    point_metrics,
+)
 from ebmbench.tasks.regression.scaling import Scaling
+from ebmbench.tasks.regression.target_range import MUCH_OUTSIDE
 
 if TYPE_CHECKING:
     from ebmbench.tasks.regression.fitting import FitLearner
@@ -42,8 +50,10 @@ class RowScores:
         pit: the distribution function at the observation for one target; for several the model's mass where its density
             is higher than at the observation. `[S, N]`; uniform if the model is right.
         score: CRPS, or the energy score for several targets, `[S, N]`.
+        interval_score: of the central 90 % interval of one target, `[S, N]`; nan for several targets.
         mean, median, spread: of the density, `[S, N, D]`. spread is the standard deviation.
         points: equally likely points, `[S, N, Q, D]` float32.
+        outside: the mass beyond the range of the training targets, widened by a tenth of it, `[S, N]`.
         d_kl, d_kl_error: `KL(truth ‖ model)` and its standard error by chance; nan where no truth is known. `[S, N]`.
     """
 
@@ -52,10 +62,12 @@ class RowScores:
     bias: Tensor
     pit: Tensor
     score: Tensor
+    interval_score: Tensor
     mean: Tensor
     median: Tensor
     spread: Tensor
     points: Tensor
+    outside: Tensor
     d_kl: Tensor
     d_kl_error: Tensor
 
@@ -108,10 +120,12 @@ def one_target(conditionals: Conditionals, scaling: Scaling, x: Tensor, y: Tenso
         bias=_bias(grids, _shown_by_target(conditionals, grids, x), normalised),
         pit=grids.cdf_at(target.unsqueeze(1)).squeeze(1),
         score=unit * grids.crps(target),
+        interval_score=unit * interval_score(grids.quantile(target.new_tensor(INTERVAL)), target),
         mean=scaling.raw_y(grids.mean.unsqueeze(1)),
         median=scaling.raw_y(grids.quantile(target.new_tensor([0.5]))),
         spread=unit * grids.variance.sqrt().unsqueeze(1),
         points=scaling.raw_y(grids.quantile(midpoints(POINTS, x.device)).unsqueeze(-1)).float(),
+        outside=grids.mass_outside(*conditionals.targets.widened),
         d_kl=nan if truth is None else _d_kl(conditionals, grids, x, truth),
         d_kl_error=nan,
     )
@@ -191,10 +205,12 @@ def many_targets(
         bias=bias,
         pit=made.mass_above(at_target),
         score=score,
+        interval_score=torch.full_like(log_z, torch.nan),
         mean=scaling.raw_y(made.mean),
         median=scaling.raw_y(made.quantile(0.5)),
         spread=made.spread * scaling.y_std.to(x.device),
         points=points.float(),
+        outside=(made.weights * conditionals.targets.is_outside(made.y)).sum(-1),
         d_kl=d_kl,
         d_kl_error=d_kl_error,
     )
@@ -264,11 +280,16 @@ def summarise(scores: RowScores, index: int, y: Tensor, log_base: Tensor) -> dic
         **point_metrics(log_prob, scores.mean[index], scores.median[index], y, log_base),
         **calibration_metrics(scores.pit[index], one),
         "crps" if one else "energy_score": scores.score[index].mean(),
+        "interval_score": scores.interval_score[index].mean(),
+        "mass_outside": scores.outside[index].mean(),
+        "outside_rows": (scores.outside[index] > MUCH_OUTSIDE).double().sum(),
     }
     if scores.d_kl[index].isfinite().any():
         result["d_kl"] = scores.d_kl[index].mean()
         if not one:
             result["d_kl_error"] = torch.hypot(_error_of_mean(scores.d_kl_error[index]), bias)
+    if not one:
+        del result["interval_score"]
     return {name: float(value) for name, value in result.items()}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from pydantic import Field
 from typing_extensions import override
 
+from ebmbench.core.errors import counted
 from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
@@ -76,6 +77,12 @@ class Regression(Task):
         Metric("mae", "MAE", "lower", "MAE of the median, units of y", "", True),
         Metric("coverage_50", "coverage of 50 %", 0.5, "coverage of the 50 % interval", r"coverage of 50\,\%", True,
                bounds=(0, 1)),
+        Metric("interval_score", "interval score", "lower", "score of the 90 % interval, units of y", "", True,
+               bounds=(0, math.inf)),
+        Metric("mass_outside", "mass outside", "lower", "mass beyond the training targets' range and a tenth of it", "",
+               True, bounds=(0, 1)),
+        Metric("outside_rows", "rows with mass outside", "lower", "test rows with over 1 % of their mass outside", "",
+               True),
         Metric("coverage_90", "coverage of 90 %", 0.9, "coverage of the 90 % interval", r"coverage of 90\,\%", True,
                ("strip",), bounds=(0, 1)),
         Metric("calibration_error", "calibration error", "lower", "mean distance of coverage from its level", "", True),
@@ -84,6 +91,7 @@ class Regression(Task):
         Metric("ensemble_crps", "ensemble CRPS", "lower", "CRPS of the mixture of the seeds", "", True, of_model=False),
         Metric("ensemble_energy_score", "ensemble energy score", "lower", of_model=False),
         Metric("ensemble_rmse", "ensemble RMSE", "lower", "RMSE of the seeds' mean", "", True, of_model=False),
+        Metric("ensemble_interval_score", "ensemble interval score", "lower", of_model=False),
         Metric("ensemble_mae", "ensemble MAE", "lower", of_model=False),
         Metric("ensemble_nll_median", "ensemble median NLL", "lower", of_model=False),
         Metric("ensemble_nll_mixed", "ensemble NLL, 2 % base", "lower", of_model=False),
@@ -153,6 +161,16 @@ class Regression(Task):
     @override
     def is_uninformed(self, scores: Mapping[str, float]) -> bool:
         return scores["nll"] > scores["nll_base"] - LEAST_GAIN
+
+    @override
+    def remarks(self, scores: Mapping[str, float]) -> list[str]:
+        rows = int(scores.get("outside_rows", 0))
+        if not rows:
+            return []
+        return [
+            f"{counted(rows, 'test row has', 'test rows have')} more than 1 % of the density beyond the range of the "
+            "training targets, widened by a tenth"
+        ]
 
     uninformed = "no better than the base density"
     doubt = f"log Z is not known well enough, for its error is too large beside the score; or {uninformed}"

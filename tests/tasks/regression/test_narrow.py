@@ -16,6 +16,7 @@ from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity
 from ebmbench.tasks.regression.conditional import Conditionals
 from ebmbench.tasks.regression.scaling import Scaling
 from ebmbench.tasks.regression.scoring import one_target
+from ebmbench.tasks.regression.target_range import TargetRange
 
 BASE = BaseDensity()
 LOG_Z = 1.5
@@ -67,7 +68,9 @@ def rows(parts: Parts, count: int = 300) -> tuple[Tensor, Tensor]:
 
 def conditionals(stack: Any) -> Conditionals:
     targets = torch.randn(800, generator=torch.Generator().manual_seed(1))
-    return Conditionals(stack, BASE, NodeDensity.of(targets, BASE), None, 1)
+    return Conditionals(
+        stack, BASE, TargetRange.of(torch.tensor([[-30.0], [30.0]])), NodeDensity.of(targets, BASE), None, 1
+    )
 
 
 def one(std: float) -> Parts:
