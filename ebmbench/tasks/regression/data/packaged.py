@@ -58,17 +58,13 @@ class Origin:
         return f"{self.package}, {self.item}"
 
 
-def _tables() -> dict[str, Origin]:
-    text = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-    lists = {"targets", "ignore", "categorical"}
-    tables: dict[str, dict[str, Any]] = yaml.safe_load(text)
-    return {
-        name: Origin(**{key: tuple(value) if key in lists else value for key, value in about.items()})
-        for name, about in tables.items()
-    }
+def _origin(about: dict[str, Any]) -> Origin:
+    lists = {key: tuple(about[key]) for key in ("targets", "ignore", "categorical") if key in about}
+    return Origin(**{**about, **lists})
 
 
-TABLES = _tables()
+_TEXT = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
+TABLES: dict[str, Origin] = {name: _origin(about) for name, about in yaml.safe_load(_TEXT).items()}
 """By the name that users type. Where a table is licensed is stated in its package."""
 
 
