@@ -193,9 +193,11 @@ def training_curves(
 
 
 def _training(title: str, color: str, history: pd.DataFrame) -> Figure:
-    figure, nll = training_curves(title, color, history, "val_nll", "validation NLL", 2.6)
-    best = history["val_nll"].min()
-    late = history.loc[history["epoch"] > 2, "val_nll"]
+    column = "val_nll" if "val_nll" in history else "val_loss"
+    label = "validation NLL" if column == "val_nll" else "validation loss"
+    figure, nll = training_curves(title, color, history, column, label, 2.6)
+    best = history[column].min()
+    late = history.loc[history["epoch"] > 2, column]
     if late.notna().any():  # the first epochs would hide the rest
         nll.set_ylim(
             best - 0.05 * (late.quantile(0.95) - best) - 1e-3, late.quantile(0.95) + 0.1 * (late.quantile(0.95) - best)

@@ -19,7 +19,7 @@ from ebmbench.core.energy import Energy
 from ebmbench.core.errors import UserError
 from ebmbench.core.importance import Cloud, Proposed
 from ebmbench.core.optimizers import eager
-from ebmbench.core.rng import Draws
+from ebmbench.core.rng import Draws, Streams
 from ebmbench.tasks.base import Setup
 from ebmbench.tasks.regression import conditional, scoring
 from ebmbench.tasks.regression.base_density import NodeDensity, WithBase
@@ -42,6 +42,8 @@ PATIENT_STEPS = 4000
 """Where `trainer.patience` is its default, no model waits longer than this for a lower validation NLL."""
 DROP = 0.2
 """What is left of the learning rate after each of `trainer.drops`."""
+VALIDATION_SEEDS = 2**32
+"""Added to a seed for the random numbers of its own loss on validation rows: none of them is used in training."""
 KEPT_DRAWS = 64
 """Chunks of validation rows whose importance samples are kept from epoch to epoch."""
 
@@ -57,7 +59,7 @@ class FitLearner(RegressionLearner):
 
     Attributes of the state, which checkpoints hold:
         average.flat: the average of the weights, `[S, P]`; average.steps: how many steps are in it.
-        best.flat, best.nll, best.epoch: the weights with the lowest validation NLL, that NLL and its epoch.
+        best.flat, best.score, best.epoch: the weights with the lowest validation score, that score and its epoch.
         epoch: how many are over. waited: epochs since the last lower validation NLL or drop, `[S]`.
         drops: how often the learning rate fell, `[S]`. step_share: what is left of it, `[S]`.
         ended: who has ended, `[S]`.
@@ -102,7 +104,7 @@ class FitLearner(RegressionLearner):
             "average.flat": flat.clone(),
             "average.steps": torch.zeros((), dtype=torch.float64, device=device),
             "best.flat": flat.clone(),
-            "best.nll": torch.full((count,), math.inf, dtype=torch.float64, device=device),
+            "best.score": torch.full((count,), math.inf, dtype=torch.float64, device=device),
             "best.epoch": torch.zeros(count, dtype=torch.int64, device=device),
             "waited": torch.zeros(count, dtype=torch.int64, device=device),
             "drops": torch.zeros(count, dtype=torch.int64, device=device),
@@ -111,6 +113,7 @@ class FitLearner(RegressionLearner):
             "epoch": torch.zeros((), dtype=torch.int64, device=device),
         }
         self.step_share = self.state["step_share"]
+        self.validation_streams = Streams([seed + VALIDATION_SEEDS for seed in seeds], device)
 
     def standardised(self, x: Tensor, y: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
         """Returns inputs and targets as the network sees them, float32."""
@@ -150,10 +153,11 @@ class FitLearner(RegressionLearner):
     def end_epoch(self, alive: Tensor) -> dict[str, Tensor]:
         state, patience = self.state, self.patience
         state["epoch"] += 1
+        exact = self.trainer.select == "exact"
         with self.weights(state["average.flat"]):
-            nll = self.validation_nll()
-        better = alive & ~state["ended"] & (nll < state["best.nll"])
-        state["best.nll"].copy_(torch.where(better, nll, state["best.nll"]))
+            score = self.validation_nll() if exact else self.validation_loss()
+        better = alive & ~state["ended"] & (score < state["best.score"])
+        state["best.score"].copy_(torch.where(better, score, state["best.score"]))
         state["best.epoch"].copy_(torch.where(better, state["epoch"], state["best.epoch"]))
         state["best.flat"].copy_(torch.where(better.unsqueeze(1), state["average.flat"], state["best.flat"]))
         state["waited"].copy_(torch.where(better, 0, state["waited"] + 1))
@@ -162,7 +166,8 @@ class FitLearner(RegressionLearner):
             drop = over & alive & (state["drops"] < self.trainer.drops)
             state["ended"] |= ~alive | (over & ~drop)
             self._drop(drop)
-        return {"val_nll": torch.where(alive, nll + self.scaling.log_scale, torch.nan)}
+        name, shift = ("val_nll", self.scaling.log_scale) if exact else ("val_loss", 0.0)
+        return {name: torch.where(alive, score + shift, torch.nan)}
 
     def _drop(self, chosen: Tensor) -> None:
         """Puts some models, bool `[S]`, back to their best weights, with a smaller learning rate."""
@@ -180,7 +185,7 @@ class FitLearner(RegressionLearner):
     def end_training(self) -> None:
         """Puts the weights in place that are kept: the best ones, or the last if there is no early stopping."""
         state = self.state
-        chosen = state["best.nll"].isfinite() & (self.trainer.patience is not None)
+        chosen = state["best.score"].isfinite() & (self.trainer.patience is not None)
         with torch.no_grad():
             self.stack.flat.copy_(torch.where(chosen.unsqueeze(1), state["best.flat"], state["average.flat"]))
         self.num_examples = int(state["epoch"]) * self.num_items
@@ -208,6 +213,24 @@ class FitLearner(RegressionLearner):
         for number, some in enumerate(torch.arange(len(x), device=self.device).split(self.val_rows)):
             log_prob = self.conditionals.log_prob(x[some], y[some].double(), self._drawn(number, y[some]))
             total -= (log_prob * self.val_weight[some]).sum(-1)
+        return total / self.val_weight.sum()
+
+    def validation_loss(self) -> Tensor:
+        """Returns the method's own mean loss of the validation rows, `[S]` float64, with the same draws every time.
+
+        A method that keeps something for each example starts anew on them. A learned proposal is that of the moment.
+        """
+        x, y = (part.expand(len(self.seeds), *part.shape) for part in self.val)
+        total = torch.zeros(len(self.seeds), dtype=torch.float64, device=self.device)
+        with self.stack.evaluating():
+            for number, some in enumerate(torch.arange(x.shape[1], device=self.device).split(self.batch_size)):
+                memory = {
+                    name: y.new_full((len(self.seeds), len(some), *shape), torch.nan)
+                    for name, shape in self._memory.items()
+                }
+                draws = self.validation_streams.at(number)
+                losses, _, _ = self.method_losses(x[:, some], y[:, some], draws, memory)
+                total += (losses.detach() * self.val_weight[some]).double().sum(-1)
         return total / self.val_weight.sum()
 
     def _drawn(self, number: int, y: Tensor) -> Proposed | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -93,17 +93,25 @@ class RegressionLearner(Learner):
         shift = draws.uniform("quadrature", (len(self.seeds), 1), torch.float64)
         return (torch.arange(count, dtype=torch.float64, device=self.device) + shift) / count
 
+    def method_losses(
+        self, x: Tensor, y: Tensor, draws: Draws, memory: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Energy, Step]:
+        """Returns the method's loss of each example, `[S, B]`, its energies, and its step.
+
+        Args:
+            x, y: a mini-batch of each model, `[S, B, ...]` and `[S, B, D]`.
+            memory: what the method kept for these examples.
+        """
+        f, features = self.bind(x)
+        step = Step(draws, self.proposal, self.own.heads(features), memory, self.log_partition(draws, y))
+        return self.method.loss(f, y, step), f, step
+
     @override
     def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
         self.stack.start_step(step)
-        f, features = self.bind(self.x[batch])
         y = self.y[batch]
-        draws = self.streams.at(step)
-        heads = self.own.heads(features)
-        log_partition = self.log_partition(draws, y)
         memory = {name: self.state[f"memory.{name}"][self._rows, batch] for name in self._memory}
-        now = Step(draws, self.proposal, heads, memory, log_partition)
-        losses = self.method.loss(f, y, now)
+        losses, f, now = self.method_losses(self.x[batch], y, self.streams.at(step), memory)
         if not isinstance(losses, Tensor) or losses.shape != y.shape[:-1]:
             given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise UserError(

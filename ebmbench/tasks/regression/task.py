@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from typing_extensions import override
@@ -30,7 +30,7 @@ SAMPLING_SHARE = 0.1
 
 
 class Trainer(Section):
-    """How it is trained: AdamW, an average of the weights, early stopping by the NLL of validation rows."""
+    """How it is trained: AdamW, an average of the weights, early stopping by validation rows."""
 
     tuning = {"trainer.learning_rate": (5e-4, 1e-2), "trainer.weight_decay": (1e-4, 1.0)}  # noqa: RUF012
 
@@ -43,8 +43,8 @@ class Trainer(Section):
         50,
         ge=1,
         le=1_000_000,
-        description="epochs without a lower validation NLL after which the learning rate drops, or training ends if no "
-        "drop is left; null: never; at 50, at most 4000 steps",
+        description="epochs without a lower validation score after which the learning rate drops, or training ends if "
+        "no drop is left; null: never; at 50, at most 4000 steps",
     )
     drops: int = Field(
         2,
@@ -52,6 +52,11 @@ class Trainer(Section):
         le=10,
         description="how often a model whose patience is over goes back to its best weights, to train on with a fifth "
         "of the learning rate and half the patience",
+    )
+    select: Literal["exact", "own"] = Field(
+        "exact",
+        description="what early stopping looks at on validation rows: exact, the NLL, with a log Z that most methods "
+        "exist to do without; own, the method's own loss",
     )
     gradient_clip: float | None = Field(None, gt=0, description="largest norm of a model's gradient; null: not clipped")
 

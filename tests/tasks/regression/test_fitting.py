@@ -110,7 +110,21 @@ def test_a_model_ends_the_same_alone_and_among_others(line: str, tmp_path: Path)
 
 def test_the_kept_weights_are_those_with_the_lowest_validation_nll(line: str, tmp_path: Path) -> None:
     made = fit(learner("data=function", line, "trainer.learning_rate=0.05", "trainer.patience=3"), tmp_path)
-    torch.testing.assert_close(made.validation_nll(), made.state["best.nll"])
+    torch.testing.assert_close(made.validation_nll(), made.state["best.score"])
+
+
+@pytest.mark.parametrize("method", ["nce", "dsm", "pcd"])
+def test_a_method_can_stop_by_its_own_loss(
+    line: str, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No log Z is computed in training."""
+    words = (f"method={method}", "trainer.select=own", "trainer.patience=2", "trainer.epochs=4")
+    made = learner("data=function", line, *words)
+    with monkeypatch.context() as patch:
+        patch.setattr(FitLearner, "validation_nll", lambda _: pytest.fail("the NLL was computed"))
+        fit(made, tmp_path)
+    torch.testing.assert_close(made.validation_loss(), made.state["best.score"])
+    assert torch.equal(made.validation_loss(), made.validation_loss())
 
 
 def test_a_model_whose_patience_is_over_goes_back_and_on_with_a_fifth_of_the_step(
