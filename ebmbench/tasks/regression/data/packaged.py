@@ -58,13 +58,13 @@ class Origin:
         return f"{self.package}, {self.item}"
 
 
-def _origin(about: dict[str, Any]) -> Origin:
+def _parsed(about: dict[str, Any]) -> Origin:
     lists = {key: tuple(about[key]) for key in ("targets", "ignore", "categorical") if key in about}
     return Origin(**{**about, **lists})
 
 
 _TEXT = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-TABLES: dict[str, Origin] = {name: _origin(about) for name, about in yaml.safe_load(_TEXT).items()}
+TABLES: dict[str, Origin] = {name: _parsed(about) for name, about in yaml.safe_load(_TEXT).items()}
 """By the name that users type. Where a table is licensed is stated in its package."""
 
 
@@ -157,8 +157,8 @@ def _register(known_as: str, about: Origin) -> None:
     register(One)
 
 
-for _name, _origin in TABLES.items():
-    _register(_name, _origin)
+for _name, _about in TABLES.items():
+    _register(_name, _about)
 
 
 @register
