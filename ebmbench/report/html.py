@@ -32,6 +32,7 @@ from ebmbench.engine.runs import FINISHED
 from ebmbench.report import claims, plots, tables
 from ebmbench.report import settings as reported
 from ebmbench.report.frame import APART, Results, Run, task_of
+from ebmbench.report.published import published_tables
 
 MAX_IMAGES = 24
 MAX_IMAGE_BYTES = 4_000_000  # of all example images together: the page stays under 10 MB
@@ -61,7 +62,7 @@ def render(results: Results, how: str) -> str:
         findings=claims.findings(results),
         states=sorted(states.items(), key=lambda item: (item[0] != "done", item[0])),
         warnings=[*warnings(results), *troubles],
-        score_tables=score_tables(results),
+        score_tables=[*score_tables(results), *published_tables(results.done)],
         comparisons=comparison_tables(results),
         leading=drawn[:1],
         figures=drawn[1:],

@@ -33,6 +33,7 @@ from ebmbench.display.table import (
 )
 from ebmbench.report import scores, search
 from ebmbench.report.frame import Results, costs_of, metrics_of, task_of, varying
+from ebmbench.report.published import published_tables
 from ebmbench.tasks.base import COST, Metric, Task
 
 SHOWN_RUNS = 200
@@ -92,7 +93,7 @@ def build(results: Results) -> dict[str, str]:
     Raises:
         UserError: the sweep asks for a table that is not known.
     """
-    made = [table for _, table in asked(results)]
+    made = [*(table for _, table in asked(results)), *published_tables(results.done)]
     numbers: dict[str, list[pd.DataFrame]] = {}
     for table in made:
         if table.file and table.data is not None and len(table.data):

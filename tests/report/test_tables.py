@@ -13,6 +13,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.display.table import Cell, Table, csv_text, latex, markdown, number
 from ebmbench.report import scores, stats, tables
 from ebmbench.report.frame import Results, task_of
+from ebmbench.report.published import published_tables
 
 ONE_D, DETECTION = task_of("1d"), task_of("detection")
 D_KL, AP, COVERAGE, VAL_NLL = (
@@ -498,3 +499,22 @@ def test_a_metric_that_needs_no_log_z_is_ranked_whether_the_seed_is_trusted_or_n
         ("ap", "nce"): "best", ("ap", "sm"): "worse", ("box_nll", "nce"): "best", ("box_nll", "sm"): ""
     }  # fmt: skip
     assert rows["n_untrusted"].xs("sm", level="method").to_dict() == {"ap": 0, "box_nll": 10}
+
+
+def test_published_rows_stand_beside_the_means_of_the_same_sets() -> None:
+    rows = [
+        {"task": "regression", "dataset": dataset, "method": method, "nll": nll + step, "ensemble_nll": nll - 0.5}
+        for dataset in ("yacht", "wine-quality-red", "mine")
+        for method, nll in (("nce", 0.5), ("ml-exact, gaussian", 1.5))
+        for step in (-0.1, 0.1)
+    ]
+    [table] = published_tables(pd.DataFrame(rows))
+    assert [cell.text for cell in table.header] == ["model", "from", "wine-quality-red", "yacht"]
+    text = [[cell.text for cell in row] for row in table.rows]
+    assert ["nce", "here, one model", "0.50", "0.50"] in text
+    assert ["nce", "here, mixture of the seeds", "0.00", "0.00"] in text
+    assert ["deep ensembles", "Lakshminarayanan 2017", "0.94", "1.18"] in text
+    assert "2405.09536v2" in " ".join(table.notes) and "published random splits" in table.notes[0]
+    assert not published_tables(pd.DataFrame(rows)[lambda frame: frame["dataset"] == "mine"])
+    own = pd.DataFrame(rows).assign(data="table")  # a table of one's own that is called yacht
+    assert not published_tables(own)
