@@ -252,6 +252,7 @@ For each task and dataset, method and network; the score is a mean over seeds an
         (
             Option("--out", "the file to write", "FILE", short="-o"),
             Option("--level", "the probability of the intervals (default: 0.9)", "P"),
+            Option("--box", "of a video: the target's box in the first frame, in pixels from 0", "X,Y,W,H"),
         ),
         """\
 Tables (CSV or Parquet) with the columns of training give a table: mean, mode and std of each row, the ends low and high

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from ebmbench.cli.parser import Arguments
@@ -75,7 +76,7 @@ def predict(arguments: Arguments) -> int:
     """Writes the predictions of a trained run for files of inputs."""
     if arguments.settings or len(arguments.names) < 2 or not arguments.options["out"]:
         raise UserError("predict takes RUN_DIRECTORY FILE... --out FILE")
-    level = _level(arguments.options["level"])
+    level, box = _level(arguments.options["level"]), _box(arguments.options["box"])
     folder, *files = map(Path, arguments.names)
     missing = next((path for path in files if not path.exists()), None)
     if missing is not None:
@@ -95,7 +96,10 @@ def predict(arguments: Arguments) -> int:
     models = {seed: model for seed, model in api.load(folder).items() if model.diverged_step is None}
     if not models:
         raise UserError("every seed of the run diverged: there is nothing to predict with")
-    api.read_config(folder).task.predict_files(models, files, out, level)
+    task = api.read_config(folder).task
+    if box is not None and not task.takes_box:
+        raise UserError("--box is for runs that track a target in a video; leave it out")
+    task.predict_files(models, files, out, level, **({"box": box} if task.takes_box else {}))
     print(out)
     return 0
 
@@ -108,3 +112,15 @@ def _level(text: str | None) -> float:
     if not 0 < level < 1:
         raise UserError(f"--level={text} is not allowed: give a probability between 0 and 1, such as 0.9")
     return level
+
+
+def _box(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        box = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
+        raise UserError(f"--box={text} is not allowed: give x,y,w,h in pixels with a positive width and height")
+    return box

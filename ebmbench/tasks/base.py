@@ -265,6 +265,7 @@ class Task(Component):
         selection: the metric by which a seed may be chosen without knowledge of the test data, if there is one.
         images: pictures of a run that the page of a sweep shows, without their ending.
         processes: whether several processes (torchrun) can train one run.
+        takes_box: whether `predict_files` takes `box`, the target's x, y, w, h in the first frame of a video, or None.
     """
 
     group: ClassVar[str] = "task"
@@ -280,6 +281,7 @@ class Task(Component):
     selection: ClassVar[str] = ""
     images: ClassVar[tuple[str, ...]] = ()
     processes: ClassVar[bool] = False
+    takes_box: ClassVar[bool] = False
 
     @classmethod
     def drawn_by(cls, varied: Iterable[str]) -> str:
@@ -363,7 +365,9 @@ class Task(Component):
         """Returns a trained model for use, as `ebmbench.load` gives it."""
         raise NotImplementedError(f"task={self.name} offers no prediction")
 
-    def predict_files(self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float) -> None:
+    def predict_files(
+        self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float, **given: Any
+    ) -> None:
         """Writes the predictions of a trained run for files of inputs (a table, images): `ebmbench predict`.
 
         Args:

@@ -35,6 +35,14 @@ def is_valid(boxes: Array) -> NDArray[np.bool_]:
         return np.isfinite(boxes).all(-1) & (boxes[..., 2] > boxes[..., 0]) & (boxes[..., 3] > boxes[..., 1])
 
 
+def moved(boxes: Array, offsets: Array) -> Array:
+    """Returns boxes moved by offsets relative to them, (cx/w, cy/h, log w, log h): `[..., 4]`."""
+    size = boxes[..., 2:] - boxes[..., :2]
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2 + offsets[..., :2] * size
+    half = size * np.exp(offsets[..., 2:]) / 2
+    return np.concatenate((centre - half, centre + half), -1)
+
+
 def filled(boxes: Array, first: Array, length: int) -> Array:
     """Returns a track of `length` frames that begins with the box `first`; an invalid box is the last valid one."""
     track = np.full((length, 4), np.nan)
@@ -75,7 +83,7 @@ class Score:
 
     @staticmethod
     def of(track: Array, truth: Array, count_first: bool = True) -> Score | None:
-        """Returns the score of a track; None if no frame that counts has a valid true box.
+        """Returns the score of a track; None if no frame after the first has a true box.
 
         Args:
             track: predicted boxes `[T, 4]`, all valid (see `filled`).
@@ -84,7 +92,7 @@ class Score:
         """
         seen = is_valid(truth)
         places = np.flatnonzero(seen)[0 if count_first else int(seen[0]) :]
-        if not len(places):
+        if not seen[1:].any():
             return None
         track, truth = track[places], truth[places]
         values = overlap(track, truth)

@@ -153,6 +153,12 @@ def _box(line: str, where: str, origin: int) -> Array:
     raise UserError(f"{where}: {shown(line)} is not allowed; a line has x, y, w, h, or the 8 numbers of 4 corners")
 
 
+def box_lines(boxes: Array, origin: int) -> str:
+    """Returns boxes `[n, 4]` x1 y1 x2 y2 as the lines of a text file, `x,y,w,h`."""
+    rows = np.concatenate((boxes[:, :2] + origin, boxes[:, 2:] - boxes[:, :2]), axis=1)
+    return "".join(",".join(f"{value:.3f}" for value in row) + "\n" for row in rows.tolist())
+
+
 def polygon_box(corners: Array) -> Array:
     """Returns the box of a polygon `[n, 2]`: its centre and area, and the aspect of its enclosing box."""
     low, high = corners.min(0), corners.max(0)
