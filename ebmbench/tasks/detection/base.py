@@ -280,9 +280,10 @@ def _made(config: DetectionSettings, category_ids: Sequence[int], state: Mapping
     return BaseDetector(kind, model, category_ids)
 
 
-def record_of(config: DetectionSettings, base: BaseDetector, names: Mapping[int, str]) -> dict[str, Any]:
+def record_of(config: DetectionSettings, base: BaseDetector, dataset: Dataset) -> dict[str, Any]:
     """Returns plain data from which `reopen` finds a detector again, without the data that it was trained on."""
-    return {"key": base_key(config), "category_ids": list(base.category_ids), "names": dict(names)}
+    about = {"names": dict(dataset.categories), "turned": dataset.turned}
+    return {"key": base_key(config), "category_ids": list(base.category_ids), **about}
 
 
 def reopen(config: DetectionSettings, record: Mapping[str, Any], results_dir: Path) -> BaseDetector:

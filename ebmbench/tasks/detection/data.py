@@ -65,6 +65,7 @@ class Dataset(Protocol):
     image_ids: list[int]  # of the images in order; of a training split only those with a box to learn from
     notes: list[str]  # what was left out, a sentence each
     content: str  # a hash of all that its images and boxes depend on
+    turned: bool  # whether images are turned by their EXIF tags
     workers: int | None  # threads that read images ahead: 0 where they are in memory, None: by the cores
 
     def load(self, index: int) -> Example | None:
@@ -268,6 +269,7 @@ class ShapesDataset:
     """Made images (see `shapes`)."""
 
     workers: int | None = 0
+    turned = True
 
     def __init__(self, config: ShapesData, split: Split) -> None:
         self.config = config
@@ -336,7 +338,7 @@ class Part:
         folder: that the images' file names are in.
         digest: a hash of the annotations.
         notes: what people should know of how they were read, a sentence each.
-        drawn: whether its images were taken at random from those for training.
+        drawn: whether its images were taken at random from those for training; drawn_from: whether others were.
     """
 
     file: Path
@@ -345,6 +347,7 @@ class Part:
     digest: str
     notes: tuple[str, ...] = ()
     drawn: bool = False
+    drawn_from: bool = False
 
     @staticmethod
     def of_file(file: Path, folder: Path) -> Part:
@@ -365,17 +368,22 @@ class Part:
         return self.only({ids[place] for place in order[:count]})
 
     @property
+    def files(self) -> list[Path]:
+        """The image files."""
+        return [self.folder / str(image["file_name"]) for image in self.annotations["images"]]
+
+    @property
     def content(self) -> str:
         """A hash of the annotations, and of the images' sizes."""
-        names = (str(image["file_name"]) for image in self.annotations["images"])
-        return hash_of([self.digest, [size_of(self.folder / name) for name in names]])
+        return hash_of([self.digest, [size_of(path) for path in self.files]])
 
 
 class CocoDataset:
     """A split in COCO's format: a JSON file of annotations and a folder of images.
 
-    Grey, CMYK, palette and 16-bit images become RGB. Like torchvision, it takes the pixels as stored; an image is
-    turned by its EXIF tag only where the annotations' width and height fit the turned image and not the stored one.
+    Grey, CMYK, palette and 16-bit images become RGB. One rule holds for images with an EXIF tag, here and in
+    prediction: they are turned where the annotations' width and height fit a turned image and not the stored one; else,
+    if there are any, they are taken as stored, as torchvision does.
     """
 
     def __init__(self, config: FileData, split: Split) -> None:
@@ -393,7 +401,7 @@ class CocoDataset:
         self.categories = {category["id"]: str(category["name"]) for category in categories}
         self._check_names()
         self._boxes: dict[int, list[tuple[list[float], int]]] = {image_id: [] for image_id in self._images}
-        crowds = slivers = 0
+        crowds = slivers = ignored = 0
         for annotation in self._annotations:
             x, y, w, h = annotation["bbox"]
             image = self._images[annotation["image_id"]]
@@ -401,11 +409,14 @@ class CocoDataset:
             x2, y2 = min(x + w, float(image["width"])), min(y + h, float(image["height"]))
             if annotation["iscrowd"]:
                 crowds += 1
+            elif annotation.get("ignore"):
+                ignored += 1
             elif x2 - x1 < 1 or y2 - y1 < 1:
                 slivers += 1
             else:
                 self._boxes[image["id"]].append(([x1, y1, x2, y2], annotation["category_id"]))
         self.image_ids = list(self._images)
+        self.turned = self._are_turned()
         self._check_form()
         empty = [image_id for image_id, boxes in self._boxes.items() if not boxes]
         if len(empty) == len(self.image_ids):
@@ -420,6 +431,7 @@ class CocoDataset:
         where, left = f"{self.annotation_file.name}, {self.split} split", "left out of training"
         for count, what, scored in (
             (crowds, counted(crowds, "crowd box", "crowd boxes"), "ignored by the scores"),
+            (ignored, counted(ignored, "box", "boxes") + " to be ignored", "ignored by the scores"),
             (slivers, f"{counted(slivers, 'box', 'boxes')} under a pixel inside the image", "kept in the scores"),
             (len(empty) if training else 0, f"{counted(len(empty), 'image')} without boxes", ""),
         ):
@@ -456,6 +468,18 @@ class CocoDataset:
         outside = sum(not is_in(x + w, y + h, image) for (x, y, w, h), image in boxes)
         if 3 * outside > len(boxes) and all(x < w and y < h and is_in(w, h, image) for (x, y, w, h), image in boxes):
             raise UserError(f"{self.annotation_file}: the boxes are x1, y1, x2, y2; COCO's are x, y, width, height")
+
+    def _are_turned(self) -> bool:
+        """Returns whether images with an EXIF tag are turned by it: true where none has one."""
+        tagged = stored = False
+        for image in list(self._images.values())[:CHECKED_IMAGES]:
+            sizes = sizes_by_tag(self.folder / image["file_name"])
+            if sizes is not None:
+                wanted = (image["width"], image["height"])
+                if wanted == sizes[1] != sizes[0]:
+                    return True
+                tagged, stored = True, stored or wanted == sizes[0]
+        return not (tagged and stored)
 
     def _check_classes(self, where: str) -> None:
         """Says which classes have no box to learn from."""
@@ -503,6 +527,11 @@ class CocoDataset:
             found = [(image_id, fault) for image_id, fault in zip(self.image_ids, faults, strict=True) if fault]
         for image_id, fault in found:
             self._leave_out(image_id, fault)
+        if any(is_deep(self._path(self._images[image_id])) for image_id in self.image_ids[:1]):
+            self.notes.append(
+                f"{self.annotation_file.name}: images have more than 8 bits; each is scaled by the smallest of 8, 10, "
+                "12, 14 and 16 bits that holds its values."
+            )
         if found:
             self.image_ids = [image_id for image_id in self.image_ids if image_id not in self.bad_images]
         if not any(self._boxes[image_id] for image_id in self.image_ids):
@@ -514,7 +543,8 @@ class CocoDataset:
         path = self._path(record)
         try:
             about = path.stat()
-            return _fault(path, record["width"], record["height"], self._least_side(record), about.st_mtime_ns)
+            size = record["width"], record["height"]
+            return _fault(path, size, self.turned, self._least_side(record), about.st_mtime_ns)
         except OSError as error:
             return error.strerror or str(error)
 
@@ -546,7 +576,7 @@ class CocoDataset:
         record = self._images[image_id]
         path = self._path(record)
         try:
-            image = read_image(path, (record["width"], record["height"]))
+            image = read_image(path, (record["width"], record["height"]), self.turned)
         except BAD_IMAGE as error:
             self._leave_out(image_id, str(error) or type(error).__name__)
             _say_once(self.content, self.notes[-1])
@@ -566,10 +596,15 @@ class CocoDataset:
         """Returns the true boxes as pycocotools takes them."""
         images = [image for image in self._images.values() if image["id"] not in self.bad_images]
         kept = {image["id"] for image in images}
-        annotations = [a for a in self._annotations if a["image_id"] in kept]
+        # COCOeval ignores a box whose area is none of its sizes', and what is found there.
+        annotations = [{**a, "area": -1} if a.get("ignore") else a for a in self._annotations if a["image_id"] in kept]
         return as_coco(images, annotations, self.categories)
 
 
+LARGE_JSON = 1 << 26
+"""Bytes up to which a JSON file is searched as a whole for COCO's tables."""
+ORIENTATION = 0x112
+"""The EXIF tag that says how an image is turned."""
 BAD_IMAGE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for a file that is no image, or a damaged one."""
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif")
@@ -579,34 +614,51 @@ CHECKED_IMAGES = 5000
 
 
 @lru_cache(maxsize=20_000)
-def _fault(path: Path, width: int, height: int, least_side: float, changed: int) -> str | None:
+def _fault(path: Path, size: tuple[int, int], turned: bool, least_side: float, changed: int) -> str | None:
     """What is wrong with an image file as it was when it `changed`; remembered, for a run opens its splits often."""
     try:
-        read_image(path, (width, height))
+        read_image(path, size, turned)
     except BAD_IMAGE as error:
         return str(error) or type(error).__name__
-    return None if least_side >= 1 else f"{width}x{height} pixels: its short side would be resized to less than one"
+    return None if least_side >= 1 else f"{size[0]}x{size[1]} pixels: its short side would be resized to less than one"
 
 
-def read_image(path: Path, size: tuple[int, int] | None = None) -> Image.Image:
+def is_deep(path: Path) -> bool:
+    """Returns whether the grey values of an image have more than 8 bits."""
+    try:
+        with Image.open(path) as image:
+            return str(image.mode).startswith(("I", "F"))
+    except BAD_IMAGE:
+        return False
+
+
+def sizes_by_tag(path: Path) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Returns the size of an image as stored and as turned by its EXIF tag; None where it has no such tag."""
+    try:
+        with Image.open(path) as image:
+            tag = image.getexif().get(ORIENTATION, 1)
+            return None if tag not in range(2, 9) else (image.size, image.size[::-1] if tag > 4 else image.size)
+    except BAD_IMAGE:
+        return None
+
+
+def read_image(path: Path, size: tuple[int, int] | None = None, turned: bool = True) -> Image.Image:
     """Reads an image as RGB.
 
     Args:
-        size: width and height that it should have, as stored or turned by its EXIF tag. Without it, it is turned.
+        size: width and height that it should have, as stored or turned by its EXIF tag.
+        turned: it is turned by its EXIF tag, unless it has the size only as stored.
 
     Raises:
         OSError, ValueError, SyntaxError, Image.DecompressionBombError: it cannot be read, or has another size.
     """
     with Image.open(path) as opened:
         opened.load()
-        image: Image.Image = opened
-        if image.size != size:
-            turned = ImageOps.exif_transpose(image)
-            if size is not None and turned.size != size:
-                raise ValueError(
-                    f"it is {image.width}x{image.height} pixels and its annotations say {size[0]}x{size[1]}"
-                )
-            image = turned
+        both = [opened, ImageOps.exif_transpose(opened)]
+        image = next((i for i in (both[::-1] if turned else both) if size in (None, i.size)), None)
+        if image is None:
+            sides = "x".join(map(str, size or ()))
+            raise ValueError(f"it is {opened.width}x{opened.height} pixels and its annotations say {sides}")
         return eight_bits(image).convert("RGB")
 
 
@@ -619,6 +671,27 @@ def fingerprint_of(path: Path) -> str:
 @lru_cache(maxsize=32)
 def _fingerprint(path: Path, *changed: int) -> str:
     return fingerprint_of_file(path)
+
+
+def is_file(path: Path) -> bool:
+    """Returns whether a path, which may be no name that a file can have, is a file."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def looks_like_coco(path: Path) -> bool:
+    """Returns whether a JSON file has the three tables of COCO's format; a large one's ends alone are looked at."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            text = file.read(LARGE_JSON if size <= LARGE_JSON else 1 << 20)
+            file.seek(max(file.tell(), size - (1 << 20)))
+            text += file.read()
+    except OSError:
+        return False
+    return sum(word in text for word in (b'"images"', b'"annotations"', b'"categories"')) >= 2
 
 
 def size_of(path: Path) -> int | None:
@@ -670,13 +743,22 @@ def _read_annotations(path: Path, *changed: int) -> dict[str, list[dict[str, Any
         for place, entry in enumerate(content[table]):
             if not isinstance(entry, dict):
                 raise refuse(table, place, "is not an object")
+            if isinstance(entry.get("file_name"), str):  # as Windows writes it
+                entry["file_name"] = entry["file_name"].replace("\\", "/")
             for name, kind in {"id": int, **fields}.items():
+                if kind is int and isinstance(entry.get(name), float) and entry[name].is_integer():
+                    entry[name] = int(entry[name])
                 if not isinstance(entry.get(name), kind):
                     what = "a whole number" if kind is int else "text"
                     raise refuse(table, place, f"has {name} {shown(entry.get(name))}, which is not {what}")
             if entry["id"] in seen[table]:
                 raise refuse(table, place, f"repeats the id {entry['id']}")
             seen[table].add(entry["id"])
+    names: dict[str, int] = {}
+    for entry in content["categories"]:
+        if names.setdefault(entry["name"], entry["id"]) != entry["id"]:
+            two = f"{names[entry['name']]} and {entry['id']}"
+            raise UserError(f"{path}: categories {two} are both called {entry['name']!r}; give them one id")
     for place, entry in enumerate(content["annotations"]):
         if not isinstance(entry, dict):
             raise refuse("annotations", place, "is not an object")

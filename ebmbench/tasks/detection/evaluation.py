@@ -78,7 +78,7 @@ class Evaluation:
     def average_precision(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """AP in percent at each IoU threshold, `[T]`, with every image counted `weights [I]` times.
 
-        Weights of one give COCOeval's own AP (area all, 100 detections an image).
+        Weights of one give COCOeval's own AP (area all).
         """
         found = (_class_precision(matches, weights) for matches in self.classes)
         rows = [row for row in found if row is not None]
@@ -86,11 +86,16 @@ class Evaluation:
 
 
 def evaluate(
-    truth: COCO, detections: Sequence[Detection], image_ids: Sequence[int], by_size: bool = True
+    truth: COCO,
+    detections: Sequence[Detection],
+    image_ids: Sequence[int],
+    by_size: bool = True,
+    max_detections: int = 100,
 ) -> Evaluation:
     """Runs COCOeval on the given images.
 
     Args:
+        max_detections: of an image, those with the highest scores, that count.
         by_size: whether AP is asked for small, medium and large objects too, which takes four times as long.
     """
     found = as_coco(
@@ -102,17 +107,23 @@ def evaluate(
     coco_eval.params.imgIds = sorted(image_ids)
     if not by_size:
         coco_eval.params.areaRng, coco_eval.params.areaRngLbl = coco_eval.params.areaRng[:1], ["all"]
+    coco_eval.params.maxDets = [max_detections]
     with contextlib.redirect_stdout(io.StringIO()):
         coco_eval.evaluate()
         coco_eval.accumulate()
-        coco_eval.summarize()
-    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    values = [*coco_eval.stats[:6], coco_eval.stats[8]]  # 8: AR with 100 detections an image
-    metrics = {
-        name: float(100 * value) if value >= 0 else float("nan")
-        for name, value in zip((*names, "ar"), values, strict=True)
-    }
+    # [thresholds, recalls, categories, areas]; the recall has no second axis. -1: there is nothing to find.
+    precision, recall = (coco_eval.eval[name][..., 0] for name in ("precision", "recall"))
+    areas = dict(zip(("", "_small", "_medium", "_large"), range(precision.shape[-1]), strict=False))
+    metrics = {f"ap{name}": _mean(precision[..., area]) for name, area in areas.items()}
+    metrics |= {"ap50": _mean(precision[0, ..., 0]), "ap75": _mean(precision[AP75_THRESHOLD, ..., 0])}
+    metrics["ar"] = _mean(recall[..., 0])
     return Evaluation(metrics, _matches(coco_eval), tuple(coco_eval.params.imgIds))
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Returns the mean in percent of what is there, as COCOeval summarises it; NaN where nothing is."""
+    there = values[values > -1]
+    return float(100 * there.mean()) if there.size else float("nan")
 
 
 def _matches(coco_eval: COCOeval) -> tuple[_ClassMatches, ...]:

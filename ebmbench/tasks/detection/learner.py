@@ -224,8 +224,7 @@ class DetectionLearner(Learner):
 
     @override
     def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
-        base, dataset = self.frozen.scored.base, self.frozen.scored.dataset
-        record = record_of(self.task, base, dataset.categories)
+        record = record_of(self.task, self.frozen.train.base, self.frozen.train.dataset)
         write_atomically(run_dir / RECORD, (json.dumps(record, indent=1) + "\n").encode())
         frozen, seed = self.frozen, self.seeds[0]
         if self.world > 1:

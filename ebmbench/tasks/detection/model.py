@@ -72,6 +72,7 @@ class DetectionModel:
         accepted: whether the head gained on images that it was not trained on. Where it did not, `predict` gives the
             base's boxes, and intervals around them.
         calibration: what validation boxes say of its density and its intervals.
+        turned: whether files of images are turned by their EXIF tags, as those were that it was trained on.
         diverged_step: the step at which its training diverged, None if it did not.
     """
 
@@ -86,9 +87,11 @@ class DetectionModel:
         seed: int,
         accepted: bool,
         calibration: Calibration,
+        turned: bool = True,
     ) -> None:
         self.task, self.base, self.head = task, base, head.eval().requires_grad_(False)
         self.names, self.seed, self.accepted, self.calibration = dict(names), seed, accepted, calibration
+        self.turned = turned
 
     @staticmethod
     def read(task: DetectionSettings, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> DetectionModel:
@@ -100,6 +103,7 @@ class DetectionModel:
         try:
             record = json.loads((run_dir / RECORD).read_text())
             names = {int(number): str(name) for number, name in record["names"].items()}
+            turned = bool(record["turned"])
         except (OSError, ValueError, KeyError, AttributeError) as error:
             raise UserError(
                 f"{run_dir / RECORD} is missing or damaged ({type(error).__name__}); run it again with force=true"
@@ -109,7 +113,8 @@ class DetectionModel:
         options, start = task.head, task.head.from_base and base.has_box_head
         head = ClassHead.start(base.hidden_layers, len(base.category_ids), options.activation, start, draws)
         head.load_state_dict({**head.state_dict(), **{n: parameters[n] for n in head.trained(options.frozen)}})
-        return DetectionModel(task, base, names, head, seed, _is_accepted(run_dir, seed), _calibration(run_dir, seed))
+        verdict = _is_accepted(run_dir, seed), _calibration(run_dir, seed)
+        return DetectionModel(task, base, names, head, seed, *verdict, turned)
 
     @torch.no_grad()
     def predict(self, image: Any, level: float = 0.9) -> Prediction:
@@ -122,7 +127,7 @@ class DetectionModel:
         Raises:
             UserError: it is no image.
         """
-        pixels = as_pixels(image)
+        pixels = as_pixels(image, self.turned)
         options = self.task.inference
         ((features, found),) = self.base.candidates([pixels], options.score_threshold)
         original, none = (int(pixels.shape[1]), int(pixels.shape[2])), found.boxes.new_zeros(0)
@@ -165,15 +170,18 @@ def _calibration(run_dir: Path, seed: int) -> Calibration:
         raise UserError(text) from None
 
 
-def as_pixels(image: Any) -> Tensor:
+def as_pixels(image: Any, turned: bool = True) -> Tensor:
     """Returns an image as `[3, H, W]` uint8.
+
+    Args:
+        turned: a file is turned by its EXIF tag, as those were that the detector was trained on.
 
     Raises:
         UserError: it cannot be read, or is not of this form.
     """
     if isinstance(image, str | Path):
         try:
-            image = read_image(Path(image))
+            image = read_image(Path(image), turned=turned)
         except BAD_IMAGE as error:
             raise UserError(f"{str(image)!r} is no image that can be read ({error})") from None
     if isinstance(image, Image.Image):
@@ -210,7 +218,7 @@ def predict_files(models: Mapping[int, DetectionModel], files: Sequence[Path], o
             said, left = now, (now - started) / number * (len(images) - number)
             _say(f"{number} of {counted(len(images), 'image')}, {left:.0f} s left")
         try:
-            pixels = as_pixels(path)
+            pixels = as_pixels(path, model.turned)
         except UserError as error:
             if path in files:
                 raise

@@ -87,7 +87,8 @@ def score(
     found = detect_all(task, store, head, steps, tell=tell, first_boxes=_first_boxes(task))
     truth = store.dataset.ground_truth()
     parts = {"base": found.base, "nms": found.after[0], "refined": found.after[options.steps]}
-    stages = {name: evaluate(truth, detections, found.image_ids) for name, detections in parts.items()}
+    most = options.max_detections
+    stages = {name: evaluate(truth, boxes, found.image_ids, max_detections=most) for name, boxes in parts.items()}
     (run_dir / "detections").mkdir(exist_ok=True)
     for name, detections in parts.items():
         write_atomically(run_dir / "detections" / f"{name}.{seed}.json", json.dumps(detections).encode())
@@ -95,7 +96,7 @@ def score(
     known = {0: stages["nms"], options.steps: stages["refined"]}
     rows: list[dict[str, Any]] = []
     for step in steps:
-        after = known.get(step) or evaluate(truth, found.after[step], found.image_ids, by_size=False)
+        after = known.get(step) or evaluate(truth, found.after[step], found.image_ids, False, options.max_detections)
         gain = paired_bootstrap(stages["base"], after, GAINS, min(options.bootstrap, STEPWISE_RESAMPLES))["ap"]
         measured = {name: after.metrics[name] for name in ("ap", "ap50", "ap75", "ar")}
         rows.append({"seed": seed, "step": step, **measured, "ap_low": gain.low, "ap_high": gain.high})
@@ -152,7 +153,8 @@ def _detect_validation(
 def _base_and_refined(task: DetectionSettings, store: FeatureStore, found: Found) -> dict[str, Evaluation]:
     truth = store.dataset.ground_truth()
     parts = {"base": found.base, "refined": found.after[task.inference.steps]}
-    return {name: evaluate(truth, boxes, found.image_ids, by_size=False) for name, boxes in parts.items()}
+    most = task.inference.max_detections
+    return {name: evaluate(truth, boxes, found.image_ids, False, most) for name, boxes in parts.items()}
 
 
 def _in_other_order(task: DetectionSettings) -> DetectionSettings:
