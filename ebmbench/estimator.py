@@ -22,9 +22,10 @@ from ebmbench.core.errors import UserError, shown
 from ebmbench.core.extras import need
 from ebmbench.engine.execute import resolve_device, seed_groups
 from ebmbench.engine.train import Callbacks, Progress, train
+from ebmbench.methods.base import default_method
 from ebmbench.tasks.regression.data.base import Arrays, Split, check_targets, names_of
 from ebmbench.tasks.regression.data.frames import read_columns, split_table
-from ebmbench.tasks.regression.data.notes import target_notes, warn
+from ebmbench.tasks.regression.data.notes import sampling_notes, target_notes, warn
 from ebmbench.tasks.regression.data.splits import held_out, rule_values
 from ebmbench.tasks.regression.data.transforms import ArrayInput
 from ebmbench.tasks.regression.model import RegressionModel
@@ -58,7 +59,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
     than two dimensions are for networks of images. A part of the rows is held back for early stopping.
 
     Args:
-        method: how it is trained, as `ebmbench describe method` lists them.
+        method: how it is trained, as `ebmbench describe method` lists them; None: `ml-exact` for one target, `nce` for
+            several (docs/which-method.md).
         network: `f(x, y)`, as `ebmbench describe task/network` lists them; a normalised one goes with `ml-exact`.
         proposal: what the method draws from, if it does.
         seeds: how many models are trained, side by side; their densities are mixed.
@@ -84,7 +86,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        method: str = "nce+",
+        method: str | None = None,
         network: str = "mlp",
         proposal: str = "mixture",
         *,
@@ -160,11 +162,11 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         if not isinstance(first, int | np.integer):
             first = check_random_state(first).randint(2**30)
         with _as_value_error():
-            config = self._config(int(first))
+            config = self._config(int(first), targets.shape[1])
             weight = None if sample_weight is None else _weights(sample_weight, len(targets) - num_val, num_val)
             split = self._split(inputs, targets, names, np.random.default_rng(int(first)), weight, groups, num_val)
             check_targets(split)
-            self.notes_ = [*split.notes, *target_notes(split)]
+            self.notes_ = [*split.notes, *target_notes(split), *sampling_notes(split, config.method)]
             if self.warn:
                 warn(self.notes_, 2)
             self._train(config, split)
@@ -196,12 +198,12 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         self.model_.warns = self.warn
         self.seeds_, self.history_ = seeds, pd.DataFrame(history)
 
-    def _config(self, first: int) -> RunConfig:
+    def _config(self, first: int, num_targets: int) -> RunConfig:
         """Returns the settings of a run of `task=regression`; what it would read its rows from is not used."""
         given: dict[str, Any] = {
             "task": "regression",
             "data": "table",
-            "method": self.method,
+            "method": self.method or default_method(num_targets),
             "network": self.network,
             "proposal": self.proposal,
             "trainer.epochs": self.epochs,

@@ -392,3 +392,18 @@ def test_a_code_of_missing_values_is_left_out() -> None:
 def test_dates_are_no_target() -> None:
     with pytest.raises(ValueError, match="y holds dates or durations"):
         EnergyRegressor().fit(law(60)[0], pd.date_range("2024", periods=60))
+
+
+def test_one_target_trains_by_the_exact_likelihood_and_several_by_samples() -> None:
+    assert [EnergyRegressor()._config(0, count).method.name for count in (1, 2, 5)] == ["ml-exact", "nce", "nce"]
+    assert EnergyRegressor("nce+")._config(0, 1).method.name == "nce+"
+
+
+def test_a_repeated_value_is_told_where_a_method_samples() -> None:
+    x, y = law(100)
+    y[:30] = 0.0
+    quick = {"epochs": 1, "device": "cpu"}
+    with pytest.warns(DataWarning, match="of the training rows have the target 0: a method that"):
+        sampled = EnergyRegressor("nce", random_state=1, **quick).fit(x, y)
+    assert any("use method=ml-exact" in note for note in sampled.notes_)
+    assert not any("use method=ml-exact" in note for note in EnergyRegressor(**quick).fit(x, y).notes_)

@@ -10,11 +10,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 
+from ebmbench.core import registry
 from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Streams
@@ -41,6 +42,7 @@ class Method(Component):
         y_derivatives: the highest derivative of f in y that it takes: 0, 1 or 2. A piecewise linear network has no
             second one.
         counters: what it may `count`, by name, with a sentence for people: what happened, and what helps.
+        default_for: the targets for which it is chosen where no method is named.
         tuning: the search space of its settings (see `Section`).
     """
 
@@ -50,6 +52,7 @@ class Method(Component):
     color: ClassVar[str] = "#7F7F7F"
     marker: ClassVar[str] = "o"
     order: ClassVar[int] = 1000
+    default_for: ClassVar[Literal["", "one target", "several targets"]] = ""
     uses_proposal: ClassVar[bool] = False
     needs_partition: ClassVar[bool] = False
     y_derivatives: ClassVar[int] = 0
@@ -110,6 +113,17 @@ class Method(Component):
     def samples(self) -> int:
         """The number of samples M for each target; 0 for a method that draws none."""
         return int(getattr(self, "num_samples", 0))
+
+
+def default_method(num_targets: int) -> str:
+    """Returns the name of the method for so many targets where none is named.
+
+    It is the exact likelihood for one target: methods that sample are biased where a target repeats a value, and cost
+    not much less (docs/which-method.md).
+    """
+    wanted = "one target" if num_targets == 1 else "several targets"
+    methods = cast(Mapping[str, type[Method]], registry.known("method"))
+    return next(name for name, method in methods.items() if method.default_for == wanted)
 
 
 class Sampling(Method):

@@ -32,6 +32,7 @@ class MLExact(Method):
     reference = "Fisher, On the mathematical foundations of theoretical statistics, Phil. Trans. A 1922"
     color, marker, order = "#661100", "8", 80
     needs_partition = True
+    default_for = "one target"
 
     @override
     def blur(self, proposal: Proposal | None) -> Sequence[float]:

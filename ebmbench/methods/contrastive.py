@@ -33,6 +33,7 @@ class NCE(Sampling):
     name = "nce"
     reference = PAPER
     color, marker, order = "#E69F00", "s", 20
+    default_for = "several targets"
 
     @override
     def blur(self, proposal: Proposal | None) -> Sequence[float]:

@@ -25,7 +25,7 @@ from ebmbench.tasks.regression import conditional, scoring
 from ebmbench.tasks.regression.base_density import NodeDensity, WithBase
 from ebmbench.tasks.regression.conditional import Conditionals
 from ebmbench.tasks.regression.data.base import Split, check_targets
-from ebmbench.tasks.regression.data.notes import outside_notes, target_notes
+from ebmbench.tasks.regression.data.notes import outside_notes, sampling_notes, target_notes
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.scaling import Scaling
 from ebmbench.tasks.regression.stack import Place
@@ -68,7 +68,12 @@ class FitLearner(RegressionLearner):
     def __init__(
         self, task: Regression, setup: Setup, seeds: Sequence[int], device: torch.device, split: Split | None = None
     ) -> None:
-        self.task, self.split, trainer = task, split or load(task), setup.trainer
+        trainer = setup.trainer
+        if split is None:
+            split = load(task)
+            for note in sampling_notes(split, setup.method):
+                _say_once(task.dataset_name, note)
+        self.task, self.split = task, split
         self.scaling = Scaling.of(self.split.train.x, self.split.train.y)
         x, y = self.standardised(self.split.train.x, self.split.train.y, device)
         stack = task.network.stack(tuple(x.shape[1:]), y.shape[1], Place(seeds, device, backend=setup.backend))

@@ -12,6 +12,7 @@ import numpy as np
 from ebmbench.core.errors import counted, row_at
 
 if TYPE_CHECKING:
+    from ebmbench.methods.base import Method
     from ebmbench.tasks.regression.data.base import Split
 
 FAR, MOST_FAR = 100, 0.25
@@ -19,6 +20,8 @@ FAR, MOST_FAR = 100, 0.25
 share of the rows has them."""
 FEW_VALUES = 0.05
 """Different values of a target, as a share of its rows, up to which a density can put a spike on each."""
+REPEATED = 0.1
+"""A value of a target is a spike if this share of the training rows has it."""
 CODE_SHARE, CODE_GAP = 0.01, 0.25
 """A value may stand for a missing one if this share of the rows has it, and if its distance from all others is more
 than this share of their range."""
@@ -49,6 +52,21 @@ def target_notes(split: Split) -> list[str]:
                 "on each has an NLL as low as one likes; compare models by CRPS too"
             )
     return notes
+
+
+def sampling_notes(split: Split, method: Method) -> list[str]:
+    """Returns a sentence if a method that samples is to learn a target that often has one and the same value."""
+    if split.train.y.shape[1] > 1 or not method.samples:
+        return []
+    values, counts = np.unique(split.train.y.numpy(), return_counts=True)
+    most = counts.argmax()
+    if counts[most] < max(2, REPEATED * len(split.train)):
+        return []
+    return [
+        f"{counts[most] / len(split.train):.0%} of the training rows have the target {values[most]:g}: a method that "
+        f"samples, such as method={method.name}, makes such a value too likely or the rest too unlikely; use "
+        "method=ml-exact, or a larger method.num_samples"
+    ]
 
 
 def column_notes(what: str, values: np.ndarray, rows: np.ndarray | None) -> list[str]:
