@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ import numpy as np
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.engine.execute import table
-from ebmbench.engine.runs import Status, now, output_files
+from ebmbench.engine.runs import Status, now, output_files, write_status
 from ebmbench.report.planned import Plan
 from ebmbench.sweep.plan import job_of, write_plan
 from ebmbench.system.files import fingerprint_of_file
@@ -69,7 +68,7 @@ def _make_run(folder: Path, config: RunConfig, index: int, rng: np.random.Genera
         finished=None if failed else now(),
         commit="0123456789ab",
     )
-    (folder / "status.json").write_text(json.dumps(dataclasses.asdict(status), indent=1) + "\n")
+    write_status(folder, status)
     (folder / "config.yaml").write_text(f"seeds: {list(config.seeds)}\nforce: false\n")
     if failed:
         return
@@ -83,6 +82,6 @@ def _make_run(folder: Path, config: RunConfig, index: int, rng: np.random.Genera
     content = table(rows)
     (folder / "metrics.csv").write_bytes(content)
     status.outputs = {path.name: fingerprint_of_file(path) for path in output_files(folder)}
-    (folder / "status.json").write_text(json.dumps(dataclasses.asdict(status), indent=1) + "\n")
+    write_status(folder, status)
     if index % 100 == 2:
         (folder / "metrics.csv").write_bytes(content[:-20])

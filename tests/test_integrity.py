@@ -9,7 +9,7 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,6 +25,7 @@ from ebmbench.engine import api, runs
 from ebmbench.engine.execute import execute
 from ebmbench.system import checkpoint, files
 from ebmbench.system.locking import Lock
+from ebmbench.system.seal import encode as sealed_json
 from ebmbench.tasks.base import Setup
 from ebmbench.tasks.regression.one_d import OneD
 from tests.comparison import WHOLE, differences
@@ -97,7 +98,7 @@ def take_all_of_another(run_dir: Path) -> None:
 
 def without_checksums(run_dir: Path) -> None:
     path = run_dir / "status.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "outputs": {}}))
+    path.write_bytes(sealed_json({**json.loads(path.read_text()), "outputs": {}}))
 
 
 DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -187,7 +188,7 @@ def test_a_checkpoint_of_another_run_is_refused_even_with_the_right_checksum(con
     path = config.run_dir / "status.json"
     raw = json.loads(path.read_text())
     raw["outputs"]["checkpoint.pt"] = files.fingerprint_of_file(config.run_dir / "checkpoint.pt")
-    path.write_text(json.dumps(raw))
+    path.write_bytes(sealed_json(raw))
     with pytest.raises(runs.Damaged, match=r"checkpoint\.pt is of another run"):
         api.read_parameters(config.run_dir)
 
@@ -196,9 +197,7 @@ def test_a_table_without_a_seed_is_refused_even_with_the_right_checksum(config: 
     lose_a_row(config.run_dir)
     status = runs.read_status(config.run_dir)
     assert status is not None
-    runs.write_json(
-        config.run_dir / "status.json", asdict(replace(status, outputs=runs.record_outputs(config.run_dir)))
-    )
+    runs.write_status(config.run_dir, replace(status, outputs=runs.record_outputs(config.run_dir)))
     with pytest.raises(runs.Damaged, match="one row for each seed"):
         runs.read_metrics(config.run_dir)
 
@@ -307,7 +306,7 @@ def test_what_a_kill_at_the_very_end_left_is_gone_at_the_next_start(config: RunC
 def test_a_forced_attempt_under_way_is_no_leftover(config: RunConfig) -> None:
     attempt = config.run_dir / "attempt"
     attempt.mkdir()
-    runs.write_json(attempt / "status.json", asdict(runs.Status.of(config, "running", attempt=2)))
+    runs.write_status(attempt, runs.Status.of(config, "running", attempt=2))
     (config.run_dir / "part.0.ckpt").write_text("left")
     assert execute(config, quiet=True).existed and attempt.exists()
     assert not (config.run_dir / "part.0.ckpt").exists()

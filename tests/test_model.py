@@ -19,6 +19,7 @@ from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
+from ebmbench.system.seal import encode as sealed_json
 from ebmbench.tasks.regression.model import RegressionModel
 from ebmbench.tasks.regression.one_d_model import IntervalModel as Model
 
@@ -177,5 +178,5 @@ def test_a_seed_that_diverged_says_so(run: RunConfig, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run.run_dir, copy)
     status = json.loads((copy / "status.json").read_text())
-    (copy / "status.json").write_text(json.dumps({**status, "diverged": {"4": 17}}))
+    (copy / "status.json").write_bytes(sealed_json({**status, "diverged": {"4": 17}}))
     assert {seed: m.diverged_step for seed, m in ebmbench.load(copy).items()} == {1: None, 4: 17}

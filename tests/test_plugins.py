@@ -20,6 +20,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.engine import runs
 from ebmbench.engine.api import read_config
 from ebmbench.engine.execute import execute
+from ebmbench.system.seal import encode as sealed_json
 
 METHOD = """
 import torch
@@ -281,7 +282,7 @@ def test_a_hostile_folder_executes_nothing(
     HOSTILE[kind](sent)
     status = json.loads((sent / "status.json").read_text())
     status["outputs"]["config.yaml"] = runs.fingerprint((sent / "config.yaml").read_bytes())
-    (sent / "status.json").write_text(json.dumps(status))
+    (sent / "status.json").write_bytes(sealed_json(status))
     monkeypatch.chdir(sent)
     monkeypatch.syspath_prepend("")
     results = sent.parent.parent

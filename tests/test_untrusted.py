@@ -109,7 +109,7 @@ def test_no_resolver_is_evaluated_in_a_config_that_is_read(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"schema": 99}', '{"schema": 1}', '{"schema": 1, "x": 2}', "\udcff", "[" * 99999]
+    "text", ["", "{", "[]", "null", '{"schema": 99}', '{"schema": 2}', '{"schema": 2, "x": 2}', "\udcff", "[" * 99999]
 )
 def test_a_made_up_status(text: str, tmp_path: Path) -> None:
     (tmp_path / "status.json").write_bytes(text.encode(errors="surrogateescape"))
@@ -128,7 +128,7 @@ def test_the_project_has_no_call_that_unpickles_or_evaluates() -> None:
         r"\bpickle\.(load|loads|Unpickler)": "",
         r"torch\.load\(": "weights_only=True",
         r"np\.load\(": "allow_pickle=False",
-        r"yaml\.(load|full_load|unsafe_load)\(": "Loader=loader)  # a safe loader",
+        r"yaml\.(load|full_load|unsafe_load)\(": "Loader=_Loader)  # a safe loader",
         r"(?<![\w.])(eval|exec)\(": "",
         r"read_pickle|joblib\.load|allow_pickle=True|weights_only=False|shell=True|os\.system": "",
     }

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, counted
 from ebmbench.engine import runs
+from ebmbench.report import collected, frame
+from ebmbench.report.planned import read_plan
 from ebmbench.system.locking import Lock, is_held
 
 STRAY_SECONDS = 3600.0
@@ -43,6 +45,8 @@ class Report:
     results_dir: Path
     findings: list[Finding]
     stray: list[Path]
+    sweeps: dict[str, list[str]] = field(default_factory=dict)
+    """Of each collected sweep and each plan, what is wrong with it."""
 
     @property
     def damaged(self) -> list[Finding]:
@@ -51,17 +55,35 @@ class Report:
 
 
 def check_results(results_dir: Path) -> Report:
-    """Reads every file of every finished run in `results_dir`; changes nothing.
+    """Reads every file of every finished run, plan and collected sweep in `results_dir`; changes nothing.
 
     Raises:
-        UserError: there is no folder of runs, or a file cannot be read.
+        UserError: there are no runs and no collected sweeps, or a file cannot be read.
     """
     root = results_dir / "runs"
-    if not root.is_dir():
-        raise UserError(f"{str(results_dir)!r} is no results folder: it has no folder 'runs'")
-    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    collections = sorted(path.parent for path in results_dir.glob(f"*/{collected.NAME}"))
+    if not root.is_dir() and not collections:
+        raise UserError(f"{str(results_dir)!r} is no results folder: it has no folder 'runs', and no collected sweep")
+    folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     findings = [_check_run(folder) for folder in tqdm(folders, unit="run", leave=False, disable=None)]
-    return Report(results_dir, findings, _stray_files(results_dir))
+    sweeps = {folder.name: _check_sweep(folder) for folder in collections}
+    for path in sorted(results_dir.glob("sweeps/*/plan.json")):
+        try:
+            read_plan(results_dir, path.parent.name, with_plugins=False)
+        except UserError as error:
+            sweeps.setdefault(path.parent.name, []).append(str(error))
+    return Report(results_dir, findings, _stray_files(results_dir), sweeps)
+
+
+def _check_sweep(folder: Path) -> list[str]:
+    """Returns what is wrong with the files of a collected sweep."""
+    try:
+        found = collected.faults(folder)
+        if not found:
+            frame.load(folder)
+        return found
+    except (UserError, FileNotFoundError) as error:
+        return [str(error)]
 
 
 def repair_results(report: Report) -> list[str]:
@@ -94,15 +116,21 @@ def main(results_dir: Path, repair: bool = False) -> int:
             print(f"note: {finding.run_dir}: {text}", file=sys.stderr)
     for path in report.stray:
         print(f"note: {path} was left by a process that was killed", file=sys.stderr)
+    for texts in report.sweeps.values():
+        for text in texts:
+            print(f"damaged: {text}", file=sys.stderr)
     whole = sum(finding.state in runs.FINISHED for finding in report.findings)
     rest = len(report.findings) - whole - len(report.damaged)
     print(f"{len(report.findings)} runs: {whole} finished and whole, {len(report.damaged)} damaged, {rest} unfinished")
+    bad_sweeps = sum(bool(texts) for texts in report.sweeps.values())
+    if report.sweeps:
+        print(f"{counted(len(report.sweeps), 'sweep')}: {bad_sweeps} damaged")
     if not repair:
         if report.damaged:
-            print("--repair makes the damaged ones ready to be computed again")
-        return 1 if report.damaged else 0
+            print("run it with --repair, then start the damaged runs again")
+        return 1 if report.damaged or bad_sweeps else 0
     print("\n".join(repair_results(report) or ["there is nothing to repair"]))
-    return 1 if any(_check_run(finding.run_dir).damage for finding in report.damaged) else 0
+    return 1 if bad_sweeps or any(_check_run(finding.run_dir).damage for finding in report.damaged) else 0
 
 
 def _check_run(run_dir: Path) -> Finding:
@@ -151,7 +179,7 @@ def _repair_run(run_dir: Path, aside: Path) -> str:
             status = None
         if status is not None and status.run_id == run_dir.name:
             failed = replace(status, state="failed", error=f"damaged: {finding.damage[0]}", outputs={}, finished=None)
-            runs.write_json(run_dir / "status.json", asdict(failed))
+            runs.write_status(run_dir, failed)
             return f"{run_dir} will be computed again"
         aside.mkdir(exist_ok=True)
         target = next(p for n in range(1, 10**6) if not (p := aside / f"{run_dir.name}.{n}").exists())

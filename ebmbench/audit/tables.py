@@ -8,8 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ebmbench.core.errors import UserError
 from ebmbench.display.table import csv_text
-from ebmbench.report import frame, tables
+from ebmbench.report import collected, frame, tables
 from ebmbench.report.frame import Results
 from ebmbench.report.planned import Plan, read_plan, sweep_dir
 from ebmbench.sweep.collect import collect
@@ -31,8 +32,12 @@ def check(name: str, results_dir: Path) -> list[str]:
     Tables must follow from runs.csv, and runs.csv from the run directories that are there, of which none is damaged.
     """
     folder = results_dir / name
-    loaded = frame.load(folder)
-    faults = []
+    try:
+        loaded, faults = frame.load(folder), collected.faults(folder)
+    except UserError as error:
+        if not (folder / collected.NAME).is_file():
+            raise
+        return [str(error)]
     for file, text in tables.build(loaded).items():
         try:
             written = (folder / file).read_text()
@@ -60,7 +65,7 @@ def _check_runs(folder: Path, loaded: Results, plan: Plan, results_dir: Path) ->
         written = old.get((row["run_id"], row["seed"]), {})
         wrong = [key for key, value in row.items() if written.get(key) != value]
         if wrong:
-            key = wrong[0]
+            key = next((key for key in wrong if key != "record"), "record")
             faults.append(
                 f"{folder / 'runs.csv'} does not follow from {results_dir / 'runs' / row['run_id']}: "
                 f"seed {row['seed']} has {key}={row[key]!r} there, and {written.get(key)!r} in it"

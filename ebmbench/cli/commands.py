@@ -188,6 +188,7 @@ For each task and dataset, method and network; the score is a mean over seeds an
         "the tables again, from the runs.csv that collect left there",
         "ebmbench.cli.sweep:again",
         "sweeps",
+        (Option("--accept", "leave the tables as they are, and seal them: a change of them was meant"),),
         detail=_RESULTS_DIR,
     ),
     Command(

@@ -11,7 +11,7 @@ from ebmbench.cli.report import say_lacking
 from ebmbench.config.folders import known_sweeps
 from ebmbench.core.errors import UserError, counted
 from ebmbench.engine.runs import FINISHED, commit
-from ebmbench.report import frame
+from ebmbench.report import collected, frame
 from ebmbench.report.planned import Plan, read_plan, sweep_dir
 from ebmbench.sweep import best as best_settings
 from ebmbench.sweep import collect as tables
@@ -107,6 +107,10 @@ def best(arguments: Arguments) -> int:
 def again(arguments: Arguments) -> int:
     """Writes the tables again from the runs.csv that `collect` left, without the runs."""
     results_dir, name = place(arguments, arguments.settings)
+    if arguments.options["accept"]:
+        collected.reseal(results_dir / name)
+        print(f"{results_dir / name} is sealed as it is")
+        return 0
     print("\n".join(str(path) for path in tables.write_tables(results_dir / name)))
     return 0
 

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-import yaml
 
 from ebmbench.config.nodes import dataset_of
 from ebmbench.core import registry
@@ -30,13 +29,17 @@ from ebmbench.display.palette import method_of
 from ebmbench.display.table import plain
 from ebmbench.engine import runs as run_directories
 from ebmbench.engine.runs import FINISHED, Status, read_output, read_status
-from ebmbench.report import search, settings
-from ebmbench.report.planned import SCHEMA, Job, Plan, error_path, is_name, read_plan, sweep_dir
+from ebmbench.report import collected, search, settings
+from ebmbench.report.planned import Job, Plan, error_path, is_name, read_plan, sweep_dir
 from ebmbench.report.search import REPEAT
+from ebmbench.system import yamlfile
+from ebmbench.system.files import read_bounded
 from ebmbench.system.locking import is_held
 from ebmbench.tasks.base import COST, Metric, Task
 
-IDENTITY = ("run_id", "config_hash", "task", "dataset", "method", "seed", "state", "error", "commit", "finished")
+IDENTITY = (
+    "run_id", "config_hash", "task", "dataset", "method", "seed", "state", "error", "commit", "finished", "record",
+)  # fmt: skip
 """The columns that every table of runs begins with; the settings that vary follow, then the metrics."""
 NEEDED = ("config.yaml", "metrics.csv", "checkpoint.pt", "environment.json")
 """Files without which a run that says it is done is damaged."""
@@ -148,11 +151,15 @@ def read_run(folder: Path) -> Run:
         return Run(unknown, folder, "missing")
     job = Job(folder.resolve().name, status.run_hash, status.config_hash, {}, {})
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        raw = yaml.load((folder / "config.yaml").read_text(), Loader=loader)  # a safe loader: plain data only
-        if dataset_of(raw["task"]) and settings.flat(raw) and raw["method"]["name"] == status.method:
+        done = status.state == "done"
+        text = read_output(folder, "config.yaml") if done else read_bounded(folder / "config.yaml")
+        raw = yamlfile.parse(text)
+        names = (raw["task"]["name"], raw["method"]["name"])
+        if dataset_of(raw["task"]) and settings.flat(raw) and names == (status.task, status.method):
             job = replace(job, config={**raw, "seeds": status.seeds})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError, RecursionError) as error:
+    except UserError as error:
+        return Run(job, folder, "damaged", str(error), status)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return Run(job, folder, "damaged", f"config.yaml: {first_line(error)}", status)
     return replace(planned_run(job, folder.resolve().parent.parent), folder=folder)
 
@@ -505,6 +512,7 @@ def _tidy(
             "error": run.detail if run.state in ("failed", "damaged") else None,
             "commit": run.status.commit if run.status else None,
             "finished": run.status.finished if run.status and run.state in FINISHED else None,
+            "record": run.status.seal if run.status and run.state in FINISHED else None,
             **{key: run.job.axes.get(key) for key in axes},
         }
         rows += [{**row, "seed": seed, **by_seed.get(seed, {})} for seed in run.seeds]
@@ -527,13 +535,20 @@ def results(*targets: str | Path, results_dir: str | Path = "results") -> pd.Dat
             if none is given.
 
     Returns:
-        Columns: `IDENTITY` (run_id, config_hash, task, dataset, method, seed, state, error, commit, finished), the
-            settings that vary under their dotted names, the metrics, `diverged` and `trusted` (0 or 1).
+        Columns: `IDENTITY` (run_id, config_hash, task, dataset, method, seed, state, error, commit, finished, and
+            record, the seal of the run), the settings that vary under their dotted names, the metrics, `diverged` and
+            `trusted` (0 or 1).
 
     Raises:
-        UserError: nothing is there under that name.
+        UserError: nothing is there under that name, or a file is damaged; of many runs, a damaged one is warned about.
     """
-    return find([str(target) for target in targets or [results_dir]], Path(results_dir)).frame
+    found = find([str(target) for target in targets or [results_dir]], Path(results_dir))
+    damaged = [run for run in found.runs if run.state == "damaged"]
+    if damaged and len(damaged) == len(found.runs):
+        raise UserError(damaged[0].detail)
+    for run in damaged:
+        warnings.warn(f"{run.job.run_id} is damaged and has no results in the table: {run.detail}", stacklevel=2)
+    return found.frame
 
 
 def find(
@@ -618,22 +633,24 @@ def load(folder: Path) -> Results:
         UserError: a file is missing, damaged or of another version.
     """
     try:
-        about = json.loads((folder / "sweep.json").read_text())
-        frame = read_runs_csv((folder / "runs.csv").read_text())
-        version, name, description = about["schema"], about["name"], about["description"]
+        about = collected.read(folder)
+        frame = read_runs_csv(collected.read_table(folder, about))
+        name, description = about["name"], about["description"]
         axes, asked = tuple(about["axes"]), tuple(about["tables"])
         overrides = tuple(text for text in about["overrides"] if "…" not in text)
         lacking = {*IDENTITY, *axes, "diverged", "trusted"} - set(frame.columns)
         if lacking or not isinstance(name, str) or not isinstance(description, str):
             raise ValueError(lacking)
+        twice = frame.loc[frame.duplicated(["run_id", "seed"]), ["run_id", "seed"]]
+        if not twice.empty:
+            run, seed = twice.iloc[0]
+            raise UserError(f"{folder / 'runs.csv'} has seed {seed} of {run} more than once")
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} is missing: python -m ebmbench sweep collect {folder.name} makes it"
         ) from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder} is damaged: python -m ebmbench sweep collect {folder.name} makes it again") from None
-    if version != SCHEMA:
-        raise UserError(f"{folder} is of layout version {version}, and this ebmbench reads {SCHEMA}")
     pictures = folder / "figures" if (folder / "figures").is_dir() else None
     again = _again("submit", name, folder.parent)
     about = {"sweep": name, "description": description, "tables": asked, "command": again}
@@ -642,7 +659,7 @@ def load(folder: Path) -> Results:
 
 def read_runs_csv(text: str) -> pd.DataFrame:
     """Returns what `sweep collect` wrote, its numbers to their last digit."""
-    kinds = {"dataset": str, "commit": str, "error": str}
+    kinds = dict.fromkeys(("run_id", "config_hash", "dataset", "commit", "error", "record"), str)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas 3 reads so unasked, and warns of being asked
         return pd.read_csv(io.StringIO(text), float_precision="round_trip", dtype=kinds)

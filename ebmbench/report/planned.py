@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import dataclass, replace
@@ -17,8 +16,10 @@ from ebmbench.config.plugins import located
 from ebmbench.config.run import ALGORITHMS, RunConfig
 from ebmbench.core import plugins
 from ebmbench.core.errors import UserError
+from ebmbench.system import seal
+from ebmbench.system.files import read_bounded
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -83,16 +84,17 @@ def is_name(text: object) -> bool:
     return isinstance(text, str) and re.fullmatch(r"[\w.+-]{1,200}", text) is not None and text.strip(".") != ""
 
 
-def read_plan(results_dir: Path, name: str) -> Plan:
-    """Returns the plan of a submitted sweep, its plug-ins loaded.
+def read_plan(results_dir: Path, name: str, with_plugins: bool = True) -> Plan:
+    """Returns the plan of a submitted sweep; its plug-ins are loaded if the user accepted them.
 
     Raises:
         UserError: there is none, it is damaged, or of another version.
     """
     path = sweep_dir(results_dir, name) / "plan.json"
     try:
-        raw = json.loads(path.read_text())
-        if (raw["schema"], raw["algorithms"]) != (SCHEMA, ALGORITHMS):
+        raw = seal.decode(read_bounded(path), SCHEMA)
+        raw.pop(seal.KEY)
+        if raw["algorithms"] != ALGORITHMS:
             raise UserError(
                 f"{path} is of version {raw['schema']}.{raw['algorithms']}, and this ebmbench reads "
                 f"{SCHEMA}.{ALGORITHMS}: submit the sweep again"
@@ -106,6 +108,9 @@ def read_plan(results_dir: Path, name: str) -> Plan:
         texts = (plan.description, plan.created, plan.commit or "", *plan.figures, *plan.axes, *plan.overrides)
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(texts)
+    except seal.OtherVersion as error:
+        text = f"{path} is of version {error}, and this ebmbench reads {SCHEMA}: submit the sweep again"
+        raise UserError(text) from None
     except FileNotFoundError:
         there = sorted(p.parent.name for p in (results_dir / "sweeps").glob("*/plan.json"))
         raise UserError(
@@ -116,7 +121,8 @@ def read_plan(results_dir: Path, name: str) -> Plan:
         raise UserError(f"{path} is damaged: submit the sweep again") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    _load_plugins(plan)
+    if with_plugins:
+        _load_plugins(plan)
     return plan
 
 

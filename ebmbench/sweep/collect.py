@@ -6,7 +6,6 @@ made again without the run directories.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,9 @@ from typing import Any
 from ebmbench.config.run import ALGORITHMS
 from ebmbench.core.errors import UserError
 from ebmbench.display.table import csv_text
-from ebmbench.report import frame, tables
+from ebmbench.report import collected, frame, tables
 from ebmbench.report.frame import Results
-from ebmbench.report.planned import SCHEMA, Plan
+from ebmbench.report.planned import Plan
 from ebmbench.sweep.status import job_states
 from ebmbench.system.files import write_atomically
 
@@ -28,19 +27,15 @@ def collect(plan: Plan, results_dir: Path) -> Results:
 
 
 def write(plan: Plan, results: Results, results_dir: Path) -> list[Path]:
-    """Writes runs.csv, sweep.json and the tables; returns their paths.
+    """Writes runs.csv, the tables and sweep.json; returns their paths.
 
     Raises:
         UserError: a table that is not known, or a folder that cannot be written.
     """
-    texts = {
-        "runs.csv": csv_text(results.frame, digits=None),
-        "sweep.json": json.dumps(_about(plan), indent=1, ensure_ascii=False) + "\n",
-    }
     folder = results_dir / plan.name
-    _write(folder, texts)
+    _write(folder, {"runs.csv": csv_text(results.frame, digits=None)}, _about(plan))
     made = write_tables(folder)
-    return [*(folder / name for name in texts), *made]
+    return [folder / "runs.csv", folder / collected.NAME, *made]
 
 
 def write_tables(folder: Path) -> list[Path]:
@@ -50,15 +45,17 @@ def write_tables(folder: Path) -> list[Path]:
         UserError: the folder holds no collected sweep, or cannot be written.
     """
     texts = tables.build(frame.load(folder))
-    _write(folder, texts)
+    _write(folder, texts, collected.read(folder))
     return [folder / name for name in texts]
 
 
-def _write(folder: Path, texts: Mapping[str, str]) -> None:
+def _write(folder: Path, texts: Mapping[str, str], about: Mapping[str, Any]) -> None:
+    """Writes tables, and the record of all that are in the folder then."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             write_atomically(folder / name, text.encode())
+        collected.write(folder, about)
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); give another results_dir") from None
 
@@ -79,7 +76,6 @@ def write_figures(plan: Plan, results: Results, results_dir: Path) -> list[Path]
 
 def _about(plan: Plan) -> dict[str, Any]:
     return {
-        "schema": SCHEMA,
         "algorithms": ALGORITHMS,
         "name": plan.name,
         "description": plan.description,

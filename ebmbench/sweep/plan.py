@@ -28,6 +28,7 @@ from ebmbench.report.planned import Job, Plan, is_name, read_plan, sweep_dir
 from ebmbench.report.search import REPEAT, TRIAL
 from ebmbench.report.tables import NO_AXIS, check_entries
 from ebmbench.sweep import trials
+from ebmbench.system import seal
 from ebmbench.system.files import write_atomically
 
 RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
@@ -185,7 +186,7 @@ def write_plan(plan: Plan, results_dir: Path) -> Plan:
         if path.exists():  # there is a plan at every moment: the old one is copied, then replaced
             stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S")
             write_atomically(folder / f"plan.{stamp}.json", path.read_bytes())
-        write_atomically(path, (json.dumps(dataclasses.asdict(plan)) + "\n").encode())
+        write_atomically(path, seal.encode(dataclasses.asdict(plan), indent=None))
     except OSError as error:
         raise cannot_write_folder(results_dir, error) from None
     return read_plan(results_dir, plan.name)

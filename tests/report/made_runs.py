@@ -18,6 +18,7 @@ import pandas as pd
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.engine.runs import Status
+from ebmbench.system.seal import encode as sealed_json
 from tests.sweep.made import seal
 
 METHODS_1D = ("nce+", "nce", "ml-is", "kld-is", "ml-mcmc", "dsm", "sm")
@@ -53,7 +54,7 @@ def _write(folder: Path, config: RunConfig, **status: Any) -> None:
     (folder / "config.yaml").write_text(config.to_yaml())
     origin = {"state": "done", "commit": "0123abc", "host": "node1", "started": "2026-01-02T03:04:05+00:00"}
     full = Status.of(config, **{**origin, **status})
-    (folder / "status.json").write_text(json.dumps(asdict(full)))
+    (folder / "status.json").write_bytes(sealed_json(asdict(full)))
     (folder / "checkpoint.pt").write_bytes(b"made up")
     (folder / "environment.json").write_text(json.dumps({"python": "3.11", "torch": "2.14", "device": "cpu"}))
 

@@ -91,7 +91,7 @@ def test_a_setting_that_another_task_lacks_is_no_trouble(tmp_path: Path) -> None
 
 
 DAMAGES: list[tuple[str, bytes | None]] = [
-    ("status.json", b'{"schema": 1, "state": '),
+    ("status.json", b'{"schema": 2, "state": '),
     ("status.json", b"\xff\xfe\x00"),
     ("status.json", b"[]"),
     ("metrics.csv", b""),
@@ -108,7 +108,7 @@ DAMAGES: list[tuple[str, bytes | None]] = [
     ("densities.npz", b""),
     ("calibration.csv", b"seed,level,coverage\n0,a,b\n"),
     ("history.csv", b"step,seed,loss\n1,0,bad\n"),
-    ("status.json", b'{"schema": 1, "run_id": ["a"], "seeds": 3}'),
+    ("status.json", b'{"schema": 2, "run_id": ["a"], "seeds": 3}'),
     ("metrics.csv", b"seed,d_kl,diverged,trusted\n0,a,b,c\n1,x,y,z\n2,x,y,z\n3,x,y,z\n"),
     ("environment.json", b"[1]"),
 ]
@@ -163,6 +163,7 @@ def test_the_command_that_is_shown_gives_the_same_run_again(tmp_path: Path, over
     config = compose([*overrides, f"results_dir={tmp_path}"])
     folder = config.run_dir
     made_runs._write(folder, config)
+    seal(folder)
     shown = shlex.split(shown_command(frame.read_run(folder)))
     assert shown[:3] == ["python", "-m", "ebmbench"]
     assert compose(shown[3:]).run_hash == config.run_hash

@@ -210,7 +210,6 @@ def test_a_plan_is_frozen_and_the_one_before_is_kept(tmp_path: Path, monkeypatch
         (["status", "smoke", "trainer.epochs=3"], "takes results_dir=DIR and no other setting"),
         (["status", "smoke"], "has not been submitted"),
         (["collect", "smoke"], "has not been submitted"),
-        (["check", "smoke"], "sweep collect smoke makes it"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(

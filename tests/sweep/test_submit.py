@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import pty
 import re
@@ -32,6 +31,7 @@ from ebmbench.sweep.status import job_states
 from ebmbench.sweep.submit import launcher_settings
 from ebmbench.sweep.watch import Watch
 from ebmbench.system.locking import Lock
+from ebmbench.system.seal import encode as sealed_json
 from tests.sweep.made import make_status, sweep
 
 SWEEP = """\
@@ -187,7 +187,7 @@ def test_a_terminal_shows_a_line_for_each_running_job(
                 watch.started(number, config)
             status = Status.of(configs[1], state="running", step=40, num_steps=160)
             configs[1].run_dir.mkdir(parents=True)
-            (configs[1].run_dir / "status.json").write_text(json.dumps(asdict(status)))
+            (configs[1].run_dir / "status.json").write_bytes(sealed_json(asdict(status)))
             watch.refresh()
             watch.ended(0, is_last=True)
             watch.say("[1/3] done")

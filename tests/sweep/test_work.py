@@ -15,6 +15,7 @@ from ebmbench.sweep import work as worker
 from ebmbench.sweep.plan import make_plan, write_plan
 from ebmbench.sweep.status import counts, job_states
 from ebmbench.system.locking import Lock
+from ebmbench.system.seal import encode as sealed_json
 from tests.sweep.made import made_plan, make_done, sweep
 from tests.sweep.stress import stress
 from tests.sweep.test_submit import place, write_sweep  # noqa: F401
@@ -131,6 +132,6 @@ def test_a_run_whose_status_names_a_file_elsewhere_is_left_out(tmp_path: Path) -
     (folder.parent / "stolen").write_text("x")
     status = json.loads((folder / "status.json").read_text())
     status["outputs"]["../../../stolen"] = status["outputs"]["metrics.csv"]
-    (folder / "status.json").write_text(json.dumps(status))
+    (folder / "status.json").write_bytes(sealed_json(status))
     assert sweep(["merge", str(tmp_path / "one"), f"results_dir={tmp_path / 'here'}"]) == 1
     assert not (tmp_path / "stolen").exists()
