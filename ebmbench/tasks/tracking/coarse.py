@@ -74,9 +74,12 @@ def csrt_track(video: Video) -> Array:
     for number, frame in enumerate(video.frames()):
         picture = np.ascontiguousarray(frame[:, :, ::-1])
         if tracker is None:
-            low, high = np.rint(video.boxes[0, :2]), video.boxes[0, 2:] - video.boxes[0, :2]
+            height, width = picture.shape[:2]
+            x1, y1, x2, y2 = np.rint(video.boxes[0]).clip(0, [width, height] * 2).astype(int).tolist()
+            if min(x2 - x1, y2 - y1) < 1:
+                raise UserError(f"sequence {video.name}: the first box is outside the picture ({width} x {height})")
             tracker = cv2.TrackerCSRT.create()
-            tracker.init(picture, tuple(np.concatenate((low, np.rint(high).clip(1))).astype(int).tolist()))
+            tracker.init(picture, (x1, y1, x2 - x1, y2 - y1))
             continue
         is_found, (x, y, w, h) = tracker.update(picture)
         if is_found:

@@ -17,6 +17,7 @@ from ebmbench.core.settings import Component
 from ebmbench.tasks.detection.data import BAD_IMAGE, NAME, NAME_TEXT, hash_of, read_image
 from ebmbench.tasks.detection.layouts import MineData
 from ebmbench.tasks.tracking import made
+from ebmbench.tasks.tracking.scores import is_valid
 from ebmbench.tasks.tracking.videos import Video, read_videos
 
 TRAIN_FRAMES, TRAIN_SPAN = 4, 40
@@ -75,7 +76,13 @@ class VideoData(Component):
 
 @lru_cache(maxsize=4)
 def _sequences(root: str) -> list[Video]:
-    return read_videos(Path(root).expanduser())
+    videos = read_videos(Path(root).expanduser())
+    if not any(is_valid(video.boxes[1:]).any() for video in videos):
+        raise UserError(
+            f"data.root={root}: no sequence has a true box after the first, so there is nothing to score; "
+            "`ebmbench predict` tracks such videos"
+        )
+    return videos
 
 
 @lru_cache(maxsize=8)

@@ -78,19 +78,24 @@ def evaluate(
     sequences, curves = [], []
     for number, (name, videos) in enumerate(task.data.test().items()):
         files = number == 0 and name != MADE
-        found = _refine(task, refiner, _with_coarse(task, videos, setup.results_dir, files), tell, "evaluation")
+        pairs = _with_coarse(task, videos, setup.results_dir, files)
+        found = _refine(task, refiner, pairs, tell, "evaluation")
         judge = judges[MADE] if name == MADE else judges.get(PSEUDO, judges[MADE])
         metrics = _set_metrics(task, name, found, _gain(task, judge), len(judge), seed)
-        if found:
-            noisy = [(video, coarse_track(NOISE, video, setup.results_dir)) for video in videos]
-            again = _refine(task, refiner, noisy, tell, "noise")
-            metrics["noise_auc"] = float(np.mean([one.before.auc for one in again]))
-            metrics["noise_gain"] = _gain(task, again).value
-            held = [part <= level for part in _levels(task, refiner, found, calibration.temperature)]
-            metrics["coverage"] = 100 * float(torch.cat(held).double().mean()) if held else math.nan
+        noisy = [(video, coarse_track(NOISE, video, setup.results_dir)) for video in videos]
+        again = _refine(task, refiner, noisy, tell, "noise")
+        metrics["noise_auc"] = float(np.mean([one.before.auc for one in again]))
+        metrics["noise_gain"] = _gain(task, again).value
+        held = [part <= level for part in _levels(task, refiner, found, calibration.temperature)]
+        metrics["coverage"] = 100 * float(torch.cat(held).double().mean()) if held else math.nan
         row |= metrics if number == 0 else {f"{name}_{key}": value for key, value in metrics.items()}
+        scored = {one.video.name: one.track for one in found}
+        folder = run_dir / "tracks" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for video, coarse in pairs:
+            track = scored[video.name] if video.name in scored else refiner.track(video, coarse)
+            write_atomically(folder / f"{video.name}.{seed}.txt", box_lines(track, video.origin).encode())
         for one in found:
-            _write_track(run_dir / "tracks" / name, one, seed)
             for stage, score in (("coarse", one.before), ("refined", one.after)):
                 about = {"seed": seed, "set": name, "sequence": one.video.name, "frames": len(score.overlaps)}
                 sequences.append({**about, "stage": stage, **summary([score])})
@@ -188,9 +193,6 @@ def _set_metrics(
     task: TrackingTask, name: str, found: Sequence[Refined], judged: Interval, judges: int, seed: int
 ) -> dict[str, float]:
     """Returns the scores of a set of sequences, of the refined boxes if they are accepted, else of the coarse ones."""
-    if not found:
-        print(f"ebmbench: no sequence of {name} has true boxes after the first: nothing is scored", file=sys.stderr)
-        return {}
     verdict = Verdict(judged, judges, "video")
     accepted = not task.refinement.accept or verdict.answer == "accepted"
     gain = _gain(task, found)
@@ -209,14 +211,9 @@ def _set_metrics(
     }
 
 
-def _write_track(folder: Path, one: Refined, seed: int) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{one.video.name}.{seed}.txt", box_lines(one.track, one.video.origin).encode())
-
-
 def _curves(name: str, seed: int, found: Sequence[Refined]) -> list[dict[str, Any]]:
     rows = []
-    for stage, scores in zip(("coarse", "refined"), _sides(found), strict=True) if found else ():
+    for stage, scores in zip(("coarse", "refined"), _sides(found), strict=True):
         for curve in ("success", "precision"):
             mean = np.mean([getattr(score, curve) for score in scores], axis=0)
             places = np.linspace(0, 1, len(mean)) if curve == "success" else PIXELS

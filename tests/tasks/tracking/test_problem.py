@@ -115,6 +115,25 @@ def test_refinement_climbs_to_the_top_of_f(tmp_path: Path) -> None:
     assert begin < 0.3 and end > 0.75
 
 
+def test_open_and_closed_loops_start_at_different_boxes(tmp_path: Path) -> None:
+    """Without steps or candidates a refined box is its start: the coarse box, or the one before."""
+    still = ("task.refinement.steps=0", "task.refinement.candidates=1", "task.refinement.best=1")
+    for loop in ("open", "closed"):
+        made = learner(config(tmp_path, "nce", f"task.refinement.loop={loop}", *still))
+        video = made.task.data.test()["made"][0]
+        coarse = video.boxes + np.arange(6)[:, None]
+        track = Refiner(made.net, made.task.model, made.task.refinement, 1e-3, 0).track(video, coarse)
+        expected = np.concatenate((video.boxes[:1], coarse[1:])) if loop == "open" else video.boxes[:1].repeat(6, 0)
+        assert track == pytest.approx(expected, abs=1e-3)
+
+
+def test_a_folder_with_nothing_to_score_is_refused(tmp_path: Path) -> None:
+    video = config(tmp_path).task.data.test()["made"][0]
+    write(tmp_path / "own", video, 1)
+    with pytest.raises(UserError, match="nothing to score"):
+        config(tmp_path, "nce", f"task.data.root={tmp_path / 'own'}").task.data.test()
+
+
 def test_a_run_scores_folder_and_made_videos_and_predicts(sequences: Path, tmp_path: Path) -> None:
     made = config(tmp_path, "nce+", f"task.data.root={sequences}", "task.data.name=mine", "seeds=2")
     run_dir = execute(made, quiet=True).run_dir
@@ -125,6 +144,7 @@ def test_a_run_scores_folder_and_made_videos_and_predicts(sequences: Path, tmp_p
     assert set(table["sequence"]) == {"made-0", "made-1"} and set(table["set"]) == {"mine", "made"}
     coarse = table[(table["set"] == "mine") & (table["stage"] == "coarse") & (table["seed"] == 0)]
     assert rows["coarse_auc"][0] == pytest.approx(coarse["auc"].mean())
+    assert (run_dir / "tracks" / "mine" / "own.1.txt").read_text().count("\n") == 6
     assert {path.name for path in (run_dir / "figures").glob("*.png")} == {"frames.png", "curves.png", "training.png"}
     pytest.importorskip("cv2")
     out = tmp_path / "track.csv"
