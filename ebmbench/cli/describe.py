@@ -24,6 +24,7 @@ from ebmbench.config.run import Launch, LoggerConfig
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, did_you_mean
 from ebmbench.core.settings import Component, Section, choice_of, sections_of
+from ebmbench.system import yamlfile
 from ebmbench.tasks.base import Task
 
 YAML_GROUPS = {
@@ -187,8 +188,8 @@ def _comment(path: Path) -> str:
     """Returns what a YAML file says of itself: the description of a sweep, else its first comment."""
     try:
         text = path.read_text()
-        about = (yaml.safe_load(text) or {}).get("sweep") or {}
-    except (OSError, yaml.YAMLError, AttributeError, UnicodeDecodeError):
+        about = (yamlfile.parse(text) or {}).get("sweep") or {}
+    except (OSError, UserError, AttributeError, UnicodeDecodeError):
         return "cannot be read"
     if isinstance(about, dict) and about.get("description"):
         return str(about["description"])

@@ -56,6 +56,7 @@ def prepare(overrides: Sequence[str]) -> None:
         UserError: a plug-in cannot be loaded.
     """
     named = [text.partition("=")[2] for text in overrides if text.lstrip("+").startswith("plugins=")]
+    folders.check_files()
     plugins.load(_listed(named[-1]) if named else [])
     nodes.store()
 

@@ -23,10 +23,11 @@ from pydantic import Field, ValidationError
 from ebmbench.config.plugins import function_of, functions_in, located, with_copies
 from ebmbench.core import plugins as plugin_files
 from ebmbench.core import registry
-from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
+from ebmbench.core.errors import UserError, did_you_mean, shown
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.settings import Component, Section, choice_of, sections_of
 from ebmbench.methods.base import Method
+from ebmbench.system import yamlfile
 from ebmbench.tasks.base import Setup, Task
 
 ALGORITHMS = 2
@@ -198,9 +199,9 @@ class RunConfig:
             UserError: they are no settings, or a plug-in of the folder is not accepted.
         """
         try:
-            raw = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"not a configuration: {first_line(error)}") from None
+            raw = yamlfile.parse(text)
+        except UserError as error:
+            raise UserError(f"not a configuration: {error}") from None
         if not isinstance(raw, dict):
             raise UserError("not a configuration: a mapping of settings is expected")
         return _validate(raw if folder is None else located(raw, folder))

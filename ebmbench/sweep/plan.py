@@ -15,20 +15,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ebmbench.config import compose as composition
 from ebmbench.config import folders
 from ebmbench.config.plugins import function_of, functions_in, keep, with_copies
 from ebmbench.config.run import RunConfig, SweepConfig
 from ebmbench.core import plugins
-from ebmbench.core.errors import UserError, first_line
+from ebmbench.core.errors import UserError
 from ebmbench.engine.runs import cannot_write_folder
 from ebmbench.report.planned import Job, Plan, is_name, read_plan, sweep_dir
 from ebmbench.report.search import REPEAT, TRIAL
 from ebmbench.report.tables import NO_AXIS, check_entries
 from ebmbench.sweep import trials
-from ebmbench.system import seal
+from ebmbench.system import seal, yamlfile
 from ebmbench.system.files import write_atomically
 
 RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
@@ -115,10 +113,8 @@ def plan_of(
 def _plugins_of(sweep: str) -> list[str]:
     """Returns the plug-ins that a sweep's file names: they are loaded before its grid is read."""
     path = next(path for folder in folders.sweep_dirs() if (path := folder / f"{sweep}.yaml").is_file())
-    try:
-        named = (yaml.safe_load(path.read_text()) or {}).get("plugins") or []
-    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read ({first_line(error)})") from None
+    raw = yamlfile.read(path)
+    named = (raw.get("plugins") if isinstance(raw, dict) else None) or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise UserError(f"{path}: plugins={named!r} is not allowed: give a list of Python files or modules")
     return named

@@ -56,6 +56,20 @@ def read(path: Path) -> Any:
         raise UserError(f"{path} cannot be used: {error}") from None
 
 
+def check_bounds(path: Path) -> None:
+    """Raises UserError if a file is larger, deeper or has more aliases than `parse` reads; other faults may stay."""
+    try:
+        data = read_bounded(path, MOST_BYTES)
+        _bound(data.decode("utf-8-sig"))
+    except UserError as error:
+        raise UserError(f"{path} cannot be used: {error}") from None
+    except ValueError as error:
+        if "longer than" in str(error):
+            raise UserError(str(error)) from None
+    except (OSError, yaml.YAMLError):
+        pass  # whoever uses it says what is wrong
+
+
 def _bound(text: str) -> None:
     """Counts nodes, depth and aliases before anything is built: aliases may stand for exponentially many nodes."""
     sizes: dict[str, int] = {}

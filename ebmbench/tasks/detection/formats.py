@@ -15,10 +15,10 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
 from PIL import Image
 
 from ebmbench.core.errors import UserError, counted
+from ebmbench.system import yamlfile
 from ebmbench.tasks.detection.data import BAD_IMAGE, SPLITS, SUFFIXES
 
 SPLIT_WORDS = {"train": "train|training|trainval", "val": "val|valid|validation|dev", "test": "test|testing"}
@@ -347,8 +347,8 @@ def _yolo(folder: Folder, notes: list[str]) -> Iterator[Record]:
     settings: dict[str, Any] = {}
     for path in folder.ending(".yaml", ".yml"):
         try:
-            content = yaml.safe_load(path.read_text())
-        except (yaml.YAMLError, UnicodeDecodeError):
+            content = yamlfile.read(path)
+        except UserError:
             continue
         if isinstance(content, dict) and "names" in content:
             settings = content
