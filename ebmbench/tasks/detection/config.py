@@ -17,7 +17,7 @@ class BaseConfig(Section):
     """The frozen detector below the head. It is trained or loaded once, and shared by all methods and seeds."""
 
     architecture: str = Field(
-        "resnet50",
+        "small",
         pattern=r"^(small|resnet50|resnet50_v2|retinanet|fcos|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
         description="small (1.9 M parameters, for the CPU); torchvision's over a ResNet-50: resnet50, resnet50_v2 "
         "(Faster R-CNN), retinanet, fcos; or MODULE:CLASS, an Architecture of your own",
@@ -25,31 +25,54 @@ class BaseConfig(Section):
     weights: str = Field(
         "train", min_length=1, description="train (on this dataset), coco, none (random), or the path of a checkpoint"
     )
-    backbone: str | None = Field(
+    start: str | None = Field(
         None,
         min_length=1,
-        description="for weights=train: a file of the ResNet's weights to start from, such as ImageNet's",
+        description="for weights=train: what training starts from: coco; the path of a checkpoint of the architecture, "
+        "with any classes (the predictor is new where they differ); or of its ResNet alone, such as ImageNet's; null: "
+        "random weights",
     )
+    augment: Literal["none", "v2"] = Field(
+        "none", description="v2: torchvision's photometric distortion, zooming out and crops around boxes"
+    )
+    flips: bool = Field(True, description="half of the images are flipped; false for text and other things with a left")
     iterations: int = Field(90_000, ge=1, le=10_000_000, description="this and the rest: for weights=train")
     batch_size: int = Field(8, ge=1, le=1024, description="images")
     learning_rate: float = Field(2e-4, gt=0, le=1, description="of AdamW: linear warm-up, cosine to zero")
     weight_decay: float = Field(0.01, ge=0, le=1)
     warmup: int = Field(100, ge=0, le=1_000_000, description="iterations")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="tenths of the iterations without a higher AP on the validation split after which training ends; "
+        "the best weights are kept. null: all iterations",
+    )
     seed: int = Field(0, ge=0, lt=2**31)
     feature_cache_mb: int = Field(
         0, ge=0, le=1_000_000, description="memory for the frozen features of training images; 0: none is kept"
     )
 
+    @model_validator(mode="after")
+    def _can_train(self) -> BaseConfig:
+        if self.weights == "train" and self.start is None and self.architecture in FROZEN_NORM:
+            raise ValueError(
+                f"task.base.architecture={self.architecture} has a frozen batch norm, with which random weights do not "
+                "learn: give task.base.start=coco or a file of weights, or task.base.architecture=small or resnet50_v2"
+            )
+        return self
+
     def identity(self) -> dict[str, Any]:
         """Returns the settings, without what changes no result, and with hashes of files of weights."""
         found = {key: value for key, value in super().identity().items() if key != "feature_cache_mb"}
-        for key in ("weights", "backbone"):
+        for key in ("weights", "start"):
             value = found.get(key)
             if value is not None and value not in WEIGHTS and Path(value).expanduser().is_file():
                 found[key] = fingerprint_of(Path(value).expanduser())
         return found
 
 
+FROZEN_NORM = ("resnet50", "retinanet", "fcos")
+"""Architectures whose batch norm stays as it is at the start."""
 WEIGHTS = ("train", "coco", "none")
 """What `task.base.weights` may be beside a path."""
 

@@ -63,6 +63,7 @@ class Dataset(Protocol):
     split: Split
     categories: dict[int, str]  # category id -> name, by rising id
     image_ids: list[int]  # of the images in order; of a training split only those with a box to learn from
+    negatives: list[int]  # images of a training split without a box; their places follow those of `image_ids`
     notes: list[str]  # what was left out, a sentence each
     content: str  # a hash of all that its images and boxes depend on
     turned: bool  # whether images are turned by their EXIF tags
@@ -270,6 +271,7 @@ class ShapesDataset:
 
     workers: int | None = 0
     turned = True
+    negatives: list[int] = []  # noqa: RUF012
 
     def __init__(self, config: ShapesData, split: Split) -> None:
         self.config = config
@@ -426,17 +428,23 @@ class CocoDataset:
                 f"to learn from or to score{more}"
             )
         training = self.split == "train"
+        self.negatives: list[int] = []
         if training:
             self.image_ids = [image_id for image_id in self.image_ids if self._boxes[image_id]]
+            self.negatives = empty[: len(self.image_ids)]
         where, left = f"{self.annotation_file.name}, {self.split} split", "left out of training"
         for count, what, scored in (
             (crowds, counted(crowds, "crowd box", "crowd boxes"), "ignored by the scores"),
             (ignored, counted(ignored, "box", "boxes") + " to be ignored", "ignored by the scores"),
             (slivers, f"{counted(slivers, 'box', 'boxes')} under a pixel inside the image", "kept in the scores"),
-            (len(empty) if training else 0, f"{counted(len(empty), 'image')} without boxes", ""),
         ):
             if count:
                 self.notes.append(f"{where}: {what}, {left if training else scored}.")
+        if training and empty:
+            few = "" if len(self.negatives) == len(empty) else f"; {len(self.negatives)} of them are used"
+            self.notes.append(
+                f"{where}: {counted(len(empty), 'image')} without boxes, for the base detector alone{few}."
+            )
         self._check_classes(where)
         self._check_files()
         self._check_images()
@@ -523,8 +531,10 @@ class CocoDataset:
         if len(self.image_ids) > CHECKED_IMAGES:
             return
         with ThreadPoolExecutor() as pool:
-            faults = pool.map(self._fault, self.image_ids)
-            found = [(image_id, fault) for image_id, fault in zip(self.image_ids, faults, strict=True) if fault]
+            every = [*self.image_ids, *self.negatives]
+            found = [
+                (image_id, fault) for image_id, fault in zip(every, pool.map(self._fault, every), strict=True) if fault
+            ]
         for image_id, fault in found:
             self._leave_out(image_id, fault)
         if any(is_deep(self._path(self._images[image_id])) for image_id in self.image_ids[:1]):
@@ -534,6 +544,7 @@ class CocoDataset:
             )
         if found:
             self.image_ids = [image_id for image_id in self.image_ids if image_id not in self.bad_images]
+            self.negatives = [image_id for image_id in self.negatives if image_id not in self.bad_images]
         if not any(self._boxes[image_id] for image_id in self.image_ids):
             raise UserError(f"{self.annotation_file}: no image with a box can be used; the first fault: {found[0][1]}")
 
@@ -570,7 +581,8 @@ class CocoDataset:
 
     def load(self, index: int) -> Example | None:
         """Returns an image with its boxes."""
-        image_id = self.image_ids[index]
+        positives = len(self.image_ids)
+        image_id = self.image_ids[index] if index < positives else self.negatives[index - positives]
         if image_id in self.bad_images:
             return None
         record = self._images[image_id]

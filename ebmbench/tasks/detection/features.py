@@ -21,8 +21,8 @@ from torch import Tensor
 from ebmbench.boxes.coordinates import flip_boxes
 from ebmbench.boxes.pooling import Pyramid
 from ebmbench.tasks.detection.architectures import Candidates
-from ebmbench.tasks.detection.base import BaseDetector, Features
 from ebmbench.tasks.detection.data import Dataset, Example
+from ebmbench.tasks.detection.detector import BaseDetector, Features
 from ebmbench.tasks.detection.read_ahead import ReadAhead
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)

@@ -21,12 +21,14 @@ from ebmbench.boxes.energy import BoxEnergy
 from ebmbench.core.errors import UserError, counted
 from ebmbench.core.rng import Streams
 from ebmbench.system.files import write_atomically
-from ebmbench.tasks.detection.base import BaseDetector, reopen
+from ebmbench.tasks.detection.base import reopen
 from ebmbench.tasks.detection.config import DetectionSettings
 from ebmbench.tasks.detection.data import BAD_IMAGE, SUFFIXES, read_image
+from ebmbench.tasks.detection.detector import BaseDetector
 from ebmbench.tasks.detection.features import ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import ClassHead
-from ebmbench.tasks.detection.inference import base_detections, detect
+from ebmbench.tasks.detection.inference import detect
+from ebmbench.tasks.detection.nms import base_detections
 
 RECORD = "detector.json"
 """The file of a run directory that says which base detector its heads stand on."""

@@ -28,7 +28,8 @@ from ebmbench.tasks.detection.config import DetectionSettings, InferenceConfig
 from ebmbench.tasks.detection.evaluation import GAINS, Detection, Evaluation, as_tables, evaluate
 from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures, pyramid
 from ebmbench.tasks.detection.head import ClassHead
-from ebmbench.tasks.detection.inference import base_detections, detect, true_boxes
+from ebmbench.tasks.detection.inference import detect, true_boxes
+from ebmbench.tasks.detection.nms import base_detections
 from ebmbench.tasks.examples import write_examples
 
 PIXELS_AT_A_TIME, IMAGES_AT_A_TIME = 2**23, 32

@@ -169,7 +169,9 @@ class DetectionTask(DetectionSettings, Task):
         return DetectionModel.read(self, parameters, seed, run_dir)
 
     @override
-    def predict_files(self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float) -> None:
+    def predict_files(
+        self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float, **given: Any
+    ) -> None:
         """Writes the objects in images as JSON, with pictures beside it; `files` are images, or folders of them."""
         from ebmbench.tasks.detection.model import predict_files
 

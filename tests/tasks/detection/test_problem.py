@@ -360,7 +360,7 @@ def _base_gradient(rank: int, world: int, port: int, root: str, where: str) -> N
         worker = base_training.worker_of(task, dataset, torch.device("cpu"), Part(rank, world))
         worker.model.double()
         torch.manual_seed(7)
-        loss = worker.gradient(Batch([3, 1, 0, 5, 2], [True, False, False, True, False], []))
+        loss = worker.gradient(Batch([3, 1, 0, 5, 2], [True, False, False, True, False], [0] * 5, []))
         after = torch.rand(3)
     if rank == 0:
         grads = {name: p.grad for name, p in worker.model.named_parameters()}
