@@ -108,7 +108,7 @@ def _videos(data: VideoData, split: str) -> dict[str, list[Video]]:
 def _part(root: str, split: str) -> Any:
     if not Path(root).expanduser().is_dir():
         raise UserError(f"data.photographs={root} is not a folder of images with boxes")
-    return MineData(root=root).part(split)
+    return MineData(root=root, groups="none").part(split)
 
 
 @lru_cache(maxsize=4)
