@@ -146,9 +146,7 @@ def _subjects(arguments: argparse.Namespace) -> Iterator[tuple[str, RunConfig, l
         yield config.run_id, config, [Model(f"{config.method.name}, seed {seed}", parameters[seed]["flat"])]
         return
     for dataset in arguments.datasets:
-        config = compose(
-            ["task=1d", f"task.dataset={dataset}", "method=ml-exact", f"trainer.epochs={arguments.epochs}"]
-        )
+        config = compose(["task=1d", f"data=law{dataset}", "method=ml-exact", f"trainer.epochs={arguments.epochs}"])
         yield config.label, config, trained_here(config)
 
 
@@ -217,7 +215,7 @@ def held(
         heads: parameters of the method's own networks, by name.
         num_samples: M; 0 leaves it as the settings have it.
     """
-    words = ["task=1d", f"task.dataset={config.task.dataset_name}", f"method={method}"]
+    words = ["task=1d", f"data={config.data_option}", f"method={method}"]
     words += [f"method.num_samples={num_samples}"] if num_samples else []
     setup = dataclasses.replace(compose(words).setup, trainer=config.trainer)
     learner = OneDLearner(cast(Any, config.task), setup, range(copies), dtype=dtype)

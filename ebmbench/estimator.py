@@ -61,7 +61,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
     Args:
         method: how it is trained, as `ebmbench describe method` lists them; None: `ml-exact` for one target, `nce` for
             several (docs/which-method.md).
-        network: `f(x, y)`, as `ebmbench describe task/network` lists them; a normalised one goes with `ml-exact`.
+        network: `f(x, y)`, as `ebmbench describe network` lists them; a normalised one goes with `ml-exact`.
         proposal: what the method draws from, if it does.
         seeds: how many models are trained, side by side; their densities are mixed.
         epochs, batch_size, learning_rate: of training; None: as `ebmbench describe task regression` says.
@@ -222,7 +222,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         seeds = list(range(first, first + int(self.seeds)))
         chosen = {key: value for key, value in given.items() if value is not None}
         for key in map(str, self.settings or ()):
-            if key in ("task", "data") or key.startswith(("data.", "task.data.")):
+            if key in ("task", "data") or key.startswith("data."):
                 raise UserError(f"settings: {key!r} is not allowed, for the rows are given to fit")
             if key in (*given, "seeds", "plugins"):
                 raise UserError(f"settings: {key!r} is not allowed; EnergyRegressor has an argument for it")

@@ -116,9 +116,9 @@ def small(method: str, *more: str) -> list[str]:
 
 TINY = [
     "task=detection",
-    "task.data.num_train=6",
-    "task.data.num_val=2",
-    "task.data.num_test=3",
+    "data.num_train=6",
+    "data.num_val=2",
+    "data.num_test=3",
     "task.base.weights=none",
     "task.base.feature_cache_mb=10",
     "task.inference.steps=1",

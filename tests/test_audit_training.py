@@ -159,7 +159,7 @@ FAST = ("mlp",)
     "network",
     [
         pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
-        for name, network in registry.known("task/network").items()
+        for name, network in registry.known("network").items()
         if "input" not in str(network.__doc__) and name not in ("cnn", "resnet18", "paper")
     ],
 )

@@ -17,8 +17,8 @@ from ebmbench.tasks.regression.networks.base import Network
 from tests.docs_runner import ROOT
 
 LIBRARIES = ("ngboost", "treeffuser")
-KINDS = ("method", "proposal", "task/network")
-OWN = [(group, name) for group in KINDS for name in registry.known(group) if (group, name) != ("task/network", "paper")]
+KINDS = ("method", "proposal", "network")
+OWN = [(group, name) for group in KINDS for name in registry.known(group) if (group, name) != ("network", "paper")]
 
 
 def faults(cls: type[Component]) -> dict[str, tuple[str, ...]]:
@@ -217,7 +217,7 @@ def test_a_proposal_that_is_wrong_in_several_dimensions_alone_is_seen() -> None:
 
 
 def test_a_network_whose_rows_depend_on_each_other_is_seen() -> None:
-    base = registry.known("task/network")["mlp"]
+    base = registry.known("network")["mlp"]
 
     class Centred(nn.Module):
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

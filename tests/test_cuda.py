@@ -77,7 +77,7 @@ META = torch.device("meta")
 WORDS = {
     "1d": ["task.num_train=64"],
     "regression": ["data=diabetes"],
-    "regression, dropout, clipped": ["data=diabetes", "task.network.dropout=0.1", "trainer.gradient_clip=1.0"],
+    "regression, dropout, clipped": ["data=diabetes", "network.dropout=0.1", "trainer.gradient_clip=1.0"],
     "regression, a density": ["data=diabetes", "network=mdn"],
 }
 

@@ -108,7 +108,7 @@ def test_training_of_a_detector_stopped_at_every_kind_of_step(
 ) -> None:
     # Every other batch is short and ends an epoch, and so a row of the history; the rate warms up, and falls at step 4.
     monkeypatch.setattr(detection, "HISTORY_STEPS", 2)
-    settings = ["task.data.num_train=3", "trainer.batch_size=2", "trainer.iterations=5", "trainer.warmup=2"]
+    settings = ["data.num_train=3", "trainer.batch_size=2", "trainer.iterations=5", "trainer.warmup=2"]
     config = compose(tiny(method, *settings, "trainer.learning_rate=0.01", f"results_dir={features}"))
     history = assert_same_training(config, [1, 2, 3], tmp_path)
     assert [row["step"] for row in history] == [2, 4, 5]

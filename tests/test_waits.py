@@ -38,7 +38,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the results of a run, and of a sweep of one job."""
     monkeypatch.chdir(tmp_path)
     assert dispatch(SMOKE) == 0
-    assert dispatch(["sweep", "submit", "smoke", "method=nce", "task.dataset=1", "trainer.epochs=1", "--no-start"]) == 0
+    assert dispatch(["sweep", "submit", "smoke", "method=nce", "data=law1", "trainer.epochs=1", "--no-start"]) == 0
     return tmp_path
 
 

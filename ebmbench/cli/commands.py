@@ -175,7 +175,7 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
     Command(
         ("sweep", "best"),
         "NAME [results_dir=DIR]",
-        "the settings with the best validation score, into <results_dir>/NAME/settings/best.yaml",
+        "the settings with the best validation score, into <results_dir>/NAME/best/",
         "ebmbench.cli.sweep:best",
         "sweeps",
         detail=f"""\

@@ -14,7 +14,7 @@ from ebmbench.core.errors import UserError, counted
 from ebmbench.engine import runs
 from ebmbench.tasks.base import Metric
 
-NAMED = ("method", "task", "task.dataset", "task/data", "seeds")
+NAMED = ("method", "task", "data", "seeds")
 """Settings that have a column of their own."""
 MOST_ROWS = 60
 NONE = "-"

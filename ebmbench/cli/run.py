@@ -160,7 +160,7 @@ def with_hydra(job: Callable[[DictConfig], Any], flags: list[str], settings: lis
     composition.prepare(settings)
     entry = hydra.main(version_base="1.3", config_path=str(folders.config_dir()), config_name="config")(job)
     # argparse wants all overrides in one row, after the flags.
-    words = [*flags, *composition.for_task(settings), composition.search_path_override()]
+    words = [*flags, *settings, composition.search_path_override()]
     old, sys.argv = sys.argv, ["ebmbench", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # an error comes here instead of ending the process with a hint
     try:

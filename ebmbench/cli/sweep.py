@@ -99,8 +99,9 @@ def best(arguments: Arguments) -> int:
     results_dir, name = place(arguments, arguments.settings)
     results = frame.find([name], results_dir, states.job_states)
     told = f"The best of the sweep {results.name}, by validation data: python -m ebmbench sweep best {results.name}"
-    path = best_settings.write(best_settings.best(results), results_dir / name, told)
-    print(f"{path.read_text()}{path}\nuse them with --config-dir {path.parent.parent}")
+    for path in best_settings.write(best_settings.best(results), results_dir / name, told):
+        print(f"{path}\n{path.read_text()}")
+    print(f"use them with --config-dir {results_dir / name}")
     return say_lacking(results, [state for state in states.STATES if state not in FINISHED])
 
 

@@ -58,7 +58,7 @@ def main(arguments: Arguments) -> int:
     lacking = say_lacking(results, [state for state in status.STATES if state not in FINISHED])
     if len(results.done):
         told = f"The best of {description} Set for all: {' '.join(own)}"
-        paths.append(best.write(best.best(results), results_dir / name, told))
+        paths += best.write(best.best(results), results_dir / name, told)
         print(f"use the best settings with --config-dir {results_dir / name}")
     print("\n".join(map(str, paths)))
     return lacking or int(any(run.state not in FINISHED for run in results.runs))

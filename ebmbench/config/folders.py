@@ -70,8 +70,8 @@ def _check(path: Path, size: int, modified: int) -> None:
 
 
 def options(group: str) -> set[str]:
-    """Returns the options of a group that are YAML files; of presets, folders with a file for each task too."""
+    """Returns the options of a group that are YAML files; `uci/yacht` is in a folder of the group."""
     if group == "sweeps":
         return set(known_sweeps())
-    patterns = ("*.yaml", "*/") if group == "experiment" else ("*.yaml",)
-    return {path.stem for folder in config_dirs() for pattern in patterns for path in (folder / group).glob(pattern)}
+    folders = [folder / group for folder in config_dirs()]
+    return {str(path.relative_to(folder).with_suffix("")) for folder in folders for path in folder.rglob("*.yaml")}

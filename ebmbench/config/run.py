@@ -25,7 +25,7 @@ from ebmbench.core import plugins as plugin_files
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, did_you_mean, shown
 from ebmbench.core.proposal import Proposal
-from ebmbench.core.settings import Component, Section, choice_of, sections_of
+from ebmbench.core.settings import Component, Section, choice_of, choices, sections_of
 from ebmbench.methods.base import Method
 from ebmbench.system import yamlfile
 from ebmbench.tasks.base import Setup, Task
@@ -100,11 +100,13 @@ class RunConfig:
     sweep: SweepConfig | None = None
     plugins: tuple[str, ...] = ()
     """Plug-ins that were loaded, by absolute path or module."""
+    data_option: str = ""
+    """The option of the group `data` that was chosen, such as `uci/yacht`; empty where the task has none."""
 
     @property
     def components(self) -> list[Component]:
         """The task, method and proposal, and what the task's settings choose."""
-        chosen = [getattr(self.task, name) for name, field in type(self.task).model_fields.items() if choice_of(field)]
+        chosen = [getattr(self.task, name) for name in choices(type(self.task))]
         return [part for part in (self.task, self.method, self.proposal, *chosen) if part is not None]
 
     @property
@@ -170,9 +172,12 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, as YAML composes it; `from_dict` reads it back."""
-        sections = ("task", "method", "proposal", "trainer", "logger", "sweep")
+        sections = ("method", "proposal", "trainer", "logger", "sweep")
         data = {name: part.plain() if (part := getattr(self, name)) is not None else None for name in sections}
-        return {**data, "seeds": list(self.seeds), "plugins": list(self.plugins), **self.launch.plain()}
+        task = self.task.plain()
+        chosen = {name: task.pop(name) for name in choices(type(self.task))}
+        about = {"seeds": list(self.seeds), "plugins": list(self.plugins), "data_option": self.data_option}
+        return {"task": task, **chosen, **data, **about, **self.launch.plain()}
 
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> RunConfig:
@@ -235,12 +240,9 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
     if method_class.uses_proposal:
         models["proposal"] = _class("proposal", raw.get("proposal"))
     known = _known_keys(models)
-    top = set(Launch.model_fields) | set(_ROOT) | set(models) | {"proposal"}
-    faults += [f"{key} is not a setting{did_you_mean(str(key), known)}" for key in raw if key not in top]
-    other = _other_task(task_class, raw.get("trainer"))
-    if other:
-        name = task_class.name
-        raise UserError(f"trainer={other} contradicts task={name}; leave trainer out, or choose trainer={name}")
+    chosen = choices(task_class)
+    top = {*Launch.model_fields, *_ROOT, *models, *chosen, "proposal", "data_option", "noise"}
+    faults += [_no_setting(str(key), raw[key], known) for key in raw if key not in top]
     proposal = raw.get("proposal")
     if isinstance(proposal, dict) and not method_class.uses_proposal:
         faults += [
@@ -248,7 +250,8 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
             for key, value in proposal.items()
             if value is not None and (key, value) != ("name", DEFAULT_PROPOSAL)
         ]
-    parts: dict[str, Any] = {"proposal": None}
+    parts: dict[str, Any] = {"proposal": None, "data_option": str(raw.get("data_option") or "")}
+    raw = {**raw, "task": {**raw["task"], **{name: raw[name] for name in chosen if name in raw}}}
     for name, model in models.items():
         parts[name] = _section(model, raw.get(name), f"{name}.", known, faults)
     launch = {key: raw[key] for key in Launch.model_fields if key in raw}
@@ -295,18 +298,12 @@ def setting_keys(model: type[Section], prefix: str) -> Iterator[str]:
     if issubclass(model, Component):
         yield f"{prefix}.{model.chosen_by}"
     for name, field in model.model_fields.items():
+        if choice_of(field):
+            continue
         inner = sections_of(field)
         yield from (key for part in inner for key in setting_keys(part, f"{prefix}.{name}"))
         if not inner:
             yield f"{prefix}.{name}"
-
-
-def _other_task(task: type[Task], trainer: Any) -> str | None:
-    """Returns the task whose trainer it is, where that is not the task at hand."""
-    if not isinstance(trainer, dict) or set(trainer) & set(task.Trainer.model_fields) == set(trainer):
-        return None
-    others = ((name, cast(type[Task], other).Trainer) for name, other in registry.known("task").items())
-    return next((name for name, model in others if set(trainer) == set(model.model_fields)), None)
 
 
 def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], faults: list[str]) -> Any:
@@ -318,9 +315,9 @@ def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], 
     if issubclass(model, Component):
         raw.pop(model.chosen_by, None)
     before = len(faults)
-    for name, field in model.model_fields.items():
-        if choice_of(field) is not None and name in raw and not isinstance(raw[name], Component):
-            raw[name] = _chosen(cast(type[Component], field.annotation), raw[name], f"{prefix}{name}.", known, faults)
+    for name, base in choices(model).items():
+        if name in raw and not isinstance(raw[name], Component):
+            raw[name] = _chosen(name, base, raw[name], known, faults)
     if len(faults) > before:
         return None
     try:
@@ -339,8 +336,8 @@ def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], 
         return None
 
 
-def _chosen(base: type[Component], raw: Any, prefix: str, known: Sequence[str], faults: list[str]) -> Any:
-    """Validates a component inside another one's settings: a dataset or a network of a task."""
+def _chosen(key: str, base: type[Component], raw: Any, known: Sequence[str], faults: list[str]) -> Any:
+    """Validates a component that a task chooses: its dataset or network."""
     name = raw.get(base.chosen_by) if isinstance(raw, dict) else raw
     try:
         cls = registry.get(base.group, name)
@@ -349,9 +346,26 @@ def _chosen(base: type[Component], raw: Any, prefix: str, known: Sequence[str], 
         return None
     if not issubclass(cls, base):
         fitting = [name for name, other in registry.known(base.group).items() if issubclass(other, base)]
-        faults.append(f"{base.group}={name} belongs to another task; choose from {', '.join(fitting)}")
+        faults.append(f"{_other_place(key, cls)} or choose {key}={', '.join(fitting)}")
         return None
-    return _section(cls, raw, prefix, [*known, *setting_keys(cls, prefix.rstrip("."))], faults)
+    return _section(cls, raw, f"{key}.", [*known, *setting_keys(cls, key)], faults)
+
+
+def _no_setting(key: str, raw: Any, known: Sequence[str]) -> str:
+    """Says what is wrong with a key that the task does not have."""
+    options = registry.groups().get(key, {})
+    name = next(iter(raw.values()), None) if isinstance(raw, dict) else None
+    if isinstance(name, str) and name in options:
+        return f"{_other_place(key, options[name])} or leave it out"
+    return f"{key} is not a setting{did_you_mean(key, known)}"
+
+
+def _other_place(key: str, cls: type[Component]) -> str:
+    """Says which tasks a dataset or network is for."""
+    tasks = [
+        name for name, task in registry.known("task").items() if issubclass(cls, choices(task).get(key, type(None)))
+    ]
+    return f"{key}={cls.registered()} is for task={' or '.join(tasks) or 'none'}: choose that task,"
 
 
 def _key(loc: Sequence[str | int], raw: Any) -> str:

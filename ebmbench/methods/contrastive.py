@@ -61,7 +61,7 @@ class NCEPlus(Sampling):
     color, marker, order = "#D55E00", "o", 10
     tuning = {"method.beta": (0.003, 0.3)}  # noqa: RUF012
 
-    beta: float = Field(0.025, gt=0, le=1e6, description="β, the scale of the noise on the target, βσ_k")
+    beta: float = Field(0.002, gt=0, le=1e6, description="β, the scale of the noise on the target, βσ_k")
 
     @override
     def blur(self, proposal: Proposal | None) -> Sequence[float] | None:

@@ -65,7 +65,7 @@ class DSM(Method):
     tuning = {"method.sigma": (0.02, 0.5)}  # noqa: RUF012
     y_derivatives = 1
 
-    num_samples: int = Field(16, ge=1, le=1_048_576, description="M, noisy targets per target")
+    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, noisy targets per target")
     sigma: float = Field(0.1, gt=0, le=1e6, description="σ of the noise, in units of y")
 
     @override

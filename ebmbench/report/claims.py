@@ -416,7 +416,7 @@ GUIDE = (
         "A table: an energy, or another density or trees, equal tuning",
         "uci",
         "Each model has the best of five settings on each set. Set by hand, for some sets alone: passes and "
-        "mini-batches of all networks, the proposal, M and `network.relative` of nce (conf/settings/regression.yaml). "
+        "mini-batches of all networks, the proposal, M and `network.relative` of nce (conf/recipe/regression/uci/). "
         f"{SPLITS}",
     ),
     (

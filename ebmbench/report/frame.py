@@ -22,7 +22,6 @@ from typing import Any, cast
 
 import pandas as pd
 
-from ebmbench.config.nodes import dataset_of
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.display.palette import method_of
@@ -38,14 +37,15 @@ from ebmbench.system.locking import is_held
 from ebmbench.tasks.base import COST, Metric, Task
 
 IDENTITY = (
-    "run_id", "config_hash", "task", "dataset", "method", "seed", "state", "error", "commit", "finished", "record",
+    "run_id", "config_hash", "task", "dataset", "data", "method", "seed", "state", "error", "commit", "finished",
+    "record",
 )  # fmt: skip
 """The columns that every table of runs begins with; the settings that vary follow, then the metrics."""
 NEEDED = ("config.yaml", "metrics.csv", "checkpoint.pt", "environment.json")
 """Files without which a run that says it is done is damaged."""
 APART = ", with "
 """Stands between the name of a dataset and what sets it apart from others of this name."""
-NETWORKS = ("task/network", "task.network.name")
+NETWORKS = ("network", "network.name")
 """The settings that name a run's network, in a sweep and in the configuration of a run."""
 
 
@@ -87,7 +87,7 @@ class Run:
     @property
     def dataset(self) -> str:
         """The dataset's name, with what sets it apart; `?` where nothing says it."""
-        name = dataset_of(self.config["task"]) if self.config else self.status.dataset if self.status else "?"
+        name = settings.dataset_of(self.config) if self.config else self.status.dataset if self.status else "?"
         return f"{name}{APART}{self.apart}" if self.apart else name
 
     @property
@@ -155,7 +155,7 @@ def read_run(folder: Path) -> Run:
         text = read_output(folder, "config.yaml") if done else read_bounded(folder / "config.yaml")
         raw = yamlfile.parse(text)
         names = (raw["task"]["name"], raw["method"]["name"])
-        if dataset_of(raw["task"]) and settings.flat(raw) and names == (status.task, status.method):
+        if settings.dataset_of(raw) and settings.flat(raw) and names == (status.task, status.method):
             job = replace(job, config={**raw, "seeds": status.seeds})
     except UserError as error:
         return Run(job, folder, "damaged", str(error), status)
@@ -394,8 +394,8 @@ def _reference_value(part: pd.DataFrame, key: str, task: type[Task], method: str
     None stands for a setting that most of these runs do not have.
     """
     values = part[key]
-    dataset = str(part["dataset"].iloc[0]).partition(APART)[0]
-    published = settings.published(key, task.name, dataset, method)
+    data = part["data"].iloc[0] if "data" in part else None
+    published = settings.published(key, task.name, data if isinstance(data, str) else "", method)
     if published is not None and (values == published).any():
         return published
     counts = values.value_counts(dropna=False)
@@ -507,6 +507,7 @@ def _tidy(
             "config_hash": run.job.config_hash,
             "task": run.task,
             "dataset": run.dataset,
+            "data": run.config.get("data_option"),
             "method": run.method,
             "state": run.state,
             "error": run.detail if run.state in ("failed", "damaged") else None,

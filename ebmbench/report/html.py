@@ -31,7 +31,7 @@ from ebmbench.display.table import Cell, Table, code_cell, csv_text, method_cell
 from ebmbench.engine.runs import FINISHED
 from ebmbench.report import claims, plots, tables
 from ebmbench.report import settings as reported
-from ebmbench.report.frame import APART, Results, Run, task_of
+from ebmbench.report.frame import Results, Run, task_of
 from ebmbench.report.published import published_tables
 
 MAX_IMAGES = 24
@@ -227,12 +227,8 @@ def warnings(results: Results) -> list[str]:
             f"The smallest number of seeds is {seeds.min()}: {narrow}, and fewer than six cannot decide a difference "
             "between two methods."
         )
-    runs = done[["task", "dataset", "method"]].drop_duplicates().itertuples(index=False)
-    tuned = {
-        method
-        for task, dataset, method in runs
-        if reported.is_tuned_per_dataset(task, str(dataset).partition(APART)[0], method)
-    }
+    runs = done[["task", "method"]].drop_duplicates().itertuples(index=False)
+    tuned = {method for task, method in runs if reported.is_tuned_per_dataset(task, method)}
     if tuned and len(tuned) < done["method"].nunique():
         names_of = tables.listed(list(map(str, palette.in_order(tuned))))
         said.append(f"The settings of {names_of} were chosen for each dataset; those of the other methods were not.")

@@ -47,7 +47,7 @@ SEARCH = "search"
 FEW_SEEDS = 5
 """Fewer tell little of the spread between seeds: with two it has one degree of freedom."""
 FEW_SEEDS_NOTE = "{} seeds say little of the spread between seeds: it widens the intervals, and leaves more undecided."
-NO_AXIS = ("task", "method", "task.dataset", "task/data", "task.data.name", "seeds", "plugins")
+NO_AXIS = ("task", "method", "data", "data.name", "seeds", "plugins")
 """Keys that are no axis of a sweep: what they say has a column of its own in every table of runs."""
 MARKS = "Bold: the best mean. A difference from it is decided where p < 0.05 (paired by seed, Holm over all pairs)."
 

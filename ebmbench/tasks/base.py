@@ -277,7 +277,7 @@ class Task(Component):
     title: ClassVar[str] = ""
     draw_settings: ClassVar[tuple[str, ...]] = ()
     draw_of: ClassVar[str] = "training data"
-    data_settings: ClassVar[tuple[str, ...]] = ("task.data.",)
+    data_settings: ClassVar[tuple[str, ...]] = ("data.",)
     selection: ClassVar[str] = ""
     images: ClassVar[tuple[str, ...]] = ()
     processes: ClassVar[bool] = False

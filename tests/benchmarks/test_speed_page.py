@@ -83,5 +83,6 @@ def test_notes_of_other_pages() -> None:
     assert 7.5 < abs(bases["base_ap"].mean().diff().iloc[-1]) < 8.5
     assert 0.4 < abs(bases["ap_gain"].mean().diff().iloc[-1]) < 0.7
     tried = pd.read_csv(RESULTS / "cells_settings" / "runs.csv")
-    chosen = (RESULTS / "cells_settings" / "settings" / "best.yaml").read_text()
+    files = (RESULTS / "cells_settings" / "best").rglob("*.yaml")
+    chosen = "".join(path.read_text() for path in files)
     assert chosen.count("learning_rate:") == chosen.count(f"learning_rate: {tried['trainer.learning_rate'].min():g}")

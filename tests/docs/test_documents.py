@@ -43,7 +43,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_no_file_cites_one_that_is_not_there() -> None:
-    """Names such as `docs/data.md` and `conf/settings/1d.yaml` in code, YAML and documents.
+    """Names such as `docs/data.md` and `conf/noise/1d/nce+.yaml` in code, YAML and documents.
 
     docs/extend.md names files that it makes; a test runs it. NAME stands for any.
     """

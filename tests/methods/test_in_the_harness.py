@@ -126,7 +126,7 @@ def test_wrong_settings_are_one_sentence(words: str, text: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("words", ["method=snl", "method=nce proposal=learned", "method=nce-binary proposal=uniform"])
 def test_own_networks_train_on_boxes(tmp_path: Path, words: str) -> None:
-    sizes = ["method.num_samples=8", "task.data.num_train=8", "task.base.iterations=2", "trainer.iterations=3"]
+    sizes = ["method.num_samples=8", "data.num_train=8", "task.base.iterations=2", "trainer.iterations=3"]
     config = compose(["task=detection", "+experiment=smoke", f"results_dir={tmp_path}", *words.split(), *sizes])
     learner = config.task.learner(config.setup, (0,), torch.device("cpu"))
     before = {name: p.detach().clone() for name, p in learner.parameters.items()}

@@ -146,7 +146,7 @@ def paper_sweep(results: Path, seeds: int = 20, name: str = "paper_1d") -> list[
     folders = []
     for dataset in (1, 2):
         for method in METHODS_1D:
-            config = _compose(results, name, "task=1d", f"method={method}", f"task.dataset={dataset}", f"seeds={seeds}")
+            config = _compose(results, name, "task=1d", f"method={method}", f"data=law{dataset}", f"seeds={seeds}")
             failed = method == "ml-mcmc" and dataset == 2
             folders.append(
                 make_1d(

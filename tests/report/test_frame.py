@@ -150,7 +150,7 @@ def shown_command(run: frame.Run) -> str:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["task=1d", "method=nce+", "task.dataset=2", "seeds=20"],
+        ["task=1d", "method=nce+", "data=law2", "seeds=20"],
         ["task=1d", "method=ml-mcmc", "method.langevin_step=0.1", "seeds=[3,7]"],
         ["task=1d", "method=nce", "proposal.stds=[0.5]", "method.num_samples=16", "trainer.epochs=3"],
         ["task=1d", "method=sm", "+experiment=smoke"],
@@ -172,7 +172,7 @@ def test_the_command_that_is_shown_gives_the_same_run_again(tmp_path: Path, over
 def test_a_submitted_sweep_shows_its_missing_jobs(tmp_path: Path) -> None:
     from ebmbench.sweep.plan import make_plan, write_plan
 
-    plan = make_plan("paper_1d", ["seeds=2", "task.dataset=1"], commit=None)
+    plan = make_plan("paper_1d", ["seeds=2", "data=law1"], commit=None)
     write_plan(plan, tmp_path)
     config = plan.jobs[0].run_config(tmp_path)
     made_runs.make_1d(config)
@@ -192,7 +192,7 @@ def test_the_page_runs_an_overridden_sweep_again_as_it_was_submitted(tmp_path: P
     from tests.sweep.made import sweep
 
     place = tmp_path / "my results"
-    plan = make_plan("paper_1d", ["seeds=2", "task.dataset=1", "method=nce", "sweep.name=mine"], None, seeds_per_job=1)
+    plan = make_plan("paper_1d", ["seeds=2", "data=law1", "method=nce", "sweep.name=mine"], None, seeds_per_job=1)
     write_plan(plan, place)
     shown = shlex.split(again(frame.find(["mine"], place), "")[0].command)
     assert shown[:4] == ["python", "-m", "ebmbench", "sweep"]

@@ -241,7 +241,7 @@ def test_280_runs_make_their_page_in_half_a_minute(tmp_path: Path) -> None:
 
     for dataset in (1, 2):
         for method in made_runs.METHODS_1D:
-            overrides = ["task=1d", f"method={method}", f"task.dataset={dataset}", f"results_dir={tmp_path}"]
+            overrides = ["task=1d", f"method={method}", f"data=law{dataset}", f"results_dir={tmp_path}"]
             raw = compose([*overrides, "+sweep={name: single}"]).to_dict()
             for seed in range(20):
                 made_runs.make_1d(RunConfig.from_dict(raw | {"seeds": [seed]}))

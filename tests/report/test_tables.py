@@ -93,14 +93,14 @@ def test_a_grid_over_what_is_not_swept_is_refused() -> None:
 
 
 def test_a_setting_that_is_null_has_a_column() -> None:
-    axes = ("task.data.num_train", "task.data.base_seed")
+    axes = ("data.num_train", "data.base_seed")
     values = {("nce", images, seed): [images / 100] * 2 for images in (25, 100) for seed in (None, 1)}
     text = build(frame_of(values, axes), "n", "", ({"grid": {"by": axes[0]}},), axes)["tables.md"]
     assert "| base_seed = 1 | base_seed = null |" in text and "| 25 | **0.250**" in text
 
 
 def test_variants_have_a_row_each_and_the_metrics_asked_for() -> None:
-    axes = ("task.data.num_train",)
+    axes = ("data.num_train",)
     frame = frame_of({("nce", images): [images / 100, images / 100 + 1] for images in (25, 100)}, axes)
     for options, cell in (({}, "0.75 [0.00, 7.10]"), ({"intervals": False}, "0.75")):
         made = build(frame, "v", "", ({"variants": {"metrics": ["d_kl"], **options}},), axes)
@@ -154,7 +154,7 @@ def test_draws_show_what_is_not_trusted() -> None:
 
 
 def test_draws_show_other_settings_and_metrics_beside_the_methods() -> None:
-    axes = (DRAW, "task/network")
+    axes = (DRAW, "network")
     values = {
         (method, draw, network): [mean, mean + 0.01]
         for method, network, mean in (("nce", "mlp", 1.0), ("sm", "mlp", 1.5), ("ml-exact", "mdn", 2.0))
@@ -170,7 +170,7 @@ def test_draws_show_other_settings_and_metrics_beside_the_methods() -> None:
 
 def test_networks_are_compared_in_one_table_of_scores() -> None:
     values = {("nce", "mlp"): [1.0, 1.1] * 5, ("ml-exact", "mlp"): [1.5, 1.6] * 5, ("ml-exact", "mdn"): [2.0, 2.2] * 5}
-    axes = ("task/network",)
+    axes = ("network",)
     text = build(frame_of(values, axes), "d", "", ("scores",), axes)["tables.md"]
     rows = [
         line.split(" | ")[0]
@@ -182,7 +182,7 @@ def test_networks_are_compared_in_one_table_of_scores() -> None:
 
 
 def test_tasks_that_have_networks_of_their_own_do_not_name_them() -> None:
-    axes = ("task.network.name",)
+    axes = ("network.name",)
     one = frame_of({("nce", "paper"): [1.0]}, axes)
     other = frame_of({("nce", "mlp"): [1.0] * 3, ("ml-exact", "mdn"): [1.0]}, axes).assign(task="regression")
     done = Results("runs", pd.concat([one, other]), axes).done
@@ -369,7 +369,7 @@ def test_one_number_for_all_seeds_is_no_sample() -> None:
 
 
 def test_one_number_for_the_seeds_of_a_draw_has_no_spread_between_seeds() -> None:
-    axes = ("task.data.split",)
+    axes = ("data.split",)
     values = {(m, k): [k + (m == "sm")] * 3 for m in ("nce", "sm") for k in range(6)}
     frame = frame_of(values, axes).rename(columns={"d_kl": "ensemble_nll"}).assign(task="regression", dataset="uci")
     text = build(frame, "d", "", ({"draws": {"metrics": ["ensemble_nll"]}},), axes)["tables.md"]

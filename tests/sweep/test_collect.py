@@ -53,7 +53,7 @@ def test_the_tidy_table_has_a_row_per_run_and_seed_with_its_origin(made: Plan, t
     assert (row["commit"], row["finished"], row["state"]) == ("0123456789ab", "2026-01-02T00:00:00+00:00", "done")
 
 
-@pytest.mark.parametrize("key", ["task.data.root", "data.root", "data.path", "results_dir"])
+@pytest.mark.parametrize("key", ["data.root", "data.root", "data.path", "results_dir"])
 def test_what_is_published_does_not_say_where_the_data_lay(key: str, made: Plan, tmp_path: Path) -> None:
     collected(dataclasses.replace(made, overrides=(f"{key}=/home/me/data", "seeds=8")), tmp_path)
     assert json.loads((tmp_path / "made" / "sweep.json").read_text())["overrides"] == [f"{key}=…", "seeds=8"]

@@ -35,7 +35,7 @@ class Mine(Method):
 SWEEP = """\
 # @package _global_
 defaults:
-  - /experiment/smoke: 1d
+  - override /size: smoke
   - override /task: 1d
 seeds: 2
 plugins: [my_method.py]

@@ -284,7 +284,7 @@ def test_launcher_presets_take_overrides_and_say_what_they_are() -> None:
 
 
 def test_the_estimate_follows_the_benchmark(tmp_path: Path) -> None:
-    configs = [job.run_config(tmp_path) for job in make_plan("paper_1d", ["method=nce", "task.dataset=1"], None).jobs]
+    configs = [job.run_config(tmp_path) for job in make_plan("paper_1d", ["method=nce", "data=law1"], None).jobs]
     folder = tmp_path / "bench"
     folder.mkdir()
     header = "method,seeds,samples,batch,threads,ms,memory_mb\n"
@@ -297,11 +297,11 @@ def test_the_estimate_follows_the_benchmark(tmp_path: Path) -> None:
     assert "about 17 min" in estimate(configs, "cpu", 1, 8, tmp_path)  # more than were measured are no promise
     assert "up to 0.9 GB of GPU memory a job" in estimate(configs, "gpu", 1, 2, tmp_path)
     assert "about 9 s" in estimate(configs, "gpu", 1, 2, tmp_path)
-    more = ["method=nce", "task.dataset=1", "seeds=2", "method.num_samples=999_999", "backend=plain"]
+    more = ["method=nce", "data=law1", "seeds=2", "method.num_samples=999_999", "backend=plain"]
     [config] = [job.run_config(tmp_path) for job in make_plan("paper_1d", more, None).jobs]
     assert "up to 32.8 GB of memory a job" in estimate([config], "cpu", 1, 2, tmp_path)  # 32 points, 1 kB a sample
     (folder / "one_d.csv").write_text(f"{header}sm,20,1024,32,2,1,1\n")
-    plan = make_plan("paper_1d", ["method=nce,sm", "task.dataset=1", "seeds=1"], None)
+    plan = make_plan("paper_1d", ["method=nce,sm", "data=law1", "seeds=1"], None)
     said = estimate([job.run_config(tmp_path) for job in plan.jobs], "cpu", 1, 2, tmp_path)
     assert said.startswith("2 jobs (2 seeds)") and said.endswith("(1 job of unknown cost apart)")
 

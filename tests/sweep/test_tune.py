@@ -150,8 +150,8 @@ def test_the_command_writes_trials_tables_and_the_best_settings(tune: Callable[.
     assert len(rows) == 8 and set(rows["repeat"]) == set(rows["trial"]) == {0, 1}
     own = rows[rows["method"] == "dsm"]
     best = own.loc[own["val_nll"].idxmin()]
-    table = yaml.safe_load((folder / "settings" / "best.yaml").read_text())["1d-1"]["dsm"]
-    assert table["trainer.learning_rate"] == pytest.approx(best["trainer.learning_rate"])
+    table = yaml.safe_load((folder / "best" / "1d" / "law1" / "dsm.yaml").read_text())
+    assert table["trainer"]["learning_rate"] == pytest.approx(best["trainer.learning_rate"])
     text = (folder / "tables.md").read_text()
     assert "best of 2" in text and "over 2 searches of 2 trials" in text
     with pytest.raises(UserError, match="give another name"):
@@ -170,6 +170,6 @@ def test_a_task_says_what_its_targets_need() -> None:
         trials.space(compose(["task=regression", f"method={name}"])) for name in ("nce", "ml-exact")
     )
     assert all(max(stds) == 3.0 for stds in with_proposal["proposal.stds"])
-    assert "task.network.activation" in with_proposal and "trainer.learning_rate" in with_proposal
+    assert "network.activation" in with_proposal and "trainer.learning_rate" in with_proposal
     assert not any(key.startswith("proposal.") for key in without)
     assert trials.space(compose(["task=1d", "method=nce"]))["proposal.stds"] != with_proposal["proposal.stds"]

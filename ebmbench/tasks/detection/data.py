@@ -90,7 +90,7 @@ NAME_TEXT = "at most 41 lower-case letters, digits, _ . and -"
 class ImageData(Component):
     """Images with boxes. A subclass sets `source`; `name` is the dataset's name in runs and tables."""
 
-    group: ClassVar[str] = "task/data"
+    group: ClassVar[str] = "data"
     chosen_by: ClassVar[str] = "source"
     source: ClassVar[str]
 
@@ -232,13 +232,13 @@ class CocoData(FileData):
     def part(self, split: str) -> Part:
         if self.root is None:
             raise UserError(
-                f"task.data.root is not given: the folder that holds {self.train_annotations} and {self.train_images}."
+                f"data.root is not given: the folder that holds {self.train_annotations} and {self.train_images}."
             )
         annotations, images = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
         if annotations is None or images is None:
             raise UserError(
-                f"task.data.{split}_annotations and task.data.{split}_images are not given: {self.name} has no "
-                f"{split} split (task.data.eval_split={self.eval_split})."
+                f"data.{split}_annotations and data.{split}_images are not given: {self.name} has no "
+                f"{split} split (data.eval_split={self.eval_split})."
             )
         root = Path(self.root).expanduser()
         return Part.of_file(root / annotations, root / images)
@@ -422,7 +422,7 @@ class CocoDataset:
         self._check_form()
         empty = [image_id for image_id, boxes in self._boxes.items() if not boxes]
         if len(empty) == len(self.image_ids):
-            more = "; another task.data.split_seed draws another split" if part.drawn else ""
+            more = "; another data.split_seed draws another split" if part.drawn else ""
             raise UserError(
                 f"{self.annotation_file}: {counted(len(empty), 'image')} of the {self.split} split, and no box in them "
                 f"to learn from or to score{more}"
@@ -509,7 +509,7 @@ class CocoDataset:
     def _check_files(self) -> None:
         """Names a missing image before anything is trained."""
         if not self.folder.is_dir():
-            raise UserError(f"The image folder {self.folder} of task.data's {self.split} split does not exist.")
+            raise UserError(f"The image folder {self.folder} of data's {self.split} split does not exist.")
         present = {entry.name for entry in os.scandir(self.folder)}
         for image_id in self.image_ids:
             image = self._images[image_id]
@@ -519,7 +519,7 @@ class CocoDataset:
             if not self.config.skip_bad_images:
                 raise UserError(
                     f"{self.annotation_file}: image {image_id} ({shown(image['file_name'])}) is not in {self.folder}; "
-                    "task.data.skip_bad_images=true leaves out such images."
+                    "data.skip_bad_images=true leaves out such images."
                 )
 
     def _check_images(self) -> None:
@@ -575,7 +575,7 @@ class CocoDataset:
         path = self._path(self._images[image_id])
         text = f"{path}, image {image_id} of {self.annotation_file.name}, cannot be used: {fault}"
         if not self.config.skip_bad_images:
-            raise UserError(f"{text}; task.data.skip_bad_images=true leaves out such images.")
+            raise UserError(f"{text}; data.skip_bad_images=true leaves out such images.")
         self.bad_images.add(image_id)
         self.notes.append(f"{text}; it is left out.")
 
@@ -730,7 +730,7 @@ def read_annotations(path: Path) -> dict[str, list[dict[str, Any]]]:
         return _read_annotations(path, about.st_size, about.st_mtime_ns)
     except FileNotFoundError as error:
         raise UserError(
-            f"The annotation file {path} does not exist; task.data.root and task.data.*_annotations say where it is."
+            f"The annotation file {path} does not exist; data.root and data.*_annotations say where it is."
         ) from error
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"The annotation file {path} cannot be read as JSON: {error}") from error

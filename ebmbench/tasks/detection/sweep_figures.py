@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ebmbench.tasks.detection.evaluation import Evaluation
 
 BASE_SEED = "task.base.seed"
-NUM_TRAIN = "task.data.num_train"
+NUM_TRAIN = "data.num_train"
 RESAMPLES = 400
 
 Groups = list[tuple[list["Evaluation"], list["Evaluation"]]]
@@ -276,7 +276,7 @@ def images(results: SweepResults) -> Iterator[Figure]:
     data = pd.DataFrame(rows)
     if data.empty:
         return
-    scale, base = Scale.of(data[["low", "high"]].to_numpy().ravel()), "task.data.base_seed"
+    scale, base = Scale.of(data[["low", "high"]].to_numpy().ravel()), "data.base_seed"
     panels = [
         Panel(f"{label}: {ORDERS[order][1]}", _images_panel(part, settings, order == "head", scale), (4.2, 3.0))
         for (label, order), part in data.groupby(["label", "order"])

@@ -96,7 +96,7 @@ class DetectionTask(DetectionSettings, Task):
     images = ("boxes", "refinement", "heat")
     selection = "val_ap"
     draw_settings, draw_of = ("task.base.seed",), "base detector"
-    data_settings = ("task.data.", "task.base.")
+    data_settings = ("data.", "task.base.")
     tuning = {  # noqa: RUF012
         "task.head.activation": ["relu", "silu"],
         "task.inference.step_centre": (2.5e-5, 3e-2),
@@ -201,13 +201,13 @@ def _frozen(task: DetectionTask, results_dir: Path, device: torch.device) -> Fro
         for number, called in dataset.categories.items():
             if number not in first:
                 raise UserError(
-                    f"class {called!r} of the {name} split of task.data.name={task.data.name} is not in the training "
+                    f"class {called!r} of the {name} split of data.name={task.data.name} is not in the training "
                     "split: nothing can learn it"
                 )
             if first[number] != called:
                 raise UserError(
                     f"category {number} is {first[number]!r} in the training split and {called!r} in the {name} split "
-                    f"of task.data.name={task.data.name}; give a class the same id in all splits"
+                    f"of data.name={task.data.name}; give a class the same id in all splits"
                 )
     base = load_base(task, results_dir, device)
     folder = results_dir / "cache" / base_key(task)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -68,6 +69,7 @@ class OneD(Task):
         SweepFigure("calibration", later("ebmbench.tasks.regression.one_d_sweep_figures:calibration"), from_runs=True),
     )
     title = "1D, dataset {dataset}"
+    starts_with: ClassVar[Mapping[str, str]] = MappingProxyType({"data": "law1"})
     draw_settings = ("task.data_seed",)
     data_settings = ("task.data_seed", "task.num_", "task.target_noise", "task.grid_points")
     selection = "val_nll"

@@ -114,7 +114,7 @@ class Regression(Task):
         SweepFigure("calibration", later("ebmbench.tasks.regression.one_d_sweep_figures:calibration"), from_runs=True),
     )
     one_unit = False
-    draw_settings = ("task.data.split", "task.data.split_seed", "task.data.data_seed")
+    draw_settings = ("data.split", "data.split_seed", "data.data_seed")
     images = ("predictions", "calibration")
     selection = "val_nll"
     # The widest component is as wide as the base density: where no sample comes, nothing holds f down.

@@ -31,7 +31,7 @@ MADE, PSEUDO = "made", "pseudo"
 class VideoData(Component):
     """Made videos, pseudo videos from photographs with boxes, and the sequences of a folder to be scored on."""
 
-    group: ClassVar[str] = "task/data"
+    group: ClassVar[str] = "data"
     chosen_by: ClassVar[str] = "source"
     source: ClassVar[str] = "videos"
 

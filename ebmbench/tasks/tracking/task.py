@@ -73,8 +73,8 @@ class TrackingTask(Task):
     images = ("frames", "curves", "training")
     selection = "val_gain"
     takes_box = True
-    draw_settings, draw_of = ("task.data.data_seed",), "training videos"
-    data_settings = ("task.data.", "task.coarse", "task.score.count_first")
+    draw_settings, draw_of = ("data.data_seed",), "training videos"
+    data_settings = ("data.", "task.coarse", "task.score.count_first")
 
     data: Annotated[VideoData, Choice("videos")]
     coarse: str = Field(

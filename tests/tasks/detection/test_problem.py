@@ -166,7 +166,7 @@ def test_the_feature_cache_changes_no_loss(results: Path, tmp_path: Path) -> Non
 
 
 def test_the_schedule_is_the_published_one(results: Path) -> None:
-    config = compose(["task=detection", "+experiment=coco", "task.data.root=/nowhere"])
+    config = compose(["task=detection", "+experiment=coco", "data.root=/nowhere"])
     assert config.trainer.iterations == 60_000 and config.trainer.batch_size == 16
     factor = learner_module._schedule(config.trainer)
     assert factor(0) == pytest.approx(1 / 3) and factor(250) == pytest.approx(2 / 3) and factor(500) == 1
@@ -198,7 +198,7 @@ def test_a_run_from_start_to_end(tmp_path: Path) -> None:
 
 def test_matched_detections_are_kept_for_ap_and_its_intervals(tmp_path: Path) -> None:
     """What a run wrote gives the same AP and the same intervals again, without images and weights."""
-    small = ["task.data.num_train=16", "task.data.num_test=12", "task.base.weights=train", "task.base.iterations=60"]
+    small = ["data.num_train=16", "data.num_test=12", "task.base.weights=train", "task.base.iterations=60"]
     config = tiny_run(tmp_path, "nce+", "seeds=2", "task.inference.bootstrap=40", "method.num_samples=16", *small)
     run_dir = execute(config, quiet=True).run_dir
     rows = read_csv(run_dir / "metrics.csv")
@@ -467,12 +467,12 @@ def write_dataset(root: Path, count: int = 4) -> None:
 
 
 def coco_run(root: Path, results: Path, *more: str) -> RunConfig:
-    tail = [o for o in TINY[5:] if not o.startswith("task.data")]
+    tail = [o for o in TINY[5:] if not o.startswith("data")]
     return compose(
         [
-            "task=detection", "task/data=coco", f"task.data.root={root}", "task.data.name=mine", "method=nce",
-            "task.base.architecture=small", "task.base.weights=none", "task.data.short_side=96",
-            "task.data.long_side=128", "method.num_samples=4", *tail, f"results_dir={results}", *more,
+            "task=detection", "data=coco", f"data.root={root}", "data.name=mine", "method=nce",
+            "task.base.architecture=small", "task.base.weights=none", "data.short_side=96",
+            "data.long_side=128", "method.num_samples=4", *tail, f"results_dir={results}", *more,
         ]
     )  # fmt: skip
 
@@ -509,7 +509,7 @@ def test_a_corrupt_image_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
     (tmp_path / "data" / "train2017" / "2.png").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"2\.png, image 2 of instances_train2017\.json"):
         execute(coco_run(tmp_path / "data", tmp_path / "results"), quiet=True)
-    allowed = coco_run(tmp_path / "data", tmp_path / "results", "task.data.skip_bad_images=true")
+    allowed = coco_run(tmp_path / "data", tmp_path / "results", "data.skip_bad_images=true")
     assert execute(allowed, quiet=True).state == "done"
 
 
@@ -546,7 +546,7 @@ def test_the_published_recipe_starts_on_tiny_coco(tmp_path: Path) -> None:
     """Its network, image size, samples and optimiser; two images a batch, two iterations, and random weights."""
     config = compose(
         [
-            "+experiment=coco", "method=nce+", f"task.data.root={SHARED / 'tiny_coco'}", "task.base.weights=none",
+            "+experiment=coco", "method=nce+", f"data.root={SHARED / 'tiny_coco'}", "task.base.weights=none",
             f"results_dir={tmp_path}", "trainer.batch_size=2",
         ]
     )  # fmt: skip
@@ -582,7 +582,7 @@ def test_frozen_layers_stay_and_the_other_order_of_nms_is_scored_too(tmp_path: P
 
 def test_what_is_expected_is_read_once_and_what_is_not_wanted_is_let_go(tmp_path: Path) -> None:
     write_dataset(tmp_path)
-    split = open_split(coco_run(tmp_path, tmp_path, "task.data.workers=2").task.data, "train")
+    split = open_split(coco_run(tmp_path, tmp_path, "data.workers=2").task.data, "train")
     ahead = ReadAhead(split)
     read: list[int] = []
     load = split.load
@@ -604,7 +604,7 @@ def test_the_number_of_threads_changes_no_result(tmp_path: Path) -> None:
     seen = []
     for workers in (0, 2):
         results = tmp_path / str(workers)
-        short = f"task.data.workers={workers}", "task.base.iterations=3", "task.base.batch_size=2"
+        short = f"data.workers={workers}", "task.base.iterations=3", "task.base.batch_size=2"
         config = coco_run(tmp_path / "data", results, *short, "task.base.feature_cache_mb=0")
         problem = build(config, (0,), torch.device("cpu"))
         results.mkdir(exist_ok=True)
@@ -625,11 +625,11 @@ def test_a_damaged_image_is_named_when_it_is_its_turn(
     monkeypatch.setattr(data, "CHECKED_IMAGES", 0)
     path = tmp_path / "train2017" / "2.png"
     path.write_bytes(path.read_bytes()[:200])
-    short = f"task.data.workers={workers}", "task.base.iterations=3", "task.base.batch_size=2"
+    short = f"data.workers={workers}", "task.base.iterations=3", "task.base.batch_size=2"
     config = coco_run(tmp_path, tmp_path / "results", *short)
     with pytest.raises(UserError, match=r"2\.png, image 2 of instances_train2017\.json"):
         base_training.train_base(config.task, open_split(config.task.data, "train"), torch.device("cpu"))
-    allowed = coco_run(tmp_path, tmp_path / "results", *short, "task.data.skip_bad_images=true")
+    allowed = coco_run(tmp_path, tmp_path / "results", *short, "data.skip_bad_images=true")
     split = open_split(allowed.task.data, "train")
     base_training.train_base(allowed.task, split, torch.device("cpu"))
     assert split.load(2) is None

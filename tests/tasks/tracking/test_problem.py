@@ -131,11 +131,11 @@ def test_a_folder_with_nothing_to_score_is_refused(tmp_path: Path) -> None:
     video = config(tmp_path).task.data.test()["made"][0]
     write(tmp_path / "own", video, 1)
     with pytest.raises(UserError, match="nothing to score"):
-        config(tmp_path, "nce", f"task.data.root={tmp_path / 'own'}").task.data.test()
+        config(tmp_path, "nce", f"data.root={tmp_path / 'own'}").task.data.test()
 
 
 def test_a_run_scores_folder_and_made_videos_and_predicts(sequences: Path, tmp_path: Path) -> None:
-    made = config(tmp_path, "nce+", f"task.data.root={sequences}", "task.data.name=mine", "seeds=2")
+    made = config(tmp_path, "nce+", f"data.root={sequences}", "data.name=mine", "seeds=2")
     run_dir = execute(made, quiet=True).run_dir
     rows = pd.read_csv(run_dir / "metrics.csv")
     assert list(rows["sequences"]) == [2, 2] and list(rows["made_sequences"]) == [2, 2]  # `own` has one box

@@ -122,7 +122,7 @@ class Data(Component):
             `identity` is defined and has a hash of the files. Else a hash of the rows that `load` returns is added.
     """
 
-    group: ClassVar[str] = "task/data"
+    group: ClassVar[str] = "data"
     chosen_by: ClassVar[str] = "source"
     source: ClassVar[str]
     is_identified: ClassVar[bool] = False

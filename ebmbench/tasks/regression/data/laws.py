@@ -148,7 +148,7 @@ class Laws(Data):
     @model_validator(mode="after")
     def _has_a_bend(self) -> Laws:
         if self.law == "banana" and self.dim == 1:
-            raise ValueError("task.data.law=banana needs task.data.dim=2 at least: one number cannot be bent")
+            raise ValueError("data.law=banana needs data.dim=2 at least: one number cannot be bent")
         return self
 
     @property

@@ -18,7 +18,7 @@ class Network(Component):
     A subclass sets `name` and defines `build`.
     """
 
-    group: ClassVar[str] = "task/network"
+    group: ClassVar[str] = "network"
     name: ClassVar[str]
     reference: ClassVar[str] = ""
     trial_shape: ClassVar[tuple[int, ...]] = (3,)
