@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -297,5 +298,6 @@ def test_a_hostile_folder_executes_nothing(
         assert not proof.exists(), f"{words[0]} executed code"
     with pytest.raises(UserError):
         ebmbench.load(sent)
-    ebmbench.results(sent)
+    with contextlib.suppress(UserError):
+        ebmbench.results(sent)
     assert not proof.exists() and "Traceback" not in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ebmbench.cli import launcher
@@ -37,6 +38,7 @@ def submit(arguments: Arguments) -> int:
         if new or gone:
             more = counted(len(new), "job is new", "jobs are new")
             print(f"{plan.name} has changed since {old.created}: {more}, {gone} no longer part of it")
+    plan = replace(plan, launcher=tuple(where.words))
     if arguments.options["no_start"]:
         plan = write_plan(plan, results_dir)
         print(f"{plan.name}: {counted(len(plan.jobs), 'job')}; run python -m ebmbench sweep work {plan.name}")
@@ -45,10 +47,14 @@ def submit(arguments: Arguments) -> int:
 
 
 def resume(arguments: Arguments) -> int:
-    """Submits again what failed or is missing; returns the exit code, as `submit` does."""
+    """Submits again what failed or is missing, where it ran before; returns the exit code, as `submit` does."""
     own, where = launcher.split(arguments.settings)
     results_dir, name = place(arguments, own)
-    return _submit(read_plan(results_dir, name), results_dir, where, arguments, is_new=False)
+    plan = read_plan(results_dir, name)
+    if where.name is None and plan.launcher:
+        _, where = launcher.split([*plan.launcher, *where.settings])
+        print(f"{name}: {' '.join(where.words)}, as it was submitted", file=sys.stderr)
+    return _submit(plan, results_dir, where, arguments, is_new=False)
 
 
 def _submit(plan: Plan, results_dir: Path, where: launcher.Launcher, arguments: Arguments, is_new: bool) -> int:

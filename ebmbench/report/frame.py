@@ -33,7 +33,7 @@ from ebmbench.report.planned import Job, Plan, error_path, is_name, read_plan, s
 from ebmbench.report.search import REPEAT
 from ebmbench.system import yamlfile
 from ebmbench.system.files import read_bounded
-from ebmbench.system.locking import is_held
+from ebmbench.system.locking import RENEW_SECONDS, is_held, sign_of_life
 from ebmbench.tasks.base import COST, Metric, Task
 
 IDENTITY = (
@@ -134,7 +134,7 @@ def planned_run(job: Job, results_dir: Path, sweep_folder: Path | None = None) -
         diverged = ", ".join(f"seed {seed} at step {step}" for seed, step in status.diverged.items())
         return Run(job, folder, "diverged" if diverged else "done", diverged, status)
     if status.state == "running" and is_held(folder / "lock"):
-        return Run(job, folder, "running", _progress(status), status)
+        return Run(job, folder, "running", _progress(status) + _silence(folder), status)
     if status.state == "failed":
         return Run(job, folder, "failed", status.error or last_words(), status)
     return Run(job, folder, "interrupted", last_words() or _progress(status), status)
@@ -169,6 +169,14 @@ def _has_content(path: str) -> bool:
         return os.stat(path).st_size > 0
     except OSError:
         return False
+
+
+def _silence(folder: Path) -> str:
+    """Returns how long nothing was heard of who works on a run, if that is long; and that it is stopped."""
+    sign = sign_of_life(folder / "lock")
+    if sign is None or (sign.age < 2 * RENEW_SECONDS and not sign.is_stopped):
+        return ""
+    return f", last heartbeat {sign.age:.0f} s ago" + (": its process is stopped" if sign.is_stopped else "")
 
 
 def _progress(status: Status) -> str:

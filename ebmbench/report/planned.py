@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep as it was submitted; `overrides` is what was said on the command line."""
+    """A sweep as it was submitted; `overrides` and `launcher` are what was given on the command line."""
 
     name: str
     description: str
@@ -65,6 +65,7 @@ class Plan:
     created: str
     commit: str | None
     jobs: tuple[Job, ...]
+    launcher: tuple[str, ...] = ()
     schema: int = SCHEMA
     algorithms: int = ALGORITHMS
 
@@ -100,12 +101,13 @@ def read_plan(results_dir: Path, name: str, with_plugins: bool = True) -> Plan:
                 f"{SCHEMA}.{ALGORITHMS}: submit the sweep again"
             )
         jobs = tuple(_job(job, path.parent) for job in raw.pop("jobs"))
-        for key in ("tables", "figures", "axes", "overrides"):
+        for key in ("tables", "figures", "axes", "overrides", "launcher"):
             raw[key] = tuple(raw[key])
         plan = Plan(**raw, jobs=jobs)
         if plan.name != Path(name).name or not is_name(plan.name) or not jobs:
             raise ValueError(f"name {plan.name!r}")
-        texts = (plan.description, plan.created, plan.commit or "", *plan.figures, *plan.axes, *plan.overrides)
+        texts = [plan.description, plan.created, plan.commit or "", *plan.figures, *plan.axes]
+        texts += [*plan.overrides, *plan.launcher]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(texts)
     except seal.OtherVersion as error:

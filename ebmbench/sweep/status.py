@@ -60,7 +60,8 @@ def _with_queue(run: Run, number: str | None, queue: dict[str, str], local_pool:
         return run
     if number in queue:
         waiting = queue[number] in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED")
-        return replace(run, state="queued" if waiting else "running", detail=f"SLURM job {number}")
+        state = "" if queue[number] in ("PENDING", "RUNNING") else f", {queue[number]}"
+        return replace(run, state="queued" if waiting else "running", detail=f"SLURM job {number}{state}")
     if local_pool and run.state in ("missing", "interrupted"):
         return replace(run, state="queued")
     if number and run.state == "missing":

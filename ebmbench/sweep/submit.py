@@ -58,7 +58,8 @@ def launcher_settings(name: str, overrides: Sequence[str]) -> Preset:
         path = key.removeprefix("hydra.launcher.")
         if not equals or path == key:
             raise UserError(f"{override} is not allowed: give hydra.launcher.KEY=VALUE")
-        if path.partition(".")[0] not in values and not override.startswith("+"):
+        is_known = path.partition(".")[0] in values or ("submitit_slurm" in kinds and path in slurm.PASSED_ON)
+        if not is_known and not override.startswith("+"):
             raise UserError(f"{key} is not a setting of launcher={name}{did_you_mean(path, [*map(str, values)])}")
         try:
             values = OmegaConf.merge(values, OmegaConf.from_dotlist([f"{path}={text}"]))
@@ -119,6 +120,7 @@ def submit(
         if not todo:
             return 1 if damaged else 0
         if is_slurm:
+            slurm.check_delay(settings)
             places, threads = int(settings.get("array_parallelism") or 1), int(settings.get("cpus_per_task") or 1)
         else:
             for config in configs:
