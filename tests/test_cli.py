@@ -295,7 +295,10 @@ def test_tables_of_a_regression_stand_in_columns_that_have_values(
     assert header.split()[:5] == ["data", "method", "trainer.epochs", "seeds", "NLL"] and "D_KL" not in header
     assert all(row.split()[-1] == "done" and "-" not in row.split() for row in rows), rows
     assert cli.main([*words, "trainer.epochs=1"]) == 0
-    scores = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    shown = [line.split()[0] for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    assert shown[:7] == ["metric", "nll", "rmse", "coverage_90", "crps", "train_seconds", "--all"]
+    assert cli.main([*words, "trainer.epochs=1", "--all"]) == 0
+    scores = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  ") and ": " not in line]
     assert len(scores) > 20 and len({len(line) for line in scores}) == 1, scores
 
 

@@ -101,6 +101,7 @@ COMMANDS = (
         "settings",
         (
             Option("--multirun", "a run for each combination of key=a,b values", short="-m"),
+            Option("--all", "show all numbers of the result, and not the five that matter"),
             Option("--cfg", "print the settings and train nothing", "WHAT", ("job", "hydra", "all"), "-c"),
             Option("--package", "print these settings only, such as method", "KEY", (), "-p"),
             Option(
@@ -258,6 +259,24 @@ For each task and dataset, method and network; the score is a mean over seeds an
         """\
 Tables (CSV or Parquet) with the columns of training give a table: mean, mode and std of each row, the ends low and high
 of the interval, and log_prob where the target is there too. Several seeds are mixed; see docs/your-data.md.""",
+    ),
+    Command(
+        ("compare",),
+        "FILE --target COLUMN [key=value ...]",
+        "which model to take for a table, and whether the energy pays",
+        "ebmbench.cli.compare:main",
+        "files",
+        (
+            Option("--target", "a column to predict (default: the last one)", "COLUMN", is_repeatable=True),
+            Option("--splits", "random splits of the rows, the same for all models (default: 5)", "N"),
+            Option("--name", "its results go to <results_dir>/compare-NAME/ (default: the file's name)", "NAME"),
+            _JOBS,
+            _DRY_RUN,
+        ),
+        f"""\
+FILE is a CSV or Parquet file, or the name of a dataset, such as windsor. The models are those of sweeps/compare.yaml.
+The answer is one sentence, one page, and the run of the best model, for `predict`.
+{_LAUNCHERS}""",
     ),
     Command(
         ("tune",),

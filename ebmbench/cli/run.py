@@ -42,18 +42,18 @@ def run(arguments: Arguments) -> int:
 
         return multirun(words)
     own, _ = launcher.split(words, "a single run")
-    return run_one(composition.compose(own))
+    return run_one(composition.compose(own), options["all"])
 
 
-def run_one(config: RunConfig) -> int:
-    """Executes one run and shows its result; returns the exit code."""
+def run_one(config: RunConfig, everything: bool = False) -> int:
+    """Executes one run and shows its result, all numbers of it if `everything`; returns the exit code."""
     if is_follower():
         return _follow(config)
     try:
         with _leading(config):
-            outcome = execute(config, on_result=lambda rows: print(table(rows, config), flush=True))
+            outcome = execute(config, on_result=lambda rows: print(table(rows, config, everything), flush=True))
         if outcome.existed:
-            print(summary(outcome, config))
+            print(summary(outcome, config, everything))
         return _judge(outcome, config)
     except (UserError, BrokenPipeError):
         raise

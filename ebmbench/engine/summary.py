@@ -12,27 +12,33 @@ from ebmbench.engine import runs
 from ebmbench.engine.execute import Outcome, first_step_column
 from ebmbench.tasks.base import Metric
 
+SHOWN = 5
+"""How many numbers a run ends with."""
 HIDDEN = ("seed", "diverged", "diverged_step", "trusted", "peak_memory_mb", "energy_evaluations")
 
 
-def summary(outcome: Outcome, config: RunConfig) -> str:
+def summary(outcome: Outcome, config: RunConfig, everything: bool = False) -> str:
     """Returns the table of a run that is through, and says if it was there before."""
     existed = "This result exists already (force=true makes it anew).\n" if outcome.existed else ""
-    return existed + table(runs.read_metrics(outcome.run_dir), config)
+    return existed + table(runs.read_metrics(outcome.run_dir), config, everything)
 
 
-def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
-    """Mean, standard deviation and range of each metric over the seeds, and where the files are.
+def table(rows: Sequence[Mapping[str, str]], config: RunConfig, everything: bool = False) -> str:
+    """Returns the means of the numbers that matter over the seeds, with their spread, and where the files are.
 
     Args:
         rows: of `metrics.csv`, as text.
+        everything: whether all numbers are shown, and not the `SHOWN` first ones that figures show.
     """
     good = [row for row in rows if row["diverged"] == "0"]
     lines = [f"{config.method.name} on {config.label}, {counted(len(rows), 'seed')}"]
     many = len(good) > 1
     hidden = {*HIDDEN, *_unused(config)}
-    names = [name for name in rows[0] if name not in hidden]
-    width = max(16, *map(len, names)) + 2
+    known = [name for name in rows[0] if name not in hidden and any(row[name] not in ("", "nan") for row in good)]
+    drawn = [metric.name for metric in config.task.metrics if {"ranking", "strip"} & set(metric.figures)]
+    matter = [*[name for name in drawn if name in known][: SHOWN - 1], "train_seconds"]
+    names = known if everything or len(matter) < 2 else [name for name in known if name in matter]
+    width = max([16, *map(len, names)]) + 2
     lines.append(f"  {'metric':<{width}}{'mean':>12}" + (f"{'std':>12}{'min':>12}{'max':>12}" if many else ""))
     for name in names:
         values = [float(row[name]) for row in good if row[name] not in ("", "nan")]
@@ -42,6 +48,8 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
         if min(values) < max(values):  # else it is one number for all seeds, such as that of their mixture
             numbers += [statistics.stdev(values), min(values), max(values)]
         lines.append(f"  {name:<{width}}" + "".join(f"{number:>12.4g}" for number in numbers))
+    if len(names) < len(known):
+        lines.append(f"  --all shows {counted(len(known) - len(names), 'more number')}")
     diverged = {row["seed"]: row["diverged_step"] for row in rows if row["diverged"] == "1"}
     if diverged:
         steps = ", ".join(f"seed {seed} at step {step}" for seed, step in diverged.items())
