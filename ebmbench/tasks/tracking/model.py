@@ -13,7 +13,7 @@ from typing_extensions import override
 from ebmbench.boxes.energy import BoxEnergy, BoxHead
 from ebmbench.boxes.pooling import Pyramid, pool_boxes
 from ebmbench.core.errors import UserError, first_line
-from ebmbench.tasks.detection.architectures import SmallBackbone
+from ebmbench.tasks.detection.architectures import architecture, kind_of
 from ebmbench.tasks.tracking.config import ModelConfig
 
 TEMPLATE_BINS = 3
@@ -100,16 +100,10 @@ def _backbone(config: ModelConfig) -> Small | Frozen:
 
 def _detector(state: dict[str, Tensor]) -> Frozen:
     """Returns the backbone of a base detector of task=detection: its finest map."""
-    own = {key.removeprefix("backbone."): value for key, value in state.items() if key.startswith("backbone.")}
-    if "body.conv1.weight" in own:
-        from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
-
-        body: nn.Module = resnet_fpn_backbone(backbone_name="resnet50", weights=None)
-        channels = 256
-    else:
-        body, channels = SmallBackbone(), SmallBackbone.out_channels
-    body.load_state_dict(own)
-    return Frozen(body, channels, 4)
+    kind = architecture("small" if "backbone.stem.0.weight" in state else kind_of(state) or "resnet50")
+    model: Any = kind.build(kind.num_classes(state), 128, 128)
+    model.load_state_dict(state)
+    return Frozen(model.backbone, model.backbone.out_channels, kind.strides[0])
 
 
 class TemplateHead(BoxHead):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 import ebmbench
@@ -17,6 +18,7 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
 from ebmbench.engine.train import Training
+from ebmbench.tasks.detection.architectures import architecture
 from ebmbench.tasks.tracking.learner import TrackingLearner
 from ebmbench.tasks.tracking.refiner import Refiner
 from ebmbench.tasks.tracking.scores import overlap
@@ -155,3 +157,32 @@ def test_a_run_scores_folder_and_made_videos_and_predicts(sequences: Path, tmp_p
     assert (track["x1_low"] <= track["x1_high"]).all()
     with pytest.raises(UserError, match="no video"):
         made.task.predict_files({0: model}, [out], out, 0.9, box=(1, 2, 3, 4))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "detector"])
+def test_frozen_backbones_come_from_files(name: str, tmp_path: Path) -> None:
+    if name == "resnet18":
+        state = torchvision.models.resnet18().state_dict()
+    else:
+        state = architecture("small").build(3, 128, 128).state_dict()
+    torch.save(state, tmp_path / "weights.pt")
+    words = (f"task.model.backbone={name}", f"task.model.weights={tmp_path / 'weights.pt'}")
+    training = Training(learner(config(tmp_path, "nce", *words)))
+    assert not any(key.startswith("backbone") for key in training.learner.parameters)
+    assert training.losses(0).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["task.model.backbone=resnet18"], "task.model.weights is the file"),
+        (["task.model.weights=x.pt"], "task.model.weights is the file"),
+        (["task.model.backbone=resnet18", "task.model.weights=x.pt"], r"x\.pt cannot be read"),
+        (["task.refinement.best=9"], "best=9 is not allowed"),
+        (["task.coarse=nowhere"], r"task\.coarse=nowhere is not allowed"),
+        (["data.root=nowhere"], "nowhere is not there"),
+    ],
+)
+def test_mistakes_are_named(words: list[str], text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=text):
+        execute(config(tmp_path, "nce", *words), quiet=True)
