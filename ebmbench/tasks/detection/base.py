@@ -49,7 +49,8 @@ def load_base(config: DetectionSettings, results_dir: Path, device: torch.device
     """
     weights = config.base.weights
     if weights == "train":
-        return _trained(config, results_dir, device).to(device)
+        dataset = open_split(config.data.of_base(), "train")
+        return trained_base(config, results_dir, device, dataset, base_key(config))
     dataset = open_split(config.data, "train")
     kind = architecture(config.base.architecture)
     if weights == "none":
@@ -156,12 +157,15 @@ def _plain_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _trained(config: DetectionSettings, results_dir: Path, device: torch.device | str) -> BaseDetector:
-    folder = results_dir / "base" / base_key(config)
-    saved = folder.with_suffix(".ckpt")
-    facts = computed_once(folder, WHAT, lambda scratch: _train(config, saved, scratch, device))
+def trained_base(
+    config: DetectionSettings, results_dir: Path, device: torch.device | str, dataset: Dataset, key: str
+) -> BaseDetector:
+    """Returns the detector of this key, frozen; trained first where it is not there."""
+    folder = results_dir / "base" / key
+    saved = folder.with_name(f"{key}.ckpt")
+    facts = computed_once(folder, WHAT, lambda scratch: _train(config, dataset, saved, scratch, device))
     checkpoint.remove(saved)
-    return _stored(config, folder, facts)
+    return _stored(config, folder, facts).to(device)
 
 
 def _stored(config: DetectionSettings, folder: Path, facts: Mapping[str, Any]) -> BaseDetector:
@@ -200,9 +204,10 @@ def reopen(config: DetectionSettings, record: Mapping[str, Any], results_dir: Pa
     return _made(config, record["category_ids"], state)
 
 
-def _train(config: DetectionSettings, saved: Path, scratch: Path, device: torch.device | str) -> dict[str, Any]:
+def _train(
+    config: DetectionSettings, dataset: Dataset, saved: Path, scratch: Path, device: torch.device | str
+) -> dict[str, Any]:
     """Trains a detector and writes it into a folder; returns what it is, as plain data."""
-    dataset = open_split(config.data.of_base(), "train")
     for killed in saved.parent.glob(f".{saved.name}.*.tmp"):  # left half-written; ours alone, for we hold the lock
         killed.unlink(missing_ok=True)
     data = config.data.of_base()

@@ -99,6 +99,13 @@ class InferenceConfig(Section):
         True, description="report the base's boxes where the gain on the validation split may be nothing or a loss"
     )
 
+    folds: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="K above 1: all training images decide in the place of the validation split. K heads (and K base "
+        "detectors, where the base was trained on them) are each trained without a part of them, and find its boxes",
+    )
     score_threshold: float = Field(0.05, ge=0, lt=1)
     nms_threshold: float = Field(0.5, gt=0, le=1)
     max_detections: int = Field(100, ge=1, le=10_000)
@@ -113,6 +120,8 @@ class InferenceConfig(Section):
 
     @model_validator(mode="after")
     def _can_decide(self) -> InferenceConfig:
+        if self.folds == 1:
+            raise ValueError("task.inference.folds=1 leaves nothing to train on: 0, or 2 and more")
         if self.accept and not self.bootstrap:
             raise ValueError("task.inference.accept=true needs an interval: task.inference.bootstrap=1000")
         return self

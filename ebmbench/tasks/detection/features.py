@@ -193,3 +193,12 @@ def pyramid(images: Sequence[ImageFeatures], strides: Sequence[int]) -> Pyramid:
     return Pyramid.stack(
         [Pyramid.from_maps([level[None].float() for level in image.maps], strides) for image in images]
     )
+
+
+@dataclass
+class Frozen:
+    """What all seeds and methods of a process share."""
+
+    train: FeatureStore
+    scored: FeatureStore
+    val: FeatureStore | None = None  # for the history, and on which a head is accepted or not

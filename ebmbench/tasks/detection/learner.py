@@ -6,7 +6,6 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,10 @@ from ebmbench.methods.base import own_networks
 from ebmbench.system import distributed
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Learner, Setup
-from ebmbench.tasks.detection import scoring
+from ebmbench.tasks.detection import crossfit, scoring
 from ebmbench.tasks.detection.base import record_of
 from ebmbench.tasks.detection.config import DetectionSettings, DetectionTrainer
-from ebmbench.tasks.detection.features import FeatureStore, ImageFeatures
+from ebmbench.tasks.detection.features import Frozen, ImageFeatures
 from ebmbench.tasks.detection.head import ClassHead
 from ebmbench.tasks.detection.inference import true_boxes
 from ebmbench.tasks.detection.model import RECORD
@@ -37,15 +36,6 @@ HISTORY_STEPS = 50
 """Steps that a row of the training history stands for: an epoch of COCO would be too long."""
 VALIDATION_BOXES = 128
 """True boxes of the validation split whose loss the history has: the first."""
-
-
-@dataclass
-class Frozen:
-    """What all seeds and methods of a process share."""
-
-    train: FeatureStore
-    scored: FeatureStore
-    val: FeatureStore | None = None  # for the history, and on which a head is accepted or not
 
 
 class DetectionLearner(Learner):
@@ -61,7 +51,7 @@ class DetectionLearner(Learner):
         self, task: DetectionSettings, setup: Setup, frozen: Frozen, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         super().__init__()
-        self.task, self.frozen = task, frozen
+        self.task, self.frozen, self.setup = task, frozen, setup
         self.method, self.proposal = setup.method, setup.proposal
         self.trainer: DetectionTrainer = setup.trainer
         self.seeds = (seed,)
@@ -231,7 +221,10 @@ class DetectionLearner(Learner):
             distributed.send_step(seed, distributed.EVALUATE, self.device)
             distributed.share_parameters(list(self.parameters.values()))
         head = self.head.eval()
-        args = self.task, frozen.scored, frozen.val, head, seed, run_dir, diverged[0], self.on_stage
+        verdict = None
+        if self.task.inference.accept and self.task.inference.folds:
+            verdict = crossfit.verdict(self.task, self.setup, frozen, self.device, DetectionLearner)
+        args = self.task, frozen.scored, frozen.val, head, seed, run_dir, diverged[0], self.on_stage, verdict
         return [scoring.score(*args)]
 
     @override

@@ -73,10 +73,12 @@ def score(
     run_dir: Path,
     diverged: bool,
     tell: Tell,
+    verdict: Verdict | None = None,
 ) -> dict[str, float]:
     """Metrics of one seed on the scored split: AP and its kin in percent, NLL in nats.
 
-    Where the validation split `val` decides, the head's boxes are reported only if they gain on it; else the base's.
+    The head's boxes are reported only if they gain, on the validation split `val` or by the verdict of cross-fitting;
+    else the base's.
 
     Writes into `run_dir` (one file a seed): `detections/{base,nms,refined}.<seed>.json`, in COCO's result format;
     `examples.<seed>.*` and `images.*`, the matched detections of each image, for AP and its intervals;
@@ -113,7 +115,7 @@ def score(
         row["val_ap"] = compared["refined"].metrics["ap"]
         if options.accept:
             gain = paired_bootstrap(compared["base"], compared["refined"], GAINS, options.bootstrap)["ap"]
-            row |= _verdict(Verdict(gain, len(compared["base"].image_ids)), stages, row, seed)
+            row |= _verdict(verdict or Verdict(gain, len(compared["base"].image_ids)), stages, row, seed)
             centred = row["accepted"] != 1
     calibration = Calibration()
     if val is not None and judged is not None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ebmbench.display.table import Table
-    from ebmbench.tasks.detection.learner import Frozen
+    from ebmbench.tasks.detection.features import Frozen
     from ebmbench.tasks.detection.model import DetectionModel
 
 
@@ -190,8 +190,7 @@ def _frozen(task: DetectionTask, results_dir: Path, device: torch.device) -> Fro
     """Returns what all seeds and methods of a process share."""
     from ebmbench.tasks.detection.base import base_key, load_base
     from ebmbench.tasks.detection.data import open_split
-    from ebmbench.tasks.detection.features import FeatureStore
-    from ebmbench.tasks.detection.learner import Frozen
+    from ebmbench.tasks.detection.features import FeatureStore, Frozen
 
     judges = task.inference.accept or task.data.has("val")
     names = list(dict.fromkeys(("train", task.data.eval_split, *(("val",) if judges else ()))))
