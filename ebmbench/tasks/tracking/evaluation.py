@@ -98,7 +98,8 @@ def evaluate(
         for one in found:
             for stage, score in (("coarse", one.before), ("refined", one.after)):
                 about = {"seed": seed, "set": name, "sequence": one.video.name, "frames": len(score.overlaps)}
-                sequences.append({**about, "stage": stage, **summary([score])})
+                rule = {"first_frame": "counted" if task.score.count_first else "not counted"}
+                sequences.append({**about, **rule, "stage": stage, **summary([score])})
         curves += _curves(name, seed, found)
     for table, rows in (("sequences", sequences), ("curves", curves)):
         write_atomically(run_dir / f"{table}.{seed}.csv", pd.DataFrame(rows).to_csv(index=False).encode())

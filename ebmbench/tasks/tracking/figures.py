@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from matplotlib.patches import Rectangle
 
 from ebmbench.display import palette
 from ebmbench.display.palette import BASE_COLOR
-from ebmbench.display.rendering import save_pictures
-from ebmbench.tasks.base import Setup
+from ebmbench.display.rendering import Figure as SweepFigure
+from ebmbench.display.rendering import Panel, save_pictures
+from ebmbench.tasks.base import Setup, SweepResults
 from ebmbench.tasks.tracking.coarse import coarse_track
 from ebmbench.tasks.tracking.scores import Array
 from ebmbench.tasks.tracking.task import TrackingTask
@@ -117,3 +119,41 @@ def _training(setup: Setup, history: pd.DataFrame) -> Figure:
     axes.legend(frameon=False, fontsize="small")
     figure.suptitle(f"{setup.method.name}, {setup.label}", fontsize="medium")
     return figure
+
+
+def sequences(results: SweepResults) -> Iterator[SweepFigure]:
+    """The gain of each method on each sequence, the mean of its seeds."""
+    table = results.collected("sequences")
+    if table is None:
+        runs = results.comparison.drop_duplicates("run_id") if len(results.comparison) else results.comparison
+        parts = []
+        for run in runs.to_dict("records"):
+            path = results.folders.get(run["run_id"], Path()) / "sequences.csv"
+            if path.is_file():
+                auc = pd.read_csv(path).pivot_table(index=["set", "sequence", "seed"], columns="stage", values="auc")
+                parts.append(auc.reset_index().assign(label=run["label"], method=run["method"]))
+        if not parts:
+            return
+        keys = ["label", "set", "sequence", "method"]
+        table = pd.concat(parts).groupby(keys, sort=False)[["coarse", "refined"]].mean().reset_index()
+        table["gain"] = table["refined"] - table["coarse"]
+    methods = tuple(str(method) for method in palette.in_order(table["method"]))
+    panels = []
+    for (label, name), own in table.groupby(["label", "set"], sort=False):
+        height = 0.8 + 0.22 * own["sequence"].nunique()
+        panels.append(Panel(f"{label}: {name}", partial(_dots, own=own, methods=methods), (3.7, height)))
+    caption = (
+        "Mean over seeds of what the model gains on each sequence, accepted or not, with the coarse tracker's AUC."
+    )
+    yield SweepFigure("sequences", "Gain by sequence", caption, tuple(panels), table, methods)
+
+
+def _dots(axes: Axes, own: pd.DataFrame, methods: Sequence[str]) -> None:
+    coarse = own.groupby("sequence")["coarse"].mean().sort_values()
+    for method in methods:
+        part = own[own["method"] == method].set_index("sequence")["gain"].reindex(coarse.index)
+        marker = palette.marker(method)
+        axes.plot(part, range(len(coarse)), linestyle="", color=palette.color(method), marker=marker, markersize=4)
+    axes.axvline(0, color=BASE_COLOR, linewidth=1)
+    axes.set_yticks(range(len(coarse)), [f"{name} ({value:.0f})" for name, value in coarse.items()], fontsize="small")
+    axes.set_xlabel("gain in AUC, points")

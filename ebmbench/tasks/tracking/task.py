@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
 from typing_extensions import override
 
 from ebmbench.core.errors import UserError
+from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice
-from ebmbench.tasks.base import Learner, Metric, Setup, Task
+from ebmbench.tasks.base import Learner, Metric, Setup, SweepFigure, Task
 from ebmbench.tasks.tracking.coarse import identity_of
 from ebmbench.tasks.tracking.config import ModelConfig, RefinementConfig, ScoreConfig, TrackingTrainer
 from ebmbench.tasks.tracking.data import MADE, VideoData
@@ -70,6 +71,9 @@ class TrackingTask(Task):
         Metric("temperature", "temperature"),
     ))  # fmt: skip
     title = "Tracking, {dataset}"
+    sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
+        SweepFigure("tracking_sequences", later("ebmbench.tasks.tracking.figures:sequences"), from_runs=True),
+    )
     images = ("frames", "curves", "training")
     selection = "val_gain"
     takes_box = True

@@ -18,7 +18,9 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
 from ebmbench.engine.train import Training
+from ebmbench.report.frame import find
 from ebmbench.tasks.detection.architectures import architecture
+from ebmbench.tasks.tracking.figures import sequences as sequences_figure
 from ebmbench.tasks.tracking.learner import TrackingLearner
 from ebmbench.tasks.tracking.refiner import Refiner
 from ebmbench.tasks.tracking.scores import overlap
@@ -148,6 +150,8 @@ def test_a_run_scores_folder_and_made_videos_and_predicts(sequences: Path, tmp_p
     assert rows["coarse_auc"][0] == pytest.approx(coarse["auc"].mean())
     assert (run_dir / "tracks" / "mine" / "own.1.txt").read_text().count("\n") == 6
     assert {path.name for path in (run_dir / "figures").glob("*.png")} == {"frames.png", "curves.png", "training.png"}
+    (figure,) = sequences_figure(find([str(run_dir)], tmp_path))
+    assert figure.data["gain"].notna().all() and len(figure.panels) == 2
     pytest.importorskip("cv2")
     out = tmp_path / "track.csv"
     model = ebmbench.load(run_dir)[0]
