@@ -62,7 +62,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         method: how it is trained, as `ebmbench describe method` lists them; None: `ml-exact` for one target, `nce` for
             several (docs/which-method.md).
         network: `f(x, y)`, as `ebmbench describe network` lists them; a normalised one goes with `ml-exact`.
-        proposal: what the method draws from, if it does.
+        proposal: what the method draws from, if it does; None: `mixture`.
         seeds: how many models are trained, side by side; their densities are mixed.
         epochs, batch_size, learning_rate: of training; None: as `ebmbench describe task regression` says.
         categorical: columns of numbers that are categories, by name, or by place in an array.
@@ -88,7 +88,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         self,
         method: str | None = None,
         network: str = "mlp",
-        proposal: str = "mixture",
+        proposal: str | None = None,
         *,
         seeds: int = 1,
         epochs: int | None = None,

@@ -25,6 +25,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 QUICK: dict[str, Any] = {
+    "method": "nce",
     "device": "cpu",
     "epochs": 40,
     "settings": {"task.base.nodes": 64, "method.num_samples": 16},
