@@ -60,7 +60,7 @@ def field_of(key: str, task: str, method: str) -> FieldInfo | None:
         "task": [task_class],
         "trainer": [cast(type[Task], task_class).Trainer if task_class else None],
         "method": [registry.known("method").get(method_of(method))],
-        "proposal": list(registry.known("proposal").values()),
+        **{group: list(registry.known(group).values()) for group in ("data", "network", "proposal")},
     }
     classes = known.get(section, [])
     field: FieldInfo | None = None
