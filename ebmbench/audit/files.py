@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ebmbench.core.errors import UserError, counted
+from ebmbench.core.errors import UserError, counted, printable
 from ebmbench.engine import runs
 from ebmbench.report import collected, frame
 from ebmbench.report.planned import read_plan
@@ -94,8 +94,11 @@ def repair_results(report: Report) -> list[str]:
     """
     done = [_repair_run(finding.run_dir, report.results_dir / ASIDE) for finding in report.damaged]
     for path in report.stray:
-        path.unlink(missing_ok=True)
-        done.append(f"{path} is deleted")
+        try:
+            path.unlink(missing_ok=True)
+            done.append(f"{path} is deleted")
+        except OSError as error:
+            done.append(f"{path} is left as it is ({error.strerror})")
     return done
 
 
@@ -111,14 +114,14 @@ def main(results_dir: Path, repair: bool = False) -> int:
     report = check_results(results_dir)
     for finding in report.findings:
         for text in finding.damage:
-            print(f"damaged: {finding.run_dir}: {text}", file=sys.stderr)
+            print(printable(f"damaged: {finding.run_dir}: {text}"), file=sys.stderr)
         for text in finding.notes:
-            print(f"note: {finding.run_dir}: {text}", file=sys.stderr)
+            print(printable(f"note: {finding.run_dir}: {text}"), file=sys.stderr)
     for path in report.stray:
         print(f"note: {path} was left by a process that was killed", file=sys.stderr)
     for texts in report.sweeps.values():
         for text in texts:
-            print(f"damaged: {text}", file=sys.stderr)
+            print(printable(f"damaged: {text}"), file=sys.stderr)
     whole = sum(finding.state in runs.FINISHED for finding in report.findings)
     rest = len(report.findings) - whole - len(report.damaged)
     print(f"{len(report.findings)} runs: {whole} finished and whole, {len(report.damaged)} damaged, {rest} unfinished")
@@ -168,6 +171,8 @@ def _repair_run(run_dir: Path, aside: Path) -> str:
         lock.acquire()
     except UserError as error:
         return f"{run_dir} is left as it is: {error}"
+    except OSError as error:
+        return f"{run_dir} is left as it is: it cannot be written ({error.strerror})"
     try:
         runs.finish_promotion(run_dir)
         finding = _check_run(run_dir)
@@ -187,5 +192,7 @@ def _repair_run(run_dir: Path, aside: Path) -> str:
         for name in ("lock", "lock.alive"):
             (target / name).unlink(missing_ok=True)
         return f"{run_dir} is moved to {target}, and will be computed again"
+    except OSError as error:
+        return f"{run_dir} is left as it is: it cannot be written ({error.strerror})"
     finally:
         lock.release()

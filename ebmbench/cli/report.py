@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ebmbench.cli.parser import Arguments
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, printable
 from ebmbench.core.extras import need
 from ebmbench.report import frame
 from ebmbench.report.frame import Results
@@ -86,7 +86,7 @@ def say_lacking(results: Results, states: Sequence[str]) -> int:
     """Names the runs of some states, which are in no table; returns the exit code: 1 if a run is damaged."""
     lacking = [run for run in results.runs if run.state in states]
     for run in lacking[:SHOWN]:
-        print(f"not in the tables: {run.state:12}{run.job.run_id}  {run.detail}".rstrip(), file=sys.stderr)
+        print(printable(f"not in the tables: {run.state:12}{run.job.run_id}  {run.detail}".rstrip()), file=sys.stderr)
     if len(lacking) > SHOWN:
         print(f"not in the tables: {len(lacking) - SHOWN} more", file=sys.stderr)
     if not any(run.state == "damaged" for run in lacking):

@@ -249,7 +249,10 @@ def grids(overrides: Sequence[str]) -> list[list[str]]:
     about = cfg.get("sweep") or {}
     if not isinstance(about, Mapping):
         raise UserError(f"sweep={shown(about)} is not allowed: give keys and values, such as name: mine")
-    for entry in about.get("also") or ():
+    also = about.get("also") or ()
+    if not isinstance(also, Sequence) or isinstance(also, str):
+        raise UserError(f"sweep.also={shown(also)} is not allowed: give a list of keys and values")
+    for entry in also:
         if not isinstance(entry, DictConfig):
             raise UserError(f"sweep.also has {shown(entry)}: give keys and values, such as method: ml-exact")
         more = _lines(entry)

@@ -13,7 +13,7 @@ from ebmbench.core.errors import UserError, shown
 from ebmbench.core.plugins import COPY, Plugin
 from ebmbench.system.files import write_atomically
 
-FUNCTIONS = (("data", "function"), ("task", "data", "function"))
+FUNCTIONS = (("data", "function"),)
 """Beside `plugins`, the settings that name Python code of the user's own: FILE.py:FUNCTION."""
 
 

@@ -60,8 +60,8 @@ class SweepConfig(Section):
 
     name: str = Field(
         max_length=100,
-        pattern=r"^\.*[\w+-][\w.+-]*$",
-        description="a name of letters, digits, _ + - and . (not alone)",
+        pattern=r"^\.*[\w+][\w.+-]*$",
+        description="a name of letters, digits, _ + - and . that begins with a letter or digit",
     )
     description: str = ""
     also: tuple[Any, ...] = ()

@@ -13,6 +13,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,11 @@ def _run(
         runs.write_json(
             work_dir / "environment.json", environment(device, seconds, time.monotonic() - started, states[0])
         )
-        on_result(list(csv.DictReader(content.decode().splitlines())))
+        try:
+            on_result(list(csv.DictReader(content.decode().splitlines())))
+        except OSError as error:  # a full disk or a closed pipe takes nothing away from the result
+            with suppress(OSError):
+                print(f"ebmbench: the result cannot be printed ({error.strerror}); it is computed", file=sys.stderr)
         figures, undrawn = draw(config, work_dir)
         attempt.status.diverged = {str(row["seed"]): int(row["diverged_step"]) for row in rows if row["diverged"]}
         logger.finish(rows, figures, work_dir)

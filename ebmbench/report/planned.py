@@ -82,7 +82,7 @@ def error_path(folder: Path, run_id: str) -> Path:
 
 def is_name(text: object) -> bool:
     """Returns whether a text can be the name of a sweep or a run: one part of a path, and not `.` or `..`."""
-    return isinstance(text, str) and re.fullmatch(r"[\w.+-]{1,200}", text) is not None and text.strip(".") != ""
+    return isinstance(text, str) and re.fullmatch(r"(?!-)[\w.+-]{1,200}", text) is not None and text.strip(".") != ""
 
 
 def read_plan(results_dir: Path, name: str, with_plugins: bool = True) -> Plan:

@@ -29,7 +29,7 @@ from ebmbench.sweep import trials
 from ebmbench.system import seal, yamlfile
 from ebmbench.system.files import write_atomically
 
-RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
+RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report", "damaged", "multirun", "settings", "tune", "wandb")
 """Folders of `results/` that are no sweep's."""
 FIGURES = ("ranking", "strip", "settings", "map", "pareto", "curves", "search")
 """What `sweep.figures` may name for every task; a task may have more."""
@@ -74,7 +74,7 @@ def plan_of(
         UserError: a name, a table, a figure or a search that is not possible.
     """
     if about.name in RESERVED or not is_name(about.name):
-        raise UserError(f"sweep.name={about.name!r} is not allowed: results/{about.name} is something else")
+        raise UserError(f"sweep.name={about.name!r} is reserved; choose another")
     axes = _axes(lines, configs)
     check_entries(about.tables, tuple(axes), [config.task for config in configs], about.tune is not None)
     own_figures = dict.fromkeys(figure.name for config in configs for figure in config.task.sweep_figures)

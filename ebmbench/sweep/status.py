@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ebmbench.core.errors import UserError, counted
+from ebmbench.core.errors import UserError, counted, printable
 from ebmbench.engine import runs
 from ebmbench.engine.runs import FINISHED
 from ebmbench.report.frame import Run, planned_runs
@@ -143,4 +143,4 @@ def show(plan: Plan, found: Sequence[Run], limit: int | None = 40) -> str:
         lines.append(f"  {run.state:12}{run.job.run_id}  {run.detail}".rstrip())
     if limit is not None and len(rest) > limit:
         lines.append(f"  and {len(rest) - limit} more (--all shows them)")
-    return "\n".join(lines)
+    return printable("\n".join(lines))

@@ -20,7 +20,7 @@ MOST_ALIASES = 1000
 _Base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_Base):  # type: ignore[misc]
+class _Loader(_Base):
     """A safe loader (plain data only) that refuses what no person writes."""
 
 

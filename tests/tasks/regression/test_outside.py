@@ -127,7 +127,7 @@ def test_a_sweep_has_it_beside_an_energy_in_one_table(folder: Path) -> None:
     (folder / "sweeps" / "both.yaml").write_text(
         """# @package _global_
 defaults:
-  - /experiment/smoke: regression
+  - override /size: smoke
   - override /task: regression
   - override /data: table
 plugins: [line.py]
