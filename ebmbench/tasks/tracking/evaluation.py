@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ebmbench.boxes.acceptance import Verdict
-from ebmbench.boxes.calibration import Calibration, calibrate, side_levels
+from ebmbench.boxes.calibration import MATCHED_IOU, Calibration, calibrate, side_levels
 from ebmbench.boxes.comparison import Interval, UnitMeans, joint_bootstrap, paired_bootstrap
 from ebmbench.boxes.nll import fit_temperature
 from ebmbench.system.files import write_atomically
@@ -86,7 +86,9 @@ def evaluate(
         again = _refine(task, refiner, noisy, tell, "noise")
         metrics["noise_auc"] = float(np.mean([one.before.auc for one in again]))
         metrics["noise_gain"] = _gain(task, again).value
-        held = [part <= level for part in _levels(task, refiner, found, calibration.temperature)]
+        # A side of level 1 is beyond all samples.
+        sides = _levels(task, refiner, found, calibration.temperature)
+        held = [(part <= level) & (part < 1) for part in sides]
         metrics["coverage"] = 100 * float(torch.cat(held).double().mean()) if held else math.nan
         row |= metrics if number == 0 else {f"{name}_{key}": value for key, value in metrics.items()}
         scored = {one.video.name: one.track for one in found}
@@ -154,10 +156,16 @@ def _levels(task: TrackingTask, refiner: Refiner, found: Sequence[Refined], temp
 def _looked_at(
     task: TrackingTask, refiner: Refiner, found: Sequence[Refined]
 ) -> Iterator[tuple[Refined, NDArray[np.int64], list[Frame], Tensor]]:
-    """Yields sequences with some places that have a true box, the frames there, and the template's vector."""
+    """Yields sequences with some places, the frames there, and the template's vector.
+
+    Of the frames whose refined box has found the target: it overlaps the true one by `MATCHED_IOU`.
+    """
     count = math.ceil(task.score.interval_frames / max(1, len(found)))
     for one in found if count else ():
         known = np.flatnonzero(is_valid(one.video.truth)[1:]) + 1
+        known = known[overlap(one.track[known], one.video.truth[known]) >= MATCHED_IOU]
+        if not len(known):
+            continue
         places = known[np.linspace(0, len(known) - 1, min(count, len(known))).astype(int)]
         frames = {n: frame for n, frame in enumerate(one.video.frames()) if n == 0 or n in places}
         yield one, places, [frames[n] for n in places.tolist()], refiner.look(frames[0], one.video.boxes[0])
