@@ -129,9 +129,10 @@ def predict_files(
     picture = out.with_suffix(".mp4") if out.suffix != ".mp4" else out.with_suffix(".boxes.mp4")
     _annotate(video, track, picture)
     speed = model.refiner.frames / max(model.refiner.seconds, 1e-9)
-    told = f"; {speed:.0f} frames refined for a second of processor time"
-    told += "" if model.accepted else "; the run did not accept its model: these are the coarse boxes"
-    print(f"ebmbench: {counted(len(video), 'frame')}: {out}, and {picture}{told}", file=sys.stderr, flush=True)
+    told = f"{speed:.0f} frames refined for a second of processor time"
+    if not model.accepted:
+        told = "the run did not accept its model: these are the coarse boxes"
+    print(f"ebmbench: {counted(len(video), 'frame')}: {out}, and {picture}; {told}", file=sys.stderr, flush=True)
 
 
 def _video(path: Path, given: Sequence[float] | None) -> Video:
