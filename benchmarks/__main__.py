@@ -1,4 +1,4 @@
-"""`python -m benchmarks [one_d|waits|pooling|head|sweep|gpu|coverage|gradients] [options]`; one_d by default."""
+"""`python -m benchmarks [NAME] [options]`, NAME one of BENCHMARKS; one_d by default."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from ebmbench.system.allocator import keep_freed_memory
 from ebmbench.system.threads import sleep_while_waiting
 
-BENCHMARKS = ("one_d", "waits", "pooling", "head", "sweep", "gpu", "coverage", "gradients")
+BENCHMARKS = ("one_d", "waits", "pooling", "head", "sweep", "gpu", "coverage", "gradients", "floors", "claims")
 
 
 def main(argv: list[str]) -> int:

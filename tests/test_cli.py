@@ -305,7 +305,7 @@ def test_tables_of_a_regression_stand_in_columns_that_have_values(
 def test_a_multirun_says_which_models_are_doubtful(elsewhere: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["-m", *SMOKE, "method=nce", "trainer.epochs=60", "trainer.learning_rate=0.01,10"]) == 0
     learned, wild = [line for line in capsys.readouterr().out.splitlines() if line.startswith("1d-1  nce")]
-    assert wild.endswith("  done, 1 of 1 not to be trusted")
+    assert wild.endswith("  done, 1 of 1 unreliable")
     assert learned.endswith("  done")
 
 

@@ -211,14 +211,6 @@ For each task and dataset, method and network; the score is a mean over seeds an
         _RESULTS_DIR,
     ),
     Command(
-        ("report", "claims"),
-        "[results_dir=DIR]",
-        "write what the collected sweeps say into the documents",
-        "ebmbench.cli.report:claims",
-        "settings",
-        detail=_RESULTS_DIR,
-    ),
-    Command(
         ("report", "wandb"),
         "SWEEP [results_dir=DIR]",
         "a report on Weights & Biases, of runs made with logger=wandb",

@@ -68,20 +68,6 @@ def wandb(arguments: Arguments) -> int:
     return 0
 
 
-def claims(arguments: Arguments) -> int:
-    """Writes what the collected sweeps say into the documents; returns the exit code."""
-    from ebmbench.report import claims as sentences
-
-    results_dir = arguments.results_dir()
-    for name, (mark, text) in sentences.DOCUMENTS.items():
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"{name} is not here: call this at the top of the repository")
-        write_atomically(path, sentences.replaced(path.read_text(), mark, text(results_dir)).encode())
-        print(path)
-    return 0
-
-
 def say_lacking(results: Results, states: Sequence[str]) -> int:
     """Names the runs of some states, which are in no table; returns the exit code: 1 if a run is damaged."""
     lacking = [run for run in results.runs if run.state in states]

@@ -347,7 +347,7 @@ def result_rows(task: Task, learner: Learner, progress: Progress, work_dir: Path
                 **scores,
                 "diverged": int(diverged),
                 "diverged_step": step if diverged else "",
-                "trusted": int(not diverged and task.is_trusted(scores) and not task.is_uninformed(scores)),
+                "trusted": int(not diverged and task.is_trusted(scores)),
             }
         )
     return rows

@@ -55,11 +55,12 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig, everything: bool
         steps = ", ".join(f"seed {seed} at step {step}" for seed, step in diverged.items())
         count = f"{len(diverged)} of {counted(len(rows), 'seed')}"
         lines.append(f"  diverged: {count} ({steps}); they are not in the means")
-    doubtful: dict[str, list[str]] = {}
-    for row in good:
-        if row["trusted"] == "0":
-            doubtful.setdefault(_doubt(row, config), []).append(row["seed"])
-    lines += [f"  not to be trusted: seed {', '.join(seeds)} ({doubt})" for doubt, seeds in doubtful.items()]
+    unreliable = [row["seed"] for row in good if row["trusted"] == "0"]
+    if unreliable:
+        lines.append(f"  unreliable scores: seed {', '.join(unreliable)} ({config.task.doubt})")
+    uninformed = [row["seed"] for row in good if config.task.is_uninformed(_scores(row))]
+    if uninformed:
+        lines.append(f"  {config.task.uninformed}: seed {', '.join(uninformed)}")
     for row in good:
         lines += [f"  seed {row['seed']}: {remark}" for remark in config.task.remarks(_scores(row))]
     for name, text in config.method.counters.items():
@@ -71,13 +72,8 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig, everything: bool
     return "\n".join(lines)
 
 
-def _doubt(row: Mapping[str, str], config: RunConfig) -> str:
-    """Returns what is the matter with a seed that is not trusted."""
-    scores = _scores(row)
-    return config.task.uninformed if config.task.is_trusted(scores) else config.task.doubt
-
-
 def _scores(row: Mapping[str, str]) -> dict[str, float]:
+    """Returns the numbers of a row of metrics.csv."""
     return {name: float(value) for name, value in row.items() if value != ""}
 
 

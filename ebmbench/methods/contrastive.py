@@ -54,6 +54,11 @@ class NCEPlus(Sampling):
 
     The logits still use q of the samples, with σ_k and not βσ_k. Its optimum is the data's density smoothed by ν.
     With another proposal than the mixture the noise is `ν = β (ỹ − y_i)`, `ỹ ~ q`.
+
+    Why it is not ahead of nce and ml-is in 1D here: the noise costs what the density loses by it, `KL(p ‖ p∗ν)`, 0.024
+    nats at β = 0.025 on law 2 (kld-is 0.098, dsm 0.393; results/bench/floors.md, `python -m benchmarks floors`). It
+    pays where targets are noisy or boxes are drawn by hand; these targets are exact, and no β > 0 helps
+    (results/nce_plus_beta). What nce and ml-is differ by is their proposal, not their loss.
     """
 
     name = "nce+"

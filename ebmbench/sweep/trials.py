@@ -18,8 +18,12 @@ from ebmbench.report import settings
 from ebmbench.report.search import REPEAT, TRIAL
 from ebmbench.tasks.base import Task
 
-FLOOR_LIMIT = 0.01
-"""Nats from the true density at which a method's own optimum is too far off to be tried."""
+FLOOR_LIMIT, FLOOR_SHARE = 0.05, 1.5
+"""A setting is not tried whose floor is more nats than this, and more than this times the floor of the published one.
+
+The floor is how far a method's own optimum is from the true density. Some methods need one: dsm is best where its floor
+is 0.3 to 0.4 nats, since less noise makes its gradient noisier.
+"""
 
 
 def listed(
@@ -102,21 +106,27 @@ def _values(key: str, values: Any) -> tuple[float, float] | list[Any] | None:
 
 
 def _cut(config: RunConfig, key: str, values: Any) -> Any:
-    """Ends a range of the method where its optimum is FLOOR_LIMIT from the truth; a range wholly above stays."""
+    """Ends a range of the method where its floor is bad; a range that is bad throughout stays."""
     section, _, name = key.partition(".")
     if section != "method" or not isinstance(values, tuple):
         return values
 
+    def floor(**changed: float) -> float | None:
+        return config.task.floor(config.method.model_copy(update=changed).blur(config.proposal))
+
+    published = floor()
+    if published is None:
+        return values
+    limit = max(FLOOR_LIMIT, FLOOR_SHARE * published)
+
     def is_bad(value: float) -> bool:
-        method = config.method.model_copy(update={name: value})
-        floor = config.task.floor(method.blur(config.proposal))
-        return floor is not None and floor > FLOOR_LIMIT
+        return (floor(**{name: value}) or 0.0) > limit
 
     low, high = values
     if not is_bad(high) or is_bad(low):
         return values
     good, bad = low, high
-    while bad / good > 1.01:
+    while bad / good > 1.02:
         middle = (good * bad) ** 0.5
         good, bad = (good, middle) if is_bad(middle) else (middle, bad)
     return low, good

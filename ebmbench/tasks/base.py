@@ -44,7 +44,9 @@ class Metric:
         of_training: whether training alone knows it, so that it stays where a run is scored again.
         only_with: a setting (dotted) without which it says nothing new, such as `task.target_noise`.
         bounds: the values that it can have; an interval of its mean ends there.
-        doubted: whether it is in doubt where a seed is not trusted. The AP of boxes is not: it needs no log Z.
+        doubted: False if it stays valid for a seed whose scores are unreliable (the AP of boxes needs no log Z).
+        at_least: whether an unreliable value is a lower bound, as an NLL is whose log Z may miss mass; else nothing is
+            known of it but `bounds`.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Metric:
     only_with: str = ""
     bounds: tuple[float, float] = (-math.inf, math.inf)
     doubted: bool = True
+    at_least: bool = False
 
     @property
     def heading(self) -> str:
@@ -318,7 +321,7 @@ class Task(Component):
         return math.isfinite(scores[self.metrics[0].name])
 
     def is_uninformed(self, scores: Mapping[str, float]) -> bool:
-        """Returns whether a model is no better than a density that knows nothing of x; its scores are not trusted."""
+        """Returns whether a model is no better than a density that knows nothing of x; its scores may be reliable."""
         return False
 
     def floor(self, blur: Sequence[float] | None) -> float | None:

@@ -58,7 +58,7 @@ def test_a_sweep_over_draws_is_ranked_over_all_of_them_and_its_networks_apart() 
     ranking = next(figure for figure in plots.ranking(found) if figure.name == "ranking").data
     assert dict(zip(ranking["method"], ranking["mean"], strict=True)) == pytest.approx({"nce": 0.25, MDN: 0.15})
     assert set(ranking["draws"]) == {4} and len(found.models) == 2 * 4 * 3 and len(found.comparison) == 2 * 3
-    assert [table.file for table in html.score_tables(found)] == ["draws.csv"]
+    assert [table.file for table in html.all_tables(found)] == ["draws.csv"]
     assert palette.color(MDN) == palette.color("ml-exact") and palette.marker(MDN) != palette.marker("ml-exact")
 
 

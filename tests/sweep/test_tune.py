@@ -88,13 +88,16 @@ def test_what_is_set_is_not_searched() -> None:
 
 def test_a_range_ends_where_the_method_s_own_floor_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
     config = compose([*SMOKE, "method=dsm"])
-    floor = {"floor": lambda self, blur: None if blur is None else sum(blur)}
-    monkeypatch.setattr(type(config.task), "floor", floor["floor"])
-    monkeypatch.setattr(DSM, "tuning", {"method.sigma": (0.001, 0.5)})
+    monkeypatch.setattr(type(config.task), "floor", lambda self, blur: None if blur is None else 0.1 * sum(blur))
+    monkeypatch.setattr(DSM, "tuning", {"method.sigma": (0.001, 5.0)})
     low, high = trials.space(config)["method.sigma"]
-    assert low == 0.001 and trials.FLOOR_LIMIT / 1.02 < high <= trials.FLOOR_LIMIT
-    monkeypatch.setattr(DSM, "tuning", {"method.sigma": (0.1, 0.5)})  # bad throughout: it stays, and is seen
-    assert trials.space(config)["method.sigma"] == (0.1, 0.5)
+    assert low == 0.001 and high == pytest.approx(0.5, rel=0.03)  # where the floor is 0.05 nats
+    monkeypatch.setattr(DSM, "tuning", {"method.sigma": (1.0, 5.0)})  # bad throughout: it stays, and is seen
+    assert trials.space(config)["method.sigma"] == (1.0, 5.0)
+    published = config.method.sigma  # a method that needs a floor keeps it, and half as much again
+    monkeypatch.setattr(type(config.task), "floor", lambda self, blur: None if blur is None else sum(blur))
+    monkeypatch.setattr(DSM, "tuning", {"method.sigma": (0.001, 5.0)})
+    assert trials.space(config)["method.sigma"][1] == pytest.approx(1.5 * published, rel=0.03)
 
 
 def test_each_draw_of_the_data_and_each_repeat_has_seeds_of_its_own() -> None:

@@ -171,6 +171,8 @@ class FitLearner(RegressionLearner):
             drop = over & alive & (state["drops"] < self.trainer.drops)
             state["ended"] |= ~alive | (over & ~drop)
             self._drop(drop)
+        if self.trainer.schedule == "cosine":
+            state["step_share"].copy_(DROP ** state["drops"] * self.annealed(state["epoch"]))
         name, shift = ("val_nll", self.scaling.log_scale) if exact else ("val_loss", 0.0)
         return {name: torch.where(alive, score + shift, torch.nan)}
 

@@ -72,6 +72,10 @@ class RegressionLearner(Learner):
             self.state[f"memory.{name}"] = torch.full(size, torch.nan, dtype=y.dtype, device=self.device)
         self.counts = no_counts(method.counters, len(self.seeds), self.device)
 
+    def annealed(self, epoch: Tensor) -> Tensor:
+        """Returns what a cosine leaves of the learning rate after an epoch: from 1 to 0 at the last one."""
+        return 0.5 * (1 + torch.cos(math.pi * epoch.double() * self.steps_per_row / self.num_steps))
+
     def bind(self, x: Tensor) -> tuple[Energy, Callable[[], Tensor]]:
         """Returns the energies of a mini-batch x `[S, B, ...]` as methods see them, and the features of x."""
         return self.stack.bind(x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -15,7 +16,7 @@ from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Section
 from ebmbench.tasks.base import LEAST_GAIN, Metric, Setup, SweepFigure, Task
-from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW, Dataset
+from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW, Dataset, Law
 from ebmbench.tasks.regression.networks.paper import fused_available
 
 if TYPE_CHECKING:
@@ -30,6 +31,17 @@ PARTITION_NODES = 512
 """Of the quadrature in training, for a method that needs `log Z`: 0.2 % off at the laws' narrowest σ, 0.007."""
 
 
+@lru_cache(maxsize=1024)
+def _floor(law: Law, stds: tuple[float, ...]) -> float:
+    """Returns `KL(p ‖ p∗ν)` of a law, a mean over x."""
+    import torch
+
+    from ebmbench.tasks.regression.floors import INPUTS, floor
+
+    x = Y_LOW + (Y_HIGH - Y_LOW) * (torch.arange(INPUTS, dtype=torch.float64) + 0.5) / INPUTS
+    return floor(law.log_prob, x, stds, 2 * Y_HIGH)
+
+
 class OneDTrainer(Section):
     """How it is trained. Published: Adam, mini-batches reshuffled every epoch, the last short batch kept."""
 
@@ -38,6 +50,7 @@ class OneDTrainer(Section):
     epochs: int = Field(75, ge=1, le=1_000_000, description="passes over the training points")
     batch_size: int = Field(32, ge=1, le=1_000_000, description="points of a mini-batch")
     learning_rate: float = Field(1e-3, gt=0, le=10, description="of Adam")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="of the learning rate; cosine: down to 0")
 
 
 @register
@@ -48,21 +61,22 @@ class OneD(Task):
     Trainer = OneDTrainer
     metrics = (
         Metric("d_kl", "D_KL", "lower", "D_KL(true ‖ model), nats", r"$D_{\mathrm{KL}}$", True,
-               ("ranking", "strip", "settings", "pareto"), bounds=(0, math.inf)),
-        Metric("nll", "NLL", "lower", "NLL on held-out points, nats", "", True, ("ranking", "strip", "settings")),
+               ("ranking", "strip", "settings", "pareto"), bounds=(0, math.inf), at_least=True),
+        Metric("nll", "NLL", "lower", "NLL on held-out points, nats", "", True, ("ranking", "strip", "settings"),
+               at_least=True),
         Metric("crps", "CRPS", "lower", "CRPS, units of y", "", True, ("strip",), bounds=(0, math.inf)),
         Metric("coverage_50", "coverage of 50 %", 0.5, "coverage of the 50 % interval", r"coverage of 50\,\%", True,
                bounds=(0, 1)),
         Metric("coverage_90", "coverage of 90 %", 0.9, "coverage of the 90 % interval", r"coverage of 90\,\%", True,
                ("strip",), bounds=(0, 1)),
         Metric("edge_mass", "edge mass", "lower", table=True, bounds=(0, 1)),
-        Metric("val_nll", "validation NLL", "lower"),
+        Metric("val_nll", "validation NLL", "lower", at_least=True),
         Metric("nll_error", "quadrature error"),
         Metric("d_kl_noisy", "D_KL to noisy truth", "lower", "D_KL(noisy truth ‖ model), nats",
                r"$D_{\mathrm{KL}}$ to noisy truth", figures=("settings",), only_with="task.target_noise",
-               bounds=(0, math.inf)),
+               bounds=(0, math.inf), at_least=True),
         Metric("nll_noisy", "NLL of noisy targets", "lower", "NLL on noisy held-out points, nats",
-               figures=("settings",), only_with="task.target_noise"),
+               figures=("settings",), only_with="task.target_noise", at_least=True),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
         SweepFigure("densities", later("ebmbench.tasks.regression.one_d_sweep_figures:densities"), from_runs=True),
@@ -73,8 +87,13 @@ class OneD(Task):
     draw_settings = ("task.data_seed",)
     data_settings = ("task.data_seed", "task.num_", "task.target_noise", "task.grid_points")
     selection = "val_nll"
+
+    @override
+    def floor(self, blur: Sequence[float] | None) -> float | None:
+        return None if blur is None else _floor(Law(self.dataset), tuple(blur))
+
     uninformed = "no better than the uniform density"
-    doubt = f"mass near the edge of the grid, a quadrature error, or {uninformed}"
+    doubt = "mass near the edge of the grid, or a quadrature error"
 
     dataset: Literal[1, 2] = Field(1, description="1: two modes left, log-normal right; 2: heteroscedastic Gaussian")
     data_seed: int = Field(0, ge=0, lt=2**31, description="the draw of all points, the same for all seeds and methods")

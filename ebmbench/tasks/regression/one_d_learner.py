@@ -50,6 +50,17 @@ class OneDLearner(RegressionLearner):
         super().__init__(stack, x, y, setup.method, setup.proposal, seeds, trainer.epochs, trainer.batch_size)
         parameters = list(self.parameters.values())
         self.optimizer = eager(torch.optim.Adam)(parameters, lr=trainer.learning_rate, capturable=device.type == "cuda")
+        if trainer.schedule == "cosine":
+            self.state["epoch"] = torch.zeros((), dtype=torch.int64, device=device)
+            self.state["step_share"] = torch.ones(len(self.seeds), dtype=dtype, device=device)
+            self.step_share = self.state["step_share"]
+
+    def end_epoch(self, alive: Tensor) -> dict[str, Tensor]:
+        """Lowers the learning rate where it follows a cosine."""
+        if self.step_share is not None:
+            self.state["epoch"] += 1
+            self.step_share.fill_(self.annealed(self.state["epoch"]).to(self.dtype))
+        return {}
 
     def log_partition(self, draws: Draws, y: Tensor) -> Callable[[Energy], Tensor]:
         """Returns what gives `log Z` over [-3, 3], by the midpoint rule."""

@@ -34,6 +34,11 @@ ROWS = 32
 """Test rows at a time, for several targets; fixed, so that random numbers do not depend on the number of seeds."""
 LARGEST_ERROR = 0.05
 """The error of log Z by a narrow peak from which on it is reported."""
+BLIND_FROM = 16
+"""Targets from which on annealed draws miss a mode of the model that no truth points to, and no error shows it.
+
+A mode with half of the mass, made for the test: log Z is 0.54 too low of 0.69 at 16 targets.
+"""
 POINTS = 99
 """Equally likely points that stand for a density where those of several seeds are mixed."""
 
@@ -290,7 +295,8 @@ def summarise(scores: RowScores, index: int, y: Tensor, log_base: Tensor) -> dic
             result["d_kl_error"] = torch.hypot(_error_of_mean(scores.d_kl_error[index]), bias)
     if not one:
         del result["interval_score"]
-    return {name: float(value) for name, value in result.items()}
+    bound = {"lower_bound": 1} if y.shape[1] >= BLIND_FROM else {}
+    return {name: float(value) for name, value in result.items()} | bound
 
 
 def _error_of_mean(errors: Tensor) -> Tensor:
