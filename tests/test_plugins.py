@@ -21,6 +21,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.engine import runs
 from ebmbench.engine.api import read_config
 from ebmbench.engine.execute import execute
+from ebmbench.sweep.plan import make_plan, write_plan
 from ebmbench.system.seal import encode as sealed_json
 
 METHOD = """
@@ -67,6 +68,15 @@ import numpy as np
 def rows():
     x = np.random.default_rng(0).normal(size=(60, 2))
     return x, {scale} * x[:, 0] + x[:, 1]
+"""
+PLANNED = """\
+# @package _global_
+defaults:
+  - override /size: smoke
+  - override /task: 1d
+plugins: [method_of.py]
+hydra: {sweeper: {params: {method: mine}}}
+sweep: {name: own, tables: [scores]}
 """
 SMOKE = ["task=1d", "+experiment=smoke", "method=mine", "device=cpu", "logger=none", "threads=1", "seeds=2"]
 
@@ -301,3 +311,26 @@ def test_a_hostile_folder_executes_nothing(
     with contextlib.suppress(UserError):
         ebmbench.results(sent)
     assert not proof.exists() and "Traceback" not in capsys.readouterr().err
+
+
+def test_a_foreign_sweep_executes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its plan names a plug-in: every command that reads the plan goes without it, or refuses in one sentence."""
+    proof = tmp_path / "executed"
+    write(tmp_path / "method_of.py", METHOD.format(imports=f"open({str(proof)!r}, 'a').close()", shift="0.3"))
+    write(tmp_path / "sweeps" / "own.yaml", PLANNED)
+    monkeypatch.chdir(tmp_path)
+    write_plan(make_plan("own", ["device=cpu", "seeds=1"], None), tmp_path / "results")
+    forget()
+    proof.unlink()
+    trust.path().unlink()
+    (tmp_path / "sweeps" / "own.yaml").unlink()
+    commands = ["sweep status own", "sweep work own", "sweep resume own", "sweep collect own", "audit tables own"]
+    commands += ["report own", "audit files", "audit training own", "sweep merge results results_dir=here"]
+    for words in commands:
+        assert cli.main(words.split()) in (0, 1, 2)
+        assert not proof.exists(), f"{words} executed code"
+    assert "Traceback" not in (said := capsys.readouterr().err) and "--trust" in said
+    ebmbench.results("own")
+    assert not proof.exists()
