@@ -22,7 +22,7 @@ FEW, MANY = 120, 2000
 
 KEYS = sorted({*all_keys(), "task", "method", "proposal", "trainer", "logger"})
 GROUPS = {group: sorted(components) for group, components in registry.groups().items()}
-GROUPS |= {"trainer": GROUPS["task"], "logger": ["csv", "none", "wandb"]}
+GROUPS |= {"trainer": GROUPS["task"], "logger": ["csv", "none", "wandb", "trackio"]}
 HYDRA = [
     "hydra/launcher",
     "hydra.run.dir",

@@ -37,7 +37,7 @@ ALGORITHMS = 2
 class LoggerConfig(Section):
     """See conf/logger/."""
 
-    name: Literal["csv", "wandb", "none"]
+    name: Literal["csv", "wandb", "trackio", "none"]
     mode: Literal["online", "offline", "disabled"] | None = None
     project: str | None = None
     entity: str | None = None
@@ -417,8 +417,9 @@ def _seeds(raw: Any, faults: list[str]) -> tuple[int, ...]:
 
 
 def _unused(logger: LoggerConfig) -> list[str]:
-    """Returns the settings of W&B that are given to another logger."""
-    given = logger.model_dump(exclude={"name"}, exclude_defaults=True) if logger.name != "wandb" else {}
+    """Returns the settings of one logger that are given to another."""
+    own = {"wandb": set(type(logger).model_fields), "trackio": {"project"}}.get(logger.name, set())
+    given = logger.model_dump(exclude={"name", *own}, exclude_defaults=True)
     return [
         f"logger.{key}={shown(value)} contradicts logger={logger.name}, which has no such setting; choose logger=wandb"
         for key, value in given.items()
