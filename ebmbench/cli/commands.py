@@ -246,11 +246,14 @@ For each task and dataset, method and network; the score is a mean over seeds an
         (
             Option("--out", "the file to write", "FILE", short="-o"),
             Option("--level", "the probability of the intervals (default: 0.9)", "P"),
+            Option("--no-intervals", "of objects in images: boxes alone, in a fraction of the time"),
             Option("--box", "of a video: the target's box in the first frame, in pixels from 0", "X,Y,W,H"),
         ),
         """\
 Tables (CSV or Parquet) with the columns of training give a table: mean, mode and std of each row, the ends low and high
-of the interval, and log_prob where the target is there too. Several seeds are mixed; see docs/your-data.md.""",
+of the interval, and log_prob where the target is there too. Several seeds are mixed; see docs/your-data.md.
+Images, or folders of them, give the objects in them: FILE.json, FILE.coco.json, FILE.csv, or FILE.zip with YOLO's
+labels; see docs/detection.md.""",
     ),
     Command(
         ("compare",),

@@ -97,6 +97,10 @@ def predict(arguments: Arguments) -> int:
     if not models:
         raise UserError("every seed of the run diverged: there is nothing to predict with")
     task = api.read_config(folder).task
+    if arguments.options["no_intervals"]:
+        if not task.can_skip_intervals:
+            raise UserError("--no-intervals is for runs that find objects in images; leave it out")
+        level = 0.0
     if box is not None and not task.takes_box:
         raise UserError("--box is for runs that track a target in a video; leave it out")
     task.predict_files(models, files, out, level, **({"box": box} if task.takes_box else {}))

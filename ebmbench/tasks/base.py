@@ -268,6 +268,7 @@ class Task(Component):
         selection: the metric by which a seed may be chosen without knowledge of the test data, if there is one.
         images: pictures of a run that the page of a sweep shows, without their ending.
         processes: whether several processes (torchrun) can train one run.
+        can_skip_intervals: whether `predict_files` with a level of 0 leaves out the intervals, which take time.
         takes_box: whether `predict_files` takes `box`, the target's x, y, w, h in the first frame of a video, or None.
     """
 
@@ -285,6 +286,7 @@ class Task(Component):
     images: ClassVar[tuple[str, ...]] = ()
     processes: ClassVar[bool] = False
     takes_box: ClassVar[bool] = False
+    can_skip_intervals: ClassVar[bool] = False
 
     @classmethod
     def drawn_by(cls, varied: Iterable[str]) -> str:

@@ -105,6 +105,7 @@ class DetectionTask(DetectionSettings, Task):
         "proposal.stds": [[0.0375, 0.075, 0.15], [0.075, 0.15, 0.3]],
     }
     processes = True
+    can_skip_intervals = True
 
     @property
     @override
@@ -173,10 +174,14 @@ class DetectionTask(DetectionSettings, Task):
     def predict_files(
         self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float, **given: Any
     ) -> None:
-        """Writes the objects in images as JSON, with pictures beside it; `files` are images, or folders of them."""
-        from ebmbench.tasks.detection.model import predict_files
+        """Writes the objects in images, and pictures beside them; `files` are images, or folders of them.
 
-        predict_files(models, files, out, level)
+        Args:
+            level: of the intervals; 0: without them.
+        """
+        from ebmbench.tasks.detection.output import predict_files
+
+        predict_files(models, files, out, level or None)
 
     @classmethod
     @override

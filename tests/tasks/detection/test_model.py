@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,31 @@ def test_files_and_folders_become_json_and_pictures(
     assert len(thing["box"]) == 4 and len(thing["intervals"]) == 4 and 0 < thing["score"] <= 1
     pictures = sorted((tmp_path / "out-pictures").iterdir())
     assert len(pictures) == 3 and np.asarray(Image.open(pictures[0])).std() > 5
+
+
+def test_other_formats_by_the_ending_of_the_output(run: Path, tmp_path: Path) -> None:
+    """The same objects in all of them; folders below are looked into, and intervals can be left out."""
+    (tmp_path / "in" / "below").mkdir(parents=True)
+    for place in ("in/a.png", "in/below/a.png"):
+        Image.fromarray(make_image(0, "test", 3).image).save(tmp_path / place)
+    outs = [tmp_path / name for name in ("o.json", "o.coco.json", "o.csv", "o.zip")]
+    for out in outs:
+        assert main(["predict", str(run), str(tmp_path / "in"), "--no-intervals", "--out", str(out)]) == 0
+    objects = [thing for image in json.loads(outs[0].read_text())["images"] for thing in image["objects"]]
+    assert objects and "intervals" not in objects[0]
+    coco = json.loads(outs[1].read_text())
+    assert [a["score"] for a in coco["annotations"]] == [thing["score"] for thing in objects]
+    x1, y1, x2, y2 = objects[0]["box"]
+    assert coco["annotations"][0]["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1]) and len(coco["images"]) == 2
+    with open(outs[2]) as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["y2"]) for row in table] == [thing["box"][3] for thing in objects] and "x1_low" not in table[0]
+    with zipfile.ZipFile(outs[3]) as archive:
+        names = archive.read("classes.txt").decode().split()
+        label, x, _, w, _, score = archive.read("labels/0000-a.txt").decode().splitlines()[0].split()
+    assert names[int(label)] == objects[0]["label"] and float(score) == pytest.approx(objects[0]["score"], abs=1e-5)
+    assert [float(x), float(w)] == pytest.approx([(x1 + x2) / 256, (x2 - x1) / 128], abs=1e-5)
+    assert main(["predict", str(run), str(tmp_path / "in"), "--out", str(tmp_path / "o.txt")]) == 2
 
 
 @pytest.mark.parametrize("what", ["text.png", "empty", "missing.png"])
