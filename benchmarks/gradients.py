@@ -37,10 +37,9 @@ from ebmbench.core.step import Step
 from ebmbench.engine import api, runs
 from ebmbench.engine.train import train
 from ebmbench.methods.base import exact_nll
-from ebmbench.tasks.regression import metrics
-from ebmbench.tasks.regression.laws import Y_HIGH, Y_LOW
+from ebmbench.tasks.regression.data.paper import HIGH, LOW
+from ebmbench.tasks.regression.fitting import FitLearner
 from ebmbench.tasks.regression.learner import RegressionLearner
-from ebmbench.tasks.regression.one_d_learner import OneDLearner
 
 COMMAND = "python -m benchmarks gradients"
 SAMPLES = (1, 4, 16, 64, 256, 1024)
@@ -167,7 +166,7 @@ def trained_run(folder: Path) -> RunConfig:
 def trained_here(config: RunConfig) -> list[Model]:
     """Returns an energy before and after its training."""
     learner = config.task.learner(config.setup, [0], torch.device("cpu"))
-    assert isinstance(learner, OneDLearner)
+    assert isinstance(learner, FitLearner)
     before = learner.stack.flat.detach()[0].clone()
     train(learner)
     after = learner.stack.flat.detach()[0].clone()
@@ -208,7 +207,7 @@ def held(
     num_samples: int = 0,
     copies: int = TOGETHER,
     dtype: torch.dtype = torch.float32,
-) -> OneDLearner:
+) -> FitLearner:
     """Returns copies of one energy side by side, each with random numbers of its own, as a method would train them.
 
     Args:
@@ -218,7 +217,7 @@ def held(
     words = ["task=1d", f"data={config.data_option}", f"method={method}"]
     words += [f"method.num_samples={num_samples}"] if num_samples else []
     setup = dataclasses.replace(compose(words).setup, trainer=config.trainer)
-    learner = OneDLearner(cast(Any, config.task), setup, range(copies), dtype=dtype)
+    learner = FitLearner(cast(Any, config.task), setup, range(copies), torch.device("cpu"), dtype=dtype)
     with torch.no_grad():
         for name, values in {"flat": model.flat.unsqueeze(0), **heads}.items():
             learner.parameters[name].copy_(values.expand_as(learner.parameters[name]))
@@ -248,9 +247,9 @@ def _places(learner: RegressionLearner, number: int) -> Tensor:
 
 def log_partition(f: Energy, like: Tensor) -> Tensor:
     """Returns `log Z` over [-3, 3] by the trapezoidal rule: for targets `[S, B, 1]`, `[S, B]`."""
-    nodes = metrics.grid(Y_LOW, Y_HIGH, NODES).to(like.dtype)
+    nodes = torch.linspace(LOW, HIGH, NODES, dtype=like.dtype)
     values = f(nodes.unsqueeze(-1).expand(*like.shape[:2], -1, -1))
-    return metrics.log_integral(values, (Y_HIGH - Y_LOW) / (NODES - 1))
+    return torch.trapezoid((values - values.amax(-1, keepdim=True)).exp(), nodes).log() + values.amax(-1)
 
 
 def example_gradients(learner: RegressionLearner, loss: Loss) -> Tensor | None:

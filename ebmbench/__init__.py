@@ -21,10 +21,12 @@ if TYPE_CHECKING:
     from ebmbench.estimator import EnergyRegressor
     from ebmbench.methods.base import Method, energies, log_partition
     from ebmbench.report.frame import results
+    from ebmbench.supports.base import Support
     from ebmbench.tasks.base import Learner, Metric, Setup, Task
     from ebmbench.tasks.regression.data.base import Data, Split
     from ebmbench.tasks.regression.data.function import arrays_split
     from ebmbench.tasks.regression.data.notes import DataWarning
+    from ebmbench.tasks.regression.density import Density
     from ebmbench.tasks.regression.learner import RegressionLearner
     from ebmbench.tasks.regression.networks.base import Network
     from ebmbench.tasks.regression.networks.outside import Outside
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "Choice": "core.settings",
     "Data": "tasks.regression.data.base",
+    "Density": "tasks.regression.density",
     "Energy": "core.energy",
     "EnergyRegressor": "estimator",
     "Learner": "tasks.base",
@@ -48,6 +51,7 @@ _WHERE = {
     "Split": "tasks.regression.data.base",
     "Step": "core.step",
     "Streams": "core.rng",
+    "Support": "supports.base",
     "Task": "tasks.base",
     "DataWarning": "tasks.regression.data.notes",
     "arrays_split": "tasks.regression.data.function",
@@ -63,6 +67,7 @@ __all__ = [
     "Choice",
     "Data",
     "DataWarning",
+    "Density",
     "Energy",
     "EnergyRegressor",
     "Learner",
@@ -78,6 +83,7 @@ __all__ = [
     "Split",
     "Step",
     "Streams",
+    "Support",
     "Task",
     "arrays_split",
     "energies",

@@ -30,7 +30,6 @@ from ebmbench.tasks.regression.data.splits import held_out, rule_values
 from ebmbench.tasks.regression.data.transforms import ArrayInput
 from ebmbench.tasks.regression.model import RegressionModel
 from ebmbench.tasks.regression.outside import learner as make_learner
-from ebmbench.tasks.regression.records import model_plain
 
 need("sklearn", "sklearn")
 from sklearn.base import BaseEstimator, RegressorMixin  # noqa: E402
@@ -193,7 +192,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             count = len(config.seeds) - len(seeds)
             text = f"{count} of {len(config.seeds)} seeds diverged, and {'is' if count == 1 else 'are'} left out"
             warnings.warn(text, ConvergenceWarning, 3)
-        plain = model_plain(learner)
+        plain = learner.fitted.plain()
         self.model_ = RegressionModel(task.network, task.base, parameters, seeds, plain, setup.backend)
         self.model_.warns = self.warn
         self.seeds_, self.history_ = seeds, pd.DataFrame(history)

@@ -162,16 +162,16 @@ def test_a_run_whose_seeds_diverge_says_so(
     elsewhere: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No setting makes this bounded network overflow, so the weights of one seed start infinite."""
-    from ebmbench.tasks.regression.one_d_learner import OneDLearner
+    from ebmbench.tasks.regression.fitting import FitLearner
 
-    original = OneDLearner.__init__
+    original = FitLearner.__init__
 
     def broken(self, task, setup, seeds, *rest):  # type: ignore[no-untyped-def]
         original(self, task, setup, seeds, *rest)
         with torch.no_grad():
             self.parameters["flat"][list(seeds).index(1)] = torch.inf
 
-    monkeypatch.setattr(OneDLearner, "__init__", broken)
+    monkeypatch.setattr(FitLearner, "__init__", broken)
     assert cli.main([*SMOKE, "method=nce", "seeds=3"]) == 0
     out = capsys.readouterr().out
     assert "diverged: 1 of 3 seeds (seed 1 at step 0)" in out

@@ -13,8 +13,8 @@ from ebmbench.engine import train
 from ebmbench.engine.cuda import CapturedSteps
 from ebmbench.methods.likelihood import KLDIS
 from ebmbench.proposals.mixture import GaussianMixture
-from ebmbench.tasks.regression.base_density import NodeDensity
-from ebmbench.tasks.regression.one_d_learner import OneDLearner
+from ebmbench.supports.nodes import NodeDensity
+from ebmbench.tasks.regression.fitting import FitLearner
 from tests.tasks.regression.one_d_problem import losses, problem
 from tests.waits import watched
 
@@ -23,7 +23,7 @@ METHODS_OF_ALL_KINDS = ("nce+", "kld-is", "ml-mcmc", "sm", "dsm")
 STEPS = 20  # 9 to an epoch of 128 points, the last of them short
 
 
-def stepped(made: OneDLearner, captured: bool, steps: int = STEPS) -> train.Progress:
+def stepped(made: FitLearner, captured: bool, steps: int = STEPS) -> train.Progress:
     """Makes steps of a learner, by the capture's logic or eagerly."""
     training = train.Training(made)
     capture = CapturedSteps(made, training.batches, training.update)
@@ -75,7 +75,7 @@ def test_the_step_of_a_divergence_is_read_on_the_device() -> None:
 
 META = torch.device("meta")
 WORDS = {
-    "1d": ["task.num_train=64"],
+    "1d": ["data.num_train=64"],
     "regression": ["data=diabetes"],
     "regression, dropout, clipped": ["data=diabetes", "network.dropout=0.1", "trainer.gradient_clip=1.0"],
     "regression, a density": ["data=diabetes", "network=mdn"],
@@ -149,7 +149,7 @@ def test_what_is_not_captured_gets_its_batches_on_the_host() -> None:
 # ------------------------------------------------------------------------------------------ on a GPU
 
 
-def on(device: str, name: str) -> OneDLearner:
+def on(device: str, name: str) -> FitLearner:
     return problem(name, (0, 4), device=device, epochs=3, batch_size=15, num_samples=64)
 
 

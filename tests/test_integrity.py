@@ -27,7 +27,7 @@ from ebmbench.system import checkpoint, files
 from ebmbench.system.locking import Lock
 from ebmbench.system.seal import encode as sealed_json
 from ebmbench.tasks.base import Setup
-from ebmbench.tasks.regression.one_d import OneD
+from ebmbench.tasks.regression.task import OneD
 from tests.comparison import WHOLE, differences
 from tests.processes import Command, small
 

@@ -25,8 +25,8 @@ from ebmbench.engine.train import Callbacks, Training, train
 from ebmbench.methods.base import Method
 from ebmbench.methods.likelihood import MLMCMC
 from ebmbench.proposals.mixture import GaussianMixture, gaussian_log_prob
-from ebmbench.tasks.regression.one_d import OneD
-from ebmbench.tasks.regression.one_d_learner import OneDLearner
+from ebmbench.tasks.regression.fitting import FitLearner
+from ebmbench.tasks.regression.task import OneD
 from tests.processes import PAPER, small
 
 
@@ -58,9 +58,9 @@ def test_a_seed_is_stopped_and_recorded_and_the_other_is_not_touched(
     lines = small("nce", "trainer.epochs=3")
     healthy = compose([*lines, f"results_dir={tmp_path / 'healthy'}"])
     execute(healthy, quiet=True)
-    losses = OneDLearner.losses
+    losses = FitLearner.losses
     monkeypatch.setattr(
-        OneDLearner,
+        FitLearner,
         "losses",
         lambda self, batch, step: losses(self, batch, step) + (torch.tensor([0.0, math.inf]) if step == 4 else 0.0),
     )
@@ -218,7 +218,7 @@ def law(sharpness: float, centre: float) -> Any:
 def test_a_grid_too_narrow_or_too_coarse_is_marked(
     sharpness: float, centre: float, points: int, trusted: int, tmp_path: Path
 ) -> None:
-    lines = small("nce", f"task.grid_points={points}")
+    lines = small("nce", f"data.grid_points={points}")
     row = evaluated(lines, law(sharpness, centre), tmp_path)
     task = compose(lines).task
     scores = {metric.name: row[metric.name] for metric in task.metrics}

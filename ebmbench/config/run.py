@@ -30,7 +30,7 @@ from ebmbench.methods.base import Method
 from ebmbench.system import yamlfile
 from ebmbench.tasks.base import Setup, Task
 
-ALGORITHMS = 2
+ALGORITHMS = 3
 """Version of what is computed: raised when the same settings would give other results."""
 
 

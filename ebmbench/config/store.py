@@ -48,7 +48,6 @@ def _store(group: str, name: str, cls: type[Component]) -> None:
             known.store(group=f"{folder}/{place}", name=name, node=node, package="_global_", provider="ebmbench")
         return
     chosen = {name: mark.default for name, field in cls.model_fields.items() if (mark := choice_of(field))}
-    chosen |= getattr(cls, "starts_with", {})
     listed = [{f"override /{key}": option} for key, option in chosen.items() if key in CHOSEN]
     own = [{f"/{base.group}@_global_.{key}": chosen[key]} for key, base in choices(cls).items() if key not in CHOSEN]
     node = {"defaults": [*own, "_self_", *listed], "task": values}

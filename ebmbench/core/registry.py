@@ -17,7 +17,7 @@ from typing import TypeVar
 from ebmbench.core.errors import UserError, did_you_mean
 from ebmbench.core.settings import Component
 
-OWN = ("ebmbench.methods", "ebmbench.proposals", "ebmbench.tasks")
+OWN = ("ebmbench.supports", "ebmbench.methods", "ebmbench.proposals", "ebmbench.tasks")
 """Packages whose modules register something. A task is a package; its `__init__` imports what it registers."""
 
 NAME = r"[\w][\w.+-]*"

@@ -82,7 +82,8 @@ def sections_of(field: FieldInfo) -> list[type[Section]]:
     """Returns the groups of settings that a field may hold, choices apart."""
     if choice_of(field) is not None:
         return []
-    return [part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, Section)]
+    parts = (part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, Section))
+    return [part for part in parts if not issubclass(part, Component)]  # a component is one value, such as a support
 
 
 def _parts(annotation: Any) -> Iterator[Any]:

@@ -41,6 +41,7 @@ class Method(Component):
         needs_partition: whether it needs the exact log Z, `step.log_partition`, which a task may lack.
         y_derivatives: the highest derivative of f in y that it takes: 0, 1 or 2. A piecewise linear network has no
             second one.
+        moves_target: whether it smooths the target by noise of its own, so that each y must have neighbours.
         counters: what it may `count`, by name, with a sentence for people: what happened, and what helps.
         default_for: the targets for which it is chosen where no method is named.
         tuning: the search space of its settings (see `Section`).
@@ -56,6 +57,7 @@ class Method(Component):
     uses_proposal: ClassVar[bool] = False
     needs_partition: ClassVar[bool] = False
     y_derivatives: ClassVar[int] = 0
+    moves_target: ClassVar[bool] = False
     counters: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @abstractmethod

@@ -27,6 +27,7 @@ class EnergyDiscrepancy(Method):
     """
 
     name = "ed"
+    moves_target = True
     reference = (
         "Schröder, Ou, Lim, Li, Vollmer, Duncan, Energy Discrepancies: A Score-Independent Loss for Energy-Based "
         "Models, NeurIPS 2023"

@@ -55,6 +55,7 @@ class KLDIS(Sampling):
     """
 
     name = "kld-is"
+    moves_target = True
     reference = PAPER
     color, marker, order = "#56B4E9", "v", 40
     tuning = {"method.sigma": (0.005, 0.2)}  # noqa: RUF012

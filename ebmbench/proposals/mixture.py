@@ -52,6 +52,11 @@ class GaussianMixture(Proposal):
         return self.offset_log_prob(candidates - y.unsqueeze(-2))
 
     @override
+    def cdf(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
+        offset = (candidates - y.unsqueeze(-2)).squeeze(-1).double()
+        return torch.stack([torch.special.ndtr(offset / std) for std in self.stds]).mean(0)
+
+    @override
     def beside_target(self, y: Tensor, num_samples: int, step: Step, beta: float = 0.0) -> tuple[Tensor, Tensor]:
         # log q of the offsets themselves: `(y + offset) − y` is rounded.
         noise = self.noise("proposal", y, num_samples, step)

@@ -42,7 +42,7 @@ class Metric:
         figures: the figures that show it, of `ranking`, `strip`, `settings` and `pareto`.
         of_model: whether it says something of the model; else a seed that diverged has it too.
         of_training: whether training alone knows it, so that it stays where a run is scored again.
-        only_with: a setting (dotted) without which it says nothing new, such as `task.target_noise`.
+        only_with: a setting (dotted) without which it says nothing new, such as `data.target_noise`.
         bounds: the values that it can have; an interval of its mean ends there.
         doubted: False if it stays valid for a seed whose scores are unreliable (the AP of boxes needs no log Z).
         at_least: whether an unreliable value is a lower bound, as an NLL is whose log Z may miss mass; else nothing is

@@ -75,8 +75,8 @@ def test_the_exact_gradient_is_the_closed_form() -> None:
 
 
 def test_the_exact_gradient_of_a_network_is_that_of_finite_differences() -> None:
-    config = compose(["task=1d", "method=ml-exact", "task.num_train=3"])
-    flat = gradients.trained_here(compose(["task=1d", "method=ml-exact", "task.num_train=64", "trainer.epochs=1"]))[1]
+    config = compose(["task=1d", "method=ml-exact", "data.num_train=3"])
+    flat = gradients.trained_here(compose(["task=1d", "method=ml-exact", "data.num_train=64", "trainer.epochs=1"]))[1]
 
     def loss(parameters: Tensor) -> float:
         learner = gradients.held(config, "nce", gradients.Model("", parameters), copies=1, dtype=torch.float64)
@@ -153,7 +153,7 @@ def test_scores_of_gradients_that_are_known() -> None:
 
 
 def test_rows_are_repeatable_and_written(tmp_path: Path) -> None:
-    config = compose(["task=1d", "method=ml-exact", "task.num_train=64", "trainer.epochs=1"])
+    config = compose(["task=1d", "method=ml-exact", "data.num_train=64", "trainer.epochs=1"])
     models = gradients.trained_here(config)
 
     def rows() -> pd.DataFrame:

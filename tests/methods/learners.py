@@ -13,7 +13,7 @@ from ebmbench.tasks.regression.learner import RegressionLearner
 
 
 def one_d(*overrides: str, seeds: str = "2") -> RegressionLearner:
-    words = ["task=1d", "+experiment=smoke", "task.num_train=96", f"seeds={seeds}", "device=cpu", *overrides]
+    words = ["task=1d", "+experiment=smoke", "data.num_train=96", f"seeds={seeds}", "device=cpu", *overrides]
     config = compose(words)
     learner = config.task.learner(config.setup, config.seeds, torch.device("cpu"))
     assert isinstance(learner, RegressionLearner)

@@ -196,12 +196,12 @@ def test_settings_and_draws_of_the_data_are_said_as_what_they_are() -> None:
     )  # one seed more takes none from M = 4
     rng = np.random.default_rng(0)
     drawn = {(m, d): (v + rng.normal(0, 0.01, 4)).tolist() for m, v in (("nce", 1), ("sm", 2)) for d in range(8)}
-    text = found(frame_of(drawn, ("task.data_seed",)), ("task.data_seed",))
+    text = found(frame_of(drawn, ("data.data_seed",)), ("data.data_seed",))
     assert "`nce` has the best mean D_KL over 8 draws of the training data, 4 seeds each" in text
     assert "paired by draw" in text and text.endswith("rankings of two draws: 1.00.")
-    other = frame_of({("nce", 3): noisy(0.1, 9), ("sm", 3): noisy(0.2, 9)}, ("task.data_seed",)).assign(dataset="2")
-    both = pd.concat([frame_of(drawn, ("task.data_seed",)), other], ignore_index=True)
-    one, two = findings.findings(frame.Results("made", both, ("task.data_seed",)))
+    other = frame_of({("nce", 3): noisy(0.1, 9), ("sm", 3): noisy(0.2, 9)}, ("data.data_seed",)).assign(dataset="2")
+    both = pd.concat([frame_of(drawn, ("data.data_seed",)), other], ignore_index=True)
+    one, two = findings.findings(frame.Results("made", both, ("data.data_seed",)))
     assert one.text == text and "over 9 seeds on one draw" in two.text  # the second dataset was drawn once
 
 

@@ -52,7 +52,7 @@ def made(results_dir: Path, *overrides: str) -> Path:
 
 
 def test_models_that_had_other_data_are_not_compared(tmp_path: Path) -> None:
-    small = ("task.num_train=128", "task.num_test=256")  # one of the two tells them apart
+    small = ("data.num_train=128", "data.num_test=256")  # one of the two tells them apart
     few = [made(tmp_path, f"method={method}", *small) for method in ("nce", "sm")]
     paths = [*few, *(made(tmp_path, f"method={method}") for method in ("ml-is", "sm"))]
     found = frame.find(list(map(str, paths)), tmp_path)
@@ -65,11 +65,11 @@ def test_models_that_had_other_data_are_not_compared(tmp_path: Path) -> None:
 
 
 def test_data_that_all_models_had_alike_is_an_axis(tmp_path: Path) -> None:
-    noise = [f"task.target_noise={value}" for value in (0.0, 0.1)]
+    noise = [f"data.target_noise={value}" for value in (0.0, 0.1)]
     paths = [str(made(tmp_path, f"method={method}", value)) for method in ("nce", "sm") for value in noise]
     found = frame.find(paths, tmp_path)
-    assert set(found.done["label"]) == {"1d-1"} and found.axes == ("task.target_noise",)
-    draws = [made(tmp_path, f"method={m}", f"task.data_seed={d}") for m, d in (("nce", 0), ("nce", 1), ("sm", 1))]
+    assert set(found.done["label"]) == {"1d-1"} and found.axes == ("data.target_noise",)
+    draws = [made(tmp_path, f"method={m}", f"data.data_seed={d}") for m, d in (("nce", 0), ("nce", 1), ("sm", 1))]
     assert set(frame.find(list(map(str, draws)), tmp_path).done["label"]) == {"1d-1"}  # one draw is common
     assert len(set(frame.find([str(draws[0]), str(draws[2])], tmp_path).done["label"])) == 2
 
@@ -84,7 +84,7 @@ def test_runs_of_a_task_that_is_not_loaded_are_in_the_table(tmp_path: Path) -> N
 
 
 def test_a_setting_that_another_task_lacks_is_no_trouble(tmp_path: Path) -> None:
-    paths = [made(tmp_path, "method=nce", f"task.target_noise={value}") for value in (0.0, 0.1)]
+    paths = [made(tmp_path, "method=nce", f"data.target_noise={value}") for value in (0.0, 0.1)]
     paths += made_runs.detection_runs(tmp_path)
     found = frame.find(list(map(str, paths)), tmp_path)
     assert {"1d-1", "detection-shapes"} == set(found.comparison["label"]) and "AP" in render(found, "")

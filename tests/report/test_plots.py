@@ -47,7 +47,7 @@ def test_every_figure_of_the_paper_sweep(results: Path) -> None:
 
 def test_a_sweep_over_draws_is_ranked_over_all_of_them_and_its_networks_apart() -> None:
     """A model that is the best at the first draw alone is not the best one."""
-    axes = ("task.data_seed", "network")
+    axes = ("data.data_seed", "network")
     models = {"nce": "paper", "ml-exact": "mdn"}
     values = {
         (method, draw, network): [0.1 if (method == "nce") == (draw == 0) else 0.3] * 3

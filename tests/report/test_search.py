@@ -29,7 +29,7 @@ def trials(val: list[list[float]], test: list[list[float]], draws: int = 1) -> p
                 "error": None,
                 "commit": "c",
                 "finished": "2026-01-01",
-                "task.data_seed": draw,
+                "data.data_seed": draw,
                 "repeat": repeat,
                 "trial": trial,
                 "trainer.learning_rate": 0.1 * (trial + 1),
@@ -42,7 +42,7 @@ def trials(val: list[list[float]], test: list[list[float]], draws: int = 1) -> p
     return pd.DataFrame(rows)
 
 
-COLUMNS = ("task.data_seed", "repeat", "trial", "trainer.learning_rate")
+COLUMNS = ("data.data_seed", "repeat", "trial", "trainer.learning_rate")
 VAL = [[3.0, 1.0, 2.0, np.nan], [1.0, 2.0, 3.0, 4.0]]
 TEST = [[0.3, 0.1, 0.5, np.nan], [0.2, 0.4, 0.6, 0.8]]
 
@@ -51,7 +51,7 @@ def test_a_search_chooses_by_validation_and_scores_by_test() -> None:
     done = Results("made", trials(VAL, TEST, draws=2), COLUMNS).done
     assert done["d_kl"].tolist() == [0.1, 0.2, 1.1, 1.2] and done["trainer.learning_rate"].tolist() == [0.2, 0.1] * 2
     assert done["seed"].tolist() == [0, 1, 2, 3]  # searches are other ones at each draw
-    assert Results("made", trials(VAL, TEST), COLUMNS).axes == ("task.data_seed",)
+    assert Results("made", trials(VAL, TEST), COLUMNS).axes == ("data.data_seed",)
 
 
 def test_a_search_whose_trials_all_diverged_counts_as_diverged() -> None:

@@ -108,7 +108,7 @@ def test_variants_have_a_row_each_and_the_metrics_asked_for() -> None:
 
 
 def test_draws_of_the_data_are_the_units_of_their_table() -> None:
-    axes = ("task.data_seed",)
+    axes = ("data.data_seed",)
     rng = np.random.default_rng(3)
     shift = rng.normal(0, 1, 6)  # what a draw does to all methods alike
     values = {
@@ -140,7 +140,7 @@ def test_draws_of_the_data_are_the_units_of_their_table() -> None:
 
 
 def test_draws_show_what_is_not_trusted() -> None:
-    axes = ("task.data_seed",)
+    axes = ("data.data_seed",)
     values = {
         (method, draw): [mean, mean + 0.1 * draw, 9.0]
         for method, mean in (("nce", 1.0), ("sm", 2.0))
@@ -353,18 +353,18 @@ def test_the_means_of_a_method_that_diverged_are_not_compared() -> None:
 
 
 def test_draws_of_half_a_sweep_use_what_all_have() -> None:
-    axes = ("task.data_seed",)
+    axes = ("data.data_seed",)
     values: dict[tuple[object, ...], list[float]] = {
         (m, d): noisy(x + d, 4, key=d) for m, x in (("nce", 1.0), ("sm", 1.5)) for d in range(8)
     }
     frame = frame_of(values, axes)
-    frame = frame[~((frame["method"] == "sm") & (frame["task.data_seed"] > 5))]
-    frame = frame[~((frame["method"] == "sm") & (frame["task.data_seed"] == 2) & (frame["seed"] == 3))]
+    frame = frame[~((frame["method"] == "sm") & (frame["data.data_seed"] > 5))]
+    frame = frame[~((frame["method"] == "sm") & (frame["data.data_seed"] == 2) & (frame["seed"] == 3))]
     rows = scores.draws(frame, ["task", "dataset"], D_KL, DRAW).set_index("method")
     assert rows["n"].to_dict() == {"nce": 8, "sm": 6} and (rows["seeds"] == 3).all()
     assert (rows["ranked_over"] == 6).all() and "over the 6 draws that all have (0 to 5)" in rows.loc["sm", "note"]
     assert rows.loc["nce", "mean_ranked"] == pytest.approx(np.mean([values["nce", d][:3] for d in range(6)]))
-    one = scores.draws(frame[frame["task.data_seed"] == 0], ["task", "dataset"], D_KL, DRAW)
+    one = scores.draws(frame[frame["data.data_seed"] == 0], ["task", "dataset"], D_KL, DRAW)
     assert (one["verdict"] == "").all() and one["note"].str.startswith("No ranking: fewer than two draws").all()
 
 
@@ -496,9 +496,9 @@ def test_numbers_are_printed(value: float, decimals: int | None, text: str) -> N
 
 
 def test_methods_of_which_every_seed_diverged_are_counted_in_every_table() -> None:
-    axes = ("task.data_seed",)
+    axes = ("data.data_seed",)
     frame = frame_of({(m, draw): [math.nan, math.nan] for m in ("nce", "sm") for draw in (0, 1)}, axes)
-    entries = ("scores", "comparisons", "audit", "draws", {"grid": {"by": "task.data_seed"}})
+    entries = ("scores", "comparisons", "audit", "draws", {"grid": {"by": "data.data_seed"}})
     text = build(frame, "s", "", entries, axes)["tables.md"]
     assert text.count("| nce | – † | – |") >= 2 and text.count("| nce | ∞ | – (1 of 2) | – | 2 2 diverged |") == 2
 

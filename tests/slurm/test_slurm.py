@@ -168,7 +168,7 @@ def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, slurm: 
 def test_preempted_and_warned_jobs_go_on_from_their_checkpoints_and_a_cancelled_one_stays_cancelled(
     place: Path, slurm: Cluster
 ) -> None:
-    write_sweep(place, "sm", epochs=3000, grid="task.data_seed: 0,1")  # at work long enough to be stopped
+    write_sweep(place, "sm", epochs=3000, grid="data.data_seed: 0,1")  # at work long enough to be stopped
     assert sweep(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=low"]) == 0
     plan = read_plan(place / "results", "tiny")
     warned, preempted = plan.jobs

@@ -34,7 +34,7 @@ from pathlib import Path
 from ebmbench.engine import execute
 from ebmbench.engine.train import Callbacks
 from ebmbench.system import locking
-from ebmbench.tasks.regression.one_d import OneD
+from ebmbench.tasks.regression.task import OneD
 
 FOLDER = Path("steps")  # in the working directory
 train = execute.train

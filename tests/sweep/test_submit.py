@@ -64,7 +64,7 @@ def states(place: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("name", "override"),
-    [("annotation_noise", "task.target_noise=0.1"), ("data_seeds", "task.data_seed=0")],
+    [("annotation_noise", "data.target_noise=0.1"), ("data_seeds", "data.data_seed=0")],
 )
 def test_a_table_over_what_is_no_longer_varied_is_refused_before_any_run(
     name: str, override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -310,7 +310,7 @@ def test_what_cannot_fit_into_memory_is_refused_before_it_starts(place: Path) ->
     write_sweep(place, "nce")
     with pytest.raises(UserError, match=r"about 1024001 GB of memory, and this machine has .*num_samples"):
         sweep(["submit", "own", "method.num_samples=1_000_000", "trainer.batch_size=1_000_000", "backend=plain",
-               "task.num_train=1_000_000"])  # fmt: skip
+               "data.num_train=1_000_000"])  # fmt: skip
     assert not list((place / "results").glob("runs/*"))
 
 

@@ -26,8 +26,8 @@ SMOKE = (
     "+experiment=smoke",
     "device=cpu",
     "logger=none",
-    "task.num_test=64",
-    "task.grid_points=65",
+    "data.num_test=64",
+    "data.grid_points=65",
     "trainer.epochs=1",
     "figures=false",
 )
@@ -57,7 +57,7 @@ def test_more_trials_begin_with_the_same_and_another_seed_or_draw_has_others() -
     few, more = words_of(TuneConfig(trials=2, repeats=1)), words_of(TuneConfig(trials=4, repeats=1))
     assert list(more[rates])[:6] == list(few[rates])
     assert set(words_of(TuneConfig(trials=2, repeats=1, seed=1))[rates]).isdisjoint(few[rates])
-    drawn = words_of(TuneConfig(trials=2, repeats=1), [[*LINES[0], "task.data_seed=1"]])
+    drawn = words_of(TuneConfig(trials=2, repeats=1), [[*LINES[0], "data.data_seed=1"]])
     assert set(drawn[rates]).isdisjoint(few[rates])
 
 
@@ -102,11 +102,11 @@ def test_a_range_ends_where_the_method_s_own_floor_is_bad(monkeypatch: pytest.Mo
 
 def test_each_draw_of_the_data_and_each_repeat_has_seeds_of_its_own() -> None:
     words = [*SMOKE, "method=nce", "seeds=2"]
-    configs = compose_all([[*words, f"task.data_seed={draw}"] for draw in (7, 3, 7)])
+    configs = compose_all([[*words, f"data.data_seed={draw}"] for draw in (7, 3, 7)])
     assert trials.with_own_seeds(configs) == [(0, 1), (2, 3), (0, 1)]
     places = [{trials.REPEAT: repeat, trials.TRIAL: 0} for repeat in (0, 0, 1)]
     assert trials.with_own_seeds(configs, places) == [(0, 1), (2, 3), (4, 5)]
-    listed = compose_all([[*SMOKE, "method=nce", "seeds=[3,7]", f"task.data_seed={draw}"] for draw in (0, 1)])
+    listed = compose_all([[*SMOKE, "method=nce", "seeds=[3,7]", f"data.data_seed={draw}"] for draw in (0, 1)])
     assert trials.with_own_seeds(listed) == [(3, 7), (3, 7)]  # as the user wants them
 
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from ebmbench.core.errors import UserError, counted
 from ebmbench.core.extras import has
+from ebmbench.supports.target_range import MUCH_OUTSIDE
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.regression.data.files import PARQUET, read_table
 from ebmbench.tasks.regression.data.frames import read_targets
 from ebmbench.tasks.regression.model import RegressionModel
 from ebmbench.tasks.regression.records import endings
-from ebmbench.tasks.regression.target_range import MUCH_OUTSIDE
 
 
 def predict_tables(models: Mapping[int, RegressionModel], files: Sequence[Path], out: Path, level: float) -> None:

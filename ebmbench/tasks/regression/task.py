@@ -1,9 +1,11 @@
-"""Regression on tables, images and made data: `task=regression`. p(y|x) is a density on all of R^D."""
+"""Regression on tables, images and made data: `task=regression`; and the published study of it in 1D: `task=1d`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -14,8 +16,8 @@ from ebmbench.core.errors import counted
 from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
+from ebmbench.supports.measure import BaseDensity
 from ebmbench.tasks.base import LEAST_GAIN, Learner, Metric, Setup, SweepFigure, Task
-from ebmbench.tasks.regression.base_density import BaseDensity
 from ebmbench.tasks.regression.data.base import Data
 from ebmbench.tasks.regression.networks.base import Network
 
@@ -28,6 +30,8 @@ QUADRATURE_LIMIT, SAMPLING_LIMIT = 0.01, 0.05
 
 It is the same for good and bad models. An unreliable one is a lower bound.
 """
+EDGE_MASS_LIMIT, PAPER_QUADRATURE_LIMIT = 0.01, 1e-3
+"""The mass near the ends of the interval, and the error of a mean NLL, beyond which a run of task=1d is unreliable."""
 
 
 class Trainer(Section):
@@ -71,7 +75,7 @@ class Regression(Task):
 
     name = "regression"
     Trainer = Trainer
-    metrics = (
+    metrics: ClassVar[tuple[Metric, ...]] = (
         Metric("nll", "NLL", "lower", "NLL of test rows, nats", "", True, ("ranking", "strip", "settings", "pareto"),
                at_least=True),
         Metric("d_kl", "D_KL", "lower", "D_KL(true ‖ model), nats", r"$D_{\mathrm{KL}}$", True,
@@ -114,13 +118,20 @@ class Regression(Task):
         Metric("nll_base", "NLL of the base density", of_model=False),
         Metric("d_kl_error", "error of D_KL"),
         Metric("best_epoch", "best epoch", of_training=True),
+        Metric("edge_mass", "edge mass", "lower", bounds=(0, 1)),
+        Metric("d_kl_noisy", "D_KL to noisy truth", "lower", "D_KL(noisy truth ‖ model), nats",
+               r"$D_{\mathrm{KL}}$ to noisy truth", figures=("settings",), only_with="data.target_noise",
+               bounds=(0, math.inf)),
+        Metric("nll_noisy", "NLL of noisy targets", "lower", "NLL on noisy held-out points, nats",
+               figures=("settings",), only_with="data.target_noise"),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
-        SweepFigure("calibration", later("ebmbench.tasks.regression.one_d_sweep_figures:calibration"), from_runs=True),
+        SweepFigure("densities", later("ebmbench.tasks.regression.sweep_figures:densities"), from_runs=True),
+        SweepFigure("calibration", later("ebmbench.tasks.regression.sweep_figures:calibration"), from_runs=True),
     )
     one_unit = False
     draw_settings = ("data.split", "data.split_seed", "data.data_seed")
-    images = ("predictions", "calibration")
+    images: ClassVar[tuple[str, ...]] = ("predictions", "calibration")
     selection = "val_nll"
     # The widest component is as wide as the base density: where no sample comes, nothing holds f down.
     tuning = {  # noqa: RUF012
@@ -130,6 +141,7 @@ class Regression(Task):
     data: Annotated[Data, Choice("diabetes")]
     network: Annotated[Network, Choice("mlp")]
     base: BaseDensity = BaseDensity()
+    standardize: bool = Field(True, description="whether networks see inputs and targets in standard deviations")
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings that results depend on; a dataset says its own."""
@@ -159,7 +171,8 @@ class Regression(Task):
             return None
         from ebmbench.tasks.regression.learner import seed_bytes
 
-        return seed_bytes(setup.method, setup.trainer.batch_size, self.base.nodes, fused=False)
+        fused = self.network.is_fused(setup.backend, device)
+        return seed_bytes(setup.method, setup.trainer.batch_size, self.base.nodes, fused)
 
     @override
     def is_trusted(self, scores: Mapping[str, float]) -> bool:
@@ -204,7 +217,77 @@ class Regression(Task):
         return RegressionModel.read(self.network, self.base, parameters, seed, run_dir, setup.backend)
 
     @override
-    def predict_files(self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float) -> None:
+    def predict_files(
+        self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float, **given: Any
+    ) -> None:
         from ebmbench.tasks.regression.prediction import predict_tables
 
         predict_tables(models, files, out, level)
+
+
+@lru_cache(maxsize=1024)
+def _floor(law: Any, stds: tuple[float, ...]) -> float:
+    """Returns `KL(p ‖ p∗ν)` of a law of the 1D study, a mean over x."""
+    import torch
+
+    from ebmbench.tasks.regression.data.paper import HIGH, LOW
+    from ebmbench.tasks.regression.floors import INPUTS, floor
+
+    x = LOW + (HIGH - LOW) * (torch.arange(INPUTS, dtype=torch.float64) + 0.5) / INPUTS
+    return floor(lambda x, y: law.log_prob(x, y.view(1, -1, 1)), x, stds, 2 * HIGH)
+
+
+class PaperTrainer(Trainer):
+    """How it is trained. Published: Adam, mini-batches reshuffled every epoch, the last short batch kept."""
+
+    tuning = {"trainer.learning_rate": (1e-4, 1e-2)}  # noqa: RUF012
+
+    epochs: int = Field(75, ge=1, le=1_000_000, description="passes over the training points")
+    batch_size: int = Field(32, ge=1, le=1_000_000, description="points of a mini-batch")
+    learning_rate: float = Field(1e-3, gt=0, le=10, description="of Adam")
+    weight_decay: float = Field(0.0, ge=0, le=10, description="of AdamW; 0: Adam")
+    ema: float = Field(0.0, ge=0, lt=1, description="the average of the weights keeps this much at a step; 0: none")
+    patience: int | None = Field(None, ge=1, le=1_000_000, description="as of task=regression; null: no early stopping")
+
+
+FIGURES = ("d_kl", "nll", "crps", "coverage_90", "d_kl_noisy", "nll_noisy")
+SHOWN = ("d_kl", "nll", "crps", "coverage_50", "coverage_90", "edge_mass")
+
+
+@register
+class OneD(Regression):
+    """Regression as the published 1D study has it: one of two known laws, y in [-3, 3], D_KL on a grid first."""
+
+    name = "1d"
+    Trainer = PaperTrainer
+    title = "1D, dataset {dataset}"
+    metrics = tuple(
+        replace(metric, table=metric.name in SHOWN, figures=metric.figures if metric.name in FIGURES else ())
+        for metric in sorted(Regression.metrics, key=lambda m: (*SHOWN, m.name).index(m.name))
+    )
+    one_unit = True
+    images = ()
+    tuning = {}  # noqa: RUF012
+    uninformed = "no better than the uniform density"
+    doubt = "mass near the edge of the grid, or a quadrature error"
+
+    data: Annotated[Data, Choice("law1")]
+    network: Annotated[Network, Choice("paper")]
+    base: BaseDensity = BaseDensity(nodes=512)
+    standardize: bool = Field(False, description="whether networks see inputs and targets in standard deviations")
+
+    @override
+    def cost(self, setup: Setup, device: str, threads: int, measured: Sequence[Path]) -> tuple[float, float] | None:
+        from ebmbench.tasks.regression.cost import cost
+
+        return cost(self, setup, device, threads, measured)
+
+    @override
+    def floor(self, blur: Sequence[float] | None) -> float | None:
+        law = getattr(self.data, "paper_law", None)
+        return None if blur is None or law is None else _floor(law, tuple(blur))
+
+    @override
+    def is_trusted(self, scores: Mapping[str, float]) -> bool:
+        good = scores["edge_mass"] <= EDGE_MASS_LIMIT and scores["nll_error"] <= PAPER_QUADRATURE_LIMIT
+        return good and all(map(math.isfinite, scores.values()))

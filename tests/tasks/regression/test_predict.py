@@ -12,8 +12,12 @@ import torch
 import ebmbench
 from ebmbench.cli.main import main
 from ebmbench.core.errors import UserError
-from ebmbench.tasks.regression.density import GridDensity
+from ebmbench.supports.measure import BaseDensity
+from ebmbench.supports.real import Real
+from ebmbench.supports.targets import Axis
+from ebmbench.tasks.regression.density import Density
 from ebmbench.tasks.regression.model import RegressionModel
+from ebmbench.tasks.regression.quadrature import GridDensity
 
 
 def houses(count: int) -> pd.DataFrame:
@@ -84,9 +88,12 @@ def test_the_mixture_of_seeds_is_the_mean_of_their_densities(run_dir: Path) -> N
 def test_mixed_grids_have_the_mixture_s_quantiles() -> None:
     y = torch.linspace(-8, 8, 801, dtype=torch.float64)
     normal = torch.distributions.Normal(torch.tensor([[-2.0], [2.0]], dtype=torch.float64), 0.5)
-    mixed = GridDensity(y.repeat(2, 1), normal.log_prob(y)).mixed(2)
+    both, _ = Density.of(
+        Axis(Real(), 0.0, 1.0, (), BaseDensity()), GridDensity(y.repeat(2, 1), normal.log_prob(y)), None
+    )
+    mixed = Density.mixture(both.split(2))
     assert mixed.quantile(torch.tensor([0.25, 0.5, 0.75])).squeeze(0).tolist() == pytest.approx([-2, 0, 2], abs=1e-2)
-    assert mixed.variance.item() == pytest.approx(4.25, rel=1e-3)
+    assert mixed.std.item() == pytest.approx(4.25**0.5, rel=1e-3)
 
 
 def test_columns_are_found_by_their_names_and_what_is_odd_is_said(

@@ -8,12 +8,20 @@ from torch import Tensor
 
 from ebmbench.core.energy import AutogradEnergy
 from ebmbench.native import build
-from ebmbench.tasks.regression.density import GridDensity
+from ebmbench.supports.measure import BaseDensity
+from ebmbench.supports.real import Real
+from ebmbench.supports.target_range import BEND, MARGIN, InRange, TargetRange
+from ebmbench.supports.targets import Axis
+from ebmbench.tasks.regression.density import Density
 from ebmbench.tasks.regression.networks.mlp import MLP
+from ebmbench.tasks.regression.quadrature import GridDensity
 from ebmbench.tasks.regression.stack import Place
-from ebmbench.tasks.regression.target_range import BEND, MARGIN, InRange, TargetRange
 
 TARGETS = TargetRange.of(torch.tensor([[-1.5, 0.0], [0.2, 2.0], [2.0, 1.0]]))
+
+
+def of(grid: GridDensity) -> Density:
+    return Density.of(Axis(Real(), 0.0, 1.0, (), BaseDensity()), grid, None)[0]
 
 
 def energy(y: Tensor) -> Tensor:
@@ -38,7 +46,7 @@ def test_no_network_can_put_mass_far_from_the_training_targets() -> None:
     y = torch.linspace(-60, 60, 40001, dtype=torch.float64)
     one = TargetRange.of(torch.tensor([[-1.0], [1.0]]))
     f = InRange(AutogradEnergy(lambda y: (50 * torch.sigmoid(y.abs() - 10)).sum(-1)), one)
-    density = GridDensity(y.unsqueeze(0), f(y.view(1, -1, 1)))
+    density = of(GridDensity(y.unsqueeze(0), f(y.view(1, -1, 1))))
     assert 1 - density.cdf_at(torch.tensor([[9.0]])).item() < 1e-3
 
 
@@ -76,7 +84,7 @@ def test_mass_outside_is_beyond_the_range_widened_by_a_tenth() -> None:
     assert [end.item() for end in one.widened] == pytest.approx([-1.2, 1.2])
     y = torch.linspace(-8, 8, 4001, dtype=torch.float64)
     normal = torch.distributions.Normal(torch.tensor([[0.0], [1.0]], dtype=torch.float64), 0.5)
-    outside = GridDensity(y.repeat(2, 1), normal.log_prob(y)).mass_outside(*one.widened)
+    outside = of(GridDensity(y.repeat(2, 1), normal.log_prob(y))).mass_outside(*one.widened)
     expected = normal.cdf(torch.tensor(-1.2)) + 1 - normal.cdf(torch.tensor(1.2))
     torch.testing.assert_close(outside, expected.squeeze(1), rtol=0, atol=1e-5)
     assert TARGETS.is_outside(torch.tensor([[0.0, 1.0], [0.0, 2.3], [-1.9, 1.0]])).tolist() == [False, True, True]

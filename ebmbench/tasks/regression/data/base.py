@@ -17,6 +17,8 @@ from typing_extensions import override
 from ebmbench.core.errors import UserError
 from ebmbench.core.rng import Draws
 from ebmbench.core.settings import Component
+from ebmbench.supports.base import Support, Supports
+from ebmbench.supports.real import Real
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,6 +97,22 @@ class Arrays:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """Where a study that is compared with computes D_KL, and its targets with noise.
+
+    Attributes:
+        x, y: raw inputs `[G, ...]` and equally spaced targets `[G]`, float64.
+        noisy_law: of targets that carry the noise of the training targets.
+        noisy_y: test targets with such noise, `[N, 1]`.
+    """
+
+    x: Tensor
+    y: Tensor
+    noisy_law: Law | None = None
+    noisy_y: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Split:
     """A dataset, split into training, validation and test rows.
 
@@ -102,6 +120,7 @@ class Split:
         notes: what was done to the data, a sentence each. They are said once.
         truth: the true p(y|x), None where nobody knows it.
         transform: how to turn new raw inputs into x.
+        kl_grid: where D_KL is computed, if not at the test rows.
     """
 
     train: Arrays
@@ -112,6 +131,7 @@ class Split:
     transform: Transform
     notes: list[str] = field(default_factory=list)
     truth: Law | None = None
+    kl_grid: Grid | None = None
 
 
 class Data(Component):
@@ -128,6 +148,18 @@ class Data(Component):
     is_identified: ClassVar[bool] = False
 
     name: str = Field("data", pattern=NAME, description=NAME_TEXT)
+    default_support: ClassVar[Support] = Real()
+
+    support: Supports | None = Field(
+        None,
+        description="the values that a target can have, such as circle or {name: circle, period: 360}; a list for "
+        "several targets; null: real, or what made data have",
+    )
+
+    def supports(self, targets: int) -> tuple[Support, ...]:
+        """Returns the support of each target; one that is given alone serves all."""
+        given = self.support or (self.default_support,)
+        return given * targets if len(given) == 1 else given
 
     @property
     def label(self) -> str:

@@ -7,6 +7,7 @@ energy falls by the distance from it: `f(x, c(y)) - |y - c(y)| / TAIL`, with `|y
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -67,14 +68,21 @@ class TargetRange:
 
 
 class InRange:
-    """The energy of a network's f that falls beyond the range of the training targets."""
+    """The energy of a network's f that falls beyond the range of the training targets.
 
-    def __init__(self, inner: Energy, targets: TargetRange) -> None:
-        self.inner, self.targets = inner, targets
+    Args:
+        points: which coordinates `[..., D]` are values with a probability, which no clamp moves.
+    """
+
+    def __init__(self, inner: Energy, targets: TargetRange, points: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.inner, self.targets, self.points = inner, targets, points
 
     def __call__(self, y: Tensor) -> Tensor:
         """Returns `f(x, c(y)) - |y - c(y)| / TAIL`: y `[..., M, D]` -> `[..., M]`."""
         clamped, distance = self.targets.clamp(y)
+        if self.points is not None:
+            still = self.points(y)
+            clamped, distance = torch.where(still, y, clamped), distance.masked_fill(still.any(-1), 0.0)
         return self.inner(clamped) - distance / TAIL
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
