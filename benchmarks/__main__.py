@@ -8,7 +8,19 @@ import sys
 from ebmbench.system.allocator import keep_freed_memory
 from ebmbench.system.threads import sleep_while_waiting
 
-BENCHMARKS = ("one_d", "waits", "pooling", "head", "sweep", "gpu", "coverage", "gradients", "floors", "claims")
+BENCHMARKS = (
+    "one_d",
+    "waits",
+    "pooling",
+    "head",
+    "sweep",
+    "gpu",
+    "coverage",
+    "gradients",
+    "floors",
+    "claims",
+    "base_detector",
+)
 
 
 def main(argv: list[str]) -> int:

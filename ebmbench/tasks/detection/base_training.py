@@ -75,7 +75,7 @@ def train_base(
         worker = worker_of(config, dataset, where, part)
         model = worker.model
         if start is not None:
-            _start(model, start, base)
+            start_from(model, start, base)
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=base.learning_rate, weight_decay=base.weight_decay, fused=True
         )
@@ -127,13 +127,15 @@ def worker_of(config: DetectionSettings, dataset: Dataset, device: torch.device,
 
 
 @torch.no_grad()
-def validation_ap(config: DetectionSettings, model: nn.Module, val: Dataset, train: Dataset) -> float:
-    """Returns the AP of a detector in training on the first validation images, in percent."""
+def validation_ap(
+    config: DetectionSettings, model: nn.Module, val: Dataset, train: Dataset, most: int | None = CHECKED_IMAGES
+) -> float:
+    """Returns the AP of a detector in training on the first images of a split, in percent; on all of them for None."""
     kind = architecture(config.base.architecture)
     detector = BaseDetector(kind, copy.deepcopy(model), list(train.categories))
     found: list[Detection] = []
     looked: list[int] = []
-    for index in range(min(len(val.image_ids), CHECKED_IMAGES)):
+    for index in range(len(val.image_ids[:most])):
         example = val.load(index)
         if example is None:
             continue
@@ -179,7 +181,7 @@ class _Training:
 
     def note(self, ap: float, base: BaseConfig) -> bool:
         """Notes an AP on the validation split, and keeps the weights if it is the highest; returns whether to end."""
-        self.waited += 1
+        self.waited += self.best_ap > 0  # before it finds anything, nothing is waited for
         if ap > self.best_ap or self.best is None:
             self.best_ap, self.waited = ap, 0
             self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -246,7 +248,7 @@ class _Training:
         _say(f"  base detector: goes on from step {self.step}")
 
 
-def _start(model: nn.Module, state: Mapping[str, Tensor], base: BaseConfig) -> None:
+def start_from(model: nn.Module, state: Mapping[str, Tensor], base: BaseConfig) -> None:
     """Starts a detector from weights that fit it; the predictor stays new where the classes differ.
 
     Raises:

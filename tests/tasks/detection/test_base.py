@@ -292,7 +292,7 @@ def test_training_starts_from_a_backbone_or_from_a_detector_of_other_classes(tmp
     for name in ("imagenet", "coco"):
         config = BaseConfig(architecture="resnet50", start=str(tmp_path / f"{name}.pth"))
         model: Any = kind.build(3, 64, 64)
-        base_training._start(model, base.starting_weights(config, kind), config)
+        base_training.start_from(model, base.starting_weights(config, kind), config)
         expected = weights["conv1.weight"] if name == "imagenet" else other.backbone.body.conv1.weight
         assert torch.equal(model.backbone.body.conv1.weight, expected)
     assert torch.equal(model.roi_heads.box_head.fc7.weight, other.roi_heads.box_head.fc7.weight)
@@ -306,7 +306,7 @@ def test_what_training_cannot_start_from_is_refused(tmp_path: Path) -> None:
     config = BaseConfig(start=str(tmp_path / "imagenet.pth"))
     small = architectures.Small()
     with pytest.raises(UserError, match=r"task\.base\.start=.* does not fit task\.base\.architecture=small"):
-        base_training._start(small.build(3, 64, 64), base.starting_weights(config, small), config)
+        base_training.start_from(small.build(3, 64, 64), base.starting_weights(config, small), config)
     (tmp_path / "text").write_text("no weights")
     with pytest.raises(UserError, match=r"task\.base\.start: .*text is not a checkpoint"):
         base.starting_weights(BaseConfig(start=str(tmp_path / "text")), small)
