@@ -96,9 +96,11 @@ def _videos(data: VideoData, split: str) -> dict[str, list[Video]]:
             return list(range(data.frames))
         return sorted(rng.choice(TRAIN_SPAN, TRAIN_FRAMES, replace=False).tolist())
 
-    found = {MADE: [made.made_video(rng, f"{MADE}-{i}", places(rng)) for i, rng in enumerate(rngs[0])]}
+    photographs: list[made.Photograph] = []
     if data.photographs is not None and split != "test":
         photographs = _photographs(data.photographs, split, data.max_photographs)
+    found = {MADE: [made.made_video(rng, f"{MADE}-{i}", places(rng)) for i, rng in enumerate(rngs[0])]}
+    if photographs:
         found[PSEUDO] = [
             made.pseudo_video(rng, f"{PSEUDO}-{i}", places(rng), photographs) for i, rng in enumerate(rngs[1])
         ]
