@@ -46,7 +46,7 @@ def test_files_that_hydra_would_read_are_bounded_too(tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     (tmp_path / "sweeps").mkdir()
     (tmp_path / "sweeps" / "bomb.yaml").write_text(BOMB)
-    with pytest.raises(UserError, match=r"bomb\.yaml cannot be used: it has more than"):
+    with pytest.raises(UserError, match=r"bomb\.yaml cannot be read: it has more than"):
         folders.check_files()
     (tmp_path / "sweeps" / "bomb.yaml").write_text("a: [")  # whoever uses it says what is wrong
     folders.check_files()

@@ -114,7 +114,9 @@ def _plugins_of(sweep: str) -> list[str]:
     """Returns the plug-ins that a sweep's file names: they are loaded before its grid is read."""
     path = next(path for folder in folders.sweep_dirs() if (path := folder / f"{sweep}.yaml").is_file())
     raw = yamlfile.read(path)
-    named = (raw.get("plugins") if isinstance(raw, dict) else None) or []
+    if not isinstance(raw, dict | None):
+        raise UserError(f"{path} cannot be read: keys and values are expected, such as method: nce")
+    named = (raw or {}).get("plugins") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise UserError(f"{path}: plugins={named!r} is not allowed: give a list of Python files or modules")
     return named

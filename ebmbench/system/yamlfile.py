@@ -53,7 +53,7 @@ def read(path: Path) -> Any:
     except ValueError as error:
         raise UserError(str(error)) from None
     except UserError as error:
-        raise UserError(f"{path} cannot be used: {error}") from None
+        raise UserError(f"{path} cannot be read: {error}") from None
 
 
 def check_bounds(path: Path) -> None:
@@ -62,7 +62,7 @@ def check_bounds(path: Path) -> None:
         data = read_bounded(path, MOST_BYTES)
         _bound(data.decode("utf-8-sig"))
     except UserError as error:
-        raise UserError(f"{path} cannot be used: {error}") from None
+        raise UserError(f"{path} cannot be read: {error}") from None
     except ValueError as error:
         if "longer than" in str(error):
             raise UserError(str(error)) from None
@@ -102,13 +102,11 @@ def _bound(text: str) -> None:
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict[Any, Any]:
-    keys = [loader.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
     seen: set[Any] = set()
-    for key in keys:
-        if key in seen:
-            raise UserError(
-                f"the key {key} is there twice, the second time in line {node.start_mark.line + 1} or below"
-            )
+    for part, _ in node.value:
+        key = None if part.tag == "tag:yaml.org,2002:merge" else loader.construct_object(part, deep=True)
+        if key is not None and key in seen:
+            raise UserError(f"the key {key} is there twice, line {part.start_mark.line + 1}")
         seen.add(key)
     loader.flatten_mapping(node)
     return {
