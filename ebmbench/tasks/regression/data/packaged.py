@@ -13,16 +13,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
-import yaml
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from typing_extensions import override
 
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.core.extras import need
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT
-from ebmbench.tasks.regression.data.splits import Rule
-from ebmbench.tasks.regression.data.table import Names, TableData
+from ebmbench.system import yamlfile
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Split
+from ebmbench.tasks.regression.data.table import TableData
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,9 @@ def _parsed(about: dict[str, Any]) -> Origin:
     return Origin(**{**about, **lists})
 
 
-_TEXT = Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")
-TABLES: dict[str, Origin] = {name: _parsed(about) for name, about in yaml.safe_load(_TEXT).items()}
+TABLES: dict[str, Origin] = {
+    name: _parsed(about) for name, about in yamlfile.read(Path(__file__).with_suffix(".yaml")).items()
+}
 """By the name that users type. Where a table is licensed is stated in its package."""
 
 
@@ -116,11 +116,22 @@ READERS: dict[str, Callable[[str], pd.DataFrame]] = {
 }
 
 
-class Packaged(TableData):
-    """A table that comes inside a package."""
+OWN = "packaged"
 
+
+class Packaged(TableData):
+    """A table that comes inside a package. What is not given is the table's own: targets, columns to ignore, groups."""
+
+    model_config = ConfigDict(defer_build=True)  # of all tables a run uses one
     origin: ClassVar[Origin]
     is_identified = True
+
+    name: str = Field(OWN, pattern=NAME, description=f"{NAME_TEXT}; {OWN}: that of the table")
+
+    @property
+    @override
+    def label(self) -> str:
+        return self.source if self.name == OWN else self.name
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings, and the hash of the table where the package has another one than was looked at."""
@@ -136,25 +147,19 @@ class Packaged(TableData):
         other = f"{self.origin.package} has another version of {self.origin.item} than this project was tested with"
         return frame, self.origin.item, [] if content == self.origin.sha256 else [other]
 
+    @override
+    def load(self) -> Split:
+        own = {key: getattr(self, key) or getattr(self.origin, key) for key in ("targets", "ignore", "categorical")}
+        if self.origin.group and self.split_rule == "random" and self.split_by is None:
+            own |= {"split_rule": "group", "split_by": self.origin.group}
+        return TableData.load(self.model_copy(update=own))
 
-def _register(known_as: str, about: Origin) -> None:
+
+def _register(name: str, about: Origin) -> None:
     """Registers a table as a dataset."""
-
-    class One(Packaged):
-        """A table of a package."""
-
-        source = known_as
-        origin = about
-        name: str = Field(known_as, pattern=NAME, description=NAME_TEXT)
-        targets: Names = Field(about.targets, description="the columns to predict")
-        ignore: Names = Field(about.ignore, description="columns that are left out")
-        categorical: Names = Field(about.categorical, description="columns of numbers that are categories")
-        split_rule: Rule = Field("group" if about.group else "random", description="how the rows are split")
-        split_by: str | None = Field(about.group, min_length=1, description="the column that the rule is about")
-
-    One.__doc__ = f"{about.title}; target {', '.join(about.targets)}. Support: {about.support}. From: {about.source}."
-    One.__name__ = One.__qualname__ = f"Packaged_{known_as}"
-    register(One)
+    text = f"{about.title}; target {', '.join(about.targets)}. Support: {about.support}. From: {about.source}."
+    members = {"source": name, "origin": about, "__doc__": text, "__module__": __name__}
+    register(type(f"Packaged_{name}", (Packaged,), members))
 
 
 for _name, _about in TABLES.items():
