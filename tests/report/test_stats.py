@@ -372,6 +372,7 @@ def test_equal_values_have_no_variance() -> None:
 def test_holm_leaves_out_what_was_not_tested() -> None:
     found = stats.holm([math.nan, 0.04, 0.01])
     assert math.isnan(found[0]) and found[1:] == pytest.approx([0.04, 0.02]) and stats.holm([]) == []
+    assert stats.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06]) and stats.holm([0.9, 0.8]) == [1, 1]
 
 
 def test_probability_of_beating_counts_ties_half_and_a_diverged_seed_as_worst() -> None:
