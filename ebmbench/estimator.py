@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,10 +14,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ebmbench.config.compose import compose
-from ebmbench.config.run import RunConfig
+from ebmbench.config.run import DEFAULT_PROPOSAL, RunConfig
+from ebmbench.core import registry
 from ebmbench.core.errors import UserError, shown
 from ebmbench.core.extras import need
+from ebmbench.core.plugins import load
+from ebmbench.core.settings import nested
 from ebmbench.engine.execute import resolve_device, seed_groups
 from ebmbench.engine.train import Callbacks, Progress, train
 from ebmbench.methods.base import default_method
@@ -37,8 +37,10 @@ from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.utils import check_random_state  # noqa: E402
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data  # noqa: E402
 
-_composing = threading.Lock()
-"""Hydra keeps its state in one place, and scikit-learn may fit in several threads."""
+GROUPS = ("task", "data", "network", "method", "proposal")
+CHOSEN_BY = {"data": "data.source"}
+LAUNCH = {"backend": "auto", "threads": None, "checkpoint_seconds": 60.0, "results_dir": "results", "force": False}
+"""What a run needs beside; nothing of it is used to fit."""
 
 
 @contextmanager
@@ -226,9 +228,15 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             if key in (*given, "seeds", "plugins"):
                 raise UserError(f"settings: {key!r} is not allowed; EnergyRegressor has an argument for it")
         plugins = [self.plugins] if isinstance(self.plugins, str) else list(self.plugins)
-        chosen |= {"seeds": seeds, "plugins": plugins, **(self.settings or {})}
-        with _composing:
-            return compose([f"{key}={_text(value)}" for key, value in chosen.items()])
+        chosen |= {"seeds": seeds, **(self.settings or {})}
+        loaded = load(plugins)
+        method = registry.get("method", chosen["method"])
+        if "proposal" not in chosen and getattr(method, "uses_proposal", False):
+            chosen["proposal"] = DEFAULT_PROPOSAL
+        options = {CHOSEN_BY.get(key, f"{key}.name"): chosen.pop(key) for key in GROUPS if key in chosen}
+        launch = {**LAUNCH, "plugins": loaded, "logger.name": "none"}
+        values = {**launch, **options, **chosen}
+        return RunConfig.from_dict({"trainer": {}, **nested(values)})
 
     def _split(
         self,
@@ -455,10 +463,3 @@ def _targets(y: Any, count: int) -> tuple[list[str], np.ndarray]:
     if len(values) != count:
         raise ValueError(f"Found input variables with inconsistent numbers of samples: {[count, len(values)]}")
     return names_of(y, values.shape[1]), values
-
-
-def _text(value: Any) -> str:
-    """Returns a value as the command line takes it."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return value if isinstance(value, str) else json.dumps(value)

@@ -408,3 +408,10 @@ def test_a_repeated_value_is_told_where_a_method_samples() -> None:
         sampled = EnergyRegressor("nce", random_state=1, **quick).fit(x, y)
     assert any("use method=ml-exact" in note for note in sampled.notes_)
     assert not any("use method=ml-exact" in note for note in EnergyRegressor(**quick).fit(x, y).notes_)
+
+
+def test_it_needs_no_hydra(tmp_path: Path) -> None:
+    """A constructor call composes no YAML: several threads may fit at once, and a folder `./conf` changes nothing."""
+    fit = "ebmbench.EnergyRegressor(epochs=1).fit([[0.1 * k] for k in range(30)], [0.3 * k for k in range(30)])"
+    code = f"import ebmbench, sys; {fit}; assert 'hydra' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0

@@ -326,7 +326,12 @@ def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], 
         for fault in error.errors(include_url=False):
             key = prefix + _key(fault["loc"], raw)
             if fault["type"] in ("extra_forbidden", "invalid_key"):
-                faults.append(f"{key} is not a setting{did_you_mean(key, known)}")
+                elsewhere = issubclass(model, Component) and key in all_keys()
+                faults.append(
+                    f"{key} is a setting, but not of {model.group}={model.registered()}; leave it out"  # type: ignore[attr-defined]
+                    if elsewhere
+                    else f"{key} is not a setting{did_you_mean(key, known)}"
+                )
             elif fault["type"] == "missing":
                 faults.append(f"{key} is missing")
             elif fault["type"] == "value_error" and not fault["loc"]:  # a check of several settings together

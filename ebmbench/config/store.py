@@ -6,14 +6,13 @@ The fields of a method or proposal take the value that `noise.<field>` has in th
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from pydantic_core import PydanticUndefined
 
 from ebmbench.core import registry
-from ebmbench.core.settings import Component, Section, choice_of, choices, plain, sections_of
+from ebmbench.core.settings import Component, Section, choice_of, choices, nested, plain, sections_of
 from ebmbench.tasks.base import Task
 
 CHOSEN = ("data", "network")
@@ -77,18 +76,6 @@ def defaults(cls: type[Section], noise: bool = False) -> dict[str, Any]:
                 text = f"${{oc.create:{text}}}" if text[0] in "[{" else text
                 values[name] = f"${{oc.select:noise.{name},{text}}}"
     return values
-
-
-def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns values by dotted key, such as `trainer.epochs`, as nested data."""
-    found: dict[str, Any] = {}
-    for key, value in settings.items():
-        *path, last = key.split(".")
-        place = found
-        for part in path:
-            place = place.setdefault(part, {})
-        place[last] = plain(value)
-    return found
 
 
 def options(group: str) -> list[str]:

@@ -99,7 +99,9 @@ def plain(value: Any) -> Any:
         return value.plain()
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
-    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value  # a number or an array of numpy
 
 
 def without_none(value: Any) -> Any:
@@ -107,3 +109,15 @@ def without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_none(item) for key, item in value.items() if item is not None}
     return value
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values by dotted key, such as `trainer.epochs`, as nested data."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        place = found
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = plain(value)
+    return found

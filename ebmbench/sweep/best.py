@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from ebmbench.config.store import nested
 from ebmbench.core.errors import UserError
+from ebmbench.core.settings import nested
 from ebmbench.display.palette import method_of
 from ebmbench.report.frame import NETWORKS, Results
 from ebmbench.report.search import REPEAT, TRIAL
