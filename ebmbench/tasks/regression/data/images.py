@@ -85,7 +85,7 @@ class ImageFiles:
         path = Path(self.root) / name  # an absolute name replaces the root
         try:
             with Image.open(path) as file:
-                image = eight_bits(file).convert("L" if self.channels == 1 else "RGB")
+                image = eight_bits(file, 16).convert("L" if self.channels == 1 else "RGB")
                 if box is not None:
                     left, top, right, bottom = (round(float(end)) for end in box)
                     image = image.crop((left, top, right, bottom))
