@@ -271,7 +271,7 @@ def study_text(results_dir: Path) -> str:
 CHANGES = ("method", "learning rate", "schedule", "proposal")
 """What the study changes."""
 DOCUMENTS = {
-    "README.md": ("results", results_text),
+    "docs/results.md": ("results", results_text),
     "results/README.md": ("findings", findings_text),
     "docs/speed.md": ("speed", speed_text),
     "docs/which-method.md": ("guide", guide_text),
