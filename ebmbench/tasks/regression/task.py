@@ -19,6 +19,7 @@ from ebmbench.core.settings import Choice, Section
 from ebmbench.supports.measure import BaseDensity
 from ebmbench.tasks.base import LEAST_GAIN, Learner, Metric, Setup, SweepFigure, Task
 from ebmbench.tasks.regression.data.base import Data
+from ebmbench.tasks.regression.data.paper import PaperData
 from ebmbench.tasks.regression.networks.base import Network
 
 if TYPE_CHECKING:
@@ -271,7 +272,7 @@ class OneD(Regression):
     uninformed = "no better than the uniform density"
     doubt = "mass near the edge of the grid, or a quadrature error"
 
-    data: Annotated[Data, Choice("law1")]
+    data: Annotated[PaperData, Choice("law1")]
     network: Annotated[Network, Choice("paper")]
     base: BaseDensity = BaseDensity(nodes=512)
     standardize: bool = Field(False, description="whether networks see inputs and targets in standard deviations")
