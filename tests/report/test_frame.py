@@ -57,11 +57,11 @@ def test_models_that_had_other_data_are_not_compared(tmp_path: Path) -> None:
     paths = [*few, *(made(tmp_path, f"method={method}") for method in ("ml-is", "sm"))]
     found = frame.find(list(map(str, paths)), tmp_path)
     assert found.done.groupby("label")["method"].agg(set).to_dict() == {
-        "1d-1, with num_train = 128": {"nce", "sm"},
-        "1d-1, with num_train = 2000": {"ml-is", "sm"},
+        "1d-1, with data.num_train = 128": {"nce", "sm"},
+        "1d-1, with data.num_train = 2000": {"ml-is", "sm"},
     }
     assert not found.varies and set(found.tasks) == set(found.done["label"])
-    assert "1D, dataset 1, with num_train = 128" in render(found, "")
+    assert "1D, dataset 1, with data.num_train = 128" in render(found, "")
 
 
 def test_data_that_all_models_had_alike_is_an_axis(tmp_path: Path) -> None:

@@ -122,9 +122,9 @@ class Regression(Task):
         Metric("edge_mass", "edge mass", "lower", bounds=(0, 1)),
         Metric("d_kl_noisy", "D_KL to noisy truth", "lower", "D_KL(noisy truth ‖ model), nats",
                r"$D_{\mathrm{KL}}$ to noisy truth", figures=("settings",), only_with="data.target_noise",
-               bounds=(0, math.inf)),
+               bounds=(0, math.inf), at_least=True),
         Metric("nll_noisy", "NLL of noisy targets", "lower", "NLL on noisy held-out points, nats",
-               figures=("settings",), only_with="data.target_noise"),
+               figures=("settings",), only_with="data.target_noise", at_least=True),
     )  # fmt: skip
     sweep_figures: ClassVar[tuple[SweepFigure, ...]] = (
         SweepFigure("densities", later("ebmbench.tasks.regression.sweep_figures:densities"), from_runs=True),
@@ -262,6 +262,7 @@ class OneD(Regression):
     name = "1d"
     Trainer = PaperTrainer
     title = "1D, dataset {dataset}"
+    draw_settings = ("data.data_seed",)
     metrics = tuple(
         replace(metric, table=metric.name in SHOWN, figures=metric.figures if metric.name in FIGURES else ())
         for metric in sorted(Regression.metrics, key=lambda m: (*SHOWN, m.name).index(m.name))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from typing_extensions import override
 
 from ebmbench.core.registry import register
@@ -20,6 +20,8 @@ from ebmbench.tasks.regression.data.transforms import ArrayInput
 if TYPE_CHECKING:
     from torch import Tensor
 
+Label = Annotated[str, BeforeValidator(lambda name: str(name) if isinstance(name, int) else name)]
+"""A name that may look like a number, as `data.name=1` does on a command line."""
 LOW, HIGH = -3.0, 3.0
 """The interval on which models live; x is uniform on the same."""
 
@@ -137,7 +139,7 @@ class Law1(PaperData):
     source = "law1"
     number = 1
 
-    name: str = Field("1", pattern=NAME, description=NAME_TEXT)
+    name: Label = Field("1", pattern=NAME, description=NAME_TEXT)
 
 
 @register
@@ -147,4 +149,4 @@ class Law2(PaperData):
     source = "law2"
     number = 2
 
-    name: str = Field("2", pattern=NAME, description=NAME_TEXT)
+    name: Label = Field("2", pattern=NAME, description=NAME_TEXT)
