@@ -426,7 +426,9 @@ def draws_of_data(name: str, law: Callable[..., Values], replicates: int) -> Ite
         random = _random(COVERAGE_DRAWS, name, split)
         values = of_draws * law(random, replicates, 10, 1) + of_seeds * law(random, replicates, 1, 5)
         values = values + residual * law(random, replicates, 10, 5)
-        mixed = np.array([[found.low, found.high] for found in map(stats.variance_components, values)])
+        mixed = np.array(
+            [[found.low, found.high] for found in (stats.variance_components(part, crossed=True) for part in values)]
+        )
         found = {SPREAD: stats.mean_intervals(values.mean(2), count=COUNT), MIXED: mixed}
         usual = _width(stats.student_t_intervals(values.mean(2)))
         for procedure, ends in found.items():

@@ -83,8 +83,10 @@ def best_of(trials: pd.DataFrame, tasks: Mapping[str, type[Task]], keys: Sequenc
     of_model: dict[tuple[Any, ...], list[pd.DataFrame]] = {}
     for about, table in _searches(trials, keys):
         fixed = [key for key in keys if key not in tasks[about["label"]].draw_settings]
-        of_model.setdefault((about["label"], about["method"], *((key, about[key]) for key in fixed)), []).append(table)
-    for (label, method, *fixed), tables in of_model.items():
+        of_model.setdefault((about["label"], about["method"], tuple((key, about[key]) for key in fixed)), []).append(
+            table
+        )
+    for (label, method, pairs), tables in of_model.items():
         task = tasks[label]
         headline, metric = task.metrics[0], selection_of(task)
         scores = [table.loc[_order(table, metric), headline.name].to_numpy(float) for table in tables]
@@ -98,7 +100,7 @@ def best_of(trials: pd.DataFrame, tasks: Mapping[str, type[Task]], keys: Sequenc
                 {
                     "label": label,
                     "method": method,
-                    **dict(fixed),
+                    **dict(pairs),
                     "k": k,
                     "searches": len(scores),
                     "mean": float(np.mean(means)) if means else np.nan,

@@ -22,7 +22,7 @@ D_KL, AP, COVERAGE, VAL_NLL = (
     ONE_D.metric("coverage_50"),
     ONE_D.metric("val_nll"),
 )
-(DRAW,) = ONE_D.draw_settings
+DRAW = "data.data_seed"
 
 
 def build(frame: pd.DataFrame, name: str, description: str, entries: tuple[Any, ...], axes: tuple[str, ...]) -> Any:

@@ -58,13 +58,12 @@ class Origin:
 
 
 def _parsed(about: dict[str, Any]) -> Origin:
-    lists = {key: tuple(about[key]) for key in ("targets", "ignore", "categorical") if key in about}
-    return Origin(**{**about, **lists})
+    lists: dict[str, Any] = {key: tuple(about[key]) for key in ("targets", "ignore", "categorical") if key in about}
+    return Origin(**(about | lists))
 
 
-TABLES: dict[str, Origin] = {
-    name: _parsed(about) for name, about in yamlfile.read(Path(__file__).with_suffix(".yaml")).items()
-}
+_KNOWN: dict[str, dict[str, Any]] = yamlfile.read(Path(__file__).with_suffix(".yaml"))
+TABLES = {name: _parsed(about) for name, about in _KNOWN.items()}
 """By the name that users type. Where a table is licensed is stated in its package."""
 
 
