@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from benchmarks import claims
-from ebmbench.report import findings, frame, tables
+from ebmbench.report import collected, findings, frame, tables
 from tests.report.test_tables import frame_of, noisy
 
 ROOT = Path(__file__).parent.parent.parent
@@ -65,6 +65,12 @@ def test_every_committed_table_follows_from_its_seeds(folder: Path) -> None:
     assert others <= {"runs.csv", "trials.csv", "tuning.csv"}
 
 
+def write_runs(runs: pd.DataFrame, folder: Path) -> None:
+    """Writes runs.csv and seals it, as a collected sweep is."""
+    runs.to_csv(folder / "runs.csv", index=False)
+    collected.reseal(folder)
+
+
 @pytest.mark.parametrize("text", [claims.results_text, claims.findings_text])
 def test_another_result_is_another_sentence(text: Callable[[Path], str], tmp_path: Path) -> None:
     folder = tmp_path / "paper_1d"
@@ -76,10 +82,10 @@ def test_another_result_is_another_sentence(text: Callable[[Path], str], tmp_pat
     assert "`ml-is` has the best mean D_KL over 20 seeds on one draw of the training data" in first
     runs["trusted"] = 1
     runs.loc[runs["method"] == "sm", "d_kl"] = pd.Series(range(len(runs))).mul(1e-5).add(1e-3)
-    runs.to_csv(folder / "runs.csv", index=False)
+    write_runs(runs, folder)
     changed = text(tmp_path)
     assert "`sm` has the best mean" in changed and "`ml-is` has the best mean" not in changed
-    runs[runs["seed"] < 3].to_csv(folder / "runs.csv", index=False)
+    write_runs(runs[runs["seed"] < 3], folder)
     assert "worse (p <" not in text(tmp_path)  # three seeds show nothing
     assert "Too few seeds (3) for 21 comparisons (10 needed)." in text(tmp_path)
 
@@ -91,11 +97,11 @@ def test_a_mean_with_doubtful_seeds_is_marked(tmp_path: Path) -> None:
     (folder / "sweep.json").write_text((source / "sweep.json").read_text())
     runs = frame.read_runs_csv((source / "runs.csv").read_text())
     runs["trusted"] = 1
-    runs.to_csv(folder / "runs.csv", index=False)
+    write_runs(runs, folder)
     assert "≥" not in claims.results_text(tmp_path)
     first = (runs["method"] == "nce") & (runs["dataset"] == "1")
     runs.loc[first & (runs["seed"] == 0), ["d_kl", "trusted"]] = 2.0, 0
-    runs.to_csv(folder / "runs.csv", index=False)
+    write_runs(runs, folder)
     text = claims.results_text(tmp_path)
     assert text.count("≥") == 2 and "≥ 0." in text and "a lower bound" in text  # nce on the first dataset, the legend
 
