@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from ebmbench.config.compose import compose, composer, untouched
-from ebmbench.config.folders import config_dir, options
+from ebmbench.config.folders import config_dir, options, use_config_dir
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.core.settings import choices
@@ -110,3 +110,19 @@ def test_published_scales_are_those_of_the_mixture_alone() -> None:
     assert said.proposal is not None and said.proposal.plain() == {"name": "mixture", "stds": [0.3], "shared": True}
     with pytest.raises(UserError, match="is set by files alone; give method"):
         compose(["task=1d", "method=nce", "noise.stds=[0.3]"])
+
+
+def test_data_within_the_task_are_refused_in_a_file_too(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "old.yaml").write_text("# @package _global_\ntask: {data: {num_train: 8}}\n")
+    use_config_dir(tmp_path)
+    with pytest.raises(UserError, match="is not a setting; did you mean data"):
+        compose(["task=1d", "method=nce", "+experiment=old"])
+
+
+@pytest.mark.parametrize("file", sorted(str(path.relative_to(CONF)) for path in CONF.glob("size/*/*.yaml")))
+def test_every_value_of_a_size_is_in_its_run(file: str) -> None:
+    _, size, task = Path(file).with_suffix("").parts
+    found = flat(compose([f"task={task}", f"+experiment={size}", "method=nce"]).to_dict())
+    for key, value in leaves(yaml.safe_load((CONF / file).read_text())).items():
+        assert found[key] == (str(value) if isinstance(value, list) else value), key

@@ -251,6 +251,7 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
             if value is not None and (key, value) != ("name", DEFAULT_PROPOSAL)
         ]
     parts: dict[str, Any] = {"proposal": None, "data_option": str(raw.get("data_option") or "")}
+    faults += [f"task.{name} is not a setting; did you mean {name}?" for name in chosen if name in raw["task"]]
     raw = {**raw, "task": {**raw["task"], **{name: raw[name] for name in chosen if name in raw}}}
     for name, model in models.items():
         parts[name] = _section(model, raw.get(name), f"{name}.", known, faults)

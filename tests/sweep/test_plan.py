@@ -194,7 +194,7 @@ def test_a_plan_is_frozen_and_the_one_before_is_kept(tmp_path: Path, monkeypatch
         (["submit", "smoke", "hydra/launcher=cloud"], "launcher=cloud is not known; choose from local, local_parallel"),
         (["submit", "smoke", "--jobs", "0"], "--jobs=0 is not allowed"),
         (["submit", "smoke", "--job=1"], "--job is not an option of sweep submit"),
-        (["submit", "smoke", "sweep.name=runs"], "sweep.name='runs' is not allowed"),
+        (["submit", "smoke", "sweep.name=runs"], "sweep.name='runs' is reserved"),
         (["submit", "smoke", "sweep.tables=[score]"], "'score': choose from scores"),
         (["submit", "smoke", "sweep.tables=[{grid: {}}]"], "without `by`"),
         (["submit", "smoke", "sweep.tables=[{draws: {beside: 1}}]"], "draws with beside, and draws has no such option"),
