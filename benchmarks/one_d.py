@@ -251,7 +251,8 @@ def _learner(case: Case, arguments: argparse.Namespace, backend: str) -> Any:
 
 
 def _baseline(case: Case, problem: Any, device: torch.device) -> Callable[[], None]:
-    return Textbook(problem.method, problem.proposal, problem.x, problem.y, case.batch, device).step
+    x = problem.x.squeeze(-1)
+    return Textbook(problem.method, problem.proposal, x, problem.y, case.batch, device).step
 
 
 @dataclass

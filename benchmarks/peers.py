@@ -118,7 +118,7 @@ def check(name: str, learner: Any) -> None:
     batch = torch.arange(learner.batch_size, device=learner.device).repeat(count, 1)
     ours = learner.losses(batch, number)
     (gradient,) = torch.autograd.grad(ours.sum(), learner.stack.flat)
-    x, y, draws = learner.x[batch], learner.y[batch], learner.streams.at(number)
+    x, y, draws = learner.x[batch].squeeze(-1), learner.y[batch], learner.streams.at(number)
     if learner.method.name == "dsm":
         shape = (*y.shape[:2], learner.method.num_samples, 1)
         noise = (learner.method.sigma * draws.normal("denoising", shape))[..., 0]
@@ -156,7 +156,7 @@ def stepper(name: str, learner: Any, batch: int) -> Callable[[], None]:
     lib = library(name)
     loss, shape, seeds = loss_of(lib, learner), noise_shape(learner, batch), len(learner.seeds)
     parameters = {key: value.detach().clone() for key, value in layers(learner.stack.flat).items()}
-    x, y, device = learner.x, learner.y[:, 0], learner.device
+    x, y, device = learner.x[:, 0], learner.y[:, 0], learner.device
     if name == "jax":
         return _jax_stepper(lib, learner, loss, shape, parameters, x.numpy(), y.numpy(), (seeds, batch))
     gradient = torch.func.vmap(torch.func.grad(loss))

@@ -77,11 +77,15 @@ def test_a_run_leaves_a_complete_directory_and_nothing_else(
         "environment.json",
         "densities.npz",
         "calibration.csv",
+        "ensemble.csv",
+        "model.json",
+        "pictures.npz",
         EXAMPLES,
         "figures",
     }
     figures = {p.name for p in (run_dir / "figures").iterdir()}
-    assert figures == {f"{name}.{suffix}" for name in ("density", "slices", "training") for suffix in ("png", "pdf")}
+    names = ("predictions", "calibration", "density", "slices", "training")
+    assert figures == {f"{name}.{suffix}" for name in names for suffix in ("png", "pdf")}
     assert all(p.stat().st_size > 5000 for p in (run_dir / "figures").iterdir())
 
 
@@ -228,7 +232,7 @@ def test_cfg_job_shows_the_published_values(capsys: pytest.CaptureFixture[str], 
     assert cli.main(["--cfg", "job", "task=1d", "method=ml-mcmc", "data=law2"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert shown["method"]["langevin_step"] == 0.0125 and shown["method"]["langevin_steps"] == 16
-    assert shown["trainer"] == {"epochs": 75, "batch_size": 32, "learning_rate": 1e-3}
+    assert {"epochs": 75, "batch_size": 32, "learning_rate": 1e-3, "ema": 0.0}.items() <= shown["trainer"].items()
     assert not list(elsewhere.iterdir())
 
 
@@ -379,7 +383,7 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
         ("task=regression data.path=a.csv", "not of data=diabetes; leave it out, or choose data=table"),
         ("task=detection data.path=a.csv", "data.path is a setting, but not of data=shapes; leave it out"),
         ("task=regression network.components=3", "not of network=mlp; leave it out, or choose network=mdn"),
-        ("task=1d data.path=a.csv", "data.path is a setting, but not of task=1d; leave it out"),
+        ("task=1d data.path=a.csv", "data.path is a setting, but not of data=law1; leave it out"),
         ("task=1d sweep.nam=a", "sweep.nam is not a setting; did you mean sweep.name"),
     ],
 )

@@ -149,7 +149,8 @@ def _shown_by_target(conditionals: Conditionals, grids: GridDensity, x: Tensor) 
     """Returns how far log Z moves if the nodes do not hold the observation, `[S·B]`; 0 where the others show it all."""
     seeds = conditionals.seeds
     start = conditionals.start(len(x), None).repeat(seeds, 1)
-    at_start = grids.log_values.gather(-1, torch.searchsorted(grids.y, start))
+    last = grids.y.shape[-1] - 1  # nodes of a model whose energies are nan are nan
+    at_start = grids.log_values.gather(-1, torch.searchsorted(grids.y, start).clamp(max=last))
     moved = (grids.log_z - GridDensity(start, at_start).log_z).abs()
     doubtful = (moved > LARGEST_ERROR).view(seeds, -1)
     rows = doubtful.any(0).nonzero().squeeze(1)
