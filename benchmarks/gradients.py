@@ -294,8 +294,9 @@ def gradient_pairs(learner: RegressionLearner, count: int) -> Pairs:
         for half in range(2):
             first = (2 * number + half) * (visits + 1)
             with torch.no_grad():
-                for state in learner.state.values():
-                    state.fill_(torch.nan)
+                for name, state in learner.state.items():
+                    if name.startswith("memory."):
+                        state.fill_(torch.nan)
                 for visit in range(visits):
                     learner.losses(places, first + visit)
             started = time.process_time()

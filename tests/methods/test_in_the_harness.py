@@ -41,7 +41,7 @@ def test_b_learns_and_passes_nothing_to_the_features(name: str) -> None:
     after = after_steps(learner)
     assert all(not torch.equal(before[key], p) for key, p in after.items())
     (gradient,) = torch.autograd.grad(
-        learner.own.heads(learner.stack.bind(learner.x[:4].expand(2, 4))[1])["log_normaliser"]().sum(),
+        learner.own.heads(learner.stack.bind(learner.x[:4].expand(2, 4, 1))[1])["log_normaliser"]().sum(),
         learner.stack.flat,
         allow_unused=True,
     )

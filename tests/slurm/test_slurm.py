@@ -30,7 +30,7 @@ SWEEP = """\
 defaults:
   - override /task: 1d
 seeds: 2
-task: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 129}}
+data: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 129}}
 trainer: {{epochs: {epochs}}}
 hydra:
   sweeper:

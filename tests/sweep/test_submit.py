@@ -39,7 +39,7 @@ SWEEP = """\
 defaults:
   - override /task: 1d
 seeds: 1
-task: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 65}}
+data: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 65}}
 trainer: {{epochs: {epochs}}}
 hydra: {{sweeper: {{params: {{method: '{methods}'}}}}}}
 sweep: {{name: own, tables: [scores]}}
