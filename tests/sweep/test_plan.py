@@ -59,6 +59,14 @@ from tests.sweep.made import sweep
         ("dimension_seeds", 13 * 3, ("data.dim",)),
         ("extended_1d", 14 * 2, ()),
         ("learned_proposals", 3 * 2, ("proposal.components",)),
+        ("compare", 3 * 5, ("network", "data.split")),
+        ("tracking", 7, ()),
+        pytest.param(
+            "does_it_matter",
+            2 * 10 * 12 * (6 * 3 + 2),
+            ("trainer.learning_rate", "trainer.schedule", "proposal.stds", "data.data_seed"),
+            marks=pytest.mark.slow,  # two minutes for its 4800 jobs
+        ),
         ("shapes_bases", 2 * 2, ("task.base.seed",)),
         ("detection_sizes", 4 * 2 * 2, ("data.num_train", "data.base_seed", "task.head.frozen")),
         ("detection_sizes_bccd", 4 * 2, ("data.num_train", "task.head.frozen")),
@@ -129,7 +137,8 @@ def test_a_further_grid_that_is_none_is_refused(tmp_path: Path, monkeypatch: pyt
 
 def test_no_sweep_is_left_untested() -> None:
     marked = test_every_sweep_of_the_project_is_valid.pytestmark[0]  # type: ignore[attr-defined]
-    assert {case[0] for case in marked.args[1]} >= set(known_sweeps())
+    names = {case[0] if isinstance(case, tuple) else case.values[0] for case in marked.args[1]}
+    assert names >= set(known_sweeps())
 
 
 def test_a_preset_is_that_of_the_sweeps_task() -> None:

