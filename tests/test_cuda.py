@@ -13,7 +13,6 @@ from ebmbench.engine import train
 from ebmbench.engine.cuda import CapturedSteps
 from ebmbench.methods.likelihood import KLDIS
 from ebmbench.proposals.mixture import GaussianMixture
-from ebmbench.supports.nodes import NodeDensity
 from ebmbench.tasks.regression.fitting import FitLearner
 from tests.tasks.regression.one_d_problem import losses, problem
 from tests.waits import watched
@@ -85,16 +84,12 @@ WORDS = {
 def assert_no_wait(words: list[str]) -> None:
     """Makes steps as a capture makes them, on a device whose tensors have no values: who reads one gets an error."""
     config = compose([*words, "seeds=2"])
-    with pytest.MonkeyPatch.context() as patch:
-        if config.task.name == "regression":  # before training the targets are read, once
-            nodes = config.task.learner(config.setup, config.seeds, torch.device("cpu")).nodes  # type: ignore[attr-defined]
-            patch.setattr(NodeDensity, "of", lambda *arguments: nodes)
-        training = train.Training(config.task.learner(config.setup, config.seeds, META))
-        steps = CapturedSteps(training.learner, training.batches, training.update)
-        steps(0)
-        with watched("meta") as found:
-            steps(1)
-            steps(training.batches.steps_per_epoch - 1)
+    training = train.Training(config.task.learner(config.setup, config.seeds, META))
+    steps = CapturedSteps(training.learner, training.batches, training.update)
+    steps(0)
+    with watched("meta") as found:
+        steps(1)
+        steps(training.batches.steps_per_epoch - 1)
     assert not found
 
 

@@ -48,7 +48,7 @@ class TestCsv:
         logger = loggers.open(config(tmp_path), tmp_path)
         for step in (10, 20, 30):
             logger.log(rows(step))
-        frame = pd.read_csv(tmp_path / "history.csv")
+        frame = pd.read_csv(tmp_path / "history.csv", float_precision="round_trip")
         assert tuple(frame.columns) == (*loggers.HISTORY_COLUMNS, "underflows", "val_nll")
         assert frame["loss"].tolist()[:4] == [1 / 13, 1 / 17, 1 / 23, 1 / 27]
         assert math.isnan(frame["loss"].iloc[-1])

@@ -70,7 +70,11 @@ def test_a_seed_is_stopped_and_recorded_and_the_other_is_not_touched(
     assert status is not None and status.diverged == {"1": 4} and runs.read_state(config.run_dir) == "diverged"
     costs = ("train_seconds", "peak_memory_mb")
     rows, sound = (
-        [{k: v for k, v in row.items() if k not in costs} for row in runs.read_metrics(folder)]
+        # The mixture of the seeds has one seed less.
+        [
+            {k: v for k, v in row.items() if k not in costs and not k.startswith("ensemble_")}
+            for row in runs.read_metrics(folder)
+        ]
         for folder in (config.run_dir, healthy.run_dir)
     )
     assert rows[0] == sound[0]
@@ -221,7 +225,7 @@ def test_a_grid_too_narrow_or_too_coarse_is_marked(
     lines = small("nce", f"data.grid_points={points}")
     row = evaluated(lines, law(sharpness, centre), tmp_path)
     task = compose(lines).task
-    scores = {metric.name: row[metric.name] for metric in task.metrics}
+    scores = {metric.name: row[metric.name] for metric in task.metrics if metric.name in row}
     assert task.is_trusted(scores) == bool(trusted), row
     assert row["trusted"] == trusted and row["diverged"] == 0
 

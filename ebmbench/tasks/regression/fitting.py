@@ -105,7 +105,8 @@ class FitLearner(RegressionLearner):
         self.val_weight = (torch.ones(len(self.val[0])) if given is None else given).double().to(device)
         one = y.shape[1] == 1
         axis = targets.axes[0]
-        dense = y[~axis.is_point(y[:, 0]), 0]
+        host = self.scaling.y(train.y)[:, 0].to(dtype)  # a mask of a device's rows would wait for it
+        dense = host[~axis.is_point(host)]
         nodes = NodeDensity.of(dense, axis.measure).to(device) if one and not targets.discrete else None
         cloud = None if one else Cloud.of_targets(y).to(device)
         self.conditionals = Conditionals(stack, targets, nodes, cloud, len(self.seeds))

@@ -121,7 +121,7 @@ def test_rows_with_mass_where_no_target_was_are_counted(
     new = houses(4).drop(columns=["price", "rent"])
     _, out = predict(run_dir, new, tmp_path)
     model = RegressionModel.mixture(list(ebmbench.load(run_dir).values()))
-    low, high = (float(model.scaling.raw_y(end)) for end in model._conditionals.targets.widened)
+    low, high = (float(model.scaling.raw_y(end)) for end in model._conditionals.targets.range.widened)
     prices = houses(120)["price"]
     assert prices.min() - 0.1 * np.ptp(prices) <= low < prices.quantile(0.1) < prices.quantile(0.9) < high
     ends = [model.cdf(new, torch.full((4,), end)) for end in (low, high)]
