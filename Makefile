@@ -9,7 +9,8 @@ install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[all,dev,docs]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check 'pip>=25.1'  # knows dependency groups
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[all]' --group dev --group docs
 	touch $(INSTALLED)
 
 # The main job: nce+ on 1D dataset 1, one seed.
@@ -36,11 +37,11 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
 bench: install
-	$(PYTHON) -m ebmbench.bench
+	$(PYTHON) -m benchmarks
 
 # Everything that needs a GPU, in about half an hour; without one it says what it would do.
 gpu: install
-	$(PYTHON) -m ebmbench.bench gpu
+	$(PYTHON) -m benchmarks gpu
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

@@ -21,7 +21,7 @@ _ANY = {
 EXAMPLES = "examples.parquet" if has("pyarrow") else "examples.csv.gz"
 """Scores of single test points."""
 
-WHOLE = {*_ANY, "calibration.csv", "densities.npz", EXAMPLES}
+WHOLE = {*_ANY, "calibration.csv", "densities.npz", "ensemble.csv", "model.json", "pictures.npz", EXAMPLES}
 """What a finished 1D run directory holds, and nothing else."""
 
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import sys
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 
-from ebmbench.config import plugins
-from ebmbench.core import registry
+from ebmbench.core import plugins, registry
 
 
 @pytest.fixture(autouse=True)
 def own_components() -> Iterator[None]:
     """Forgets, after the test, what it registered: no test depends on which ran before it in the same process."""
-    found, loaded = registry.groups(), dict(plugins._loaded)
+    found, loaded = registry.groups(), set(plugins._loaded)
     yield
-    registry._found.clear()
-    registry._found.update(found)
-    for name in plugins._loaded.keys() - loaded.keys():
-        sys.modules.pop(plugins._loaded.pop(name).module, None)
+    registry.restore(found)
+    plugins.forget(plugins._loaded.keys() - loaded)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Keeps what tests accept (plug-ins) out of the settings of whoever runs them; subprocesses inherit it."""
+    os.environ["XDG_CONFIG_HOME"] = str(tmp_path_factory.mktemp("settings"))
 
 
 @pytest.fixture

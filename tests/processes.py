@@ -103,10 +103,10 @@ def small(method: str, *more: str) -> list[str]:
     """Overrides for a 1D run of a second: two seeds, tiny data, few samples."""
     lines = ["task=1d", f"method={method}", "seeds=2", "device=cpu", "threads=1", "backend=plain"]
     lines += [
-        "task.num_train=48",
-        "task.num_val=16",
-        "task.num_test=32",
-        "task.grid_points=33",
+        "data.num_train=48",
+        "data.num_val=16",
+        "data.num_test=32",
+        "data.grid_points=33",
         "trainer.batch_size=20",
     ]
     if method in SAMPLING:
@@ -116,9 +116,9 @@ def small(method: str, *more: str) -> list[str]:
 
 TINY = [
     "task=detection",
-    "task.data.num_train=6",
-    "task.data.num_val=2",
-    "task.data.num_test=3",
+    "data.num_train=6",
+    "data.num_val=2",
+    "data.num_test=3",
     "task.base.weights=none",
     "task.base.feature_cache_mb=10",
     "task.inference.steps=1",

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from ebmbench import contract
-from ebmbench.config import plugins
-from ebmbench.core import registry
+from ebmbench.check import components as contract
+from ebmbench.core import plugins, registry
 from ebmbench.core.errors import UserError
 from ebmbench.core.settings import Component
 from ebmbench.tasks.regression.networks.base import Network
+from tests.docs_runner import ROOT
 
 LIBRARIES = ("ngboost", "treeffuser")
-KINDS = ("method", "proposal", "task/network")
-OWN = [(group, name) for group in KINDS for name in registry.known(group) if (group, name) != ("task/network", "paper")]
+KINDS = ("method", "proposal", "network")
+OWN = [(group, name) for group in KINDS for name in registry.known(group) if (group, name) != ("network", "paper")]
 
 
 def faults(cls: type[Component]) -> dict[str, tuple[str, ...]]:
@@ -78,7 +79,7 @@ BROKEN = {
     "raises": ("return no_such_name", "one finite number for each example"),
     "wrong-law": (
         f"return {ESTIMATE} - 2 * target\n\n    def recovers(self, variance, proposal):\n        return variance",
-        "the Gaussian law",
+        "the Gaussian distribution",
     ),
 }
 
@@ -128,6 +129,35 @@ def test_a_file_that_was_edited_replaces_what_it_registered(tmp_path: Path) -> N
     path.write_text(text + text.replace("class Mine", "class Other"))
     with pytest.raises(UserError, match=r"method=edited of .* is taken by"):
         plugins.load([str(path)])
+
+
+@pytest.mark.parametrize("body", ["return target - values.mean(-1)", "return values.logsumexp(-1) - target"])
+def test_a_method_that_claims_nothing_is_not_said_to_find_the_law(body: str, tmp_path: Path) -> None:
+    """A turned sign, and a forgotten log q: `recovers` claims nothing, so that nothing is tested."""
+    findings = list(contract.check(written(tmp_path, f"no-claim-{len(body)}", body)))
+    (gaussian,) = [finding for finding in findings if "Gaussian" in finding.check]
+    assert "recovers claims nothing, so this is not tested" in gaussian.notes[0] and "variance" in gaussian.notes[0]
+
+
+RING = ROOT / "docs" / "extend.md"
+FAULTY_TASKS = {
+    "a function of the step alone": "losses = super().losses(batch, step); return losses + torch.rand(())",
+    "the seed among others": "losses = super().losses(batch, step); return losses + losses.sum().detach()",
+    "bit for bit": "self.n = getattr(self, 'n', 0) + 1; return super().losses(batch, step) * self.n",
+}
+
+
+@pytest.mark.parametrize("check", FAULTY_TASKS)
+def test_a_broken_task_fails_the_check_that_is_meant_for_it(check: str, tmp_path: Path) -> None:
+    """The task of the documents, with a loss that is random, mixes seeds, or keeps what no checkpoint holds."""
+    (text,) = re.findall(r"`my_task.py`:\n\n```python\n(.*?)^```", RING.read_text(), re.S | re.M)
+    name = f"ring-{len(check)}"
+    text = text.replace('name = "ring"', f'name = "{name}"')
+    text += f"\n    def losses(self, batch, step):\n        {FAULTY_TASKS[check]}\n"
+    path = tmp_path / f"ring_{len(check)}.py"
+    path.write_text(text)
+    plugins.load([str(path)])
+    assert any(check in title for title in faults(registry.known("task")[name]))
 
 
 def test_what_is_not_described_or_has_no_colour_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,7 +217,7 @@ def test_a_proposal_that_is_wrong_in_several_dimensions_alone_is_seen() -> None:
 
 
 def test_a_network_whose_rows_depend_on_each_other_is_seen() -> None:
-    base = registry.known("task/network")["mlp"]
+    base = registry.known("network")["mlp"]
 
     class Centred(nn.Module):
         def forward(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:

@@ -13,8 +13,7 @@ from ebmbench.engine import train
 from ebmbench.engine.cuda import CapturedSteps
 from ebmbench.methods.likelihood import KLDIS
 from ebmbench.proposals.mixture import GaussianMixture
-from ebmbench.tasks.regression.base_density import NodeDensity
-from ebmbench.tasks.regression.one_d_learner import OneDLearner
+from ebmbench.tasks.regression.fitting import FitLearner
 from tests.tasks.regression.one_d_problem import losses, problem
 from tests.waits import watched
 
@@ -23,7 +22,7 @@ METHODS_OF_ALL_KINDS = ("nce+", "kld-is", "ml-mcmc", "sm", "dsm")
 STEPS = 20  # 9 to an epoch of 128 points, the last of them short
 
 
-def stepped(made: OneDLearner, captured: bool, steps: int = STEPS) -> train.Progress:
+def stepped(made: FitLearner, captured: bool, steps: int = STEPS) -> train.Progress:
     """Makes steps of a learner, by the capture's logic or eagerly."""
     training = train.Training(made)
     capture = CapturedSteps(made, training.batches, training.update)
@@ -75,9 +74,9 @@ def test_the_step_of_a_divergence_is_read_on_the_device() -> None:
 
 META = torch.device("meta")
 WORDS = {
-    "1d": ["task.num_train=64"],
+    "1d": ["data.num_train=64"],
     "regression": ["data=diabetes"],
-    "regression, dropout, clipped": ["data=diabetes", "task.network.dropout=0.1", "trainer.gradient_clip=1.0"],
+    "regression, dropout, clipped": ["data=diabetes", "network.dropout=0.1", "trainer.gradient_clip=1.0"],
     "regression, a density": ["data=diabetes", "network=mdn"],
 }
 
@@ -85,16 +84,12 @@ WORDS = {
 def assert_no_wait(words: list[str]) -> None:
     """Makes steps as a capture makes them, on a device whose tensors have no values: who reads one gets an error."""
     config = compose([*words, "seeds=2"])
-    with pytest.MonkeyPatch.context() as patch:
-        if config.task.name == "regression":  # before training the targets are read, once
-            nodes = config.task.learner(config.setup, config.seeds, torch.device("cpu")).nodes  # type: ignore[attr-defined]
-            patch.setattr(NodeDensity, "of", lambda *arguments: nodes)
-        training = train.Training(config.task.learner(config.setup, config.seeds, META))
-        steps = CapturedSteps(training.learner, training.batches, training.update)
-        steps(0)
-        with watched("meta") as found:
-            steps(1)
-            steps(training.batches.steps_per_epoch - 1)
+    training = train.Training(config.task.learner(config.setup, config.seeds, META))
+    steps = CapturedSteps(training.learner, training.batches, training.update)
+    steps(0)
+    with watched("meta") as found:
+        steps(1)
+        steps(training.batches.steps_per_epoch - 1)
     assert not found
 
 
@@ -149,7 +144,7 @@ def test_what_is_not_captured_gets_its_batches_on_the_host() -> None:
 # ------------------------------------------------------------------------------------------ on a GPU
 
 
-def on(device: str, name: str) -> OneDLearner:
+def on(device: str, name: str) -> FitLearner:
     return problem(name, (0, 4), device=device, epochs=3, batch_size=15, num_samples=64)
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from ebmbench.cli import main as cli
-from ebmbench.config.compose import compose, composer, expand, for_task
+from ebmbench.config.compose import compose, composer, expand
 from ebmbench.config.run import RunConfig, all_keys
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
@@ -22,8 +22,7 @@ FEW, MANY = 120, 2000
 
 KEYS = sorted({*all_keys(), "task", "method", "proposal", "trainer", "logger"})
 GROUPS = {group: sorted(components) for group, components in registry.groups().items()}
-GROUPS |= {"trainer": GROUPS["task"], "logger": ["csv", "none", "wandb"]}
-GROUPS["proposal"] = sorted({*GROUPS["proposal"], "independent", "single"})
+GROUPS |= {"trainer": GROUPS["task"], "logger": ["csv", "none", "wandb", "trackio"]}
 HYDRA = [
     "hydra/launcher",
     "hydra.run.dir",
@@ -43,13 +42,13 @@ numbers = st.one_of(
     st.sampled_from(["1e400", "-0", "0x1F", "1_000", "9" * 4400]),
 )
 words = st.sampled_from(
-    ["null", "true", "", "???", "auto", "cuda:0", "${seeds}", "${oc.env:NOPE}", "${setting:}", "${", "*", "1,2",
+    ["null", "true", "", "???", "auto", "cuda:0", "${seeds}", "${oc.env:NOPE}", "${noise.stds}", "${", "*", "1,2",
      "range(1,3)",
      "glob(*)", "interval(0,1)", "shuffle(1,2)", "sort(3,1)", "int(x)", "cast(1)", "a,b", "choice(",
      "{a:1}", "{1:2,x:{}}",
      "[[1]]",
      "[", "]]", "'", '"', "\\", "=", "@", "~", "~~x", "a:b", "${oc.decode:'['}", "..", "../task/1d", "smoke",
-     "smoke/1d", "paper_1d"]
+     "uci/yacht", "paper_1d"]
 )  # fmt: skip
 choices = st.sampled_from(sorted({option for options in GROUPS.values() for option in options}))
 scalars = st.one_of(numbers.map(str), words, choices, text)
@@ -89,7 +88,7 @@ def throw(examples: int) -> dict[str, int]:
         def one(overrides: list[str]) -> None:
             seen["overrides"] += len(overrides)
             try:
-                config = compose_one(for_task(overrides))
+                config = compose_one(overrides)
             except UserError as error:
                 assert str(error).strip() and "\n" not in str(error)
                 seen["sentences"] += 1
@@ -196,14 +195,14 @@ def test_the_entry_as_a_process(tmp_path_factory: pytest.TempPathFactory, overri
         (["trainer.epoch=3"], ["trainer.epoch", "did you mean trainer.epochs"]),
         (["sigma=3"], ["sigma", "method.sigma"]),
         (["method.beta=-1"], ["method.beta=-1", "greater than 0"]),
-        (["task.dataset=3"], ["task.dataset=3", "1 or 2"]),
-        (["method=sm", "proposal.stds=[1.0]"], ["proposal.stds=[1.0] contradicts method=sm"]),
+        (["data=law3"], ["data=law3 is not known", "law1"]),
+        (["method=sm", "proposal.stds=[1.0]"], ["proposal.stds is a setting, but not of method=sm,"]),
         (["method=sm", "method.beta=1"], ["method.beta", "not of method=sm"]),
-        (["method=dsm", "proposal=single"], ["proposal.stds=[0.4]", "contradicts method=dsm"]),
+        (["method=dsm", "proposal=uniform"], ["proposal.low=-3.0", "contradicts method=dsm"]),
         (["proposal.stds=[[0.1,0.2]]"], ["proposal.stds.0=[0.1, 0.2]", "valid number"]),
         (["task=detection", "trainer=1d"], ["trainer=1d contradicts task=detection"]),
         (["+logger.mode=offline"], ["logger.mode='offline' contradicts logger=csv", "logger=wandb"]),
-        (["task=detection", "task.data.num_trian=4"], ["task.data.num_trian", "did you mean task.data.num_train"]),
+        (["task=detection", "data.num_trian=4"], ["data.num_trian", "did you mean data.num_train"]),
         (["trainer.epochs=${oc.env:NOPE}"], ["trainer.epochs", "NOPE"]),
         (["=3"], ["'=3'", "key=value"]),
         (["trainer.epochs=0", "method.beta=x", "seeds=0"], ["trainer.epochs=0", "method.beta='x'", "seeds=0"]),
@@ -227,8 +226,8 @@ def test_shared_compositions_equal_separate_ones() -> None:
         ["task=1d", "method=nce+", "method.beta=0.5"],
         ["task=1d", "method=nce+"],
         ["method.beta=0.1", "method=nce+", "task=1d", "trainer.epochs=3"],
-        ["task=1d", "method=dsm", "task.dataset=2"],
-        ["task=1d", "method=dsm", "task.dataset=1", "++trainer.epochs=5"],
+        ["task=1d", "method=dsm", "data=law2"],
+        ["task=1d", "method=dsm", "data=law1", "++trainer.epochs=5"],
     ]
     with composer() as compose_one:
         for job in [*jobs, *reversed(jobs)]:

@@ -12,6 +12,7 @@ import pytest
 from ebmbench.cli.main import main
 from ebmbench.core.errors import UserError
 from ebmbench.report.planned import read_plan
+from ebmbench.system.seal import encode as sealed_json
 from tests.sweep.made import made_plan
 
 Raw = dict[str, Any]
@@ -61,8 +62,8 @@ def test_a_made_up_plan(change: Callable[[Raw], None], tmp_path: Path) -> None:
     path = tmp_path / "sweeps" / "made" / "plan.json"
     raw = json.loads(path.read_text())
     change(raw)
-    path.write_text(json.dumps(raw))
-    with pytest.raises(UserError, match=r"plan\.json is damaged"):
+    path.write_bytes(sealed_json(raw))
+    with pytest.raises(UserError, match=r"plan\.json is damaged|is no list"):
         read_plan(tmp_path, "made")
 
 
@@ -76,11 +77,11 @@ SWEEPS: list[tuple[str | bytes | None, str]] = [
     ("text", "cannot be read"),
     ("a: &a [*a]", "cannot"),
     ("# @package _global_\nhydra: 3", "HydraConf"),
-    ("sweep: [", "line 1"),
+    ("sweep: [", "line 2"),
     (b"\xff\0", "cannot be read"),
     (None, "is not known"),
     ("# @package _global_\nsweep: [a]", "sweep=['a'] is not allowed"),
-    ("# @package _global_\nseeds: 1\nseeds: 2", "found duplicate key seeds, line 3"),
+    ("# @package _global_\nseeds: 1\nseeds: 2", "the key seeds is there twice, line 3"),
     ("# @package _global_\n\t- a", "line 2"),
     ("# @package _global_\nhydra: {sweeper: {params: [1]}}", "Cannot merge DictConfig with ListConfig"),
     ("# @package _global_\nhydra: {sweeper: {params: {method: }}}", "'hydra.sweeper.params.method' is not Optional"),
@@ -116,7 +117,7 @@ LONG = "x" * 5000
     [
         ["sweep", "status", LONG],
         ["report", "page", LONG],
-        ["fsck", f"results_dir={LONG}"],
+        ["audit", "files", f"results_dir={LONG}"],
         ["task=1d", "method=nce", f"plugins=[{LONG}.py]"],
         ["task=1d", "method=nce", f"results_dir={LONG}"],
         ["task=regression", "data=table", f"data.path={LONG}", "data.targets=[y]", "method=nce"],

@@ -9,14 +9,14 @@ import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 import ebmbench
-from ebmbench import fsck
+from ebmbench.audit import files as audit
 from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
@@ -25,8 +25,9 @@ from ebmbench.engine import api, runs
 from ebmbench.engine.execute import execute
 from ebmbench.system import checkpoint, files
 from ebmbench.system.locking import Lock
+from ebmbench.system.seal import encode as sealed_json
 from ebmbench.tasks.base import Setup
-from ebmbench.tasks.regression.one_d import OneD
+from ebmbench.tasks.regression.task import OneD
 from tests.comparison import WHOLE, differences
 from tests.processes import Command, small
 
@@ -97,7 +98,7 @@ def take_all_of_another(run_dir: Path) -> None:
 
 def without_checksums(run_dir: Path) -> None:
     path = run_dir / "status.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "outputs": {}}))
+    path.write_bytes(sealed_json({**json.loads(path.read_text()), "outputs": {}}))
 
 
 DAMAGE: dict[str, tuple[str, Callable[[Path], object]]] = {
@@ -187,7 +188,7 @@ def test_a_checkpoint_of_another_run_is_refused_even_with_the_right_checksum(con
     path = config.run_dir / "status.json"
     raw = json.loads(path.read_text())
     raw["outputs"]["checkpoint.pt"] = files.fingerprint_of_file(config.run_dir / "checkpoint.pt")
-    path.write_text(json.dumps(raw))
+    path.write_bytes(sealed_json(raw))
     with pytest.raises(runs.Damaged, match=r"checkpoint\.pt is of another run"):
         api.read_parameters(config.run_dir)
 
@@ -196,9 +197,7 @@ def test_a_table_without_a_seed_is_refused_even_with_the_right_checksum(config: 
     lose_a_row(config.run_dir)
     status = runs.read_status(config.run_dir)
     assert status is not None
-    runs.write_json(
-        config.run_dir / "status.json", asdict(replace(status, outputs=runs.record_outputs(config.run_dir)))
-    )
+    runs.write_status(config.run_dir, replace(status, outputs=runs.record_outputs(config.run_dir)))
     with pytest.raises(runs.Damaged, match="one row for each seed"):
         runs.read_metrics(config.run_dir)
 
@@ -235,7 +234,7 @@ def test_figures_and_strangers_are_noted_and_spoil_no_result(tmp_path: Path, mon
         "notes.txt was not written by the run",
     ]
     assert runs.check_state(config) == "done" and execute(config, quiet=True).existed
-    assert fsck.main(tmp_path, repair=True) == 0 and (config.run_dir / "notes.txt").read_text() == "mine"
+    assert audit.main(tmp_path, repair=True) == 0 and (config.run_dir / "notes.txt").read_text() == "mine"
 
 
 def test_what_is_read_while_new_files_take_the_place_of_old_ones(
@@ -307,7 +306,7 @@ def test_what_a_kill_at_the_very_end_left_is_gone_at_the_next_start(config: RunC
 def test_a_forced_attempt_under_way_is_no_leftover(config: RunConfig) -> None:
     attempt = config.run_dir / "attempt"
     attempt.mkdir()
-    runs.write_json(attempt / "status.json", asdict(runs.Status.of(config, "running", attempt=2)))
+    runs.write_status(attempt, runs.Status.of(config, "running", attempt=2))
     (config.run_dir / "part.0.ckpt").write_text("left")
     assert execute(config, quiet=True).existed and attempt.exists()
     assert not (config.run_dir / "part.0.ckpt").exists()
@@ -325,33 +324,33 @@ def test_the_command_says_so_in_one_line(results: Path, tmp_path: Path) -> None:
     assert again.wait() == 0 and "This result exists already" in again.output
 
 
-# ------------------------------------------------------------------------------------------------------------ fsck
+# ----------------------------------------------------------------------------------------------------------- audit
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_fsck_finds_nothing_wrong_and_changes_nothing(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_finds_nothing_wrong_and_changes_nothing(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(results)
-    assert main(["fsck", f"results_dir={results}"]) == 0 and fsck.main(results, repair=True) == 0
+    assert main(["audit", "files", f"results_dir={results}"]) == 0 and audit.main(results, repair=True) == 0
     said = capsys.readouterr()
     assert "2 runs: 2 finished and whole, 0 damaged, 0 unfinished" in said.out and not said.err
     assert contents(results) == before
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_fsck_repairs(kind: str, config: RunConfig, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_repairs(kind: str, config: RunConfig, made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, damage = DAMAGE[kind]
     run_dir, results = config.run_dir, config.run_dir.parent.parent
     good = contents(other_run(run_dir))
     damage(run_dir)
     left = {key: data for key, data in contents(run_dir).items() if key not in ("status.json", "lock")}
-    assert fsck.main(results) == 1
+    assert audit.main(results) == 1
     said = capsys.readouterr()
     assert f"damaged: {run_dir}: " in said.err and name in said.err and "1 damaged" in said.out
-    assert fsck.main(results, repair=True) == 0
-    assert fsck.main(results) == 0
+    assert audit.main(results, repair=True) == 0
+    assert audit.main(results) == 0
     assert contents(other_run(run_dir)) == good
     kept = contents(results)
     assert all(any(data == other for other in kept.values()) for data in left.values())  # nothing was deleted
@@ -360,7 +359,7 @@ def test_fsck_repairs(kind: str, config: RunConfig, made: Path, capsys: pytest.C
     assert not differences(run_dir, made / "runs" / run_dir.name)
 
 
-def test_fsck_leaves_a_run_under_way_alone(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_audit_leaves_a_run_under_way_alone(config: RunConfig, capsys: pytest.CaptureFixture[str]) -> None:
     change_a_digit(config.run_dir)
     half = config.run_dir / ".metrics.csv.1.tmp"
     half.write_text("half")
@@ -368,32 +367,32 @@ def test_fsck_leaves_a_run_under_way_alone(config: RunConfig, capsys: pytest.Cap
     lock = Lock(config.run_dir / "lock")
     lock.acquire()
     try:
-        assert fsck.main(config.run_dir.parent.parent, repair=True) == 1
+        assert audit.main(config.run_dir.parent.parent, repair=True) == 1
         assert "is being worked on" in capsys.readouterr().out
         assert (config.run_dir / "status.json").read_bytes() == before and half.exists()
     finally:
         lock.release()
-    assert fsck.main(config.run_dir.parent.parent, repair=True) == 0 and not half.exists()
+    assert audit.main(config.run_dir.parent.parent, repair=True) == 0 and not half.exists()
 
 
-def test_fsck_deletes_temporary_files_of_dead_processes_alone(results: Path) -> None:
+def test_audit_deletes_temporary_files_of_dead_processes_alone(results: Path) -> None:
     (results / "sweeps" / "a").mkdir(parents=True)
     old, new = results / "sweeps" / "a" / ".plan.json.1.tmp", results / "sweeps" / "a" / ".plan.json.2.tmp"
     for path in (old, new):
         path.write_text("half")
     os.utime(old, (time.time() - 7200,) * 2)
-    assert fsck.main(results, repair=True) == 0
+    assert audit.main(results, repair=True) == 0
     assert not old.exists() and new.exists()
 
 
-def test_fsck_is_a_command(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fsck", f"results_dir={results}"]) == 0
+def test_audit_is_a_command(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["audit", "files", f"results_dir={results}"]) == 0
     assert "damaged" in capsys.readouterr().out
 
 
-def test_fsck_says_what_is_no_results_folder(tmp_path: Path) -> None:
+def test_audit_says_what_is_no_results_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no folder 'runs'"):
-        fsck.main(tmp_path)
+        audit.main(tmp_path)
 
 
 def test_parameters_are_those_that_were_trained(config: RunConfig) -> None:

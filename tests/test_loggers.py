@@ -48,7 +48,7 @@ class TestCsv:
         logger = loggers.open(config(tmp_path), tmp_path)
         for step in (10, 20, 30):
             logger.log(rows(step))
-        frame = pd.read_csv(tmp_path / "history.csv")
+        frame = pd.read_csv(tmp_path / "history.csv", float_precision="round_trip")
         assert tuple(frame.columns) == (*loggers.HISTORY_COLUMNS, "underflows", "val_nll")
         assert frame["loss"].tolist()[:4] == [1 / 13, 1 / 17, 1 / 23, 1 / 27]
         assert math.isnan(frame["loss"].iloc[-1])
@@ -291,3 +291,21 @@ def test_a_refused_login_leaves_no_file_open_and_no_folder(tmp_path: Path, monke
         loggers.open(config(tmp_path, "logger=wandb"), tmp_path)
     assert len(os.listdir("/proc/self/fd")) == before
     assert [path.name for path in (tmp_path / "wandb").iterdir()] == ["folder.txt"]
+
+
+def test_trackio_has_a_run_for_each_seed_when_the_run_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine alone; a run that goes on has the rows of before it too."""
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    trackio = pytest.importorskip("trackio")
+    settings = config(tmp_path, "logger=trackio", "logger.project=mine")
+    first = loggers.open(settings, tmp_path)
+    first.log(rows(10))
+    first.close("interrupted")
+    logger = loggers.open(settings, tmp_path, resume={3: 10, 7: 10})
+    logger.log(rows(20))
+    logger.finish([{"seed": seed, "d_kl": 0.1 * seed} for seed in (3, 7)], [], tmp_path)
+    logger.close("done")
+    logger.close("done")
+    runs = {run.name: run for run in trackio.Api().runs("mine")}
+    assert set(runs) == {f"{settings.run_id}-3", f"{settings.run_id}-7"}

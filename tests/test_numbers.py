@@ -25,8 +25,8 @@ from ebmbench.engine.train import Callbacks, Training, train
 from ebmbench.methods.base import Method
 from ebmbench.methods.likelihood import MLMCMC
 from ebmbench.proposals.mixture import GaussianMixture, gaussian_log_prob
-from ebmbench.tasks.regression.one_d import OneD
-from ebmbench.tasks.regression.one_d_learner import OneDLearner
+from ebmbench.tasks.regression.fitting import FitLearner
+from ebmbench.tasks.regression.task import OneD
 from tests.processes import PAPER, small
 
 
@@ -58,9 +58,9 @@ def test_a_seed_is_stopped_and_recorded_and_the_other_is_not_touched(
     lines = small("nce", "trainer.epochs=3")
     healthy = compose([*lines, f"results_dir={tmp_path / 'healthy'}"])
     execute(healthy, quiet=True)
-    losses = OneDLearner.losses
+    losses = FitLearner.losses
     monkeypatch.setattr(
-        OneDLearner,
+        FitLearner,
         "losses",
         lambda self, batch, step: losses(self, batch, step) + (torch.tensor([0.0, math.inf]) if step == 4 else 0.0),
     )
@@ -70,7 +70,11 @@ def test_a_seed_is_stopped_and_recorded_and_the_other_is_not_touched(
     assert status is not None and status.diverged == {"1": 4} and runs.read_state(config.run_dir) == "diverged"
     costs = ("train_seconds", "peak_memory_mb")
     rows, sound = (
-        [{k: v for k, v in row.items() if k not in costs} for row in runs.read_metrics(folder)]
+        # The mixture of the seeds has one seed less.
+        [
+            {k: v for k, v in row.items() if k not in costs and not k.startswith("ensemble_")}
+            for row in runs.read_metrics(folder)
+        ]
         for folder in (config.run_dir, healthy.run_dir)
     )
     assert rows[0] == sound[0]
@@ -218,15 +222,15 @@ def law(sharpness: float, centre: float) -> Any:
 def test_a_grid_too_narrow_or_too_coarse_is_marked(
     sharpness: float, centre: float, points: int, trusted: int, tmp_path: Path
 ) -> None:
-    lines = small("nce", f"task.grid_points={points}")
+    lines = small("nce", f"data.grid_points={points}")
     row = evaluated(lines, law(sharpness, centre), tmp_path)
     task = compose(lines).task
-    scores = {metric.name: row[metric.name] for metric in task.metrics}
+    scores = {metric.name: row[metric.name] for metric in task.metrics if metric.name in row}
     assert task.is_trusted(scores) == bool(trusted), row
-    assert row["trusted"] == (trusted and not task.is_uninformed(row)) and row["diverged"] == 0
+    assert row["trusted"] == trusted and row["diverged"] == 0
 
 
-def test_a_model_no_better_than_the_uniform_density_is_not_trusted(tmp_path: Path) -> None:
+def test_the_uniform_density_reaches_the_edge_of_the_grid(tmp_path: Path) -> None:
     flat, good = (evaluated(small("nce"), f, tmp_path) for f in (lambda x, y: 0 * y[..., 0], law(0.8, 0.0)))
     assert flat["nll"] == pytest.approx(math.log(6)) and good["nll"] < math.log(6) - 0.1
     assert (flat["trusted"], good["trusted"]) == (0, 1)

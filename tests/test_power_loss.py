@@ -16,7 +16,7 @@ from ebmbench.native import build
 from ebmbench.report.planned import read_plan
 from ebmbench.sweep import collect
 from ebmbench.system import locking
-from ebmbench.tasks.regression.one_d import OneD
+from ebmbench.tasks.regression.task import OneD
 from tests.comparison import differences
 from tests.power import Disk
 from tests.sweep.made import made_plan, make_done
@@ -30,7 +30,7 @@ def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def tiny(results: Path) -> RunConfig:
     lines = ["task=1d", "method=sm", "seeds=2", "device=cpu", "threads=1", "backend=plain", "checkpoint_seconds=0"]
-    lines += ["task.num_train=16", "task.num_val=4", "task.num_test=8", "task.grid_points=17", "trainer.epochs=2"]
+    lines += ["data.num_train=16", "data.num_val=4", "data.num_test=8", "data.grid_points=17", "trainer.epochs=2"]
     return compose([*lines, f"results_dir={results}"])
 
 

@@ -19,8 +19,8 @@ from ebmbench.engine.train import Callbacks, CheckpointPlan, Progress, train
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import Interrupted, StopFlag
 from ebmbench.tasks.detection import learner as detection
-from ebmbench.tasks.regression.one_d import OneD
-from ebmbench.tasks.regression.one_d_learner import OneDLearner
+from ebmbench.tasks.regression.fitting import FitLearner
+from ebmbench.tasks.regression.task import OneD
 from tests.comparison import WHOLE, differences, whole_detection
 from tests.processes import PAPER, Command, small, tiny
 
@@ -108,7 +108,7 @@ def test_training_of_a_detector_stopped_at_every_kind_of_step(
 ) -> None:
     # Every other batch is short and ends an epoch, and so a row of the history; the rate warms up, and falls at step 4.
     monkeypatch.setattr(detection, "HISTORY_STEPS", 2)
-    settings = ["task.data.num_train=3", "trainer.batch_size=2", "trainer.iterations=5", "trainer.warmup=2"]
+    settings = ["data.num_train=3", "trainer.batch_size=2", "trainer.iterations=5", "trainer.warmup=2"]
     config = compose(tiny(method, *settings, "trainer.learning_rate=0.01", f"results_dir={features}"))
     history = assert_same_training(config, [1, 2, 3], tmp_path)
     assert [row["step"] for row in history] == [2, 4, 5]
@@ -117,12 +117,12 @@ def test_training_of_a_detector_stopped_at_every_kind_of_step(
 def test_a_stopped_seed_stays_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All seeds diverge: no further epoch is trained after a resume, and their history is nan."""
     config = compose(small("nce", "trainer.epochs=4"))
-    healthy = OneDLearner.losses
+    healthy = FitLearner.losses
 
     def losses(self: Any, batch: torch.Tensor, step: int) -> torch.Tensor:
         return healthy(self, batch, step) * torch.where(torch.tensor([step == 3, step == 5]), torch.inf, 1.0)
 
-    monkeypatch.setattr(OneDLearner, "losses", losses)
+    monkeypatch.setattr(FitLearner, "losses", losses)
     stops: list[list[int]] = [[], [4, 6]]
     results = [trained(config, CheckpointPlan(tmp_path / f"{len(s)}", 0), s) for s in stops]
     for _, progress, history in results:

@@ -64,7 +64,7 @@ def test_a_closed_terminal_does_not_stop_what_nohup_started(monkeypatch: pytest.
 
 
 def test_in_setting_up_the_data(tmp_path: Path) -> None:
-    process, run_dir = start(tmp_path, LONG, "task.num_train=3000000")
+    process, run_dir = start(tmp_path, LONG, "data.num_train=3000000")
     process.wait_for(lambda: runs.read_status(run_dir) is not None)
     process.send(signal.SIGTERM)
     assert process.wait() == 143
@@ -72,7 +72,7 @@ def test_in_setting_up_the_data(tmp_path: Path) -> None:
 
 
 def test_in_evaluation_the_training_is_kept(tmp_path: Path) -> None:
-    process, run_dir = start(tmp_path, "trainer.epochs=1", "task.grid_points=4097", "task.num_test=100000")
+    process, run_dir = start(tmp_path, "trainer.epochs=1", "data.grid_points=4097", "data.num_test=100000")
     process.wait_for(lambda: "evaluating" in process.output)
     process.send(signal.SIGTERM)
     assert process.wait() == 143

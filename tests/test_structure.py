@@ -74,10 +74,10 @@ HOMES = {"method": "methods", "task": "tasks"}
 
 @pytest.mark.parametrize("group", HOMES)
 def test_nothing_outside_its_home_names_a_task_or_a_method(group: str) -> None:
-    """Benchmarks and examples in help texts may; what decides something may not."""
+    """Examples in help texts may; what decides something may not."""
     known = set(registry.known(group))
     for path in MODULES:
-        if package_of(path) not in (HOMES[group], "bench", "contract", "estimator"):
+        if package_of(path) not in (HOMES[group], "check", "estimator"):
             named = strings(path) & known
             assert not named, f"{path.relative_to(PACKAGE)} names {named}"
 

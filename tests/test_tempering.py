@@ -12,7 +12,9 @@ from torch import Tensor
 from ebmbench.core.energy import AutogradEnergy
 from ebmbench.core.importance import Cloud, Proposal
 from ebmbench.core.tempering import Tempered, tempered
-from ebmbench.tasks.regression.base_density import BaseDensity, Wide
+from ebmbench.supports.measure import BaseDensity
+from ebmbench.supports.real import Real
+from ebmbench.supports.targets import Axis, Targets, Wide
 
 LOG_Z = 3.0
 ROWS = 40
@@ -55,12 +57,16 @@ def unequal_modes(y: Tensor) -> Tensor:
     return torch.logaddexp(normal(y, -1.0, 0.3) + math.log(0.1), normal(y, 1.0, 0.1) + math.log(0.9))
 
 
+def wide(dim: int) -> Wide:
+    return Wide(Targets((Axis(Real(), 0.0, 1.0, (), BaseDensity()),) * dim), torch.device("cpu"))
+
+
 def made(
     log_density: Callable[[Tensor], Tensor], dim: int, *others: tuple[float, Proposal], count: int = 256, seeds: int = 1
 ) -> Tempered:
-    wide = (1 - sum(share for share, _ in others), Wide(BaseDensity(), dim, torch.device("cpu")))
+    base = (1 - sum(share for share, _ in others), wide(dim))
     f = AutogradEnergy(lambda y: log_density(y) + LOG_Z)
-    return tempered(f, [wide, *others], (seeds, ROWS), count, torch.Generator().manual_seed(0))
+    return tempered(f, [base, *others], (seeds, ROWS), count, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("dim", [2, 16])
@@ -103,8 +109,8 @@ def test_each_part_of_the_start_is_answerable_for_its_own_mass() -> None:
 
 
 def test_parts_that_overlap_count_no_mass_twice() -> None:
-    base, dim = BaseDensity(), 3
-    same = Wide(base, dim, torch.device("cpu"))
+    dim = 3
+    same = wide(dim)
     found = made(two_modes, dim, (0.4, same))
     assert abs(float(found.log_z.mean()) - LOG_Z) < 0.1
 

@@ -17,8 +17,7 @@ from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.engine import runs
 from ebmbench.engine.execute import execute
-from ebmbench.tasks.regression.laws import Dataset
-from ebmbench.tasks.regression.one_d import OneD
+from ebmbench.tasks.regression.task import OneD
 from tests.processes import small
 
 PACKAGE = Path(ebmbench.__file__).parent
@@ -63,14 +62,14 @@ def test_a_made_up_checkpoint_of_an_unfinished_run(tmp_path: Path) -> None:
 
 
 def test_arrays_that_hold_pickles(tmp_path: Path) -> None:
-    from ebmbench.tasks.regression import one_d_figures as figures
+    from ebmbench.tasks.regression import figures
 
     config = compose([*small("sm", "trainer.epochs=1"), f"results_dir={tmp_path / 'r'}"])
     execute(config, quiet=True)
     proof = tmp_path / "executed"
     np.savez(config.run_dir / "densities.npz", x=np.array([Evil(proof)], dtype=object))
     with pytest.raises((ValueError, KeyError)):
-        figures.figures("sm", "data", Dataset.draw(config.task).train, config.run_dir)  # type: ignore[arg-type]
+        figures.figures("sm", "data", config.run_dir)
     assert not proof.exists()
 
 
@@ -109,7 +108,7 @@ def test_no_resolver_is_evaluated_in_a_config_that_is_read(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", "null", '{"schema": 99}', '{"schema": 1}', '{"schema": 1, "x": 2}', "\udcff", "[" * 99999]
+    "text", ["", "{", "[]", "null", '{"schema": 99}', '{"schema": 2}', '{"schema": 2, "x": 2}', "\udcff", "[" * 99999]
 )
 def test_a_made_up_status(text: str, tmp_path: Path) -> None:
     (tmp_path / "status.json").write_bytes(text.encode(errors="surrogateescape"))
@@ -128,7 +127,7 @@ def test_the_project_has_no_call_that_unpickles_or_evaluates() -> None:
         r"\bpickle\.(load|loads|Unpickler)": "",
         r"torch\.load\(": "weights_only=True",
         r"np\.load\(": "allow_pickle=False",
-        r"yaml\.(load|full_load|unsafe_load)\(": "Loader=loader)  # a safe loader",
+        r"yaml\.(load|full_load|unsafe_load)\(": "Loader=_Loader)  # a safe loader",
         r"(?<![\w.])(eval|exec)\(": "",
         r"read_pickle|joblib\.load|allow_pickle=True|weights_only=False|shell=True|os\.system": "",
     }

@@ -1,6 +1,6 @@
 """What a person waits for: answers about settings, states and results that exist load neither PyTorch nor pandas.
 
-What they take in seconds is measured by `python -m ebmbench.bench waits`; here is why it is little.
+What they take in seconds is measured by `python -m benchmarks waits`; here is why it is little.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the results of a run, and of a sweep of one job."""
     monkeypatch.chdir(tmp_path)
     assert dispatch(SMOKE) == 0
-    assert dispatch(["sweep", "submit", "smoke", "method=nce", "task.dataset=1", "trainer.epochs=1", "--no-start"]) == 0
+    assert dispatch(["sweep", "submit", "smoke", "method=nce", "data=law1", "trainer.epochs=1", "--no-start"]) == 0
     return tmp_path
 
 

@@ -61,3 +61,40 @@ def test_the_installed_console_command_runs_from_anywhere(wheel: Path, tmp_path:
     assert again.stdout.startswith("This result exists already")
     wrong = ebmbench("method=nec+")
     assert wrong.returncode == 2 and "did you mean nce+" in wrong.stderr
+
+
+@pytest.mark.slow
+def test_a_wheel_with_kernels_needs_no_compiler(tmp_path: Path) -> None:
+    """It trains on the kernels that it carries, where the PATH has no compiler, with the losses of the plain path."""
+    site = tmp_path / "site"
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "--target",
+        str(site),
+    ]
+    subprocess.run([*pip, str(ROOT)], check=True, capture_output=True, env={**os.environ, "EBMBENCH_KERNELS": "1"})
+    program = """
+import torch
+from ebmbench.config.compose import compose
+from ebmbench.engine.train import Training
+from ebmbench.native import build
+assert build.kernels()._name.startswith(__import__("sys").argv[1]), build.kernels()._name
+losses = []
+for backend in ("auto", "plain"):
+    config = compose(["task=1d", "method=nce+", "seeds=2", "device=cpu", f"backend={backend}"])
+    training = Training(config.task.learner(config.setup, config.seeds, torch.device("cpu")))
+    losses.append(training.losses(0))
+torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-5)
+"""
+    home = str(tmp_path)
+    environment = {"PATH": home, "PYTHONPATH": str(site), "HOME": home, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", program, str(site)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / ".cache").exists()

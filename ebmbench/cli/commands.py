@@ -44,7 +44,6 @@ class Command:
         completes: what its words are, for tab completion: `settings`, `sweeps`, `groups`, `files`, or the words
             themselves, separated by spaces.
         detail: further help.
-        passes_on: whether its words go as they are to a program of its own.
     """
 
     path: tuple[str, ...]
@@ -54,7 +53,6 @@ class Command:
     completes: str = "files"
     options: tuple[Option, ...] = ()
     detail: str = ""
-    passes_on: bool = False
 
     @property
     def name(self) -> str:
@@ -64,13 +62,19 @@ class Command:
     @property
     def all_options(self) -> tuple[Option, ...]:
         """Its options, and those that all commands have."""
-        return () if self.passes_on else (*self.options, CONFIG_DIR)
+        return (*self.options, CONFIG_DIR, TRUST)
 
 
 CONFIG_DIR = Option(
     "--config-dir",
     "a folder with YAML of your own, of the same layout as conf/; it is used beside ./conf",
     "DIR",
+    is_repeatable=True,
+)
+TRUST = Option(
+    "--trust",
+    "accept the plug-in with this hash, which came with results of somebody else; its code is executed from now on",
+    "HASH",
     is_repeatable=True,
 )
 _JOBS = Option("--jobs", "on this machine: at most N jobs at a time", "N")
@@ -81,7 +85,11 @@ _LAUNCHERS = """\
 hydra/launcher=NAME says where jobs run: local, local_parallel (the default of `sweep`), slurm, slurm_gpu, or a file of
 conf/hydra/launcher/. hydra.launcher.KEY=VALUE changes one of its settings: hydra.launcher.partition=gpu."""
 
-GROUPS = {"sweep": "many runs: submit them, watch them, make their tables", "report": "one page, figures or W&B report"}
+GROUPS = {
+    "sweep": "many runs: submit them, watch them, make their tables",
+    "report": "one page, figures or W&B report",
+    "audit": "check files, tables, and what training gives again",
+}
 """Commands that have commands of their own."""
 
 COMMANDS = (
@@ -93,6 +101,7 @@ COMMANDS = (
         "settings",
         (
             Option("--multirun", "a run for each combination of key=a,b values", short="-m"),
+            Option("--all", "show all numbers of the result, and not the five that matter"),
             Option("--cfg", "print the settings and train nothing", "WHAT", ("job", "hydra", "all"), "-c"),
             Option("--package", "print these settings only, such as method", "KEY", (), "-p"),
             Option(
@@ -167,7 +176,7 @@ sweeps/ or conf/ do not reach these jobs. {_RESULTS_DIR}
     Command(
         ("sweep", "best"),
         "NAME [results_dir=DIR]",
-        "the settings with the best validation score, into <results_dir>/NAME/settings/best.yaml",
+        "the settings with the best validation score, into <results_dir>/NAME/best/",
         "ebmbench.cli.sweep:best",
         "sweeps",
         detail=f"""\
@@ -180,14 +189,7 @@ For each task and dataset, method and network; the score is a mean over seeds an
         "the tables again, from the runs.csv that collect left there",
         "ebmbench.cli.sweep:again",
         "sweeps",
-        detail=_RESULTS_DIR,
-    ),
-    Command(
-        ("sweep", "check"),
-        "NAME [results_dir=DIR]",
-        "fail if a table there does not follow from its runs",
-        "ebmbench.cli.sweep:check",
-        "sweeps",
+        (Option("--accept", "leave the tables as they are, and seal them: a change of them was meant"),),
         detail=_RESULTS_DIR,
     ),
     Command(
@@ -207,14 +209,6 @@ For each task and dataset, method and network; the score is a mean over seeds an
         "sweeps",
         (Option("--out", "the folder (default: <results_dir>/SWEEP/figures)", "DIR"),),
         _RESULTS_DIR,
-    ),
-    Command(
-        ("report", "claims"),
-        "[results_dir=DIR]",
-        "write what the collected sweeps say into the documents",
-        "ebmbench.cli.report:claims",
-        "settings",
-        detail=_RESULTS_DIR,
     ),
     Command(
         ("report", "wandb"),
@@ -252,53 +246,86 @@ For each task and dataset, method and network; the score is a mean over seeds an
         (
             Option("--out", "the file to write", "FILE", short="-o"),
             Option("--level", "the probability of the intervals (default: 0.9)", "P"),
+            Option("--no-intervals", "of objects in images: boxes alone, in a fraction of the time"),
+            Option("--box", "of a video: the target's box in the first frame, in pixels from 0", "X,Y,W,H"),
         ),
         """\
 Tables (CSV or Parquet) with the columns of training give a table: mean, mode and std of each row, the ends low and high
-of the interval, and log_prob where the target is there too. Several seeds are mixed; see docs/your-data.md.""",
+of the interval, and log_prob where the target is there too. Several seeds are mixed; see docs/your-data.md.
+Images, or folders of them, give the objects in them: FILE.json, FILE.coco.json, FILE.csv, or FILE.zip with YOLO's
+labels; see docs/detection.md.""",
     ),
     Command(
-        ("fsck",),
-        "[results_dir=DIR]",
-        "check every finished result against its checksums",
-        "ebmbench.cli.tools:fsck",
+        ("compare",),
+        "FILE --target COLUMN [key=value ...]",
+        "which model to take for a table, and whether the energy pays",
+        "ebmbench.cli.compare:main",
         "files",
-        (Option("--repair", "put right what can be put right"),),
-        _RESULTS_DIR,
-    ),
-    Command(
-        ("tune",),
-        "task=TASK method=A,B [key=value ...]",
-        "search the settings of each method with the same number of trials, on the validation split",
-        "ebmbench.cli.tune:main",
-        "settings",
         (
-            Option("--trials", "trials of each method (default: 20)", "N"),
-            Option("--sampler", "random (the default) or tpe", "NAME", ("random", "tpe")),
-            Option("--seed", "of the search (default: 0)", "N"),
-            Option("--name", "its folder in <results_dir>/tune/ (default: task and dataset)", "NAME"),
+            Option("--target", "a column to predict (default: the last one)", "COLUMN", is_repeatable=True),
+            Option("--splits", "random splits of the rows, the same for all models (default: 5)", "N"),
+            Option("--name", "its results go to <results_dir>/compare-NAME/ (default: the file's name)", "NAME"),
             _JOBS,
             _DRY_RUN,
         ),
         f"""\
-The classes say what is searched; what you set yourself is not. The same command goes on with an interrupted search, and
-asks for what jobs on SLURM have come to. It needs the extra [tune].
+FILE is a CSV or Parquet file, or the name of a dataset, such as windsor. The models are those of sweeps/compare.yaml.
+The answer is one sentence, one page, and the run of the best model, for `predict`.
 {_LAUNCHERS}""",
     ),
     Command(
-        ("verify",),
+        ("tune",),
+        "task=TASK method=A,B [key=value ...]",
+        "search the settings of each method with the same trials, on the validation split",
+        "ebmbench.cli.tune:main",
+        "settings",
+        (
+            Option("--trials", "trials of each method in a search (default: 8)", "N"),
+            Option("--repeats", "searches, each with trials and seeds of its own (default: 5)", "R"),
+            Option("--seed", "of the lists of trials (default: 0)", "N"),
+            Option("--name", "its results go to <results_dir>/tune-NAME/ (default: task and dataset)", "NAME"),
+            _JOBS,
+            _DRY_RUN,
+        ),
+        f"""\
+The classes say what is searched; what you set yourself is not. All methods try the same learning rates. The same
+command goes on with an interrupted search, and collects what jobs on SLURM have finished. A sweep searches by
+`sweep.tune`.
+{_LAUNCHERS}""",
+    ),
+    Command(
+        ("audit", "files"),
+        "[results_dir=DIR]",
+        "check every finished run and every collected sweep against its seal",
+        "ebmbench.cli.tools:audit_files",
+        "folders",
+        (Option("--repair", "make damaged runs ready to be computed again"),),
+        _RESULTS_DIR,
+    ),
+    Command(
+        ("audit", "tables"),
+        "NAME [results_dir=DIR]",
+        "fail if a table of a collected sweep does not follow from its runs",
+        "ebmbench.cli.tools:audit_tables",
+        "sweeps",
+        detail=_RESULTS_DIR,
+    ),
+    Command(
+        ("audit", "training"),
         "RUN_DIRECTORY | SWEEP [results_dir=DIR]",
         "train random seeds of finished runs again, and fail if a metric differs",
-        "ebmbench.cli.tools:verify",
+        "ebmbench.cli.tools:audit_training",
         "sweeps",
         (
             Option("--runs", "so many runs, chosen at random, one seed of each (default: 3)", "K"),
             Option("--seed", "another random choice (default: 0)", "N"),
         ),
         f"""\
-Every file is checked against its checksum first. Metrics, weights and scores of single examples are compared bit for
-bit where the machine, threads and code path are those of the run; otherwise metrics and mean log p within 5 %.
-{_RESULTS_DIR}""",
+Every file is checked against the run's seal first. Metrics, weights and scores of single examples are compared bit for
+bit where the machine, threads and code path are those of the run; otherwise within 5 %, or within the range of the
+run's other seeds, because training amplifies rounding. Of a collected sweep without its raw runs, as a clone of a
+repository has it, rows of runs.csv are trained again by sweeps/NAME.yaml; give what it lacks, such as
+data.root=DIR. {_RESULTS_DIR}""",
     ),
     Command(
         ("rescore",),
@@ -309,14 +336,6 @@ bit where the machine, threads and code path are those of the run; otherwise met
         detail=f"""\
 The runs then say which commit trained them and which one scored them. What this very commit has scored is left as it
 is, so that the command goes on where it was stopped. {_RESULTS_DIR}""",
-    ),
-    Command(
-        ("bench",),
-        "[NAME] [options]",
-        "how fast, how exact (NAME: one_d, waits, pooling, head, sweep, gpu, coverage or gradients)",
-        "ebmbench.cli.tools:bench",
-        "one_d waits pooling head sweep gpu coverage gradients",
-        passes_on=True,
     ),
     Command(
         ("completion",),

@@ -14,7 +14,7 @@ from ebmbench.core.errors import UserError, counted
 from ebmbench.engine import runs
 from ebmbench.tasks.base import Metric
 
-NAMED = ("method", "task", "task.dataset", "task/data", "seeds")
+NAMED = ("method", "task", "data", "seeds")
 """Settings that have a column of their own."""
 MOST_ROWS = 60
 NONE = "-"
@@ -65,7 +65,7 @@ def _row(job: Compared, axes: Sequence[str], metrics: Sequence[Metric]) -> list[
     count = f"{len(good)}/{len(config.seeds)}" if len(good) < len(config.seeds) else str(len(good))
     unsure = sum(row.get("trusted") == "0" for row in good)
     if unsure:
-        state += f", {unsure} of {len(good)} not to be trusted"
+        state += f", {unsure} of {len(good)} unreliable"
     means = [_mean([row.get(metric.name, "") for row in good]) for metric in metrics]
     settings = [str(job.axes.get(key, "")) for key in axes]
     seconds = _mean([row.get("train_seconds", "") for row in rows])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 from ebmbench.cli.commands import GROUPS, RUN, find, first_words, second_words
-from ebmbench.cli.names import PRESETS, SHORT, Names, in_full
+from ebmbench.cli.names import PRESETS, Names
 from ebmbench.cli.parser import Arguments, is_setting
 from ebmbench.config.folders import use_config_dir
 from ebmbench.core.errors import UserError
@@ -103,7 +103,9 @@ def _answers(before: Sequence[str], current: str) -> list[str]:
     if command.completes == "groups":
         return _groups(names, given)
     if command.completes == "files":
-        return ["results_dir="] if command.name == "fsck" else []
+        return []
+    if command.completes == "folders":
+        return ["results_dir="]
     return [] if given else [f"{word} " for word in command.completes.split()]
 
 
@@ -124,8 +126,8 @@ def _sweeps(names: Names) -> list[str]:
 def _groups(names: Names, given: Sequence[str]) -> list[str]:
     groups = [*names.components, "experiment", "sweeps", "hydra/launcher", "launch", "logger"]
     if not given:
-        return [f"{SHORT.get(group, group)} " for group in groups]
-    group = in_full(given[0])
+        return [f"{group} " for group in groups]
+    group = given[0]
     return [f"{name} " for name in names.options(group)] if len(given) == 1 and group in groups[:-2] else []
 
 
@@ -135,32 +137,22 @@ def _settings(names: Names, given: Sequence[str], current: str) -> list[str]:
     if equals:
         start = current[: len(current) - len(value.rpartition(",")[2])]
         return [f"{start}{text} " for text in _values(names, given, key)]
-    found = [f"{SHORT.get(group, group)}=" for group in names.groups()]
+    found = [f"{group}=" for group in names.groups()]
     for setting in names.settings(_chosen(given)):
-        for written in (setting, *_in_short(setting)):
-            head, dot, _ = written.partition(".")
-            found.append(f"{written}=" if not dot or current.startswith(f"{head}.") else f"{head}.")
+        head, dot, _ = setting.partition(".")
+        found.append(f"{setting}=" if not dot or current.startswith(f"{head}.") else f"{head}.")
     return found
-
-
-def _in_short(setting: str) -> Iterator[str]:
-    """Yields the short form of a setting: `data.root` of `task.data.root`."""
-    for group, short in SHORT.items():
-        long = group.replace("/", ".")
-        if setting.startswith(f"{long}."):
-            yield short + setting.removeprefix(long)
 
 
 def _values(names: Names, given: Sequence[str], key: str) -> Sequence[str]:
     """Returns the options of a group, or the values of a setting that has a short list of them."""
-    group = next((full for full, written in {**SHORT, **PRESETS}.items() if written == key), key)
+    group = next((full for full, written in PRESETS.items() if written == key), key)
     if group in (*names.components, *PRESETS, "logger", "trainer", "hydra/launcher"):
         return names.options(group)
     known = names.settings(_chosen(given))
-    return next((values for setting, values in known.items() if key in (setting, *_in_short(setting))), ())
+    return known.get(key, ())
 
 
 def _chosen(given: Sequence[str]) -> dict[str, str]:
     """Returns the options that the words choose, by group."""
-    pairs = dict(word.lstrip("+").partition("=")[::2] for word in given if is_setting(word))
-    return {in_full(key): value for key, value in pairs.items()}
+    return dict(word.lstrip("+").partition("=")[::2] for word in given if is_setting(word))

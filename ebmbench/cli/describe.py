@@ -12,18 +12,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from ebmbench.cli.names import SHORT, in_full
 from ebmbench.cli.parser import Arguments
 from ebmbench.config import compose as composition
-from ebmbench.config import folders, nodes
+from ebmbench.config import folders
 from ebmbench.config.run import Launch, LoggerConfig
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, did_you_mean
 from ebmbench.core.settings import Component, Section, choice_of, sections_of
+from ebmbench.report.settings import flat
+from ebmbench.system import yamlfile
 from ebmbench.tasks.base import Task
 
 YAML_GROUPS = {
@@ -57,7 +57,6 @@ def describe(group: str = "", name: str = "") -> list[str]:
     """
     if not group:
         return _all()
-    group = in_full(group)
     known = [*registry.groups(), *YAML_GROUPS, *SECTIONS]
     if group not in known:
         raise UserError(f"describe {group}: there is no such group{did_you_mean(group, known)}")
@@ -78,7 +77,6 @@ def page(group: str = "", name: str = "") -> list[str]:
     Raises:
         UserError: there is no such group of components, or one option is named.
     """
-    group = in_full(group)
     if group not in registry.groups() or name:
         raise UserError(f"describe --markdown takes one group: {', '.join(registry.groups())}")
     known = registry.known(group)
@@ -106,7 +104,7 @@ def page(group: str = "", name: str = "") -> list[str]:
         if group == "method" and (values := _tabled(name)):
             lines += [
                 "",
-                "From conf/settings/, by task and dataset:",
+                "From conf/noise/, by task, or task and data:",
                 "",
                 *_markdown_rows([("for", "settings"), *values]),
             ]
@@ -147,8 +145,7 @@ def _options(group: str) -> list[str]:
     known = registry.known(group)
     rows = [(name, _first_sentence(cls)) for name, cls in known.items()]
     rows += [(path.stem, _comment(path)) for path in _files(group) if path.stem not in known]
-    short = f" (short: {SHORT[group]}=NAME)" if group in SHORT else ""
-    return [f"{group}: {group}=NAME{short}", *_rows(rows)]
+    return [f"{group}: {group}=NAME", *_rows(rows)]
 
 
 def _first_sentence(cls: type[Component]) -> str:
@@ -187,8 +184,8 @@ def _comment(path: Path) -> str:
     """Returns what a YAML file says of itself: the description of a sweep, else its first comment."""
     try:
         text = path.read_text()
-        about = (yaml.safe_load(text) or {}).get("sweep") or {}
-    except (OSError, yaml.YAMLError, AttributeError, UnicodeDecodeError):
+        about = (yamlfile.parse(text) or {}).get("sweep") or {}
+    except (OSError, UserError, AttributeError, UnicodeDecodeError):
         return "cannot be read"
     if isinstance(about, dict) and about.get("description"):
         return str(about["description"])
@@ -207,12 +204,17 @@ def _rows(rows: Sequence[tuple[str, str]]) -> list[str]:
 def _component(cls: type[Component]) -> list[str]:
     lines = [f"{cls.group}={cls.registered()}", "", *inspect.cleandoc(cls.__doc__ or "").splitlines()]
     facts = [f"{key}: {value}" for key, value in _facts(cls)]
-    lines += [*([""] if facts else []), *facts, "", "settings", *_settings(cls, f"{cls.group.replace('/', '.')}.")]
+    facts.append(f"file: {inspect.getfile(cls)}")
+    lines += ["", *facts, "", "settings", *_settings(cls, f"{cls.group.replace('/', '.')}.")]
     if issubclass(cls, Task):
         lines += ["", "settings of training", *_settings(cls.Trainer, "trainer.")]
         lines += ["", "metrics", *_rows([(m.name, _metric(m.heading, m.better)) for m in cls.metrics])]
     if cls.group == "method" and (values := _tabled(cls.registered())):
-        lines += ["", "values that conf/settings/ gives instead of the defaults", *_rows(values)]
+        lines += [
+            "",
+            "values that conf/noise/ gives instead of the defaults, by task, or task and data",
+            *_rows(values),
+        ]
     return lines
 
 
@@ -233,13 +235,18 @@ def _metric(title: str, better: object) -> str:
 
 
 def _tabled(method: str) -> list[tuple[str, str]]:
-    """Returns the values that conf/settings/ has for a method, by task and dataset."""
+    """Returns the values that conf/noise/ has for a method, by task, or by task and data."""
     rows = []
-    for group, methods in nodes.tables(folders.config_dirs()).items():
-        values = {key: value for key, value in methods.get(method, {}).items()}
-        if values:
-            rows.append((group, " ".join(f"{key}={_shown(value)}" for key, value in values.items())))
+    for path in sorted(path for folder in folders.config_dirs() for path in folder.glob(f"noise/**/{method}.yaml")):
+        raw = yamlfile.read(path) or {}
+        noise = {f"{_section_of(method, key)}.{key}": value for key, value in (raw.pop("noise", None) or {}).items()}
+        values = " ".join(f"{key}={_shown(value)}" for key, value in {**noise, **flat(raw)}.items())
+        rows.append((str(path.parent).partition("/noise/")[2], values))
     return rows
+
+
+def _section_of(method: str, key: str) -> str:
+    return "method" if key in registry.get("method", method).model_fields else "proposal"
 
 
 def _settings(cls: type[Section], prefix: str, values: Mapping[str, Any] | None = None) -> list[str]:
@@ -261,8 +268,7 @@ def _fields(cls: type[Section], prefix: str, values: Mapping[str, Any]) -> Itera
         key, mark, inner = f"{prefix}{name}", choice_of(field), sections_of(field)
         if mark is not None:
             group = cast(type[Component], field.annotation).group
-            word = SHORT.get(group, group)
-            yield word, "name", mark.default, f"`ebmbench describe {word}` lists them, with their settings"
+            yield group, "name", mark.default, f"`ebmbench describe {group}` lists them, with their settings"
         elif inner:
             yield from _fields(inner[0], f"{key}.", {})
         else:
@@ -274,7 +280,7 @@ def _fields(cls: type[Section], prefix: str, values: Mapping[str, Any]) -> Itera
 def _chosen_values(section: str) -> Mapping[str, Any]:
     """Returns the defaults of a section that conf/ has, and not the class."""
     name = "config.yaml" if section == "launch" else "logger/wandb.yaml"
-    raw = yaml.safe_load((folders.config_dir() / name).read_text())
+    raw = yamlfile.read(folders.config_dir() / name)
     return cast(Mapping[str, Any], raw)
 
 

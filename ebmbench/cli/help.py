@@ -11,7 +11,7 @@ TEXT = """\
 ebmbench: how should one train an energy-based model for regression?
 
   ebmbench task=TASK method=METHOD [key=value ...]     train and score a run; results go to results/runs/
-  ebmbench -m method=nce,nce+ task.dataset=1,2         a multirun: a run for every combination
+  ebmbench -m method=nce,nce+ data=law1,law2         a multirun: a run for every combination
 {commands}
 
 Every command has its own --help. `python -m ebmbench` is the same as `ebmbench`.
@@ -25,14 +25,14 @@ presets  {experiments}
 sweeps   {sweeps}
 
 settings (--cfg job shows all of them, `describe` explains them; the published values apply where nothing is given)
-  seeds=20 | 'seeds=[3,7]'     task.dataset=1|2     device=auto|cpu|cuda|cuda:1     force=true     results_dir=DIR
+  seeds=20 | 'seeds=[3,7]'     data=law1|law2     device=auto|cpu|cuda|cuda:1     force=true     results_dir=DIR
   trainer.epochs  trainer.batch_size  trainer.learning_rate  method.num_samples  method.beta  method.sigma
   proposal=NAME   proposal.stds       data=NAME     data.root=DIR     network=NAME     plugins=[my_method.py]
 
 examples
   python -m ebmbench task=1d method=nce+
-  python -m ebmbench task=1d task.dataset=2 method=dsm seeds=20 method.sigma=0.1
-  python -m ebmbench -m 'method=glob(*)' task.dataset=1,2 seeds=20 +experiment=smoke
+  python -m ebmbench task=1d data=law2 method=dsm seeds=20 method.sigma=0.1
+  python -m ebmbench -m 'method=glob(*)' data=law1,law2 seeds=20 +experiment=smoke
 """
 
 

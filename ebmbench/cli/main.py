@@ -19,7 +19,8 @@ from ebmbench.cli.commands import RUN
 from ebmbench.cli.help import main_help, version
 from ebmbench.cli.parser import Arguments, parse
 from ebmbench.cli.warn import quiet_libraries
-from ebmbench.core.errors import UserError, shown
+from ebmbench.core import trust
+from ebmbench.core.errors import UserError, printable, shown
 from ebmbench.core.lazy import import_when_used
 from ebmbench.system.interrupt import on_signals, stopping_signals
 from ebmbench.system.threads import sleep_while_waiting
@@ -27,11 +28,24 @@ from ebmbench.system.threads import sleep_while_waiting
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command line; returns the exit code."""
-    code = _main(list(sys.argv[1:] if argv is None else argv))
+    code = _flushed(_main(list(sys.argv[1:] if argv is None else argv)))
     if "torch.distributed" in sys.modules:
         from ebmbench.system.distributed import end_process
 
         end_process(code)
+    return code
+
+
+def _flushed(code: int) -> int:
+    """Writes out what is left to print; returns the exit code, 1 if that fails."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"ebmbench: the output cannot be written ({error.strerror})", file=sys.stderr)
+        return code or 1
     return code
 
 
@@ -40,10 +54,15 @@ def _main(words: list[str]) -> int:
         print("ebmbench needs flock and POSIX signals, which Windows lacks; use it in WSL", file=sys.stderr)
         return 2
     try:
+        os.getcwd()
+    except OSError:
+        print("ebmbench: the working directory was deleted; change to another one", file=sys.stderr)
+        return 2
+    try:
         with on_signals(set(stopping_signals()) - {signal.SIGINT}, _stop):
             return dispatch(words)
     except UserError as error:
-        print(f"ebmbench: {error}", file=sys.stderr)
+        print(f"ebmbench: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("ebmbench: stopped", file=sys.stderr)
@@ -52,10 +71,12 @@ def _main(words: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"ebmbench: {shown(error.filename)} is too long for the name of a file", file=sys.stderr)
-        return 2
+        if error.errno == errno.ENAMETOOLONG:
+            print(f"ebmbench: {shown(error.filename)} is too long for the name of a file", file=sys.stderr)
+            return 2
+        where = f" ({printable(str(error.filename))})" if error.filename else ""
+        print(f"ebmbench: {error.strerror or printable(str(error))}{where}", file=sys.stderr)
+        return 1
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
@@ -75,9 +96,14 @@ def dispatch(words: list[str]) -> int:
         arguments = parse(words)
     except SystemExit:  # argparse printed the help that was asked for
         return 0
+    for sha256 in arguments.options.get("trust") or ():
+        trust.accept_by_hand(sha256)
+        print(f"the plug-in {sha256} is accepted; {trust.path()} lists all that are", file=sys.stderr)
     if arguments.command is RUN:
         if arguments.options["version"]:
             print(f"ebmbench {version()}")
+            return 0
+        if arguments.options["trust"] and not arguments.settings:
             return 0
         if not arguments.settings and not arguments.options["cfg"]:
             if arguments.options["multirun"]:

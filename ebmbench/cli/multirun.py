@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from ebmbench.cli import launcher
@@ -82,7 +83,7 @@ def _sweeps(own: Sequence[str]) -> list[str]:
 def _refuse_further_grids(own: Sequence[str]) -> None:
     """Refuses a sweep whose `sweep.also` has jobs: Hydra's own launchers know one grid alone."""
     named = _sweeps(own)
-    if named and len(composition.grids(composition.for_task(own))) > 1:
+    if named and len(composition.grids(own)) > 1:
         raise UserError(
             f"+sweeps={named[0]} has further jobs (sweep.also), which this launcher does not start: use "
             f"python -m ebmbench sweep submit {named[0]}, or hydra/launcher={POOL}"
@@ -107,7 +108,7 @@ class _Job:
                 folders.use_config_dir(folder)
             named = OmegaConf.to_container(cfg.plugins) if "plugins" in cfg else []
             composition.prepare([f"plugins={_as_list(named)}"])
-            code = run_one(composition.from_omegaconf(cfg))
+            code = run_one(composition.from_omegaconf(cfg, HydraConfig.get().runtime.choices))
         except UserError as error:
             print(f"ebmbench: {error}", file=sys.stderr)
             return 2

@@ -15,13 +15,8 @@ from ebmbench.config import folders
 PACKAGE = Path(__file__).resolve().parent.parent
 PRESETS = {"experiment": "+experiment", "sweeps": "+sweeps"}
 """Groups whose options are added to what there is."""
-SHORT = {"task/data": "data", "task/network": "network"}
-"""Groups that may be written in short."""
-
-
-def in_full(group: str) -> str:
-    """Returns a group's name in full: `task/data` for `data`."""
-    return next((long for long, short in SHORT.items() if short == group), group)
+OPEN = ("method", "data", "network")
+"""Groups whose settings are all offered while none of their options is chosen."""
 
 
 class Names:
@@ -72,25 +67,16 @@ class Names:
         found = dict(self._keys("Launch", ""))
         found |= dict.fromkeys(("seeds", "plugins"), ())
         for group, components in self.components.items():
-            cls = components.get(chosen.get(group, ""))
-            key = group.replace("/", ".")
-            classes = [cls] if cls else list(components.values()) if group == "method" else []
+            cls = components.get(chosen.get(group, "").partition("/")[0])
+            classes = [cls] if cls else list(components.values()) if group in OPEN else []
             for each in classes:
-                for name, setting in self.source.keys(each, f"{key}."):
-                    found |= self._of_choice(name, chosen) if setting.is_choice else {name: setting.values}
+                found |= {name: s.values for name, s in self.source.keys(each, f"{group}.") if not s.is_choice}
         task = self.components["task"].get(chosen["task"])
         if task is not None:
             found |= dict(self._keys(str(self.source.constant(task, "Trainer")), "trainer."))
         if chosen["logger"] == "wandb":
             found |= dict(self._keys("LoggerConfig", "logger."))
         return found
-
-    def _of_choice(self, key: str, chosen: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
-        """Returns the settings of what a task chooses, such as its data: of all options, if the user chose none."""
-        group = key.replace(".", "/")
-        options = self.components.get(group, {})
-        picked = [options[chosen[group]]] if chosen.get(group) in options else options.values()
-        return {name: setting.values for cls in picked for name, setting in self.source.keys(cls, f"{key}.")}
 
     def _keys(self, cls: str, prefix: str) -> Iterator[tuple[str, tuple[str, ...]]]:
         if cls in self.source.classes:

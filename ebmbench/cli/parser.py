@@ -83,8 +83,6 @@ def parse(words: list[str]) -> Arguments:
     parsed, more = parser().parse_known_args([*(command.path or (RUN_WORD,)), *rest])
     values = vars(parsed)
     rest = [*values.pop("words"), *more]
-    if command.passes_on:
-        return Arguments(command, rest, [], {})
     for word in rest:
         if word.startswith("-"):
             options = ", ".join(option.name for option in command.all_options)
@@ -137,10 +135,9 @@ def parser() -> argparse.ArgumentParser:
             description=_sentence(command.help),
             epilog=command.detail,
             formatter_class=argparse.RawDescriptionHelpFormatter,
-            add_help=not command.passes_on,
             allow_abbrev=False,
         )
-        made.add_argument("words", nargs=argparse.REMAINDER if command.passes_on else "*", help=argparse.SUPPRESS)
+        made.add_argument("words", nargs="*", help=argparse.SUPPRESS)
         for option in command.all_options:
             _add(made, option)
     return root

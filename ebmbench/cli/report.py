@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ebmbench.cli.parser import Arguments
-from ebmbench.core.errors import UserError
+from ebmbench.core.errors import UserError, printable
 from ebmbench.core.extras import need
 from ebmbench.report import frame
 from ebmbench.report.frame import Results
@@ -68,31 +68,17 @@ def wandb(arguments: Arguments) -> int:
     return 0
 
 
-def claims(arguments: Arguments) -> int:
-    """Writes what the collected sweeps say into the documents; returns the exit code."""
-    from ebmbench.report import claims as sentences
-
-    results_dir = arguments.results_dir()
-    for name, (mark, text) in sentences.DOCUMENTS.items():
-        path = Path(name)
-        if not path.is_file():
-            raise UserError(f"{name} is not here: call this at the top of the repository")
-        write_atomically(path, sentences.replaced(path.read_text(), mark, text(results_dir)).encode())
-        print(path)
-    return 0
-
-
 def say_lacking(results: Results, states: Sequence[str]) -> int:
     """Names the runs of some states, which are in no table; returns the exit code: 1 if a run is damaged."""
     lacking = [run for run in results.runs if run.state in states]
     for run in lacking[:SHOWN]:
-        print(f"not in the tables: {run.state:12}{run.job.run_id}  {run.detail}".rstrip(), file=sys.stderr)
+        print(printable(f"not in the tables: {run.state:12}{run.job.run_id}  {run.detail}".rstrip()), file=sys.stderr)
     if len(lacking) > SHOWN:
         print(f"not in the tables: {len(lacking) - SHOWN} more", file=sys.stderr)
     if not any(run.state == "damaged" for run in lacking):
         return 0
     again = f", and sweep resume {results.sweep} computes them again" if results.sweep else ""
-    print(f"python -m ebmbench fsck --repair clears what is damaged{again}", file=sys.stderr)
+    print(f"python -m ebmbench audit files --repair clears what is damaged{again}", file=sys.stderr)
     return 1
 
 

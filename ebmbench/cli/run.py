@@ -42,18 +42,18 @@ def run(arguments: Arguments) -> int:
 
         return multirun(words)
     own, _ = launcher.split(words, "a single run")
-    return run_one(composition.compose(own))
+    return run_one(composition.compose(own), options["all"])
 
 
-def run_one(config: RunConfig) -> int:
-    """Executes one run and shows its result; returns the exit code."""
+def run_one(config: RunConfig, everything: bool = False) -> int:
+    """Executes one run and shows its result, all numbers of it if `everything`; returns the exit code."""
     if is_follower():
         return _follow(config)
     try:
         with _leading(config):
-            outcome = execute(config, on_result=lambda rows: print(table(rows, config), flush=True))
+            outcome = execute(config, on_result=lambda rows: print(table(rows, config, everything), flush=True))
         if outcome.existed:
-            print(summary(outcome, config))
+            print(summary(outcome, config, everything))
         return _judge(outcome, config)
     except (UserError, BrokenPipeError):
         raise
@@ -160,7 +160,7 @@ def with_hydra(job: Callable[[DictConfig], Any], flags: list[str], settings: lis
     composition.prepare(settings)
     entry = hydra.main(version_base="1.3", config_path=str(folders.config_dir()), config_name="config")(job)
     # argparse wants all overrides in one row, after the flags.
-    words = [*flags, *composition.for_task(settings), composition.search_path_override()]
+    words = [*flags, *settings, composition.search_path_override()]
     old, sys.argv = sys.argv, ["ebmbench", *words]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # an error comes here instead of ending the process with a hint
     try:

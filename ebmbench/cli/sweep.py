@@ -1,8 +1,9 @@
-"""`ebmbench sweep`: submit, resume, work, merge, status, collect, best, tables, check."""
+"""`ebmbench sweep`: submit, resume, work, merge, status, collect, best, tables."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from ebmbench.cli import launcher
@@ -11,7 +12,7 @@ from ebmbench.cli.report import say_lacking
 from ebmbench.config.folders import known_sweeps
 from ebmbench.core.errors import UserError, counted
 from ebmbench.engine.runs import FINISHED, commit
-from ebmbench.report import frame
+from ebmbench.report import collected, frame
 from ebmbench.report.planned import Plan, read_plan, sweep_dir
 from ebmbench.sweep import best as best_settings
 from ebmbench.sweep import collect as tables
@@ -37,6 +38,7 @@ def submit(arguments: Arguments) -> int:
         if new or gone:
             more = counted(len(new), "job is new", "jobs are new")
             print(f"{plan.name} has changed since {old.created}: {more}, {gone} no longer part of it")
+    plan = replace(plan, launcher=tuple(where.words))
     if arguments.options["no_start"]:
         plan = write_plan(plan, results_dir)
         print(f"{plan.name}: {counted(len(plan.jobs), 'job')}; run python -m ebmbench sweep work {plan.name}")
@@ -45,10 +47,14 @@ def submit(arguments: Arguments) -> int:
 
 
 def resume(arguments: Arguments) -> int:
-    """Submits again what failed or is missing; returns the exit code, as `submit` does."""
+    """Submits again what failed or is missing, where it ran before; returns the exit code, as `submit` does."""
     own, where = launcher.split(arguments.settings)
-    results_dir, name = _place(arguments, own)
-    return _submit(read_plan(results_dir, name), results_dir, where, arguments, is_new=False)
+    results_dir, name = place(arguments, own)
+    plan = read_plan(results_dir, name)
+    if where.name is None and plan.launcher:
+        _, where = launcher.split([*plan.launcher, *where.settings])
+        print(f"{name}: {' '.join(where.words)}, as it was submitted", file=sys.stderr)
+    return _submit(plan, results_dir, where, arguments, is_new=False)
 
 
 def _submit(plan: Plan, results_dir: Path, where: launcher.Launcher, arguments: Arguments, is_new: bool) -> int:
@@ -58,7 +64,7 @@ def _submit(plan: Plan, results_dir: Path, where: launcher.Launcher, arguments: 
 
 def work(arguments: Arguments) -> int:
     """Does jobs of a submitted sweep until none is left; returns the exit code, as `submit` does."""
-    results_dir, name = _place(arguments, arguments.settings)
+    results_dir, name = place(arguments, arguments.settings)
     plan = read_plan(results_dir, name)
     code = work_on(plan, results_dir, arguments.number("jobs"))
     print(f"{plan.name}: {states.counts(states.job_states(plan, results_dir))}")
@@ -74,7 +80,7 @@ def merge(arguments: Arguments) -> int:
 
 def status(arguments: Arguments) -> int:
     """Prints what has become of the jobs."""
-    results_dir, name = _place(arguments, arguments.settings)
+    results_dir, name = place(arguments, arguments.settings)
     plan = _plan_of(name, results_dir)
     print(states.show(plan, states.job_states(plan, results_dir), None if arguments.options["all"] else 40))
     return 0
@@ -82,7 +88,7 @@ def status(arguments: Arguments) -> int:
 
 def collect(arguments: Arguments) -> int:
     """Writes tables and figures of what is done, and names what is not in them; returns 1 if a run is damaged."""
-    results_dir, name = _place(arguments, arguments.settings)
+    results_dir, name = place(arguments, arguments.settings)
     plan = _plan_of(name, results_dir)
     if not (sweep_dir(results_dir, name) / "plan.json").exists():
         plan = write_plan(plan, results_dir)
@@ -96,30 +102,24 @@ def collect(arguments: Arguments) -> int:
 
 def best(arguments: Arguments) -> int:
     """Writes the settings that have the best validation score, and names what is not counted; returns as `collect`."""
-    results_dir, name = _place(arguments, arguments.settings)
+    results_dir, name = place(arguments, arguments.settings)
     results = frame.find([name], results_dir, states.job_states)
     told = f"The best of the sweep {results.name}, by validation data: python -m ebmbench sweep best {results.name}"
-    path = best_settings.write(best_settings.best(results), results_dir / name, told)
-    print(f"{path.read_text()}{path}\nuse them with --config-dir {path.parent.parent}")
+    for path in best_settings.write(best_settings.best(results), results_dir / name, told):
+        print(f"{path}\n{path.read_text()}")
+    print(f"use them with --config-dir {results_dir / name}")
     return say_lacking(results, [state for state in states.STATES if state not in FINISHED])
 
 
 def again(arguments: Arguments) -> int:
     """Writes the tables again from the runs.csv that `collect` left, without the runs."""
-    results_dir, name = _place(arguments, arguments.settings)
+    results_dir, name = place(arguments, arguments.settings)
+    if arguments.options["accept"]:
+        collected.reseal(results_dir / name)
+        print(f"{results_dir / name} is sealed as it is")
+        return 0
     print("\n".join(str(path) for path in tables.write_tables(results_dir / name)))
     return 0
-
-
-def check(arguments: Arguments) -> int:
-    """Returns 1 if a table does not follow from its runs, and says which."""
-    results_dir, name = _place(arguments, arguments.settings)
-    faults = tables.check(name, results_dir)
-    for fault in faults:
-        print(f"ebmbench: {fault}", file=sys.stderr)
-    if not faults:
-        print(f"{name}: every table follows from its runs")
-    return 1 if faults else 0
 
 
 def _name(arguments: Arguments) -> str:
@@ -130,7 +130,7 @@ def _name(arguments: Arguments) -> str:
     return arguments.names[0]
 
 
-def _place(arguments: Arguments, settings: list[str]) -> tuple[Path, str]:
+def place(arguments: Arguments, settings: list[str]) -> tuple[Path, str]:
     """Returns the results folder and the sweep's name; NAME may be a sweep's own folder."""
     folder = Path(_name(arguments))
     results_dir = arguments.results_dir(settings)

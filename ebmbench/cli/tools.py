@@ -1,7 +1,8 @@
-"""Commands that hand over to another part: check, predict, fsck, verify, rescore, bench."""
+"""Commands that hand over to another part: check, predict, audit, rescore."""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 from ebmbench.cli.parser import Arguments
@@ -12,28 +13,40 @@ def check(arguments: Arguments) -> int:
     """Puts a plug-in through the contract; returns the exit code: 1 if something of it fails."""
     if len(arguments.names) != 1 or arguments.settings:
         raise UserError("check takes one FILE: a Python file, or a module, that registers components")
-    from ebmbench.contract import main
+    from ebmbench.check.components import main
 
     return main(arguments.names[0])
 
 
-def fsck(arguments: Arguments) -> int:
-    """Checks finished results against their checksums; returns the exit code: 1 if one is damaged."""
+def audit_files(arguments: Arguments) -> int:
+    """Checks every file of a results folder; returns the exit code: 1 if one is damaged."""
     if arguments.names:
-        raise UserError(f"fsck takes results_dir=DIR, and got {arguments.names[0]}")
-    from ebmbench.fsck import main
+        raise UserError(f"audit files takes results_dir=DIR, and got {arguments.names[0]}")
+    from ebmbench.audit.files import main
 
     return main(arguments.results_dir(), arguments.options["repair"])
 
 
-def verify(arguments: Arguments) -> int:
-    """Trains random seeds of finished runs again; returns the exit code: 1 if a metric differs."""
+def audit_tables(arguments: Arguments) -> int:
+    """Makes the tables of a collected sweep again; returns the exit code: 1 if one differs."""
+    from ebmbench.audit.tables import main
+    from ebmbench.cli.sweep import place
+
+    results_dir, name = place(arguments, arguments.settings)
+    return main(name, results_dir)
+
+
+def audit_training(arguments: Arguments) -> int:
+    """Trains random seeds of finished runs again; returns the exit code: 1 if one differs."""
     if len(arguments.names) != 1:
-        raise UserError("verify takes one RUN_DIRECTORY or SWEEP")
-    from ebmbench.verify import main
+        raise UserError("audit training takes one RUN_DIRECTORY or SWEEP")
+    from ebmbench.audit.training import main
 
     seed = arguments.number("seed", least=0) or 0
-    return main(arguments.names[0], arguments.results_dir(), arguments.number("runs") or 3, seed)
+    given = [text for text in arguments.settings if text.startswith("results_dir=")]
+    others = [text for text in arguments.settings if text not in given]
+    results_dir = arguments.results_dir(given)
+    return main(arguments.names[0], results_dir, arguments.number("runs") or 3, seed, others)
 
 
 def rescore(arguments: Arguments) -> int:
@@ -63,7 +76,7 @@ def predict(arguments: Arguments) -> int:
     """Writes the predictions of a trained run for files of inputs."""
     if arguments.settings or len(arguments.names) < 2 or not arguments.options["out"]:
         raise UserError("predict takes RUN_DIRECTORY FILE... --out FILE")
-    level = _level(arguments.options["level"])
+    level, box = _level(arguments.options["level"]), _box(arguments.options["box"])
     folder, *files = map(Path, arguments.names)
     missing = next((path for path in files if not path.exists()), None)
     if missing is not None:
@@ -83,7 +96,14 @@ def predict(arguments: Arguments) -> int:
     models = {seed: model for seed, model in api.load(folder).items() if model.diverged_step is None}
     if not models:
         raise UserError("every seed of the run diverged: there is nothing to predict with")
-    api.read_config(folder).task.predict_files(models, files, out, level)
+    task = api.read_config(folder).task
+    if arguments.options["no_intervals"]:
+        if not task.can_skip_intervals:
+            raise UserError("--no-intervals is for runs that find objects in images; leave it out")
+        level = 0.0
+    if box is not None and not task.takes_box:
+        raise UserError("--box is for runs that track a target in a video; leave it out")
+    task.predict_files(models, files, out, level, **({"box": box} if task.takes_box else {}))
     print(out)
     return 0
 
@@ -98,8 +118,13 @@ def _level(text: str | None) -> float:
     return level
 
 
-def bench(arguments: Arguments) -> int:
-    """Measures the speed, or what a benchmark of the harness itself asks."""
-    from ebmbench.bench.__main__ import main
-
-    return main(arguments.names)
+def _box(text: str | None) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        box = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) <= 0:
+        raise UserError(f"--box={text} is not allowed: give x,y,w,h in pixels with a positive width and height")
+    return box

@@ -11,42 +11,33 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, cast
 
 import hydra
-import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import ChoiceSweep, Glob, Override, RangeSweep
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ebmbench.config import folders, nodes, plugins
+from ebmbench.config import folders, store
 from ebmbench.config.run import RunConfig, all_keys, setting_keys
-from ebmbench.core import registry
+from ebmbench.core import plugins, registry
 from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
-from ebmbench.core.settings import Component, choice_of
+from ebmbench.core.settings import Component, choices
 
 MOST_JOBS = 100_000
 """In one sweep."""
 PRESETS = ("experiment", "sweeps")
 """Groups whose options are added: `+experiment=smoke`."""
-SHORT = ("data", "network")
-"""What belongs to the task and may be written without it: `data=uci` is `task/data=uci`."""
 
 
 def search_path_override() -> str:
     """Returns Hydra's search path: where it looks beside the project's conf/."""
     roots = [*folders.config_dirs()[1:], *(folder.parent for folder in folders.sweep_dirs())]
     return "hydra.searchpath=[" + ",".join(f'"file://{root}"' for root in dict.fromkeys(roots)) + "]"
-
-
-def setting(task: str, dataset: str, method: str, key: str) -> Any:
-    """Returns the value of `key` (such as `proposal.stds`) in the tables of settings, None where they have none."""
-    value = nodes.tabled(folders.config_dirs(), task, dataset, method, key)
-    return None if value is nodes.MISSING else value
 
 
 def prepare(overrides: Sequence[str]) -> None:
@@ -56,8 +47,9 @@ def prepare(overrides: Sequence[str]) -> None:
         UserError: a plug-in cannot be loaded.
     """
     named = [text.partition("=")[2] for text in overrides if text.lstrip("+").startswith("plugins=")]
+    folders.check_files()
     plugins.load(_listed(named[-1]) if named else [])
-    nodes.store()
+    store.store()
 
 
 def _listed(text: str) -> list[str]:
@@ -78,75 +70,22 @@ def _hydra() -> Iterator[None]:
         GlobalHydra.instance().hydra = outer
 
 
-def from_omegaconf(cfg: DictConfig) -> RunConfig:
-    """Validates what Hydra composed."""
+def from_omegaconf(cfg: DictConfig, options: Mapping[str, Any]) -> RunConfig:
+    """Validates what Hydra composed.
+
+    Args:
+        options: those that were chosen, by group.
+    """
     try:
-        raw = nodes.resolved(cfg)
+        raw = cast(dict[str, Any], OmegaConf.to_container(cfg, resolve=True))
     except OmegaConfBaseException as error:
         key = str(error.full_key or "the configuration")
         raise UserError(f"{key} cannot be resolved: {first_line(error)}") from None
-    return RunConfig.from_dict({key: value for key, value in raw.items() if key != "hydra"})
-
-
-def for_task(overrides: Sequence[str]) -> list[str]:
-    """Returns the overrides with short forms and presets written out.
-
-    `data=uci` becomes `task/data=uci`, and `data.root=…` becomes `task.data.root=…`. A preset that has a file for each
-    task (a folder of conf/experiment) becomes that file: `+experiment=smoke` is `+experiment=smoke/1d`.
-    """
-    overrides = [_long(text) for text in overrides]
-    tasks = [_task_of(text.partition("=")[2]) for text in overrides if text.startswith("+sweeps=")]
-    tasks += [text.removeprefix("task=") for text in overrides if text.startswith("task=")]
-    task = tasks[-1] if tasks else _default_task()
-    resolved = []
-    for text in overrides:
-        key, _, name = text.partition("=")
-        by_task = key == "+experiment" and re.fullmatch(r"[\w-]+", name) and _has(f"experiment/{name}")
-        resolved.append(f"{text}/{task}" if by_task else text)
-    return resolved
-
-
-def _long(text: str) -> str:
-    """Writes the short form of what belongs to the task out."""
-    sign = text[: len(text) - len(text.lstrip("+~"))]
-    rest = text[len(sign) :]
-    key, equals, _ = rest.partition("=")
-    first = key.split(".")[0]
-    if not equals or first not in SHORT:
-        return text
-    return f"{sign}task/{rest}" if key == first else f"{sign}task.{rest}"
-
-
-def _has(path: str) -> bool:
-    """Whether a folder of YAML has this file or folder."""
-    return any((folder / path).exists() for folder in folders.config_dirs())
-
-
-@lru_cache(maxsize=1)
-def _default_task() -> str:
-    return str(_chosen_task(folders.config_dir() / "config.yaml", "task"))
-
-
-def _task_of(sweep: str) -> str:
-    """Returns the task that a sweep's file chooses; an unknown sweep is refused later, with the known ones."""
-    for path in (folder / f"{sweep}.yaml" for folder in folders.sweep_dirs()):
-        if path.is_file():
-            return _chosen_task(path, "override /task") or _default_task()
-    return _default_task()
-
-
-def _chosen_task(path: Path, key: str) -> str | None:
-    try:
-        return _named(path.read_text(), key)
-    except (OSError, yaml.YAMLError, AttributeError, TypeError):
-        return None  # Hydra says what is wrong with the file
-
-
-@lru_cache(maxsize=8)
-def _named(text: str, key: str) -> str | None:
-    """Returns what the `defaults` of a YAML file, given as its text, name for a key."""
-    entries = (yaml.safe_load(text) or {}).get("defaults", [])
-    return next((str(entry[key]) for entry in entries if isinstance(entry, dict) and key in entry), None)
+    task, trainer = options.get("task"), options.get("trainer")
+    if trainer in registry.known("task") and task in registry.known("task") and trainer != task:
+        raise UserError(f"trainer={trainer} contradicts task={task}; leave trainer out, or choose trainer={task}")
+    raw = {key: value for key, value in raw.items() if key != "hydra"}
+    return RunConfig.from_dict({**raw, "data_option": options.get("data")})
 
 
 def compose(overrides: Sequence[str]) -> RunConfig:
@@ -159,6 +98,16 @@ def compose(overrides: Sequence[str]) -> RunConfig:
         return compose_one(overrides)
 
 
+@lru_cache(maxsize=1024)
+def untouched(task: str, data: str, method: str, proposal: str = "", network: str = "") -> Mapping[str, Any]:
+    """Returns the settings of a run, as plain data, for which only these options were named; none if it is no run."""
+    named = {"task": task, "data": data, "method": method, "proposal": proposal, "network": network}
+    try:
+        return compose([f"{group}={name}" for group, name in named.items() if name]).to_dict()
+    except UserError:
+        return {}
+
+
 @contextmanager
 def composer(overrides: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str]], RunConfig]]:
     """Gives a function that does what `compose` does, for many: those that choose the same groups share a composition.
@@ -169,11 +118,11 @@ def composer(overrides: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str]]
         overrides: where the plug-ins of all of them are named.
     """
     prepare(overrides)
-    shared: dict[tuple[str, ...], DictConfig] = {}
+    shared: dict[tuple[str, ...], tuple[DictConfig, dict[str, Any]]] = {}
     with _hydra():
 
         def compose_one(overrides: Sequence[str]) -> RunConfig:
-            parsed = _parse(for_task(overrides))
+            parsed = _parse(overrides)
             for override in parsed:
                 if override.is_sweep_override():
                     text = f"{shown(override.input_line)} gives several values: add -m for a run of each"
@@ -183,28 +132,40 @@ def composer(overrides: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str]]
             groups = tuple(o.input_line or "" for o in grouped)
             with explained():
                 if groups not in shared:
-                    shared[groups] = hydra.compose("config", [*groups, search_path_override()])
-                cfg = shared[groups].copy()
+                    shared[groups] = _composed(groups)
+                cfg, options = shared[groups][0].copy(), shared[groups][1]
                 for override in parsed:
                     if override not in grouped:
                         _apply(cfg, override)
-            return from_omegaconf(cfg)
+            return from_omegaconf(cfg, options)
 
         yield compose_one
 
 
+def _composed(groups: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:
+    """Returns the configuration of these options, its interpolations resolved; and the options by group."""
+    cfg = hydra.compose("config", [*groups, search_path_override()], return_hydra_config=True)
+    options = dict(cfg.hydra.runtime.choices)
+    size = options.get("size")
+    if size is not None and f"{size}/{options['task']}" not in _options("size"):
+        raise UserError(f"size={size} has no settings for task={options['task']}")
+    with open_dict(cfg):
+        del cfg["hydra"]
+    OmegaConf.resolve(cfg)
+    return cfg, options
+
+
 def _apply(cfg: DictConfig, override: Override) -> None:
-    """Sets one value of a composed configuration."""
+    """Sets one value of a composed configuration, as Hydra does it."""
     key = override.key_or_group
     if override.is_delete():
         raise UserError(f"{override.input_line} deletes a setting, which cannot be; give {key} a value")
-    if not override.is_force_add():
-        parent, _, last = key.rpartition(".")
-        holder = OmegaConf.select(cfg, parent) if parent else cfg
-        there = isinstance(holder, DictConfig) and last in holder.keys()  # noqa: SIM118
-        if not there and not override.is_add():
-            raise UserError(_unknown(key, cfg))
-    OmegaConf.update(cfg, key, override.value(), merge=True, force_add=True)
+    if key.split(".")[0] == "noise":
+        raise UserError(f"{key} is set by files alone; give method.{key[6:]} or proposal.{key[6:]}")
+    try:
+        ConfigLoaderImpl._apply_overrides_to_config([override], cfg)
+    except ConfigCompositionException:
+        raise UserError(_unknown(key, cfg)) from None
 
 
 _PACKAGE = "a file of sweeps/ begins with the line '# @package _global_'"
@@ -222,23 +183,20 @@ def _unknown(key: str, cfg: DictConfig | None = None) -> str:
 
 def _lacking(key: str, cfg: DictConfig | None) -> str:
     """Names the choice that lacks a key, given the composition, and says what to do: which choices have the key."""
-    group, _, rest = key.partition(".")
-    base: type[Component] = Component
+    group = key.partition(".")[0]
     task = registry.known("task").get(str(OmegaConf.select(cfg, "task.name"))) if cfg is not None else None
-    field = task.model_fields.get(rest.partition(".")[0]) if task and group == "task" else None
-    if field is not None and choice_of(field) is not None:
-        base = cast(type[Component], field.annotation)
-        group = base.group
-    path = group.replace("/", ".")
-    part = OmegaConf.select(cfg, path) if cfg is not None else None
-    if not isinstance(part, DictConfig) or base.chosen_by not in part:
-        return "what is chosen; leave it out"
+    base = choices(task).get(group, Component) if task else Component
+    part = OmegaConf.select(cfg, group) if cfg is not None else None
+    if group == "proposal" and part is None and cfg is not None:
+        return f"method={cfg.method.name}, which draws from no proposal; leave it out"
+    name = next(iter(part.values()), None) if isinstance(part, DictConfig) else None
+    if name not in registry.known(group):
+        return f"task={task.registered()}; leave it out" if task else "what is chosen; leave it out"
     having = [
-        name for name, cls in registry.known(group).items() if issubclass(cls, base) and key in setting_keys(cls, path)
+        name for name, cls in registry.known(group).items() if issubclass(cls, base) and key in setting_keys(cls, group)
     ]
-    short = group.removeprefix("task/")
-    choose = f", or choose {short}={', '.join(having)}" if having else ""
-    return f"{short}={part[base.chosen_by]}; leave it out{choose}"
+    choose = f", or choose {group}={', '.join(having)}" if having else ""
+    return f"{group}={name}; leave it out{choose}"
 
 
 @contextmanager
@@ -259,7 +217,6 @@ def expand(overrides: Sequence[str]) -> list[list[str]]:
         UserError: an override cannot be parsed or names no known group option, or the grid is empty.
     """
     prepare(overrides)
-    overrides = for_task(overrides)
     jobs: list[list[str]] = []
     for grid in grids(overrides):
         swept = _parse([*grid, *overrides])
@@ -292,7 +249,10 @@ def grids(overrides: Sequence[str]) -> list[list[str]]:
     about = cfg.get("sweep") or {}
     if not isinstance(about, Mapping):
         raise UserError(f"sweep={shown(about)} is not allowed: give keys and values, such as name: mine")
-    for entry in about.get("also") or ():
+    also = about.get("also") or ()
+    if not isinstance(also, Sequence) or isinstance(also, str):
+        raise UserError(f"sweep.also={shown(also)} is not allowed: give a list of keys and values")
+    for entry in also:
         if not isinstance(entry, DictConfig):
             raise UserError(f"sweep.also has {shown(entry)}: give keys and values, such as method: ml-exact")
         more = _lines(entry)
@@ -304,8 +264,7 @@ def grids(overrides: Sequence[str]) -> list[list[str]]:
 
 def _lines(params: Mapping[Any, Any]) -> dict[str, str]:
     """Returns the values of swept keys as text, the keys written out."""
-    texts = (_long(f"{key}={_grid_text(value)}").partition("=") for key, value in params.items())
-    return {key: text for key, _, text in texts}
+    return {str(key): _grid_text(value) for key, value in params.items()}
 
 
 def _values(override: Override) -> list[str]:
@@ -351,7 +310,7 @@ def _options(group: str) -> list[str]:
     """Returns the options of a group: YAML files, folders of presets, and components."""
     if not re.fullmatch(r"[\w/]+", group):
         return []
-    return sorted({*folders.options(group), *nodes.options(group)})
+    return sorted({*folders.options(group), *store.options(group)})
 
 
 def _grid_text(value: Any) -> str:
@@ -403,18 +362,14 @@ def _check_groups(overrides: Sequence[Override]) -> None:
             raise UserError(f"{group} cannot be left out; {choose}")
         if not isinstance(value, str | int | float):
             raise UserError(f"{group}={shown(value)} is not allowed; {choose}")
-        name = str(value).split("/")[0] if group == "experiment" else str(value)
+        name = str(value)
         if name not in options:
             raise UserError(f"{group}={shown(name)[1:-1]} is not known{did_you_mean(name, options)}")
-        if group == "experiment" and "/" in str(value) and not _has(f"experiment/{value}.yaml"):
-            raise UserError(f"+experiment={name} has no settings for task={str(value).partition('/')[2]}")
 
 
 def _missing(file: str) -> str:
     """Says that there is no such option, `task/1dd`, of its group; or no such group."""
     group, _, name = file.rpartition("/")
-    while "/" in group and not _options(group):  # experiment/smok/1d: the folder is what is not there
-        group, _, name = group.rpartition("/")
     options = _options(group)
     return f"{group}={name} is not known{did_you_mean(name, options)}" if options else _unknown(group or name)
 

@@ -5,9 +5,12 @@ Nothing here imports PyTorch: help and tab completion need an answer at once.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
 from ebmbench.core.errors import UserError
+from ebmbench.system import yamlfile
 from ebmbench.system.files import share_dir
 
 _extra: list[Path] = []
@@ -47,9 +50,28 @@ def known_sweeps() -> list[str]:
     return sorted({path.stem for folder in sweep_dirs() for path in folder.glob("*.yaml") if path.is_file()})
 
 
+def check_files() -> None:
+    """Refuses YAML of the user's own that no parser should be given: too large, too deep, or with aliases of aliases.
+
+    Raises:
+        UserError: a file is of this kind.
+    """
+    own = [*config_dirs()[1:], *(folder for folder in sweep_dirs() if folder != share_dir() / "sweeps")]
+    for folder in dict.fromkeys(own):
+        for path in sorted(folder.rglob("*.yaml")):
+            with suppress(OSError):
+                about = path.stat()
+                _check(path, about.st_size, about.st_mtime_ns)
+
+
+@cache
+def _check(path: Path, size: int, modified: int) -> None:
+    yamlfile.check_bounds(path)
+
+
 def options(group: str) -> set[str]:
-    """Returns the options of a group that are YAML files; of presets, folders with a file for each task too."""
+    """Returns the options of a group that are YAML files; `uci/yacht` is in a folder of the group."""
     if group == "sweeps":
         return set(known_sweeps())
-    patterns = ("*.yaml", "*/") if group == "experiment" else ("*.yaml",)
-    return {path.stem for folder in config_dirs() for pattern in patterns for path in (folder / group).glob(pattern)}
+    folders = [folder / group for folder in config_dirs()]
+    return {str(path.relative_to(folder).with_suffix("")) for folder in folders for path in folder.rglob("*.yaml")}

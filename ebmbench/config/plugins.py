@@ -1,117 +1,100 @@
-"""Plug-ins: Python files or modules of the user's own, which register components.
+"""Copies of plug-ins in the folders of runs and plans: settings name them by their path in the folder.
 
-They are named by the setting `plugins` (paths or modules), or installed with the entry-point group `ebmbench.plugins`.
+So a folder can be moved, renamed or sent to somebody else.
 """
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.metadata
-import importlib.util
-import inspect
-import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ebmbench.core import registry
-from ebmbench.core.errors import UserError, first_line
-from ebmbench.core.settings import Component
+from ebmbench.core.errors import UserError, shown
+from ebmbench.core.plugins import COPY, Plugin
+from ebmbench.system.files import write_atomically
 
-GROUP = "ebmbench.plugins"
-"""The group of entry points by which an installed package offers a plug-in."""
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """A plug-in that is loaded.
-
-    Attributes:
-        name: its absolute path, or the module's name.
-        module: the Python module that holds it.
-        file: its source.
-        sha256: of the source; a part of the identity of each run that uses the plug-in.
-    """
-
-    name: str
-    module: str
-    file: Path
-    sha256: str
+FUNCTIONS = (("data", "function"),)
+"""Beside `plugins`, the settings that name Python code of the user's own: FILE.py:FUNCTION."""
 
 
-_loaded: dict[str, Plugin] = {}
-
-
-def load(names: Sequence[str]) -> list[str]:
-    """Loads plug-ins by path or module name; returns their names as a run keeps them (absolute paths).
+def keep(plugins: Iterable[Plugin], folder: Path) -> None:
+    """Copies the sources of plug-ins into a folder.
 
     Raises:
-        UserError: one cannot be found or imported, or registers a name that is taken.
+        OSError: it cannot be written.
     """
-    installed()
-    return [_load(name).name for name in names]
+    for plugin in plugins:
+        root = (folder / plugin.copy).parents[plugin.copy.count("/") - 2]
+        for source in plugin.sources:
+            path = root / source.place
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, source.data)
 
 
-@lru_cache(maxsize=1)
-def installed() -> None:
-    """Loads the plug-ins that installed packages offer."""
-    registry.load()
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        _load(entry.module)
+def with_copies(settings: Mapping[str, Any], plugins: Iterable[Plugin]) -> dict[str, Any]:
+    """Returns settings that name the copies of these plug-ins, by their path in the folder; other plug-ins go."""
+    copies = {plugin.name: plugin.copy for plugin in plugins}
+
+    def copied(text: str) -> str:
+        file, called = function_of(text)
+        return f"{copies[file]}:{called}" if file in copies else text
+
+    functions = [function_of(text)[0] for text in functions_in(settings)]
+    names = [copy for name, copy in copies.items() if name not in functions or name in settings.get("plugins", ())]
+    return {**_changed(settings, copied), "plugins": names}
 
 
-def _load(name: str) -> Plugin:
-    registry.load()
-    is_file = name.endswith(".py") or "/" in name
-    path = Path(name).expanduser().absolute()
-    key = str(path) if is_file else name
-    if is_file and not path.is_file():
-        raise UserError(f"plugins={name} is not a file; give the path of a Python file, or the name of a module")
-    digest = _digest(path) if is_file else ""
-    known = _loaded.get(key)
-    if known is not None and (not is_file or known.sha256 == digest):
-        return known
-    # The source names the module: a plug-in copied into a run's folder is the same plug-in.
-    module = f"ebmbench_plugin_{path.stem}_{digest[:12]}" if is_file else name
-    if module not in sys.modules:
-        _import(name, module, path if is_file else None)
-    file = path if is_file else Path(inspect.getsourcefile(sys.modules[module]) or "")
-    _loaded[key] = Plugin(key, module, file, digest or _digest(file))
-    return _loaded[key]
+def located(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Returns the settings of a folder's run or plan, with the absolute paths of the copies.
+
+    Raises:
+        UserError: code is named that is no copy in this folder: nothing else is ever executed.
+    """
+
+    def absolute(text: Any) -> str:
+        match = COPY.fullmatch(text.rpartition(":")[0] or text) if isinstance(text, str) else None
+        if match is None or not text.startswith("plugins/") or ".." in Path(text).parts:
+            raise UserError(f"{folder} names the Python code {shown(text)}, which is no copy in its own plugins/")
+        return f"{folder.absolute()}/{text}"
+
+    if not isinstance(settings.get("plugins") or [], list):
+        raise UserError(f"{folder} has plugins={shown(settings['plugins'])}, which is no list")
+    names = [absolute(name) for name in settings.get("plugins") or ()]
+    return {**_changed(settings, absolute), "plugins": names}
 
 
-def _import(name: str, module: str, path: Path | None) -> None:
-    try:
-        if path is None:
-            importlib.import_module(module)
-            return
-        spec = importlib.util.spec_from_file_location(module, path)
-        assert spec is not None and spec.loader is not None
-        made = importlib.util.module_from_spec(spec)
-        sys.modules[module] = made
-        spec.loader.exec_module(made)
-    except UserError:
-        sys.modules.pop(module, None)
-        raise
-    except (Exception, SystemExit) as error:
-        sys.modules.pop(module, None)
-        raise UserError(f"plugins={name} cannot be imported ({type(error).__name__}: {first_line(error)})") from None
+def function_of(text: str) -> tuple[str, str]:
+    """Returns the absolute path and the function of FILE.py:FUNCTION."""
+    file, _, called = text.rpartition(":")
+    return str(Path(file).expanduser().absolute()), called
 
 
-def _digest(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def functions_in(settings: Mapping[str, Any]) -> list[str]:
+    """Returns every FILE.py:FUNCTION that settings name."""
+    found: list[str] = []
+
+    def note(text: str) -> str:
+        found.append(text)
+        return text
+
+    _changed(settings, note)
+    return found
 
 
-def of(components: Iterable[Component | None]) -> list[Plugin]:
-    """Returns the loaded plug-ins that define any of these components."""
-    modules = {type(component).__module__ for component in components if component is not None}
-    found = {plugin.module: plugin for plugin in _loaded.values() if plugin.module in modules}
-    return list(found.values())
+def _changed(settings: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """Returns settings with what names a function changed."""
+    found = dict(settings)
+    for path in FUNCTIONS:
+        found = _changed_at(found, path, change)
+    return found
 
 
-def registered_by(name: str) -> list[type[Component]]:
-    """Returns the components that a loaded plug-in registered, by the name that `load` returned."""
-    module = _loaded[name].module
-    return [cls for known in registry.groups().values() for cls in known.values() if cls.__module__ == module]
+def _changed_at(settings: Mapping[str, Any], path: Sequence[str], change: Callable[[str], str]) -> dict[str, Any]:
+    key, *rest = path
+    value = settings.get(key)
+    if rest and isinstance(value, Mapping):
+        return {**settings, key: _changed_at(value, rest, change)}
+    if not rest and isinstance(value, str) and ".py:" in value:
+        return {**settings, key: change(value)}
+    return dict(settings)

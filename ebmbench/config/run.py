@@ -20,26 +20,39 @@ from typing import Any, Literal, cast
 import yaml
 from pydantic import Field, ValidationError
 
-from ebmbench.config import plugins as plugin_files
+from ebmbench.config.plugins import function_of, functions_in, located, with_copies
+from ebmbench.core import plugins as plugin_files
 from ebmbench.core import registry
-from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
+from ebmbench.core.errors import UserError, did_you_mean, shown
 from ebmbench.core.proposal import Proposal
-from ebmbench.core.settings import Component, Section, choice_of, sections_of
+from ebmbench.core.settings import Component, Section, choice_of, choices, sections_of
 from ebmbench.methods.base import Method
+from ebmbench.system import yamlfile
 from ebmbench.tasks.base import Setup, Task
 
-ALGORITHMS = 2
+ALGORITHMS = 3
 """Version of what is computed: raised when the same settings would give other results."""
 
 
 class LoggerConfig(Section):
     """See conf/logger/."""
 
-    name: Literal["csv", "wandb", "none"]
+    name: Literal["csv", "wandb", "trackio", "none"]
     mode: Literal["online", "offline", "disabled"] | None = None
     project: str | None = None
     entity: str | None = None
     tags: tuple[str, ...] = ()
+
+
+class TuneConfig(Section):
+    """How a sweep searches settings: by lists of trials that all methods share (see `sweep.trials`)."""
+
+    trials: int = Field(8, ge=1, le=10_000, description="trials of one search, the same number for each method")
+    repeats: int = Field(5, ge=1, le=1000, description="searches, each with trials and seeds of its own")
+    seed: int = Field(0, ge=0, lt=2**31, description="of the lists of trials")
+    space: dict[str, Any] = Field(
+        {}, description="what is searched beside, or in place of, what the classes declare: choices, or {low, high}"
+    )
 
 
 class SweepConfig(Section):
@@ -47,14 +60,15 @@ class SweepConfig(Section):
 
     name: str = Field(
         max_length=100,
-        pattern=r"^\.*[\w+-][\w.+-]*$",
-        description="a name of letters, digits, _ + - and . (not alone)",
+        pattern=r"^\.*[\w+][\w.+-]*$",
+        description="a name of letters, digits, _ + - and . that begins with a letter or digit",
     )
     description: str = ""
     also: tuple[Any, ...] = ()
     """Further grids: each changes keys of the first one (see `compose.expand`)."""
     tables: tuple[Any, ...] = ()
     figures: tuple[Any, ...] = ()
+    tune: TuneConfig | None = None
 
 
 class Launch(Section):
@@ -86,23 +100,26 @@ class RunConfig:
     sweep: SweepConfig | None = None
     plugins: tuple[str, ...] = ()
     """Plug-ins that were loaded, by absolute path or module."""
+    data_option: str = ""
+    """The option of the group `data` that was chosen, such as `uci/yacht`; empty where the task has none."""
 
     @property
     def components(self) -> list[Component]:
         """The task, method and proposal, and what the task's settings choose."""
-        chosen = [getattr(self.task, name) for name, field in type(self.task).model_fields.items() if choice_of(field)]
+        chosen = [getattr(self.task, name) for name in choices(type(self.task))]
         return [part for part in (self.task, self.method, self.proposal, *chosen) if part is not None]
 
     @property
     def used_plugins(self) -> list[plugin_files.Plugin]:
-        """The plug-ins that define a component of this run."""
-        return plugin_files.of(self.components)
+        """The plug-ins that define a component of this run, or a function that its settings name."""
+        files = [file for text in functions_in(self.to_dict()) if Path(file := function_of(text)[0]).is_file()]
+        return [*plugin_files.of(self.components, self.plugins), *map(plugin_files.load_one, files)]
 
     def identity(self) -> dict[str, Any]:
         """Returns what the results depend on, beside the seeds."""
         sections = ("task", "method", "proposal", "trainer")
         parts = {name: part.identity() for name in sections if (part := getattr(self, name)) is not None}
-        sources = sorted(plugin.sha256 for plugin in self.used_plugins)
+        sources = sorted({plugin.sha256 for plugin in self.used_plugins})
         return {"algorithms": ALGORITHMS, **parts, **({"plugins": sources} if sources else {})}
 
     @cached_property
@@ -155,9 +172,12 @@ class RunConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data, as YAML composes it; `from_dict` reads it back."""
-        sections = ("task", "method", "proposal", "trainer", "logger", "sweep")
+        sections = ("method", "proposal", "trainer", "logger", "sweep")
         data = {name: part.plain() if (part := getattr(self, name)) is not None else None for name in sections}
-        return {**data, "seeds": list(self.seeds), "plugins": list(self.plugins), **self.launch.plain()}
+        task = self.task.plain()
+        chosen = {name: task.pop(name) for name in choices(type(self.task))}
+        about = {"seeds": list(self.seeds), "plugins": list(self.plugins), "data_option": self.data_option}
+        return {"task": task, **chosen, **data, **about, **self.launch.plain()}
 
     @staticmethod
     def from_dict(raw: dict[str, Any]) -> RunConfig:
@@ -172,16 +192,24 @@ class RunConfig:
         """Returns the settings as YAML; `from_yaml` reads them back."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False, allow_unicode=True)
 
+    def to_kept_yaml(self) -> str:
+        """Returns the settings as `config.yaml` of a run directory has them: they name its own copies of plug-ins."""
+        return yaml.safe_dump(with_copies(self.to_dict(), self.used_plugins), sort_keys=False, allow_unicode=True)
+
     @staticmethod
-    def from_yaml(text: str) -> RunConfig:
-        """Reads `config.yaml` of a run directory; raises UserError where it is not one."""
+    def from_yaml(text: str, folder: Path | None = None) -> RunConfig:
+        """Reads settings that `to_yaml` wrote; of a run directory those that `to_kept_yaml` wrote.
+
+        Raises:
+            UserError: they are no settings, or a plug-in of the folder is not accepted.
+        """
         try:
-            raw = yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise UserError(f"not a configuration: {first_line(error)}") from None
+            raw = yamlfile.parse(text)
+        except UserError as error:
+            raise UserError(f"not a configuration: {error}") from None
         if not isinstance(raw, dict):
             raise UserError("not a configuration: a mapping of settings is expected")
-        return _validate(raw)
+        return _validate(raw if folder is None else located(raw, folder))
 
     def replace(self, **launch: Any) -> RunConfig:
         """Returns the same run carried out otherwise: `replace(device="cuda:1", results_dir=...)`."""
@@ -212,12 +240,9 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
     if method_class.uses_proposal:
         models["proposal"] = _class("proposal", raw.get("proposal"))
     known = _known_keys(models)
-    top = set(Launch.model_fields) | set(_ROOT) | set(models) | {"proposal"}
-    faults += [f"{key} is not a setting{did_you_mean(str(key), known)}" for key in raw if key not in top]
-    other = _other_task(task_class, raw.get("trainer"))
-    if other:
-        name = task_class.name
-        raise UserError(f"trainer={other} contradicts task={name}; leave trainer out, or choose trainer={name}")
+    chosen = choices(task_class)
+    top = {*Launch.model_fields, *_ROOT, *models, *chosen, "proposal", "data_option", "noise"}
+    faults += [_no_setting(str(key), raw[key], known) for key in raw if key not in top]
     proposal = raw.get("proposal")
     if isinstance(proposal, dict) and not method_class.uses_proposal:
         faults += [
@@ -225,7 +250,9 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
             for key, value in proposal.items()
             if value is not None and (key, value) != ("name", DEFAULT_PROPOSAL)
         ]
-    parts: dict[str, Any] = {"proposal": None}
+    parts: dict[str, Any] = {"proposal": None, "data_option": str(raw.get("data_option") or "")}
+    faults += [f"task.{name} is not a setting; did you mean {name}?" for name in chosen if name in raw["task"]]
+    raw = {**raw, "task": {**raw["task"], **{name: raw[name] for name in chosen if name in raw}}}
     for name, model in models.items():
         parts[name] = _section(model, raw.get(name), f"{name}.", known, faults)
     launch = {key: raw[key] for key in Launch.model_fields if key in raw}
@@ -272,18 +299,12 @@ def setting_keys(model: type[Section], prefix: str) -> Iterator[str]:
     if issubclass(model, Component):
         yield f"{prefix}.{model.chosen_by}"
     for name, field in model.model_fields.items():
+        if choice_of(field):
+            continue
         inner = sections_of(field)
         yield from (key for part in inner for key in setting_keys(part, f"{prefix}.{name}"))
         if not inner:
             yield f"{prefix}.{name}"
-
-
-def _other_task(task: type[Task], trainer: Any) -> str | None:
-    """Returns the task whose trainer it is, where that is not the task at hand."""
-    if not isinstance(trainer, dict) or set(trainer) & set(task.Trainer.model_fields) == set(trainer):
-        return None
-    others = ((name, cast(type[Task], other).Trainer) for name, other in registry.known("task").items())
-    return next((name for name, model in others if set(trainer) == set(model.model_fields)), None)
 
 
 def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], faults: list[str]) -> Any:
@@ -295,9 +316,9 @@ def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], 
     if issubclass(model, Component):
         raw.pop(model.chosen_by, None)
     before = len(faults)
-    for name, field in model.model_fields.items():
-        if choice_of(field) is not None and name in raw and not isinstance(raw[name], Component):
-            raw[name] = _chosen(cast(type[Component], field.annotation), raw[name], f"{prefix}{name}.", known, faults)
+    for name, base in choices(model).items():
+        if name in raw and not isinstance(raw[name], Component):
+            raw[name] = _chosen(name, base, raw[name], known, faults)
     if len(faults) > before:
         return None
     try:
@@ -306,7 +327,12 @@ def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], 
         for fault in error.errors(include_url=False):
             key = prefix + _key(fault["loc"], raw)
             if fault["type"] in ("extra_forbidden", "invalid_key"):
-                faults.append(f"{key} is not a setting{did_you_mean(key, known)}")
+                elsewhere = issubclass(model, Component) and key in all_keys()
+                faults.append(
+                    f"{key} is a setting, but not of {model.group}={model.registered()}; leave it out"  # type: ignore[attr-defined]
+                    if elsewhere
+                    else f"{key} is not a setting{did_you_mean(key, known)}"
+                )
             elif fault["type"] == "missing":
                 faults.append(f"{key} is missing")
             elif fault["type"] == "value_error" and not fault["loc"]:  # a check of several settings together
@@ -316,8 +342,8 @@ def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], 
         return None
 
 
-def _chosen(base: type[Component], raw: Any, prefix: str, known: Sequence[str], faults: list[str]) -> Any:
-    """Validates a component inside another one's settings: a dataset or a network of a task."""
+def _chosen(key: str, base: type[Component], raw: Any, known: Sequence[str], faults: list[str]) -> Any:
+    """Validates a component that a task chooses: its dataset or network."""
     name = raw.get(base.chosen_by) if isinstance(raw, dict) else raw
     try:
         cls = registry.get(base.group, name)
@@ -326,9 +352,26 @@ def _chosen(base: type[Component], raw: Any, prefix: str, known: Sequence[str], 
         return None
     if not issubclass(cls, base):
         fitting = [name for name, other in registry.known(base.group).items() if issubclass(other, base)]
-        faults.append(f"{base.group}={name} belongs to another task; choose from {', '.join(fitting)}")
+        faults.append(f"{_other_place(key, cls)} or choose {key}={', '.join(fitting)}")
         return None
-    return _section(cls, raw, prefix, [*known, *setting_keys(cls, prefix.rstrip("."))], faults)
+    return _section(cls, raw, f"{key}.", [*known, *setting_keys(cls, key)], faults)
+
+
+def _no_setting(key: str, raw: Any, known: Sequence[str]) -> str:
+    """Says what is wrong with a key that the task does not have."""
+    options = registry.groups().get(key, {})
+    name = next(iter(raw.values()), None) if isinstance(raw, dict) else None
+    if isinstance(name, str) and name in options:
+        return f"{_other_place(key, options[name])} or leave it out"
+    return f"{key} is not a setting{did_you_mean(key, known)}"
+
+
+def _other_place(key: str, cls: type[Component]) -> str:
+    """Says which tasks a dataset or network is for."""
+    tasks = [
+        name for name, task in registry.known("task").items() if issubclass(cls, choices(task).get(key, type(None)))
+    ]
+    return f"{key}={cls.registered()} is for task={' or '.join(tasks) or 'none'}: choose that task,"
 
 
 def _key(loc: Sequence[str | int], raw: Any) -> str:
@@ -380,8 +423,9 @@ def _seeds(raw: Any, faults: list[str]) -> tuple[int, ...]:
 
 
 def _unused(logger: LoggerConfig) -> list[str]:
-    """Returns the settings of W&B that are given to another logger."""
-    given = logger.model_dump(exclude={"name"}, exclude_defaults=True) if logger.name != "wandb" else {}
+    """Returns the settings of one logger that are given to another."""
+    own = {"wandb": set(type(logger).model_fields), "trackio": {"project"}}.get(logger.name, set())
+    given = logger.model_dump(exclude={"name", *own}, exclude_defaults=True)
     return [
         f"logger.{key}={shown(value)} contradicts logger={logger.name}, which has no such setting; choose logger=wandb"
         for key, value in given.items()

@@ -20,8 +20,14 @@ def first_line(error: BaseException) -> str:
     return " ".join(lines[: 2 if lines[0].endswith(":") else 1]) if lines else type(error).__name__
 
 
+def printable(text: str) -> str:
+    """Returns a text whose control characters are shown, not sent: a file of somebody else moves no cursor."""
+    return "".join(sign if sign.isprintable() or sign in "\n\t" else ascii(sign)[1:-1] for sign in text)
+
+
 def shown(value: Any) -> str:
     """Returns a value as a user would recognise it, cut if it is long."""
+    value = value.item() if hasattr(value, "dtype") and not getattr(value, "shape", True) else value  # of NumPy
     text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 80 else text[:77] + "..."
 

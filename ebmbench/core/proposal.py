@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.errors import UserError
 from ebmbench.core.settings import Component
 from ebmbench.core.step import Step
 
@@ -42,6 +43,13 @@ class Proposal(Component):
     @abstractmethod
     def log_prob(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
         """Returns `log q` of candidates `[..., M, D]` for targets `[..., D]`: `[..., M]`."""
+
+    def cdf(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
+        """Returns the distribution function of q, for one target: candidates `[..., M, 1]` -> `[..., M]`.
+
+        Targets that are integers need it, for the probabilities of draws that are rounded.
+        """
+        raise UserError(f"proposal={self.registered()} has no cdf, which support=integers needs; use proposal=mixture")
 
     def support(self) -> tuple[float, float]:
         """Returns the interval on which `log_prob` is a density, in each dimension; outside it says nothing."""

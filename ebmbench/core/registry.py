@@ -17,7 +17,7 @@ from typing import TypeVar
 from ebmbench.core.errors import UserError, did_you_mean
 from ebmbench.core.settings import Component
 
-OWN = ("ebmbench.methods", "ebmbench.proposals", "ebmbench.tasks")
+OWN = ("ebmbench.supports", "ebmbench.methods", "ebmbench.proposals", "ebmbench.tasks")
 """Packages whose modules register something. A task is a package; its `__init__` imports what it registers."""
 
 NAME = r"[\w][\w.+-]*"
@@ -26,6 +26,8 @@ NAME = r"[\w][\w.+-]*"
 _found: dict[str, Mapping[str, type[Component]]] = {}
 """By group, then by name, in the order in which they are shown. A group is replaced, never changed."""
 _C = TypeVar("_C", bound=type[Component])
+copies: set[str] = set()
+"""Modules that are copies of plug-ins from a folder of results: they replace other plug-ins, and are replaced."""
 
 
 def register(cls: _C) -> _C:
@@ -49,11 +51,27 @@ def register(cls: _C) -> _C:
     other = group.get(name)
     if other is not None and _file(other) == _file(cls) and other.__module__ != cls.__module__:
         other = None  # the file was edited
+    is_own = other is not None and other.__module__.startswith("ebmbench.")
+    if other is not None and not is_own and {other.__module__, cls.__module__} & copies:
+        other = None
     if other is not None and (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
         raise UserError(f"{cls.group}={name} of {_file(cls)} is taken by {_file(other)}; choose another name")
-    components: list[type[Component]] = [*(other for key, other in group.items() if key != name), cls]
-    _found[cls.group] = {known.registered(): known for known in sorted(components, key=_place)}
+    put(cls)
     return cls
+
+
+def put(cls: type[Component]) -> None:
+    """Makes a component known, in the place of another one of its name."""
+    group, name = _found.get(cls.group, {}), cls.registered()
+    if group.get(name) is not cls:
+        components: list[type[Component]] = [*(other for key, other in group.items() if key != name), cls]
+        _found[cls.group] = {known.registered(): known for known in sorted(components, key=_place)}
+
+
+def restore(before: Mapping[str, Mapping[str, type[Component]]]) -> None:
+    """Makes exactly those components known that `groups` returned before."""
+    _found.clear()
+    _found.update(before)
 
 
 def _file(cls: type) -> str:

@@ -25,7 +25,7 @@ class Section(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """Returns the settings as plain data, as `config.run` reads them back."""
-        return {name: _plain(getattr(self, name)) for name in type(self).model_fields}
+        return {name: plain(getattr(self, name)) for name in type(self).model_fields}
 
     def identity(self) -> dict[str, Any]:
         """Returns what results depend on. A setting that is not set leaves no trace: a new one changes no old hash."""
@@ -36,12 +36,15 @@ class Component(Section):
     """A thing that is chosen by name: a task, method, proposal, network or dataset. Its fields are its settings.
 
     `core.registry.register` makes it known. Attributes of the class:
-        group: what it is, as users write it on the command line: `method`, `task`, `task/data`.
+        group: what it is, as users write it on the command line: `method`, `task`, `data`.
         chosen_by: the key that holds its registered name in the settings.
+        published: settings that differ from the defaults, by dotted key: of a method by task or task and data,
+            `{"1d/law2": {"method.sigma": 0.075}}`; of others, which means data, by task.
     """
 
     group: ClassVar[str]
     chosen_by: ClassVar[str] = "name"
+    published: ClassVar[Mapping[str, Mapping[str, object]]] = MappingProxyType({})
 
     @classmethod
     def registered(cls) -> str:
@@ -69,11 +72,18 @@ def choice_of(field: FieldInfo) -> Choice | None:
     return next((mark for mark in field.metadata if isinstance(mark, Choice)), None)
 
 
+def choices(cls: type[Section]) -> dict[str, type[Component]]:
+    """Returns the fields of a class that hold a component, with the base class of what they may hold."""
+    fields = cls.model_fields.items()
+    return {name: typing.cast(type[Component], field.annotation) for name, field in fields if choice_of(field)}
+
+
 def sections_of(field: FieldInfo) -> list[type[Section]]:
     """Returns the groups of settings that a field may hold, choices apart."""
     if choice_of(field) is not None:
         return []
-    return [part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, Section)]
+    parts = (part for part in _parts(field.annotation) if isinstance(part, type) and issubclass(part, Section))
+    return [part for part in parts if not issubclass(part, Component)]  # a component is one value, such as a support
 
 
 def _parts(annotation: Any) -> Iterator[Any]:
@@ -83,12 +93,15 @@ def _parts(annotation: Any) -> Iterator[Any]:
         yield from _parts(part)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Returns a value as plain data: sections as mappings, tuples as lists."""
     if isinstance(value, Section):
         return value.plain()
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value  # a number or an array of numpy
 
 
 def without_none(value: Any) -> Any:
@@ -96,3 +109,15 @@ def without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_none(item) for key, item in value.items() if item is not None}
     return value
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns values by dotted key, such as `trainer.epochs`, as nested data."""
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        *path, last = key.split(".")
+        place = found
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = plain(value)
+    return found

@@ -67,6 +67,6 @@ def marker(name: str) -> str:
     """Returns the marker of a method, as matplotlib names it; its models have those of their networks."""
     network = name.partition(", ")[2]
     if network:
-        known = list(registry.known("task/network"))
+        known = list(registry.known("network"))
         return MARKERS[known.index(network) % len(MARKERS)] if network in known else UNKNOWN_MARKER
     return str(getattr(registry.known("method").get(name), "marker", UNKNOWN_MARKER))

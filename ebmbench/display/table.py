@@ -20,7 +20,8 @@ class Cell:
     """A text, and how it is shown.
 
     Attributes:
-        beside: what belongs to it and is not marked, such as an interval; the page shows it below, in small print.
+        beside: what belongs to it, such as an interval; the page shows it below, in small print.
+        marks: signs behind the text that the notes explain.
         mark: `best`, or nothing.
         tex: LaTeX, where it is not the escaped text.
         tail: LaTeX for what stands beside it.
@@ -31,6 +32,7 @@ class Cell:
     text: str
     beside: str = ""
     mark: str = ""
+    marks: str = ""
     tex: str | None = None
     tail: str = ""
     sort: float | str | None = None
@@ -39,7 +41,7 @@ class Cell:
     @property
     def whole(self) -> str:
         """The text, with what stands beside it."""
-        return f"{self.text} {self.beside}" if self.beside else self.text
+        return " ".join(filter(None, [self.text, self.beside, self.marks]))
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Table:
     Attributes:
         data: the numbers behind it, to more digits; the texts of the cells if not given.
         file: the CSV file that has its data, together with that of the other tables of this name.
+        folded: whether it is a detail, which the page folds away.
     """
 
     title: str
@@ -57,6 +60,7 @@ class Table:
     notes: list[str] = field(default_factory=list)
     data: pd.DataFrame | None = None
     file: str = ""
+    folded: bool = False
 
     @property
     def aligned(self) -> list[bool]:
@@ -158,8 +162,8 @@ def markdown_text(text: str) -> str:
 
 def _markdown_cell(cell: Cell) -> str:
     text = markdown_text(cell.text)
-    beside = f" {markdown_text(cell.beside)}" if cell.beside else ""
-    return (f"**{text}**" if cell.mark == "best" else text) + beside
+    behind = "".join(f" {markdown_text(part)}" for part in (cell.beside, cell.marks) if part)
+    return (f"**{text}**" if cell.mark == "best" else text) + behind
 
 
 # ---------------------------------------------------------------------------------------------------------- LaTeX
@@ -210,6 +214,7 @@ _TEX = {
     "−": "$-$",
     "∞": r"$\infty$",
     "≥": r"$\geq$",
+    "°": r"$^\circ$",
     "†": r"$\dagger$",
     "‡": r"$\ddagger$",
     "↓": r"$\downarrow$",

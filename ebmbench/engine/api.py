@@ -58,7 +58,7 @@ def read_config(run_dir: Path) -> RunConfig:
     Raises:
         UserError: the directory holds no finished run, or its settings cannot be read.
     """
-    return RunConfig.from_yaml(runs.read_output(run_dir, "config.yaml").decode())
+    return RunConfig.from_yaml(runs.read_output(run_dir, "config.yaml").decode(errors="replace"), run_dir)
 
 
 def read_parameters(run_dir: Path) -> dict[int, dict[str, Tensor]]:

@@ -13,15 +13,18 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ebmbench.config.plugins import keep
 from ebmbench.config.run import RunConfig
 from ebmbench.core.energy import AutogradEnergy
 from ebmbench.core.errors import UserError, counted
+from ebmbench.core.plugins import package_version
 from ebmbench.engine import loggers, runs
 from ebmbench.engine.progress import ProgressDisplay
 from ebmbench.engine.train import Callbacks, CheckpointPlan, Progress, Training, read_checkpoint, train
@@ -122,7 +125,7 @@ def _run(
     work_dir, setup = attempt.work_dir, config.setup
     groups = seed_groups(config, device)
     parts = [_Part(work_dir, index, seeds, config.run_hash) for index, seeds in enumerate(groups)]
-    _copy_plugins(config, work_dir)
+    keep(config.used_plugins, work_dir)
     logger = loggers.open(config, work_dir, _resume_steps(parts))
     state = "failed"
     try:
@@ -149,7 +152,11 @@ def _run(
         runs.write_json(
             work_dir / "environment.json", environment(device, seconds, time.monotonic() - started, states[0])
         )
-        on_result(list(csv.DictReader(content.decode().splitlines())))
+        try:
+            on_result(list(csv.DictReader(content.decode().splitlines())))
+        except OSError as error:  # a full disk or a closed pipe takes nothing away from the result
+            with suppress(OSError):
+                print(f"ebmbench: the result cannot be printed ({error.strerror}); it is computed", file=sys.stderr)
         figures, undrawn = draw(config, work_dir)
         attempt.status.diverged = {str(row["seed"]): int(row["diverged_step"]) for row in rows if row["diverged"]}
         logger.finish(rows, figures, work_dir)
@@ -177,14 +184,6 @@ def draw(config: RunConfig, work_dir: Path) -> tuple[list[Path], str]:
         shutil.rmtree(work_dir / runs.FIGURES, ignore_errors=True)
         print(f"ebmbench: the figures were not drawn ({last_line(error)}); the result is whole", file=sys.stderr)
         return [], last_line(error)
-
-
-def _copy_plugins(config: RunConfig, work_dir: Path) -> None:
-    """Keeps the source of the plug-ins that the run uses, so that it can be loaded where they are gone."""
-    for plugin in config.used_plugins:
-        folder = work_dir / "plugins"
-        folder.mkdir(exist_ok=True)
-        write_atomically(folder / plugin.file.name, plugin.file.read_bytes())
 
 
 MEMORY = 2**31
@@ -348,7 +347,7 @@ def result_rows(task: Task, learner: Learner, progress: Progress, work_dir: Path
                 **scores,
                 "diverged": int(diverged),
                 "diverged_step": step if diverged else "",
-                "trusted": int(not diverged and task.is_trusted(scores) and not task.is_uninformed(scores)),
+                "trusted": int(not diverged and task.is_trusted(scores)),
             }
         )
     return rows
@@ -419,7 +418,7 @@ def environment(
     """What the run ran on; `result` is what `_train_part` returned."""
     return {
         "python": platform.python_version(),
-        "packages": {package: runs.package_version(package) for package in PACKAGES},
+        "packages": {package: package_version(package) for package in PACKAGES},
         "commit": runs.commit(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({os.cpu_count()} cores)",

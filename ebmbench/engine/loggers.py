@@ -1,4 +1,4 @@
-"""Where a run's history goes: a CSV file always (unless logger=none), and Weights & Biases if asked for.
+"""Where a run's history goes: a CSV file always (unless logger=none), and Weights & Biases or Trackio if asked for.
 
 W&B gets one run per *seed*, though the seeds of a job train stacked in one process. Because: W&B's own
 bands, bars with intervals and parallel coordinates are statistics over runs, so only runs per seed show the
@@ -23,8 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ebmbench.core.errors import UserError, first_line
+from ebmbench.core.extras import need
+from ebmbench.core.plugins import package_version
 from ebmbench.engine import runs
 from ebmbench.engine.runs import output_files
+from ebmbench.engine.trackio_logger import TrackioLogger
 from ebmbench.system.files import write_atomically
 
 if TYPE_CHECKING:
@@ -62,6 +65,10 @@ def open(config: RunConfig, run_dir: Path, resume: Mapping[int, int] | None = No
     """
     if config.logger.name == "none":
         return LoggerGroup([])
+    if config.logger.name == "trackio":
+        need("trackio", "trackio")
+        history = CsvLogger(run_dir / "history.csv", resume)
+        return LoggerGroup([history, TrackioLogger(config, read_history(history.path))])
     if config.logger.name != "wandb" or config.logger.mode == "disabled":
         return LoggerGroup([CsvLogger(run_dir / "history.csv", resume)])
     need_login(config)
@@ -171,7 +178,7 @@ class WandbLogger:
         self._superseded: list[Path] = []
         self.runs: dict[int, Any] = {}
         group = config.sweep.name if config.sweep else f"{config.label}-{config.slug}"
-        version, commit, owner = runs.package_version("ebmbench"), runs.commit(), results_token(root)
+        version, commit, owner = package_version("ebmbench"), runs.commit(), results_token(root)
         for seed in config.seeds:
             run_id = wandb_run_id(config, seed, owner)
             if not online:

@@ -16,15 +16,14 @@ place of the old ones when it is complete.
 
 A finished run is checked when it is read: `status.json` lists every file that the run wrote (`Status.outputs`) with its
 SHA-256. Whoever starts the run again, loads its models or puts it into a table checks all of them, and so does
-`ebmbench fsck`; a reader of one file checks that file (`read_output`). `read_state` alone compares only the sizes, so
-that the state of 10 000 runs can be shown.
+`ebmbench audit files`; a reader of one file checks that file (`read_output`). `read_state` alone compares only the
+sizes, so that the state of 10 000 runs can be shown.
 """
 
 from __future__ import annotations
 
 import csv
 import errno
-import importlib.metadata
 import json
 import os
 import shutil
@@ -43,9 +42,11 @@ from pydantic import ConfigDict, TypeAdapter
 
 from ebmbench.config.run import ALGORITHMS, RunConfig
 from ebmbench.core.errors import UserError
+from ebmbench.system import seal
 from ebmbench.system.files import (
     fingerprint,
     fingerprint_of_file,
+    read_bounded,
     remove_temporaries,
     share_dir,
     sync_folder,
@@ -53,7 +54,7 @@ from ebmbench.system.files import (
 )
 from ebmbench.system.locking import Lock, is_held
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the run directory's layout."""
 
 FINISHED = ("done", "diverged")
@@ -100,6 +101,8 @@ class Status:
     """Of a run that is done: its files, each by its path in the run directory, with its `files.fingerprint`."""
     schema: int = SCHEMA
     algorithms: int = ALGORITHMS
+    seal: str = ""
+    """Of all of the above, so that it stands for the whole run: `outputs` has the checksums of its files."""
 
     @classmethod
     def of(cls, config: RunConfig, state: str, **fields: Any) -> Status:
@@ -135,17 +138,26 @@ def read_status(run_dir: Path) -> Status | None:
     """
     path = run_dir / "status.json"
     try:
-        text = path.read_bytes()
-        raw = json.loads(text)
-        if isinstance(raw, dict) and raw.get("schema", SCHEMA) != SCHEMA:
-            raise UserError(f"{path} is of layout version {raw.get('schema')}, and this ebmbench reads {SCHEMA}")
+        text = read_bounded(path)
+        seal.decode(text, SCHEMA)
         return _STATUS.validate_json(text)
+    except seal.OtherVersion as error:
+        raise UserError(f"{path} is of layout version {error}, and this ebmbench reads {SCHEMA}") from None
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, RecursionError, IsADirectoryError):  # ValidationError is a ValueError
+    except (ValueError, IsADirectoryError):  # ValidationError is a ValueError
         raise Damaged(f"{path} is damaged; the run is computed again when it is started again") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
+
+
+def write_status(folder: Path, status: Status) -> None:
+    """Writes `status.json`, sealed.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    write_atomically(folder / "status.json", seal.encode(asdict(status)))
 
 
 def all_diverged(run_dir: Path) -> bool:
@@ -391,7 +403,7 @@ class Attempt:
         for name, value in changes.items():
             setattr(self.status, name, value)
         self.status.updated = now()
-        write_json(self.work_dir / "status.json", asdict(self.status))
+        write_status(self.work_dir, self.status)
         self._written = time.monotonic()
 
     def heartbeat(self, step: int, every_seconds: float = 2.0) -> None:
@@ -497,7 +509,7 @@ def _begin(config: RunConfig, commit: str | None, lock: Lock, work_dir: Path, pu
         slurm_job=slurm_job(),
         commit=commit,
     )
-    write_atomically(work_dir / "config.yaml", config.to_yaml().encode())
+    write_atomically(work_dir / "config.yaml", config.to_kept_yaml().encode())
     attempt = Attempt(config.run_dir, work_dir, status, lock)
     attempt.update()
     return attempt
@@ -645,13 +657,6 @@ def commit() -> str | None:
         return head + "+" if _git(root, "status", "--porcelain", "--untracked-files=no") else head
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def package_version(package: str) -> str | None:
-    """The version of a package that is installed, None of one that is not."""
-    with suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(package)
-    return None
 
 
 def _git(root: Path, *words: str) -> str:

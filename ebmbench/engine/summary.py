@@ -12,27 +12,33 @@ from ebmbench.engine import runs
 from ebmbench.engine.execute import Outcome, first_step_column
 from ebmbench.tasks.base import Metric
 
+SHOWN = 5
+"""How many numbers a run ends with."""
 HIDDEN = ("seed", "diverged", "diverged_step", "trusted", "peak_memory_mb", "energy_evaluations")
 
 
-def summary(outcome: Outcome, config: RunConfig) -> str:
+def summary(outcome: Outcome, config: RunConfig, everything: bool = False) -> str:
     """Returns the table of a run that is through, and says if it was there before."""
     existed = "This result exists already (force=true makes it anew).\n" if outcome.existed else ""
-    return existed + table(runs.read_metrics(outcome.run_dir), config)
+    return existed + table(runs.read_metrics(outcome.run_dir), config, everything)
 
 
-def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
-    """Mean, standard deviation and range of each metric over the seeds, and where the files are.
+def table(rows: Sequence[Mapping[str, str]], config: RunConfig, everything: bool = False) -> str:
+    """Returns the means of the numbers that matter over the seeds, with their spread, and where the files are.
 
     Args:
         rows: of `metrics.csv`, as text.
+        everything: whether all numbers are shown, and not the `SHOWN` first ones that figures show.
     """
     good = [row for row in rows if row["diverged"] == "0"]
     lines = [f"{config.method.name} on {config.label}, {counted(len(rows), 'seed')}"]
     many = len(good) > 1
     hidden = {*HIDDEN, *_unused(config)}
-    names = [name for name in rows[0] if name not in hidden]
-    width = max(16, *map(len, names)) + 2
+    known = [name for name in rows[0] if name not in hidden and any(row[name] not in ("", "nan") for row in good)]
+    drawn = [metric.name for metric in config.task.metrics if {"ranking", "strip"} & set(metric.figures)]
+    matter = [*[name for name in drawn if name in known][: SHOWN - 1], "train_seconds"]
+    names = known if everything or len(matter) < 2 else [name for name in known if name in matter]
+    width = max([16, *map(len, names)]) + 2
     lines.append(f"  {'metric':<{width}}{'mean':>12}" + (f"{'std':>12}{'min':>12}{'max':>12}" if many else ""))
     for name in names:
         values = [float(row[name]) for row in good if row[name] not in ("", "nan")]
@@ -42,16 +48,21 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
         if min(values) < max(values):  # else it is one number for all seeds, such as that of their mixture
             numbers += [statistics.stdev(values), min(values), max(values)]
         lines.append(f"  {name:<{width}}" + "".join(f"{number:>12.4g}" for number in numbers))
+    if len(names) < len(known):
+        lines.append(f"  --all shows {counted(len(known) - len(names), 'more number')}")
     diverged = {row["seed"]: row["diverged_step"] for row in rows if row["diverged"] == "1"}
     if diverged:
         steps = ", ".join(f"seed {seed} at step {step}" for seed, step in diverged.items())
         count = f"{len(diverged)} of {counted(len(rows), 'seed')}"
         lines.append(f"  diverged: {count} ({steps}); they are not in the means")
-    doubtful: dict[str, list[str]] = {}
+    unreliable = [row["seed"] for row in good if row["trusted"] == "0"]
+    if unreliable:
+        lines.append(f"  unreliable scores: seed {', '.join(unreliable)} ({config.task.doubt})")
+    uninformed = [row["seed"] for row in good if config.task.is_uninformed(_scores(row))]
+    if uninformed:
+        lines.append(f"  {config.task.uninformed}: seed {', '.join(uninformed)}")
     for row in good:
-        if row["trusted"] == "0":
-            doubtful.setdefault(_doubt(row, config), []).append(row["seed"])
-    lines += [f"  not to be trusted: seed {', '.join(seeds)} ({doubt})" for doubt, seeds in doubtful.items()]
+        lines += [f"  seed {row['seed']}: {remark}" for remark in config.task.remarks(_scores(row))]
     for name, text in config.method.counters.items():
         for row in rows:
             if row.get(name, "0") not in ("", "0"):
@@ -61,10 +72,9 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig) -> str:
     return "\n".join(lines)
 
 
-def _doubt(row: Mapping[str, str], config: RunConfig) -> str:
-    """Returns what is the matter with a seed that is not trusted."""
-    scores = {name: float(value) for name, value in row.items() if value != ""}
-    return config.task.uninformed if config.task.is_trusted(scores) else config.task.doubt
+def _scores(row: Mapping[str, str]) -> dict[str, float]:
+    """Returns the numbers of a row of metrics.csv."""
+    return {name: float(value) for name, value in row.items() if value != ""}
 
 
 def _unused(config: RunConfig) -> set[str]:

@@ -205,7 +205,7 @@ def train(
     progress = training.progress
     if learner.fits_itself:
         return _fitted(training, callbacks)
-    _resume(training, plan)
+    resume(training, plan)
     started = time.monotonic() - progress.seconds
     saved = time.monotonic()
     advance = training.stepper()
@@ -293,7 +293,8 @@ def read_checkpoint(path: Path, run_hash: str | None, seeds: Sequence[int]) -> d
     return state
 
 
-def _resume(training: Training, plan: CheckpointPlan | None) -> None:
+def resume(training: Training, plan: CheckpointPlan | None) -> None:
+    """Takes a training from its checkpoint, where there is one that can be used."""
     learner, progress = training.learner, training.progress
     state = read_checkpoint(plan.path, plan.stamp.get("run_hash"), learner.seeds) if plan else None
     if plan is None or state is None:

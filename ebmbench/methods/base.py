@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
 
+from ebmbench.core import registry
 from ebmbench.core.energy import Energy
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Streams
@@ -40,7 +41,9 @@ class Method(Component):
         needs_partition: whether it needs the exact log Z, `step.log_partition`, which a task may lack.
         y_derivatives: the highest derivative of f in y that it takes: 0, 1 or 2. A piecewise linear network has no
             second one.
+        moves_target: whether it smooths the target by noise of its own, so that each y must have neighbours.
         counters: what it may `count`, by name, with a sentence for people: what happened, and what helps.
+        default_for: the targets for which it is chosen where no method is named.
         tuning: the search space of its settings (see `Section`).
     """
 
@@ -50,9 +53,11 @@ class Method(Component):
     color: ClassVar[str] = "#7F7F7F"
     marker: ClassVar[str] = "o"
     order: ClassVar[int] = 1000
+    default_for: ClassVar[Literal["", "one target", "several targets"]] = ""
     uses_proposal: ClassVar[bool] = False
     needs_partition: ClassVar[bool] = False
     y_derivatives: ClassVar[int] = 0
+    moves_target: ClassVar[bool] = False
     counters: ClassVar[Mapping[str, str]] = MappingProxyType({})
 
     @abstractmethod
@@ -82,18 +87,27 @@ class Method(Component):
         """
         return {}
 
+    def blur(self, proposal: Proposal | None) -> Sequence[float] | None:
+        """Returns the standard deviations of the normal noise by which the density is smoothed that it finds.
+
+        It finds this density with plenty of data and samples. Each standard deviation is equally likely. Empty where it
+        finds the density of the data itself; None for a method that claims nothing.
+        """
+        return None
+
     def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
         """Returns the variance that the method finds with plenty of data, where the law is Gaussian with this variance.
 
         None for a method that claims nothing. `ebmbench check` holds a method to it.
         """
-        return None
+        stds = self.blur(proposal)
+        return None if stds is None else variance + sum(std**2 for std in stds) / max(1, len(stds))
 
     def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:
         """Returns the loss of each example in the limit of many samples, by quadrature, for D = 1: `[...]`.
 
-        A constant may be missing: `ebmbench bench gradients` compares the method's gradient with this one's. None for a
-        method that has no such limit, or does not say it.
+        A constant may be missing: `python -m benchmarks gradients` compares the method's gradient with this one's. None
+        for a method that has no such limit, or does not say it.
         """
         return None
 
@@ -101,6 +115,17 @@ class Method(Component):
     def samples(self) -> int:
         """The number of samples M for each target; 0 for a method that draws none."""
         return int(getattr(self, "num_samples", 0))
+
+
+def default_method(num_targets: int) -> str:
+    """Returns the name of the method for so many targets where none is named.
+
+    It is the exact likelihood for one target: methods that sample are biased where a target repeats a value, and cost
+    not much less (docs/which-method.md).
+    """
+    wanted = "one target" if num_targets == 1 else "several targets"
+    methods = cast(Mapping[str, type[Method]], registry.known("method"))
+    return next(name for name, method in methods.items() if method.default_for == wanted)
 
 
 class Sampling(Method):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.errors import UserError
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method, exact_nll
@@ -30,6 +32,11 @@ class MLExact(Method):
     reference = "Fisher, On the mathematical foundations of theoretical statistics, Phil. Trans. A 1922"
     color, marker, order = "#661100", "8", 80
     needs_partition = True
+    default_for = "one target"
+
+    @override
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return ()
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
@@ -39,6 +46,10 @@ class MLExact(Method):
                 "model alone; choose network=gaussian, mdn, histogram or flow, or a method that samples, such as nce"
             )
         return exact_nll(f, y, step)
+
+    @override
+    def recovers(self, variance: float, proposal: Proposal | None) -> float:
+        return variance
 
     @override
     def population(self, f: Energy, y: Tensor, step: Step) -> Tensor | None:

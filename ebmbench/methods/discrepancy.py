@@ -27,6 +27,7 @@ class EnergyDiscrepancy(Method):
     """
 
     name = "ed"
+    moves_target = True
     reference = (
         "Schröder, Ou, Lim, Li, Vollmer, Duncan, Energy Discrepancies: A Score-Independent Loss for Energy-Based "
         "Models, NeurIPS 2023"
@@ -34,7 +35,7 @@ class EnergyDiscrepancy(Method):
     color, marker, order = "#999933", ">", 55
     tuning = {"method.scale": (0.02, 2.0)}  # noqa: RUF012
 
-    num_samples: int = Field(32, ge=1, le=1_048_576, description="M, perturbed targets per target")
+    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, perturbed targets per target")
     scale: float = Field(0.3, gt=0, le=1e6, description="s, scale of the noise, in units of y")
     stabilisation: float = Field(1.0, ge=0, le=1e6, description="w, weight of the target itself in the mean")
 

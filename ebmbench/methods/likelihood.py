@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -32,8 +33,8 @@ class MLIS(Sampling):
     color, marker, order = "#0072B2", "^", 30
 
     @override
-    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
-        return variance
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return ()
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
@@ -54,6 +55,7 @@ class KLDIS(Sampling):
     """
 
     name = "kld-is"
+    moves_target = True
     reference = PAPER
     color, marker, order = "#56B4E9", "v", 40
     tuning = {"method.sigma": (0.005, 0.2)}  # noqa: RUF012
@@ -65,8 +67,8 @@ class KLDIS(Sampling):
     sigma: float = Field(0.05, gt=0, le=1e6, description="σ of the Gaussian around the target, in units of y")
 
     @override
-    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
-        return variance + self.sigma**2
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return (self.sigma,)
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
@@ -106,7 +108,7 @@ class MLMCMC(Method):
     tuning = {"method.langevin_step": (0.005, 0.2)}  # noqa: RUF012
     y_derivatives = 1
 
-    num_samples: int = Field(16, ge=1, le=1_048_576, description="M, chains per target")
+    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, chains per target")
     langevin_steps: int = Field(16, ge=1, le=100_000, description="L, Langevin steps of a chain")
     langevin_step: float = Field(0.05, gt=0, le=1e6, description="λ, length of a Langevin step, in units of y")
 

@@ -35,7 +35,7 @@ class MDSM(Method):
     y_derivatives = 1
     tuning = {"method.sigma_low": (0.01, 0.3), "method.sigma_high": (0.3, 3.0)}  # noqa: RUF012
 
-    num_samples: int = Field(16, ge=1, le=1_048_576, description="M, noisy targets per target")
+    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, noisy targets per target")
     sigma_low: float = Field(0.05, gt=0, le=1e6, description="smallest σ of the noise, in units of y")
     sigma_high: float = Field(0.5, gt=0, le=1e6, description="largest σ of the noise, in units of y")
     levels: int = Field(16, ge=1, le=10_000, description="L, number of scales")

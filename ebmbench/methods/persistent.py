@@ -35,7 +35,7 @@ class PCD(Method):
     y_derivatives = 1
     tuning = {"method.langevin_step": (0.005, 0.2)}  # noqa: RUF012
 
-    num_samples: int = Field(16, ge=1, le=1_048_576, description="M, chains per target")
+    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, chains per target")
     langevin_steps: int = Field(10, ge=1, le=100_000, description="L, Langevin steps of a chain at each visit")
     langevin_step: float = Field(0.05, gt=0, le=1e6, description="λ, length of a Langevin step, in units of y")
     restart: float = Field(0.05, ge=0, le=1, description="probability with which a chain starts at the target again")

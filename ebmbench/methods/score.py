@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -31,8 +32,8 @@ class SM(Method):
     y_derivatives = 2
 
     @override
-    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
-        return variance
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return ()
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
@@ -64,12 +65,12 @@ class DSM(Method):
     tuning = {"method.sigma": (0.02, 0.5)}  # noqa: RUF012
     y_derivatives = 1
 
-    num_samples: int = Field(16, ge=1, le=1_048_576, description="M, noisy targets per target")
+    num_samples: int = Field(64, ge=1, le=1_048_576, description="M, noisy targets per target")
     sigma: float = Field(0.1, gt=0, le=1e6, description="σ of the noise, in units of y")
 
     @override
-    def recovers(self, variance: float, proposal: Proposal | None) -> float | None:
-        return variance + self.sigma**2
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return (self.sigma,)
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from typing_extensions import override
 
 from ebmbench.core.energy import Energy
+from ebmbench.core.proposal import Proposal
 from ebmbench.core.registry import register
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method
@@ -28,6 +30,10 @@ class SSM(Method):
     reference = "Song, Garg, Shi, Ermon, Sliced Score Matching, UAI 2019 (the variant of reduced variance)"
     color, marker, order = "#3F3F5F", "h", 75
     y_derivatives = 2
+
+    @override
+    def blur(self, proposal: Proposal | None) -> Sequence[float]:
+        return ()
 
     @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:

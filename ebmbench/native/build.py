@@ -1,9 +1,10 @@
-"""Compiles the C sources for this machine at first use, and loads them."""
+"""Loads the compiled kernels: those that the wheel carries, else compiled for this machine at first use."""
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib.util
 import os
 import platform
 import shlex
@@ -20,8 +21,20 @@ from typing import Any
 SOURCES = ("energy.c", "head.c", "random.c", "peak.c")
 HEADERS = ("simd.h", "tasks.h")
 FLAGS = ("-O3", "-std=gnu11", "-fno-math-errno", "-fPIC", "-shared")
+LINKER_FLAGS = ("-Wl,-undefined,dynamic_lookup",) if sys.platform == "darwin" else ()
 OPTIONAL_FLAGS = ("-march=native", "-fopenmp")
 """Apple's compiler has no OpenMP, so that the kernels use one core, and for its own processors not always the other."""
+
+LEVELS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {
+        "x86-64-v4": ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl", "avx2", "fma"),
+        "x86-64-v3": ("avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"),
+        "x86-64": (),
+    },
+    "aarch64": {"armv8-a": ()},
+    "arm64": {"armv8-a": ()},
+}
+"""By machine: the values of `-march` that a wheel has kernels for, the best first, and what the processor must have."""
 
 POINTER, LONG, INT, WORD = ctypes.c_void_p, ctypes.c_long, ctypes.c_int, ctypes.c_uint32
 SIGNATURES: dict[str, list[Any]] = {
@@ -45,7 +58,7 @@ class Unavailable(Exception):
 def library() -> ctypes.CDLL | Unavailable:
     """The compiled kernels, or why there are none. Compiles at most once per machine and version of the sources."""
     try:
-        loaded = ctypes.CDLL(str(_compiled()))
+        loaded = _carried() or ctypes.CDLL(str(_compiled()))
         for name, arguments in SIGNATURES.items():
             getattr(loaded, name).argtypes = arguments
             getattr(loaded, name).restype = None
@@ -80,6 +93,40 @@ def say_unavailable(reason: str) -> None:
     print(f"ebmbench: the fused CPU kernels are not used, which is several times slower: {reason}", file=sys.stderr)
 
 
+def compile_levels(folder: Path) -> list[Path]:
+    """Compiles the kernels of a wheel for this kind of machine, one file for each level of the processor.
+
+    OpenMP's functions stay undefined: `_carried` gives them PyTorch's, which is in memory anyway.
+    """
+    sources = [str(Path(__file__).parent / name) for name in SOURCES]
+    libraries = []
+    for level in LEVELS[platform.machine()]:
+        library_path = folder / f"kernels-{level}.so"
+        objects = [folder / f"{level}-{Path(name).stem}.o" for name in SOURCES]
+        for source, compiled in zip(sources, objects, strict=True):
+            command = [*_compiler(), *FLAGS, f"-march={level}", "-c", source, "-o", str(compiled)]
+            _compile(command, ("-fopenmp",))
+        _output([*_compiler(), "-shared", *map(str, objects), "-o", str(library_path), "-lm", *LINKER_FLAGS])
+        libraries.append(library_path)
+    return libraries
+
+
+def _carried() -> ctypes.CDLL | None:
+    """Returns the best kernels of the wheel that this processor can run; None where it carries none."""
+    levels = LEVELS.get(platform.machine(), {})
+    flags = _cpu().split()
+    for level, needed in levels.items():
+        path = Path(__file__).parent / f"kernels-{level}.so"
+        if path.exists() and set(needed) <= set(flags):
+            torch = importlib.util.find_spec("torch")
+            assert torch is not None and torch.origin is not None
+            folder = Path(torch.origin).parent
+            for openmp in (*folder.glob("lib/libgomp*.so*"), *folder.parent.glob("torch.libs/libgomp*.so*")):
+                ctypes.CDLL(str(openmp), ctypes.RTLD_GLOBAL)
+            return ctypes.CDLL(str(path))
+    return None
+
+
 def cache_dir() -> Path:
     """Returns where compiled libraries are kept: `$XDG_CACHE_HOME/ebmbench/kernels`, by default in `~/.cache`.
 
@@ -112,16 +159,16 @@ def _compiled() -> Path:
         path.unlink()
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         made = Path(temporary) / "kernels.so"
-        _compile([*compiler, *FLAGS, *(str(here / name) for name in SOURCES), "-o", str(made), "-lm"])
+        _compile([*compiler, *FLAGS, *(str(here / name) for name in SOURCES), "-o", str(made), "-lm"], OPTIONAL_FLAGS)
         made.chmod(0o600)
         target = folder / f"{name}-{_sha256(made, sync=True)}.so"
         os.replace(made, target)  # whoever comes second writes the same
     return target
 
 
-def _compile(command: list[str]) -> None:
+def _compile(command: list[str], optional: tuple[str, ...]) -> None:
     """Runs the compiler, with as many of the optional flags as it takes."""
-    for flags in (OPTIONAL_FLAGS, *((flag,) for flag in OPTIONAL_FLAGS)):
+    for flags in (optional, *((flag,) for flag in optional)):
         with suppress(Unavailable):
             _output([*command, *flags])
             return

@@ -108,6 +108,14 @@ class Learned(Proposal):
         return self.mixture(y, step).detach().log_prob(candidates)
 
     @override
+    def cdf(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
+        mixture = self.mixture(y, step).detach()
+        unit = (candidates - mixture.means.squeeze(-1).unsqueeze(-2)) / (0.5 * mixture.log_variances).exp().squeeze(
+            -1
+        ).unsqueeze(-2)
+        return (torch.special.ndtr(unit.double()) * mixture.log_weights.double().exp().unsqueeze(-2)).sum(-1)
+
+    @override
     def loss(self, f: Energy, y: Tensor, step: Step) -> Tensor:
         mixture = self.mixture(y, step)
         if self.trained_by == "nll":

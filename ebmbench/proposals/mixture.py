@@ -33,7 +33,7 @@ class GaussianMixture(Proposal):
     tuning = {"proposal.stds": [[0.05, 0.4], [0.1, 0.8], [0.2, 1.6], [0.05, 0.2, 0.8]]}  # noqa: RUF012
 
     stds: tuple[Annotated[float, Field(gt=0, le=1e6)], ...] = Field(
-        (0.1, 0.8), min_length=1, max_length=1000, description="σ_k of the K components, in units of y"
+        (0.05, 0.2, 0.8, 3.0), min_length=1, max_length=1000, description="σ_k of the K components, in units of y"
     )
     shared: bool = Field(False, description="one set of noise for the whole mini-batch, or its own for each example")
 
@@ -50,6 +50,11 @@ class GaussianMixture(Proposal):
     @override
     def log_prob(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
         return self.offset_log_prob(candidates - y.unsqueeze(-2))
+
+    @override
+    def cdf(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
+        offset = (candidates - y.unsqueeze(-2)).squeeze(-1).double()
+        return torch.stack([torch.special.ndtr(offset / std) for std in self.stds]).mean(0)
 
     @override
     def beside_target(self, y: Tensor, num_samples: int, step: Step, beta: float = 0.0) -> tuple[Tensor, Tensor]:

@@ -50,3 +50,7 @@ class Uniform(Proposal):
     def log_prob(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
         log_q = -candidates.shape[-1] * math.log(self.high - self.low)
         return candidates.new_full(candidates.shape[:-1], log_q)
+
+    @override
+    def cdf(self, candidates: Tensor, y: Tensor, step: Step) -> Tensor:
+        return ((candidates.squeeze(-1).double() - self.low) / (self.high - self.low)).clamp(0, 1)

@@ -21,27 +21,31 @@ from pathlib import Path
 from typing import Any, cast
 
 import pandas as pd
-import yaml
 
-from ebmbench.config.nodes import dataset_of
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.display.palette import method_of
 from ebmbench.display.table import plain
 from ebmbench.engine import runs as run_directories
 from ebmbench.engine.runs import FINISHED, Status, read_output, read_status
-from ebmbench.report import settings
-from ebmbench.report.planned import SCHEMA, Job, Plan, error_path, is_name, read_plan, sweep_dir
-from ebmbench.system.locking import is_held
+from ebmbench.report import collected, search, settings
+from ebmbench.report.planned import Job, Plan, error_path, is_name, read_plan, sweep_dir
+from ebmbench.report.search import REPEAT
+from ebmbench.system import yamlfile
+from ebmbench.system.files import read_bounded
+from ebmbench.system.locking import RENEW_SECONDS, is_held, sign_of_life
 from ebmbench.tasks.base import COST, Metric, Task
 
-IDENTITY = ("run_id", "config_hash", "task", "dataset", "method", "seed", "state", "error", "commit", "finished")
+IDENTITY = (
+    "run_id", "config_hash", "task", "dataset", "data", "method", "seed", "state", "error", "commit", "finished",
+    "record",
+)  # fmt: skip
 """The columns that every table of runs begins with; the settings that vary follow, then the metrics."""
 NEEDED = ("config.yaml", "metrics.csv", "checkpoint.pt", "environment.json")
 """Files without which a run that says it is done is damaged."""
 APART = ", with "
 """Stands between the name of a dataset and what sets it apart from others of this name."""
-NETWORKS = ("task/network", "task.network.name")
+NETWORKS = ("network", "network.name")
 """The settings that name a run's network, in a sweep and in the configuration of a run."""
 
 
@@ -83,7 +87,7 @@ class Run:
     @property
     def dataset(self) -> str:
         """The dataset's name, with what sets it apart; `?` where nothing says it."""
-        name = dataset_of(self.config["task"]) if self.config else self.status.dataset if self.status else "?"
+        name = settings.dataset_of(self.config) if self.config else self.status.dataset if self.status else "?"
         return f"{name}{APART}{self.apart}" if self.apart else name
 
     @property
@@ -130,7 +134,7 @@ def planned_run(job: Job, results_dir: Path, sweep_folder: Path | None = None) -
         diverged = ", ".join(f"seed {seed} at step {step}" for seed, step in status.diverged.items())
         return Run(job, folder, "diverged" if diverged else "done", diverged, status)
     if status.state == "running" and is_held(folder / "lock"):
-        return Run(job, folder, "running", _progress(status), status)
+        return Run(job, folder, "running", _progress(status) + _silence(folder), status)
     if status.state == "failed":
         return Run(job, folder, "failed", status.error or last_words(), status)
     return Run(job, folder, "interrupted", last_words() or _progress(status), status)
@@ -147,11 +151,15 @@ def read_run(folder: Path) -> Run:
         return Run(unknown, folder, "missing")
     job = Job(folder.resolve().name, status.run_hash, status.config_hash, {}, {})
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-        raw = yaml.load((folder / "config.yaml").read_text(), Loader=loader)  # a safe loader: plain data only
-        if dataset_of(raw["task"]) and settings.flat(raw) and raw["method"]["name"] == status.method:
+        done = status.state == "done"
+        text = read_output(folder, "config.yaml") if done else read_bounded(folder / "config.yaml")
+        raw = yamlfile.parse(text)
+        names = (raw["task"]["name"], raw["method"]["name"])
+        if settings.dataset_of(raw) and settings.flat(raw) and names == (status.task, status.method):
             job = replace(job, config={**raw, "seeds": status.seeds})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError, RecursionError) as error:
+    except UserError as error:
+        return Run(job, folder, "damaged", str(error), status)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         return Run(job, folder, "damaged", f"config.yaml: {first_line(error)}", status)
     return replace(planned_run(job, folder.resolve().parent.parent), folder=folder)
 
@@ -161,6 +169,14 @@ def _has_content(path: str) -> bool:
         return os.stat(path).st_size > 0
     except OSError:
         return False
+
+
+def _silence(folder: Path) -> str:
+    """Returns how long nothing was heard of who works on a run, if that is long; and that it is stopped."""
+    sign = sign_of_life(folder / "lock")
+    if sign is None or (sign.age < 2 * RENEW_SECONDS and not sign.is_stopped):
+        return ""
+    return f", last heartbeat {sign.age:.0f} s ago" + (": its process is stopped" if sign.is_stopped else "")
 
 
 def _progress(status: Status) -> str:
@@ -219,32 +235,44 @@ class Results:
 
     Attributes:
         frame: a row per run and seed, done or not: IDENTITY, `axes`, metrics.
-        axes: the columns of settings that vary.
+        columns: the columns of settings that vary; from `repeat` on they are those of a search (`sweep.tune`).
         runs: the runs; none where the table was read from runs.csv.
         sweep: the sweep's name, where the runs are one's.
         tables: the tables that the sweep asks for.
         command: what runs all of it again.
+        overrides: of a collected sweep, what its command line gave, paths apart.
         pictures: a folder of figures, of a collected sweep whose runs are not there.
     """
 
     name: str
     frame: pd.DataFrame
-    axes: tuple[str, ...] = ()
+    columns: tuple[str, ...] = ()
     runs: tuple[Run, ...] = ()
     sweep: str | None = None
     description: str = ""
     tables: tuple[Any, ...] = ()
     command: str = ""
+    overrides: tuple[str, ...] = ()
     pictures: Path | None = None
 
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The settings that vary, without those of a search."""
+        return self.columns[: self.columns.index(REPEAT)] if REPEAT in self.columns else self.columns
+
     @cached_property
-    def done(self) -> pd.DataFrame:
-        """The rows that are results, diverged seeds too; with a `label` (task and dataset) and the `variant`.
+    def trials(self) -> pd.DataFrame:
+        """The rows that are results, diverged seeds too, with a `label` (task and dataset).
 
         The `method` is a model's name where networks differ: `ml-exact, gaussian`.
         """
         done = _named(self.frame[self.frame["state"].isin(FINISHED)])
-        done = done.assign(label=done["task"].astype(str) + "-" + done["dataset"].astype(str)).reset_index(drop=True)
+        return done.assign(label=done["task"].astype(str) + "-" + done["dataset"].astype(str)).reset_index(drop=True)
+
+    @cached_property
+    def done(self) -> pd.DataFrame:
+        """The rows of `trials` with their `variant`; where settings are searched, what each search chose."""
+        done = self.trials if self.axes == self.columns else search.chosen(self.trials, self.tasks, self.axes)
         varied = _varied(done, self.axes)
         return done.assign(variant=[_variant(row, varied) for row in done.to_dict("records")])
 
@@ -255,7 +283,7 @@ class Results:
         Raises:
             UserError: a task is not known.
         """
-        pairs = self.done[["label", "task"]].drop_duplicates().sort_values("label")
+        pairs = self.trials[["label", "task"]].drop_duplicates().sort_values("label")
         return {str(label): task_of(str(task)) for label, task in pairs.itertuples(index=False)}
 
     @property
@@ -374,8 +402,8 @@ def _reference_value(part: pd.DataFrame, key: str, task: type[Task], method: str
     None stands for a setting that most of these runs do not have.
     """
     values = part[key]
-    dataset = str(part["dataset"].iloc[0]).partition(APART)[0]
-    published = settings.published(key, task.name, dataset, method)
+    data = part["data"].iloc[0] if "data" in part else None
+    published = settings.published(key, task.name, data if isinstance(data, str) else "", method)
     if published is not None and (values == published).any():
         return published
     counts = values.value_counts(dropna=False)
@@ -487,11 +515,13 @@ def _tidy(
             "config_hash": run.job.config_hash,
             "task": run.task,
             "dataset": run.dataset,
+            "data": run.config.get("data_option"),
             "method": run.method,
             "state": run.state,
             "error": run.detail if run.state in ("failed", "damaged") else None,
             "commit": run.status.commit if run.status else None,
             "finished": run.status.finished if run.status and run.state in FINISHED else None,
+            "record": run.status.seal if run.status and run.state in FINISHED else None,
             **{key: run.job.axes.get(key) for key in axes},
         }
         rows += [{**row, "seed": seed, **by_seed.get(seed, {})} for seed in run.seeds]
@@ -514,13 +544,20 @@ def results(*targets: str | Path, results_dir: str | Path = "results") -> pd.Dat
             if none is given.
 
     Returns:
-        Columns: `IDENTITY` (run_id, config_hash, task, dataset, method, seed, state, error, commit, finished), the
-            settings that vary under their dotted names, the metrics, `diverged` and `trusted` (0 or 1).
+        Columns: `IDENTITY` (run_id, config_hash, task, dataset, method, seed, state, error, commit, finished, and
+            record, the seal of the run), the settings that vary under their dotted names, the metrics, `diverged` and
+            `trusted` (0 or 1).
 
     Raises:
-        UserError: nothing is there under that name.
+        UserError: nothing is there under that name, or a file is damaged; of many runs, a damaged one is warned about.
     """
-    return find([str(target) for target in targets or [results_dir]], Path(results_dir)).frame
+    found = find([str(target) for target in targets or [results_dir]], Path(results_dir))
+    damaged = [run for run in found.runs if run.state == "damaged"]
+    if damaged and len(damaged) == len(found.runs):
+        raise UserError(damaged[0].detail)
+    for run in damaged:
+        warnings.warn(f"{run.job.run_id} is damaged and has no results in the table: {run.detail}", stacklevel=2)
+    return found.frame
 
 
 def find(
@@ -605,30 +642,33 @@ def load(folder: Path) -> Results:
         UserError: a file is missing, damaged or of another version.
     """
     try:
-        about = json.loads((folder / "sweep.json").read_text())
-        frame = read_runs_csv((folder / "runs.csv").read_text())
-        version, name, description = about["schema"], about["name"], about["description"]
+        about = collected.read(folder)
+        frame = read_runs_csv(collected.read_table(folder, about))
+        name, description = about["name"], about["description"]
         axes, asked = tuple(about["axes"]), tuple(about["tables"])
+        overrides = tuple(text for text in about["overrides"] if "…" not in text)
         lacking = {*IDENTITY, *axes, "diverged", "trusted"} - set(frame.columns)
         if lacking or not isinstance(name, str) or not isinstance(description, str):
             raise ValueError(lacking)
+        twice = frame.loc[frame.duplicated(["run_id", "seed"]), ["run_id", "seed"]]
+        if not twice.empty:
+            run, seed = twice.iloc[0]
+            raise UserError(f"{folder / 'runs.csv'} has seed {seed} of {run} more than once")
     except FileNotFoundError as error:
         raise UserError(
             f"{error.filename} is missing: python -m ebmbench sweep collect {folder.name} makes it"
         ) from None
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{folder} is damaged: python -m ebmbench sweep collect {folder.name} makes it again") from None
-    if version != SCHEMA:
-        raise UserError(f"{folder} is of layout version {version}, and this ebmbench reads {SCHEMA}")
     pictures = folder / "figures" if (folder / "figures").is_dir() else None
     again = _again("submit", name, folder.parent)
-    about = {"sweep": name, "description": description, "tables": asked, "command": again, "pictures": pictures}
-    return Results(name, frame, axes, **about)
+    about = {"sweep": name, "description": description, "tables": asked, "command": again}
+    return Results(name, frame, axes, **about, pictures=pictures, overrides=overrides)
 
 
 def read_runs_csv(text: str) -> pd.DataFrame:
     """Returns what `sweep collect` wrote, its numbers to their last digit."""
-    kinds = {"dataset": str, "commit": str, "error": str}
+    kinds = dict.fromkeys(("run_id", "config_hash", "dataset", "commit", "error", "record"), str)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pandas 3 reads so unasked, and warns of being asked
         return pd.read_csv(io.StringIO(text), float_precision="round_trip", dtype=kinds)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import itertools
 import json
 import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from ebmbench.display import palette, rendering
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.table import Cell, Table, code_cell, csv_text, method_cell, number
 from ebmbench.engine.runs import FINISHED
-from ebmbench.report import claims, plots, tables
+from ebmbench.report import findings, plots, tables
 from ebmbench.report import settings as reported
-from ebmbench.report.frame import APART, Results, Run, task_of
+from ebmbench.report.frame import Results, Run, task_of
+from ebmbench.report.published import published_tables
 
 MAX_IMAGES = 24
 MAX_IMAGE_BYTES = 4_000_000  # of all example images together: the page stays under 10 MB
@@ -40,7 +42,8 @@ MAX_IMAGE_BYTES = 4_000_000  # of all example images together: the page stays un
 def render(results: Results, how: str) -> str:
     """Returns the page as text; `how` is the command that makes it.
 
-    A damaged file of a run costs the figures that need it, and the page says so.
+    It opens with what was found, one figure and one table; all else is folded away beneath. A damaged file of a run
+    costs the figures that need it, and the page says so.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("ebmbench.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
@@ -51,18 +54,18 @@ def render(results: Results, how: str) -> str:
     drawn = [(figure, _draw(figure, troubles)) for figure in plots.all_figures(results, troubles)]
     images = [*example_images(results), *_pictures(results, {figure.name for figure, _ in drawn})]
     script = "\n" + Path(__file__).with_name("page.js").read_text(encoding="utf-8")
-    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     jobs = results.frame.drop_duplicates("run_id")
     states = Counter(run.state for run in results.runs) or Counter(jobs["state"])
+    made = [*all_tables(results), *(replace(table, folded=True) for table in published_tables(results.done))]
     return environment.get_template("page.html.j2").render(
         results=results,
         number_of_jobs=len(results.runs) or len(jobs),
         facts=facts(results),
-        findings=claims.findings(results),
+        findings=findings.findings(results),
         states=sorted(states.items(), key=lambda item: (item[0] != "done", item[0])),
-        warnings=[*warnings(results), *troubles],
-        score_tables=score_tables(results),
-        comparisons=comparison_tables(results),
+        reservations=[*warnings(results), *troubles],
+        headline=tables.headline(made, results.tasks.values()) if made else None,
+        tables=made,
         leading=drawn[:1],
         figures=drawn[1:],
         images=images,
@@ -71,7 +74,7 @@ def render(results: Results, how: str) -> str:
         settings=settings_table(results),
         again=again(results, how),
         script=Markup(script),
-        script_hash=script_hash,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     )
 
@@ -138,34 +141,21 @@ def swatch(name: str) -> Markup:
 # ---------------------------------------------------------------------------------------------------------- tables
 
 
-COMPARISONS = ("comparisons", "pairs", "audit")
-"""The kinds of tables that the page has in a section of their own."""
-
-
-def score_tables(results: Results) -> list[Table]:
-    """Returns the tables that a sweep asks for; else scores and cost per dataset, and every variant."""
+def all_tables(results: Results) -> list[Table]:
+    """Returns the tables that a sweep asks for; else scores, cost and comparisons per dataset, and every variant."""
     if results.tables:
-        return [table for kind, table in tables.asked(results) if kind not in COMPARISONS]
+        return [table for _, table in tables.asked(results)]
     if results.done.empty:
         return []
-    made = [*tables.score_tables(results.comparison, [], {}), *tables.cost_tables(results.comparison, [], {})]
-    return [*made, *(tables.variant_tables(results.done, results.axes, {}) if results.varies else [])]
-
-
-def comparison_tables(results: Results) -> list[Table]:
-    """Returns paired comparisons, and what becomes of the ranking by other rules or other draws of the data."""
-    if results.tables:
-        return [table for kind, table in tables.asked(results) if kind in COMPARISONS]
-    if results.done.empty:
-        return []
-    compared = results.comparison[results.comparison.groupby("label")["method"].transform("nunique") > 1]
-    made: list[Table] = []
-    for kind in COMPARISONS if len(compared) else ():
-        made += tables.KINDS[kind](compared, [], {})
+    made = [*tables.score_tables(results.comparison, [], {})]
     for task, part in results.done.groupby("task", sort=True):
         if task_of(str(task)).drawn_by(results.axes):
-            made += tables.draw_tables(part, results.axes, {})
-    return made
+            made = [*tables.draw_tables(part, results.axes, {}), *(replace(table, folded=True) for table in made)]
+    compared = results.comparison[results.comparison.groupby("label")["method"].transform("nunique") > 1]
+    for kind in ("comparisons", "audit") if len(compared) else ():
+        made += tables.KINDS[kind](compared, [], {})
+    made += tables.cost_tables(results.comparison, [], {})
+    return [*made, *(tables.variant_tables(results.done, results.axes, {}) if results.varies else [])]
 
 
 def facts(results: Results) -> dict[str, str]:
@@ -217,21 +207,17 @@ def warnings(results: Results) -> list[str]:
     doubtful = tables.count_doubtful(done)
     if doubtful:
         reasons = ", ".join(sorted({task.doubt for task in results.tasks.values() if task.doubt}))
-        said.append(f"{doubtful} of {len(done)} models have numbers that are not to be trusted ({reasons}).")
+        said.append(f"{doubtful} of {len(done)} models have unreliable scores ({reasons}).")
     alone = [label for label in results.tasks if not results.draw_of(label)]
     seeds = done[done["label"].isin(alone)].groupby("config_hash").size()
     if len(seeds) and seeds.min() < 6:
         narrow = "intervals of so few skewed seeds are too narrow" if seeds.min() > 1 else "one seed has no interval"
         said.append(
-            f"The smallest number of seeds is {seeds.min()}: {narrow}, and fewer than six cannot decide a difference "
-            "between two methods."
+            f"The smallest number of seeds is {seeds.min()}: {narrow}, and with fewer than six no difference of two "
+            "methods can be significant."
         )
-    runs = done[["task", "dataset", "method"]].drop_duplicates().itertuples(index=False)
-    tuned = {
-        method
-        for task, dataset, method in runs
-        if reported.is_tuned_per_dataset(task, str(dataset).partition(APART)[0], method)
-    }
+    runs = done[["task", "method"]].drop_duplicates().itertuples(index=False)
+    tuned = {method for task, method in runs if reported.is_tuned_per_dataset(task, method)}
     if tuned and len(tuned) < done["method"].nunique():
         names_of = tables.listed(list(map(str, palette.in_order(tuned))))
         said.append(f"The settings of {names_of} were chosen for each dataset; those of the other methods were not.")
@@ -239,7 +225,7 @@ def warnings(results: Results) -> list[str]:
 
 
 def failures(results: Results) -> list[Table]:
-    """Returns the jobs without a result, and the seeds that diverged or are not to be trusted; alike ones together."""
+    """Returns the jobs without a result, and the seeds that diverged or are unreliable; alike ones together."""
     kinds: dict[tuple[str, ...], list[Run]] = {}
     for run in (run for run in results.runs if run.state not in FINISHED):
         progress = run.detail if run.state == "failed" else ""
@@ -270,7 +256,7 @@ def failures(results: Results) -> list[Table]:
                 Cell(label),
                 method_cell(method),
                 *([Cell(variant or "–")] if results.varies else []),
-                Cell("diverged" if diverged == 1 else f"not to be trusted: {task.doubt}"),
+                Cell("diverged" if diverged == 1 else f"unreliable: {task.doubt}"),
                 Cell(f"{len(part)} of {len(of)}", sort=len(part)),
                 Cell(", ".join(_seed_at(row) for row in part.to_dict("records"))),
             ]
@@ -278,7 +264,7 @@ def failures(results: Results) -> list[Table]:
     if rows:
         varied = ["varied"] if results.varies else []
         header = _heads("dataset", "method", *varied, "what", "models", "seeds")
-        made.append(Table("Models that diverged or are not to be trusted", header, rows))
+        made.append(Table("Models that diverged or are unreliable", header, rows))
     return made
 
 
@@ -293,7 +279,7 @@ def _heads(*names: str) -> list[Cell]:
 
 
 def job_table(results: Results) -> Table:
-    """Returns every job with the command that runs it again, as far as its settings are known."""
+    """Returns the first jobs, each with the command that runs it again, as far as its settings are known."""
     rows = [
         [
             code_cell(run.job.run_id),
@@ -305,18 +291,20 @@ def job_table(results: Results) -> Table:
             Cell(_device(run.folder)),
             code_cell(reported.command(run.config, run.seeds)),
         ]
-        for run in results.runs
+        for run in results.runs[: tables.SHOWN_RUNS]
     ]
     header = _heads("run", "method", "dataset", "seeds", "state", "commit", "device", "again")
     if not results.runs:  # from runs.csv
         header = header[:6]
-        for run_id, part in results.frame.groupby("run_id", sort=False):
+        for run_id, part in itertools.islice(results.frame.groupby("run_id", sort=False), tables.SHOWN_RUNS):
             row = part.iloc[0]
             seeds = part["seed"].tolist()
             names = [code_cell(run_id), method_cell(row["method"]), Cell(f"{row['task']}-{row['dataset']}")]
             commit = "" if pd.isna(row["commit"]) else row["commit"]
             rows.append([*names, Cell(_seed_text(seeds), sort=len(seeds)), Cell(str(row["state"])), code_cell(commit)])
-    return Table("Jobs", header, rows, ["One line per job; its seeds train together."])
+    count = len(results.runs) or results.frame["run_id"].nunique()
+    more = f" The first {len(rows)} of {count}; runs.csv has them all." if count > len(rows) else ""
+    return Table("Jobs", header, rows, [f"One line per job; its seeds train together.{more}"])
 
 
 def _device(folder: Path) -> str:

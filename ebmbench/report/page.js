@@ -21,3 +21,11 @@ for (const table of document.querySelectorAll('table.sortable')) {
     table.tBodies[0].append(...rows.map(([, row]) => row));
   }));
 }
+const unfold = () => {
+  const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  for (let element = target; element; element = element.parentElement) if (element.tagName === 'DETAILS') element.open = true;
+  if (target) target.scrollIntoView();
+};
+addEventListener('hashchange', unfold);
+addEventListener('beforeprint', () => document.querySelectorAll('details').forEach(details => { details.open = true; }));
+if (location.hash) unfold();

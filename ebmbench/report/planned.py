@@ -6,18 +6,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ebmbench.config import plugins
+from ebmbench.config.plugins import located
 from ebmbench.config.run import ALGORITHMS, RunConfig
+from ebmbench.core import plugins
 from ebmbench.core.errors import UserError
+from ebmbench.system import seal
+from ebmbench.system.files import read_bounded
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep as it was submitted; `overrides` is what was said on the command line."""
+    """A sweep as it was submitted; `overrides` and `launcher` are what was given on the command line."""
 
     name: str
     description: str
@@ -63,6 +65,7 @@ class Plan:
     created: str
     commit: str | None
     jobs: tuple[Job, ...]
+    launcher: tuple[str, ...] = ()
     schema: int = SCHEMA
     algorithms: int = ALGORITHMS
 
@@ -79,32 +82,37 @@ def error_path(folder: Path, run_id: str) -> Path:
 
 def is_name(text: object) -> bool:
     """Returns whether a text can be the name of a sweep or a run: one part of a path, and not `.` or `..`."""
-    return isinstance(text, str) and re.fullmatch(r"[\w.+-]{1,200}", text) is not None and text.strip(".") != ""
+    return isinstance(text, str) and re.fullmatch(r"(?!-)[\w.+-]{1,200}", text) is not None and text.strip(".") != ""
 
 
-def read_plan(results_dir: Path, name: str) -> Plan:
-    """Returns the plan of a submitted sweep, its plug-ins loaded.
+def read_plan(results_dir: Path, name: str, with_plugins: bool = True) -> Plan:
+    """Returns the plan of a submitted sweep; its plug-ins are loaded if the user accepted them.
 
     Raises:
         UserError: there is none, it is damaged, or of another version.
     """
     path = sweep_dir(results_dir, name) / "plan.json"
     try:
-        raw = json.loads(path.read_text())
-        if (raw["schema"], raw["algorithms"]) != (SCHEMA, ALGORITHMS):
+        raw = seal.decode(read_bounded(path), SCHEMA)
+        raw.pop(seal.KEY)
+        if raw["algorithms"] != ALGORITHMS:
             raise UserError(
                 f"{path} is of version {raw['schema']}.{raw['algorithms']}, and this ebmbench reads "
                 f"{SCHEMA}.{ALGORITHMS}: submit the sweep again"
             )
         jobs = tuple(_job(job, path.parent) for job in raw.pop("jobs"))
-        for key in ("tables", "figures", "axes", "overrides"):
+        for key in ("tables", "figures", "axes", "overrides", "launcher"):
             raw[key] = tuple(raw[key])
         plan = Plan(**raw, jobs=jobs)
         if plan.name != Path(name).name or not is_name(plan.name) or not jobs:
             raise ValueError(f"name {plan.name!r}")
-        texts = (plan.description, plan.created, plan.commit or "", *plan.figures, *plan.axes, *plan.overrides)
+        texts = [plan.description, plan.created, plan.commit or "", *plan.figures, *plan.axes]
+        texts += [*plan.overrides, *plan.launcher]
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(texts)
+    except seal.OtherVersion as error:
+        text = f"{path} is of version {error}, and this ebmbench reads {SCHEMA}: submit the sweep again"
+        raise UserError(text) from None
     except FileNotFoundError:
         there = sorted(p.parent.name for p in (results_dir / "sweeps").glob("*/plan.json"))
         raise UserError(
@@ -115,7 +123,8 @@ def read_plan(results_dir: Path, name: str) -> Plan:
         raise UserError(f"{path} is damaged: submit the sweep again") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    _load_plugins(plan)
+    if with_plugins:
+        _load_plugins(plan)
     return plan
 
 
@@ -129,9 +138,7 @@ def _job(raw: dict[str, Any], folder: Path) -> Job:
         raise ValueError(job.run_id)
     if not all(isinstance(seed, int) for seed in seeds):
         raise ValueError(seeds)
-    # Copies of plug-ins are named from the plan's folder, so that it can be moved.
-    copies = [str((folder / name).absolute()) if name.startswith("plugins/") else name for name in _plugins(job)]
-    return replace(job, config={**job.config, "plugins": copies})
+    return replace(job, config=located(job.config, folder))
 
 
 def _plugins(job: Job) -> list[str]:

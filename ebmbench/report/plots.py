@@ -30,12 +30,14 @@ from ebmbench.display.rendering import (
     read_csv,
 )
 from ebmbench.display.table import plain
-from ebmbench.report import scores
+from ebmbench.report import scores, search
 from ebmbench.report import settings as reported
 from ebmbench.report.frame import Results, costs_of
 from ebmbench.tasks.base import Metric
 
-COUNTS = "✕ counts the seeds without a value (diverged), ‡ those that are not trusted."
+MOST_PANELS = 12
+"""Combinations of other settings for which a sweep's figure against one has a panel each."""
+COUNTS = "✕ counts the seeds without a value (diverged), ‡ those with an unreliable one."
 
 
 def _name_with_failures(method: str, without_value: int, doubtful: int) -> str:
@@ -45,7 +47,7 @@ def _name_with_failures(method: str, without_value: int, doubtful: int) -> str:
 
 def _note(table: pd.DataFrame) -> str:
     """Returns what hollow markers mean, if a table of means gives rise to one."""
-    return "Hollow: a mean with seeds that are not trusted (‡ in the tables)." if table["n_untrusted"].any() else ""
+    return "Hollow: a mean with unreliable values (≥ or ‡ in the tables)." if table["n_untrusted"].any() else ""
 
 
 def _two_digits(value: float) -> str:
@@ -133,8 +135,15 @@ def _name_rows(axes: Axes, names: Sequence[str], metric: Metric) -> None:
     axes.set_xlabel(metric.heading)
 
 
+def _clipped(table: pd.DataFrame, scale: Scale | None) -> pd.DataFrame:
+    """Returns means with the ends of their intervals inside the picture: nothing more is known of unreliable ones."""
+    if scale is None:
+        return table
+    return table.assign(low=table["low"].clip(lower=scale.low), high=table["high"].clip(upper=scale.high))
+
+
 def _draw_ranking(part: pd.DataFrame, metric: Metric, scale: Scale | None, axes: Axes) -> None:
-    rows = part.to_dict("records")
+    rows = _clipped(part, scale).to_dict("records")
     for place, row in enumerate(rows):
         color = palette.color(row["method"])
         axes.plot([row["low"], row["high"]], [place, place], color=color, lw=2, solid_capstyle="butt")
@@ -270,7 +279,7 @@ def _draw_pareto(
     front = table[table["on_front"]].sort_values("cost")
     x, y = front["cost"].tolist(), front["mean"].tolist()
     axes.step([*x, axes.get_xlim()[1]], [*y, y[-1]], where="post", color=MUTED, lw=1, ls="--", zorder=1)
-    for row in table.to_dict("records"):
+    for row in _clipped(table, up).to_dict("records"):
         color = palette.color(row["method"])
         axes.plot([row["cost"]] * 2, [row["low"], row["high"]], color=color, lw=1.5)
         face = PAPER if row["n_untrusted"] else color
@@ -282,43 +291,68 @@ def _draw_pareto(
 def settings(results: Results) -> Iterator[Figure]:
     """For every numeric setting that the runs vary: quality against it, a line per method (the M sweep, β, σ, λ)."""
     varied = {key for keys in results.varied.values() for key in keys}
+    drawn = [key for task in results.tasks.values() for key in task.draw_settings]
     for key in (key for key in results.axes if key in varied):
-        numeric = results.done.assign(**{key: pd.to_numeric(results.done[key], errors="coerce")})
-        others = [other for other in results.axes if other != key]
+        done, axes = scores.over_draws(results.done, results.axes, [other for other in drawn if other != key])
+        numeric = done.assign(**{key: pd.to_numeric(done[key], errors="coerce")})
+        others = [other for other in axes if other != key]
         shown, scales, at = [], _Scales(), set[str]()
+        apart = others if _asked_by(results, key) else []
         for metric, label in results.shown_by("settings"):
             task = results.tasks[label]
             if key in task.draw_settings or metric.only_with not in ("", key):
                 continue
-            part = numeric[(numeric["label"] == label) & numeric[key].notna()]
-            kept = list(_widest(part, key, others))
-            if not kept:
-                continue
-            table = pd.concat(scores.summarise(own, ["label", "method"], key, [metric]) for own in kept)
-            table = table[table["n"] > 0]
-            if table[key].nunique() < 2:  # a metric may be there at one value alone
-                continue
-            shown.append((metric, label, table))
-            at |= _held(part, pd.concat(kept), others)
-            scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
-            name = reported.title(key, task.name, methods_of(table))
+            whole = numeric[(numeric["label"] == label) & numeric[key].notna()]
+            for about, part in _panels_of(whole, apart):
+                kept = list(_widest(part, key, [other for other in others if other not in about]))
+                if not kept:
+                    continue
+                table = pd.concat(scores.summarise(own, ["label", "method"], key, [metric]) for own in kept)
+                table = table[table["n"] > 0].assign(**about)
+                if table[key].nunique() < 2:  # a metric may be there at one value alone
+                    continue
+                shown.append((metric, label, table, about))
+                at |= _held(part, pd.concat(kept), [other for other in others if other not in about])
+                scales.add(_unit(results, metric, label), table, ["mean"], ["low", "high"])
+                name = reported.title(key, task.name, methods_of(table))
         if not shown:
             continue
-        whole, panels = pd.concat(table for *_, table in shown), []
-        for metric, label, table in shown:
-            scale = scales[_unit(results, metric, label)]
-            draw = partial(_draw_settings, table, key, whole[key].tolist(), name, metric, scale)
-            panels.append(Panel(_title(metric, label), draw))
-        yield Figure(
-            "settings-" + key.replace(".", "-"),
-            f"Against {name}",
-            "Mean with its 95 % interval, over the seeds that ran at every value.",
-            tuple(panels),
-            whole,
-            legend=tuple(methods_of(whole)),
-            note=" ".join(filter(None, [_note(whole), f"At {'; '.join(sorted(at))}." if at else ""])),
-            short=key.rpartition(".")[2].replace("_", " "),
-        )
+        values = pd.concat(table[key] for _, _, table, _ in shown).tolist()
+        asked = _asked_by(results, key) & {metric.name for metric, *_ in shown}
+        first = asked or {results.tasks[label].metrics[0].name for _, label, *_ in shown}
+        for ending, is_first in (("", True), ("-others", False)):
+            some = [one for one in shown if (one[0].name in first) == is_first]
+            if not some:
+                continue
+            panels = []
+            for metric, label, table, about in some:
+                draw = partial(_draw_settings, table, key, values, name, metric, scales[_unit(results, metric, label)])
+                said = [f"{other.rpartition('.')[2]} {plain(value)}" for other, value in about.items()]
+                panels.append(Panel(", ".join([_title(metric, label), *said]), draw))
+            whole = pd.concat(table for _, _, table, _ in some)
+            yield Figure(
+                "settings-" + key.replace(".", "-") + ending,
+                f"Against {name}" + ": other metrics" * (not is_first),
+                "Mean with its 95 % interval, over the seeds that ran at every value.",
+                tuple(panels),
+                whole,
+                legend=tuple(methods_of(whole)),
+                note=" ".join(filter(None, [_note(whole), f"At {'; '.join(sorted(at))}." if at else ""])),
+                short=key.rpartition(".")[2].replace("_", " "),
+            )
+
+
+def _panels_of(part: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
+    """Yields the values of some settings, and the rows that have them; all at once where there are too many."""
+    varied = [key for key in keys if part[key].nunique() > 1]
+    found = list(scores.combinations(part, varied))
+    yield from found if 1 < len(found) <= MOST_PANELS else [({}, part)]
+
+
+def _asked_by(results: Results, key: str) -> set[str]:
+    """Returns the metrics that the sweep's tables by a setting ask for."""
+    grids = [entry["grid"] for entry in results.tables if isinstance(entry, dict) and "grid" in entry]
+    return {name for grid in grids if grid["by"] == key for name in (grid.get("metrics") or ())[:1]}
 
 
 def _widest(part: pd.DataFrame, key: str, others: list[str]) -> Iterator[pd.DataFrame]:
@@ -340,6 +374,7 @@ def _draw_settings(
     table: pd.DataFrame, key: str, values: list[float], name: str, metric: Metric, scale: Scale | None, axes: Axes
 ) -> None:
     """Draws a metric against a setting; `values` of the setting, in any panel, choose the axis."""
+    table = table.assign(high=table["high"].where(table["bound"] == ""))  # a band without an end would cover all
     for method in methods_of(table):
         part = table[table["method"] == method].sort_values(key)
         color = palette.color(method)
@@ -387,8 +422,8 @@ def maps(results: Results) -> Iterator[Figure]:
                 "map-" + key.replace(".", "-"),
                 f"Method by {column}",
                 "Mean over the seeds that ran at every value. Bright is the best of a column, dark the worst, and a "
-                "frame marks the best mean, where methods are ranked; whether a test decided it is in the tables. A "
-                "number in brackets rests on no trusted seed. On the right what a seed cost, as a mean over the "
+                "frame marks the best mean, where methods are ranked; whether it is significant is in the tables. A "
+                "number in brackets has unreliable values alone. On the right what a seed cost, as a mean over the "
                 "columns.",
                 tuple(panels),
                 pd.concat(tables),
@@ -478,6 +513,44 @@ def _draw_curves(table: pd.DataFrame, method: str, axes: Axes) -> None:
     axes.set_ylabel("loss")
 
 
+def best_of_trials(results: Results) -> Figure | None:
+    """The expected best of k trials, a line per method: a ranking holds for the budget that its methods had."""
+    if results.axes == results.columns or results.trials.empty:
+        return None
+    data = search.best_of(results.trials, results.tasks, results.axes)
+    keys = ["label", *search.kept(data)]
+    scales, panels = _Scales(), []
+    for label, part in data.groupby("label", sort=False):
+        scales.add(_unit(results, results.tasks[str(label)].metrics[0], str(label)), part, ["mean"], ["lower", "upper"])
+    for values, part in data.groupby(keys, sort=False, dropna=False):
+        metric = results.tasks[str(values[0])].metrics[0]
+        about = [f"{key} = {plain(value)}" for key, value in zip(keys[1:], values[1:], strict=True)]
+        draw = partial(_draw_best_of_trials, part, metric, scales[_unit(results, metric, str(values[0]))])
+        panels.append(Panel(", ".join([_title(metric, str(values[0])), *about]), draw))
+    return Figure(
+        "search",
+        "The best of k trials",
+        "The test score of the best of k trials, chosen by validation data, for every k: its mean over searches "
+        "(line), and where eight of ten single searches lie (band). All methods try the same learning rates.",
+        tuple(panels),
+        data,
+        legend=tuple(methods_of(data)),
+        short="Best of k",
+    )
+
+
+def _draw_best_of_trials(part: pd.DataFrame, metric: Metric, scale: Scale | None, axes: Axes) -> None:
+    for method in methods_of(part):
+        own, color = part[part["method"] == method], palette.color(method)
+        axes.fill_between(own["k"], own["lower"], own["upper"], color=color, alpha=0.1, lw=0)
+        axes.plot(own["k"], own["mean"], color=color, marker=palette.marker(method))
+    axes.set_xlabel("trials k")
+    axes.set_ylabel(metric.label)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    if scale:
+        scale.apply(axes, "y")
+
+
 COMMON: dict[str, Callable[[Results], Figure | Iterator[Figure] | None]] = {
     "settings": settings,
     "map": maps,
@@ -485,6 +558,7 @@ COMMON: dict[str, Callable[[Results], Figure | Iterator[Figure] | None]] = {
     "strip": strip,
     "pareto": pareto,
     "curves": curves,
+    "search": best_of_trials,
 }
 """The figures that every task's results have."""
 
@@ -512,7 +586,16 @@ def all_figures(results: Results, failures: list[str] | None = None) -> list[Fig
     special = [figure for task in dict.fromkeys(results.tasks.values()) for figure in task.sweep_figures]
     needs_runs = ["curves", *(figure.name for figure in special if figure.from_runs)]
     found, absent = [], []
-    for name in ("settings", "map", "ranking", "strip", *(figure.name for figure in special), "pareto", "curves"):
+    for name in (
+        "search",
+        "settings",
+        "map",
+        "ranking",
+        "strip",
+        *(figure.name for figure in special),
+        "pareto",
+        "curves",
+    ):
         try:
             made = named(results, name)
         except Exception as error:

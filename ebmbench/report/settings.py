@@ -13,15 +13,16 @@ from typing import Any, cast
 
 from pydantic.fields import FieldInfo
 
-from ebmbench.config import nodes
-from ebmbench.config.compose import setting
+from ebmbench.config import folders
+from ebmbench.config.compose import untouched
 from ebmbench.config.run import DEFAULT_PROPOSAL
 from ebmbench.core import registry
 from ebmbench.core.settings import Component, choice_of, sections_of
 from ebmbench.display.palette import method_of
 from ebmbench.tasks.base import Task
 
-SECTIONS = ("task", "method", "proposal", "trainer")
+UNKNOWN = object()
+SECTIONS = ("task", "data", "network", "method", "proposal", "trainer")
 """The groups of settings on which results depend."""
 _SYMBOL = re.compile(r"[A-Za-z](?=,)|[α-ω](_\w)?(?=[, ])")
 """A description that begins with a symbol: "M, samples per target" or "σ of the noise"."""
@@ -46,14 +47,9 @@ def comparable(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
-def published(key: str, task: str, dataset: str, method: str, config: Mapping[str, Any] | None = None) -> Any:
-    """Returns the value that a setting has if nobody gives one: the tables', else the default of its class."""
-    value = setting(task, dataset, method, key)
-    if value is None:
-        config = config or {}
-        proposal = (config.get("proposal") or {}).get("name", DEFAULT_PROPOSAL)
-        value = nodes.default(key, config.get("task") or {"name": task}, method, str(proposal))
-    return comparable(value)
+def published(key: str, task: str, data: str, method: str) -> Any:
+    """Returns the value that a setting has if nobody gives one, for this option of `data`; None if it has none."""
+    return flat(untouched(task, data, method_of(method))).get(key)
 
 
 def field_of(key: str, task: str, method: str) -> FieldInfo | None:
@@ -64,7 +60,7 @@ def field_of(key: str, task: str, method: str) -> FieldInfo | None:
         "task": [task_class],
         "trainer": [cast(type[Task], task_class).Trainer if task_class else None],
         "method": [registry.known("method").get(method_of(method))],
-        "proposal": list(registry.known("proposal").values()),
+        **{group: list(registry.known(group).values()) for group in ("data", "network", "proposal")},
     }
     classes = known.get(section, [])
     field: FieldInfo | None = None
@@ -99,36 +95,39 @@ def title(key: str, task: str, methods: Sequence[str]) -> str:
     return f"{symbol(key, task, '')} {described[0]}" if described[0].startswith("of ") else described[0]
 
 
-def is_tuned_per_dataset(task: str, dataset: str, method: str) -> bool:
-    """Returns whether the tables give the method another value on this dataset than on the task's others."""
-    cls = registry.known("method").get(method_of(method))
-    keys = [f"method.{name}" for name in (cls.model_fields if cls else ())]
-    return any(setting(task, dataset, method, key) != setting(task, "", method, key) for key in keys)
+def is_tuned_per_dataset(task: str, method: str) -> bool:
+    """Returns whether conf/noise has a file of the method for some data of the task alone."""
+    pattern = f"noise/{task}/*/{method_of(method)}.yaml"
+    return any(True for folder in folders.config_dirs() for _ in folder.glob(pattern))
 
 
 def command(config: Mapping[str, Any], seeds: Sequence[int]) -> str:
     """Returns what makes a run again: only what differs from the published settings is spelled out."""
     if not config:
         return ""
-    task, method = config["task"]["name"], config["method"]["name"]
-    dataset = nodes.dataset_of(config["task"])
-    cls = registry.known("task").get(task)
-    parts = [f"task={task}", f"method={method}"]
-    proposal = (config.get("proposal") or {}).get("name", DEFAULT_PROPOSAL)
-    if proposal != DEFAULT_PROPOSAL:
-        parts.append(f"proposal={proposal}")
+    named = {
+        "task": config["task"]["name"],
+        "data": config.get("data_option") or "",
+        "method": config["method"]["name"],
+    }
+    named["proposal"] = (config.get("proposal") or {}).get("name", DEFAULT_PROPOSAL)
+    named["network"] = (config.get("network") or {}).get("name", "")
+    base = flat(untouched(**named))
+    if named["proposal"] == DEFAULT_PROPOSAL:
+        del named["proposal"]
+    parts = [f"{group}={name}" for group, name in named.items() if name]
     if config.get("plugins"):
         parts.append(f"plugins=[{','.join(config['plugins'])}]")
-    chosen = [name for name, field in (cls.model_fields if cls else {}).items() if choice_of(field) is not None]
-    for name in chosen:
-        part = config["task"].get(name) or {}
-        parts.append(f"task/{name}={next(iter(part.values()), '')}")  # its name comes first
     for key, value in flat(config).items():
-        if key == "proposal.name" or any(key == f"task.{name}.{next(iter(config['task'][name]))}" for name in chosen):
-            continue
-        if value != published(key, task, dataset, method, config):
+        if value != base.get(key, UNKNOWN) and key not in ("proposal.name", "network.name", "data.source"):
             parts.append(f"{key}={'null' if value is None else str(value).replace(' ', '')}")
     if list(seeds) != [0]:
         plain_seeds = list(seeds) == list(range(len(seeds)))
         parts.append(f"seeds={len(seeds)}" if plain_seeds else f"seeds={str(list(seeds)).replace(' ', '')}")
     return "python -m ebmbench " + " ".join(shlex.quote(part) for part in parts)
+
+
+def dataset_of(config: Mapping[str, Any]) -> str:
+    """Returns the label of the data in the settings of a run."""
+    data = config.get("data") or {}
+    return str(config["task"].get("dataset", data.get("name") or data.get("source")))

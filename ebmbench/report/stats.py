@@ -1,6 +1,6 @@
 """Statistics over seeds: how sure a mean is, whether two methods differ, and what rules of selection do to a ranking.
 
-The procedures were chosen by a simulation, `python -m ebmbench.bench coverage`; its table is results/bench/coverage.md.
+The procedures were chosen by a simulation, `python -m benchmarks coverage`; its table is results/bench/coverage.md.
 
 All randomness is numpy's legacy `RandomState`, whose stream never changes. So a committed table can be made again with
 any version of numpy.
@@ -164,24 +164,47 @@ def paired_p_values(differences: Values, count: int = RESAMPLES) -> Values:
     return np.minimum(1.0, 2 * one_sided_p_values(upward, count))
 
 
-def equivalent(
-    first: Values, second: Values, margin: float, significance: float = SIGNIFICANCE, count: int = RESAMPLES
-) -> bool:
-    """Returns whether the means differ by less than a margin, by two one-sided tests (Schuirmann 1987).
+def bounded_p_values(lowest: Values, highest: Values, count: int = RESAMPLES) -> Values:
+    """Returns the two-sided p-value of "the means may be equal" of each row, where differences are known within bounds.
 
-    Each one-sided test is as in `paired_p_values`, and takes six seeds too. False means "not decided", not "different".
+    Where both bounds are the difference itself this is `paired_p_values`. Else a pair is different only if it is so
+    whatever the values within the bounds are.
 
     Args:
-        first, second: a finite number per seed `[n]`, in the same order of seeds.
+        lowest, highest: the bounds of each difference `[rows, n]`; infinite where nothing is known.
+
+    Returns:
+        `[rows]`; nan where n cannot support significance.
+    """
+    if not testable(lowest.shape[1], 1, count):
+        return np.full(len(lowest), np.nan)
+    above = (np.isfinite(lowest).all(1)) & (lowest.mean(1) > 0)
+    below = (np.isfinite(highest).all(1)) & (highest.mean(1) < 0)
+    rows = np.where(above[:, None], lowest, -highest)[above | below]
+    p = np.ones(len(lowest))
+    p[above | below] = np.minimum(1.0, 2 * one_sided_p_values(rows, count)) if len(rows) else []
+    return p
+
+
+def equivalent(
+    lowest: Values, highest: Values, margin: float, significance: float = SIGNIFICANCE, count: int = RESAMPLES
+) -> bool:
+    """Returns whether the mean difference is less than a margin, by two one-sided tests (Schuirmann 1987).
+
+    Each one-sided test is as in `paired_p_values`, and takes six seeds too. False means "not significant", not
+    "different".
+
+    Args:
+        lowest, highest: bounds of the difference at each seed `[n]`; the difference itself where it is known.
         margin: the largest difference of means that does not matter, in the metric's unit; must be positive.
         significance: the largest probability of a false "equivalent"; divide it by the number of such statements.
     """
     if not margin > 0:
         raise ValueError(f"margin={margin}: must be positive")
-    d = np.asarray(first) - np.asarray(second)
-    if not testable(len(d), 1, count) or _smallest_tail(len(d), count) >= significance:
+    rows = np.stack((lowest + margin, margin - highest))
+    if not testable(rows.shape[1], 1, count) or _smallest_tail(rows.shape[1], count) >= significance:
         return False
-    return bool(one_sided_p_values(np.stack((d + margin, margin - d)), count).max() < significance)
+    return bool(np.isfinite(rows).all() and one_sided_p_values(rows, count).max() < significance)
 
 
 def testable(n: int, comparisons: int, count: int = RESAMPLES) -> bool:
@@ -253,7 +276,10 @@ def _signs(n: int, count: int) -> Values:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Returns Holm's step-down adjustment (1979): reject where the result is below the level; nan stays nan."""
+    """Returns Holm's step-down adjustment (1979): reject where the result is below the level; nan stays nan.
+
+    statsmodels has it too, and takes three seconds to import: most of what a page may take.
+    """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # nan comes last
     adjusted = np.full(len(p), np.nan)
@@ -277,35 +303,40 @@ class Components:
     std_draws: float
     """Standard deviation between draws: what a draw does to all seeds alike."""
     std_seeds: float
-    """Standard deviation between seeds: what a seed does at all draws alike."""
+    """Standard deviation between the seeds of a draw; where draws share their seeds, what a seed does at all alike."""
     std_residual: float
-    """Standard deviation of what is left: what a seed does at one draw."""
+    """Standard deviation of what is left where draws share their seeds: what a seed does at one draw; else nan."""
 
 
-def variance_components(values: Values) -> Components:
-    """Splits the variance over draws and seeds: the mixed model `value = mean + draw + seed + residual`, all random.
+def variance_components(values: Values, crossed: bool) -> Components:
+    """Splits the variance over draws and seeds, both random.
 
-    Estimates are those of the analysis of variance (Searle, Casella & McCulloch 1992, ch. 4), negative ones set to
-    zero. The variance of the mean is `(MS_draws + MS_seeds - MS_residual) / (draws · seeds)`, or `MS_draws / (draws ·
-    seeds)` if that is larger, with Satterthwaite's degrees of freedom (1946). The first form matters: all draws use the
-    same seeds, so the spread of the draws' means does not show what the seeds do, and an interval from it alone covers
-    as little as 81 %.
+    Where each draw has seeds of its own, draws are the units: the interval is `mean_interval` of their means, the test
+    `paired_p_values`. Where all draws share their seeds (`crossed`), the spread of the draws' means does not show what
+    the seeds do, and an interval from it alone covers as little as 81 %. The model then is `value = mean + draw + seed
+    + residual`, with the estimates of the analysis of variance (Searle, Casella & McCulloch 1992, ch. 4), negative ones
+    set to zero. The variance of the mean is `(MS_draws + MS_seeds - MS_residual) / (draws · seeds)`, or `MS_draws /
+    (draws · seeds)` if that is larger, with Satterthwaite's degrees of freedom (1946).
 
     Args:
-        values: `[draws, seeds]`, finite; column j is the same seed at every draw.
+        values: `[draws, seeds]`, finite; where they are crossed, column j is the same seed at every draw.
 
     Returns:
-        With one seed, draws are the unit: `mean_interval` over them, and `std_draws` includes the residual. With one
-        draw the interval is nan, for nothing is known about other draws.
+        With one seed `std_draws` includes the seeds' part. With one draw the interval is nan, for nothing is known
+        about other draws.
     """
     draws, seeds = values.shape
     mean = float(values.mean()) if values.size else math.nan
-    if draws < 2 or seeds < 2:
-        low, high = mean_interval(values[:, 0]) if draws > 1 and seeds else (math.nan, math.nan)
-        p = float(paired_p_values(values.T)[0]) if draws > 1 and seeds else math.nan
-        alone = [float(line.std(ddof=1)) if line.size > 1 else math.nan for line in (values[:, :1], values[:1])]
-        return Components(mean, low, high, p, alone[0], alone[1], math.nan)
-    of_draws, of_seeds = values.mean(1, keepdims=True), values.mean(0, keepdims=True)
+    of_draws = values.mean(1, keepdims=True) if seeds else np.full((draws, 1), math.nan)
+    if draws < 2 or seeds < 2 or not crossed:
+        low, high = mean_interval(of_draws[:, 0]) if draws > 1 and seeds else (math.nan, math.nan)
+        p = float(paired_p_values(of_draws.T)[0]) if draws > 1 and seeds else math.nan
+        within = float(values.var(1, ddof=1).mean()) if seeds > 1 and draws else math.nan
+        between = float(of_draws.var(ddof=1)) if draws > 1 and seeds else math.nan
+        rounding = 1e-24 * float(np.square(values).max()) if values.size else 0.0
+        rest = within / seeds if seeds > 1 else 0.0
+        return Components(mean, low, high, p, _root(between - rest, rounding), _root(within, rounding), math.nan)
+    of_seeds = values.mean(0, keepdims=True)
     ms_draws, ms_seeds = seeds * float(of_draws.var(ddof=1)), draws * float(of_seeds.var(ddof=1))
     freedom = (draws - 1) * (seeds - 1)
     ms_residual = float(((values - of_draws - of_seeds + mean) ** 2).sum()) / freedom
@@ -330,7 +361,7 @@ def variance_components(values: Values) -> Components:
 
 def _root(variance: float, rounding: float) -> float:
     """Returns a standard deviation; 0 where the estimate is negative, or no more than the error of rounding."""
-    return math.sqrt(variance) if variance > rounding else 0.0
+    return math.nan if math.isnan(variance) else math.sqrt(variance) if variance > rounding else 0.0
 
 
 # ----------------------------------------------------------------------------------------------------- rankings
@@ -379,13 +410,7 @@ def ranks(scores: Sequence[float]) -> list[int]:
 
 
 def kendall_tau(first: Sequence[float], second: Sequence[float]) -> float:
-    """Agreement of two rankings: share of the pairs in the same order less the share in opposite order; 1 is equal.
+    """Returns how far two rankings agree, from -1 to 1 (Kendall's tau-b); nan where one of them is all ties."""
+    from scipy.stats import kendalltau  # slow to import
 
-    Returns:
-        In [-1, 1]; nan for fewer than two items. A tie counts as neither (Kendall's tau-a).
-    """
-    n = len(first)
-    if n < 2:
-        return math.nan
-    agree = sum(np.sign(first[i] - first[j]) * np.sign(second[i] - second[j]) for i in range(n) for j in range(i))
-    return float(agree / (n * (n - 1) / 2))
+    return float(kendalltau(first, second).statistic) if len(first) > 1 else math.nan

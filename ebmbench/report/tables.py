@@ -1,6 +1,6 @@
 """Tables of results: what each says, as `display.table.Table`; and the files that a sweep ends in.
 
-They are a pure function of the table of runs. That makes a committed table checkable: `ebmbench sweep check` makes it
+They are a pure function of the table of runs. That makes a committed table checkable: `ebmbench audit tables` makes it
 again and compares.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -31,22 +31,31 @@ from ebmbench.display.table import (
     one_line,
     plain,
 )
-from ebmbench.report import scores
+from ebmbench.report import scores, search
 from ebmbench.report.frame import Results, costs_of, metrics_of, task_of, varying
+from ebmbench.report.published import published_tables
 from ebmbench.tasks.base import COST, Metric, Task
 
 SHOWN_RUNS = 200
 """How many runs the Markdown lists; runs.csv has them all."""
 DOUBTFUL = "‡"
-"""Marks a mean that holds seeds that are not trusted."""
+"""Marks a mean that holds seeds that are unreliable."""
 FEWER = "†"
 """Marks a mean over fewer than all seeds."""
-FEW_SEEDS = 5
-"""Fewer tell little of the spread between seeds: with two it has one degree of freedom."""
-FEW_SEEDS_NOTE = "{} seeds say little of the spread between seeds: it widens the intervals, and leaves more undecided."
-NO_AXIS = ("task", "method", "task.dataset", "task/data", "task.data.name", "seeds", "plugins")
+SEARCH = "search"
+"""The kind of table that is made from all trials of a search, and not from what it chose."""
+UNDECIDED = "°"
+"""Marks a mean whose difference from the best one is not significant."""
+MOST_COLUMNS = 6
+"""Of a table that a reader takes in at once."""
+FIRST_METRICS = MOST_COLUMNS - 2
+"""How many metrics the first table of scores shows beside the method and the test."""
+NO_AXIS = ("task", "method", "data", "data.name", "seeds", "plugins")
 """Keys that are no axis of a sweep: what they say has a column of its own in every table of runs."""
-MARKS = "Bold: the best mean. A difference from it is decided where p < 0.05 (paired by seed, Holm over all pairs)."
+MARKS = (
+    "Bold: the best mean. worse: significantly (p < 0.05, paired, Holm over all pairs). not significant: the test "
+    "cannot tell; that does not show that they are equal."
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +74,16 @@ class Group:
         return self.task.metrics[0]
 
     @property
+    def unit(self) -> str:
+        """What a row is, in a word: a seed, or a search."""
+        return "search" if search.TRIAL in self.frame and self.frame[search.TRIAL].notna().any() else "seed"
+
+    @property
+    def units(self) -> str:
+        """The plural of `unit`."""
+        return "searches" if self.unit == "search" else "seeds"
+
+    @property
     def methods(self) -> list[Any]:
         """Its methods, in the order of tables."""
         return in_order(self.frame["method"].tolist())
@@ -78,10 +97,10 @@ def groups(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[Group]:
     for (name, dataset), own in frame.groupby(["task", "dataset"], sort=True, dropna=False):
         task = task_of(str(name))
         varied = varying(own, axes)
-        keys = ["task", "dataset", *varied]
-        for key, part in own.groupby(keys, sort=True, dropna=False):
-            rest = [f"{axis} = {plain(value)}" for axis, value in zip(varied, key[2:], strict=True)]
-            yield Group(", ".join([task.titled(str(dataset)), *rest]), task, part, tuple(keys))
+        for about, part in scores.combinations(own, varied):
+            rest = [f"{axis} = {plain(value)}" for axis, value in about.items()]
+            part = part.assign(**about)  # also for a method that has no such setting
+            yield Group(", ".join([task.titled(str(dataset)), *rest]), task, part, ("task", "dataset", *varied))
 
 
 def build(results: Results) -> dict[str, str]:
@@ -90,7 +109,7 @@ def build(results: Results) -> dict[str, str]:
     Raises:
         UserError: the sweep asks for a table that is not known.
     """
-    made = [table for _, table in asked(results)]
+    made = [*(table for _, table in asked(results)), *published_tables(results.done)]
     numbers: dict[str, list[pd.DataFrame]] = {}
     for table in made:
         if table.file and table.data is not None and len(table.data):
@@ -103,6 +122,9 @@ def build(results: Results) -> dict[str, str]:
 def asked(results: Results) -> Iterator[tuple[str, Table]]:
     """Yields the tables that a sweep asks for, each with its kind; none where no run is done."""
     for kind, options in map(parse_entry, results.tables):
+        if kind == SEARCH:
+            yield from ((kind, table) for table in search_tables(results))
+            continue
         for table in KINDS[kind](results.done, results.axes, options) if len(results.done) else ():
             yield kind, table
 
@@ -113,8 +135,8 @@ def parse_entry(entry: Any) -> tuple[str, dict[str, Any]]:
     if not isinstance(named, dict) or len(named) != 1:
         raise UserError(f"sweep.tables has {entry!r}: give a kind of table, or one kind with its options")
     [(kind, options)] = named.items()
-    if not isinstance(kind, str) or kind not in KINDS:
-        raise UserError(f"sweep.tables has {kind!r}: choose from {', '.join(KINDS)}")
+    if not isinstance(kind, str) or kind not in (*KINDS, SEARCH):
+        raise UserError(f"sweep.tables has {kind!r}: choose from {', '.join((*KINDS, SEARCH))}")
     if not isinstance(options, dict | None):
         raise UserError(
             f"sweep.tables has {kind}={options!r}: its options are keys and values, such as by: method.beta"
@@ -134,12 +156,19 @@ def margins_of(entries: Iterable[Any]) -> dict[str, float]:
     return {name: float(margin) for options in asked for name, margin in options.get("margins", {}).items()}
 
 
-def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[Task]) -> None:
-    """Raises UserError for a table that could not be made, before a sweep is run for it; `axes` are what it varies."""
+def check_entries(entries: Iterable[Any], axes: Sequence[str], tasks: Iterable[Task], searches: bool = False) -> None:
+    """Raises UserError for a table that could not be made, before a sweep is run for it.
+
+    Args:
+        axes: what the sweep varies, a search apart.
+        searches: whether it searches settings (`sweep.tune`).
+    """
     classes = dict.fromkeys(type(task) for task in tasks)
     for entry in entries:
         kind, options = parse_entry(entry)
         known = OPTIONS.get(kind, ())
+        if kind == SEARCH and not searches:
+            raise UserError(f"sweep.tables has {SEARCH}, and the sweep searches nothing: give sweep.tune its trials")
         for name in sorted(map(str, options.keys() - set(known))):
             close = did_you_mean(name, known) if known else ""
             raise UserError(f"sweep.tables has {kind} with {name}, and {kind} has no such option{close}")
@@ -178,7 +207,7 @@ def _not_varied(kind: str, key: str, axes: Sequence[str]) -> UserError:
 
 
 def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
-    """Yields two tables per group: every metric's mean, and the headline's other summaries; and the task's own.
+    """Yields tables of each group: the first metrics with the test's verdict; then all of them; then other summaries.
 
     Options: `metrics`, and `margins`, metric to the largest difference of means that does not matter.
     """
@@ -192,53 +221,57 @@ def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
         cells = scores.summarise(group.frame, group.keys, "method", metrics, margins)
         by = {(row["method"], row["metric"]): row for row in cells.to_dict("records")}
         places = _places(cells, "metric")
-        shown = cells[cells["metric"].isin([metric.name for metric in main])]
-        doubtful = bool((shown["n_untrusted"] > 0).any())
-        header, rows = [Cell("method")], []
-        for metric in main:
-            header += [_head(metric), *([Cell("median")] if metric is main[0] is group.headline else [])]
-        for method in group.methods:
-            found = [by[method, metric.name] for metric in main]
-            means = [mean_cell(row, places[row["metric"]]) for row in found]
-            if main[0] is group.headline:
-                means.insert(1, number_cell(found[0]["median"], places[main[0].name]))
-            most = max(row["n_untrusted"] for row in found)
-            rows.append([method_cell(method), *means, *_counts({**found[0], "n_untrusted": most}, doubtful)])
-        notes = [MARKS, *_one_draw(group.task), *_nominal(main), *_undecided(shown, "method", "metric", group.task)]
-        notes += [*_equivalent(shown, margins), *_doubts(shown, group.task, "metric"), *_few_seeds(shown)]
-        title = f"{group.title}: mean over seeds with 95 % interval"
-        yield Table(title, [*header, *_count_heads(doubtful)], rows, notes, cells, "scores.csv")
-        top = cells[cells["metric"] == group.headline.name]
-        if len(top):
-            yield _headline_table(group, top)
+
+        def rows_of(
+            some: Sequence[Metric], group: Group = group, by: Any = by, places: Any = places
+        ) -> list[list[Cell]]:
+            found = [[by[method, metric.name] for metric in some] for method in group.methods]
+            return [[mean_cell(row, places[row["metric"]]) for row in rows] for rows in found]
+
+        first = main[:FIRST_METRICS]
+        tops = [by[method, main[0].name] for method in group.methods]
+        header = [Cell("method"), *map(_head, first), Cell(f"test of {main[0].label}")]
+        rows = [
+            [method_cell(method), *means, _verdict_cell(top)]
+            for method, means, top in zip(group.methods, rows_of(first), tops, strict=True)
+        ]
+        shown = cells[cells["metric"].isin([metric.name for metric in first])]
+        notes = [MARKS, *_draw_note(group.task), *_nominal(first), *_equivalent(shown, margins)]
+        notes += [*_reservations(shown, group.task), *_notes(shown, "metric", group.task)]
+        title = f"{group.title}: mean over {group.units} with 95 % interval"
+        yield Table(title, header, rows, notes, cells, "scores.csv")
+        if len(main) > len(first):
+            rest = main[len(first) :]
+            header = [Cell("method"), *map(_head, rest)]
+            rows = [[method_cell(method), *means] for method, means in zip(group.methods, rows_of(rest), strict=True)]
+            shown = cells[cells["metric"].isin([metric.name for metric in rest])]
+            notes = [*_nominal(rest), *_reservations(shown, group.task), *_notes(shown, "metric", group.task)]
+            yield Table(f"{group.title}: the other metrics", header, rows, notes, folded=True)
+        if main[0] is group.headline:
+            yield _headline_table(group, pd.DataFrame(tops))
         yield from group.task.sweep_tables(group.title, group.frame)
 
 
 def _headline_table(group: Group, data: pd.DataFrame) -> Table:
+    """Returns other summaries of the headline metric."""
     records = data.to_dict("records")
-    doubtful = any(row["n_untrusted"] for row in records)
     places = places_of(*records)
     rows = []
     for row in records:
         ends = ", ".join(number(row[end], places) for end in ("median_low", "median_high"))
         known = not math.isnan(row["median_low"])
-        cells = [mean_cell(row, places), *[number_cell(row["mean_trusted"], places)] * doubtful]
-        cells += [Cell(number(row["median"], places), f"[{ends}]" * known, sort=row["median"])]
+        cells = [Cell(number(row["median"], places), f"[{ends}]" * known, sort=row["median"])]
         cells += [Cell(number(row["best"], places), f"({row['best_of']} of {row['seeds']})", sort=row["best"])]
-        cells += [_share_cell(row["beats_best"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
-        rows.append([method_cell(row["method"]), *cells, *_counts(row, doubtful), code_cell(row["config_hash"])])
-    header = [Cell("method"), _head(group.headline), *[Cell("trusted seeds alone")] * doubtful]
-    header += [*map(Cell, ("median", "mean of the best", "P(beats the best)", "p (Holm)", "verdict"))]
-    header += [*_count_heads(doubtful), Cell("settings")]
-    count = max(row["comparisons"] for row in records)
+        cells += [_share_cell(row["beats_best"]), _counts_cell(row), code_cell(row["config_hash"])]
+        rows.append([method_cell(row["method"]), *cells])
+    heads = ("method", "median", "mean of the best quarter", "P(beats the best)", f"{group.units}", "settings")
     notes = [
-        "The best are a quarter of the seeds, as in the published best 5 of 20; that hides failures. The median counts "
-        "a diverged seed as the worst. P(beats the best): share of the seeds at which the method is better than it. "
-        f"p (Holm): of equal means, over {count} comparisons; a large one is no equality, but a difference that is not "
-        "decided.",
-        *_notes(data),
+        f"The best quarter of the {group.units}, as the published best 5 of 20, hides failures. The median counts a "
+        f"diverged one as the worst. P(beats the best): share of the {group.units} at which the method is better than "
+        "the best one.",
     ]
-    return Table(f"{group.title}: {group.headline.label}, other summaries", header, rows, notes, data)
+    title = f"{group.title}: {group.headline.label}, other summaries"
+    return Table(title, [*map(Cell, heads)], rows, notes, data, folded=True)
 
 
 def cost_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
@@ -253,23 +286,18 @@ def cost_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
         rows = []
         for method in group.methods:
             means = [number_cell(by[method, metric.name]["mean"], places[metric.name]) for metric in costs]
-            rows.append([method_cell(method), *means, *_counts(by[method, costs[0].name])])
-        header = [Cell("method"), *(_head(metric) for metric in costs), *_count_heads()]
-        notes = ["Means over seeds. Seeds that trained together share their time; memory is that of their process."]
-        yield Table(f"{group.title}: cost", header, rows, notes, cells, "cost.csv")
-
-
-def _pairs(frame: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[Group, pd.DataFrame]]:
-    """Yields each group that compares something, with its pairs of methods."""
-    for group in groups(frame, axes):
-        pairs = scores.compare(group.frame, group.keys, "method", group.headline)
-        if len(pairs):
-            yield group, pairs
+            rows.append([method_cell(method), *means, _counts_cell(by[method, costs[0].name])])
+        header = [Cell("method"), *map(_head, costs), Cell(f"{group.units}")]
+        notes = ["Means. Seeds that trained together share their time; memory is that of their process."]
+        yield Table(f"{group.title}: cost", header, rows, notes, cells, "cost.csv", folded=True)
 
 
 def comparison_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
-    """Yields a table per group: at how many of the seeds a method beats another."""
-    for group, pairs in _pairs(frame, axes):
+    """Yields a table per group: at how many of the seeds a method beats another. Its CSV has all about each pair."""
+    for group in groups(frame, axes):
+        pairs = scores.compare(group.frame, group.keys, "method", group.headline)
+        if pairs.empty:
+            continue
         beats = {(row["first"], row["second"]): (row["beats"], row["p_holm"]) for row in pairs.to_dict("records")}
         beats |= {(second, first): (1 - share, p) for (first, second), (share, p) in beats.items()}
         rows = []
@@ -282,35 +310,14 @@ def comparison_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[st
             rows.append(row)
         header = [Cell("row beats column"), *(Cell(str(name)) for name in group.methods)]
         notes = [
-            f"Share of the seeds at which the row's {group.headline.label} is better than the column's; a diverged "
-            "seed is beaten by any other. *: the means differ (p < 0.05, paired sign-flip and bootstrap-t tests, Holm "
-            f"over all {pairs['comparisons'].max()} pairs); without it the difference is not decided.",
-            *_one_draw(group.task),
+            f"Share of the {group.units} at which the row's {group.headline.label} is better than the column's; a "
+            "diverged one is beaten by any other. *: the means differ significantly (p < 0.05, paired sign-flip and "
+            f"bootstrap-t tests, Holm over all {pairs['comparisons'].max()} pairs).",
+            *_draw_note(group.task),
             *_notes(pairs),
         ]
-        yield Table(f"{group.title}: which method beats which", header, rows, notes, pairs, "comparisons.csv")
-
-
-def pair_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
-    """Yields a table per group: the difference of every pair of methods, with its interval and test."""
-    for group, pairs in _pairs(frame, axes):
-        records = [{**row, "mean": row["difference"]} for row in pairs.to_dict("records")]
-        places = places_of(*records)
-        rows = []
-        for row in records:
-            difference = mean_cell({**row, "n": 1, "seeds": 1, "diverged": 0, "mark": ""}, places)
-            cells = [method_cell(row["first"]), method_cell(row["second"]), difference, _p_cell(row["p_holm"])]
-            rows.append([*cells, Cell(row["verdict"]), _share_cell(row["beats"]), number_cell(row["pairs"], 0)])
-        heads = ("p (Holm)", "verdict", "first beats second", "seeds")
-        header = [*map(Cell, ("first", "second", f"difference in {group.headline.label}", *heads))]
-        notes = [
-            "Every pair of methods at equal seeds: same data, initial weights and mini-batches. Diverged seeds lose. "
-            "In brackets: the 95 % interval of one difference, not adjusted for their number. "
-            f"p (Holm): over {pairs['comparisons'].max()} comparisons.",
-            *_one_draw(group.task),
-            *_notes(pairs),
-        ]
-        yield Table(f"{group.title}: every pair", header, rows, notes, pairs, "pairs.csv")
+        title = f"{group.title}: which method beats which"
+        yield Table(title, header, rows, notes, pairs, "comparisons.csv", folded=True)
 
 
 def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
@@ -334,17 +341,18 @@ def audit_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
         header = [Cell("method"), *(Cell(names[rule]) for rule in rules)]
         taus = [f"{names[rule]} {number(by[group.methods[0], rule]['tau'], 2)}" for rule in rules[1:]]
         notes = [
-            f"{group.headline.label} (rank), over the {data['seeds'].iloc[0]} seeds that all have. "
+            f"{group.headline.label} (rank), over the {data['seeds'].iloc[0]} {group.units} that all have. "
             f"Kendall's tau with the ranking by the mean of all: {', '.join(taus)}."
         ]
         unsure = scores.is_doubtful(group.frame, group.headline) & (group.frame["diverged"] == 0)
         doubtful = group.frame[unsure]["method"].value_counts()
         if len(doubtful):
             counts = ", ".join(f"{method} {doubtful[method]}" for method in group.methods if method in doubtful)
-            notes.append(f"Seeds that are not trusted ({group.task.doubt}) are among them: {counts}.")
+            notes.append(f"Unreliable values ({group.task.doubt}) are among them: {counts}.")
         changed = any(len({by[method, rule]["rank"] for rule in rules}) > 1 for method in group.methods)
         notes.append("The ranking depends on the rule." if changed else "The ranking is the same by every rule.")
-        yield Table(f"{group.title}: does the choice of seeds decide?", header, rows, notes, data, "audit.csv")
+        title = f"{group.title}: does the choice of {group.units} decide?"
+        yield Table(title, header, rows, notes, data, "audit.csv", folded=True)
 
 
 def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
@@ -358,7 +366,7 @@ def draw_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
         task_groups = groups(rows_of_task, [axis for axis in axes if axis != draw])
         names = options.get("metrics") or [task.metrics[0].name]
         for group, metric in ((g, _metric(g.task, name)) for g in task_groups for name in names if name in g.frame):
-            yield _draw_table(group, metric, draw)
+            yield _draw_table(group, metric, draw, folded=metric.name != names[0])
 
 
 def _draw_of(task: type[Task], axes: Sequence[str]) -> str:
@@ -371,48 +379,46 @@ def _draw_of(task: type[Task], axes: Sequence[str]) -> str:
     return draw
 
 
-def _draw_table(group: Group, metric: Metric, draw: str) -> Table:
+def _draw_table(group: Group, metric: Metric, draw: str, folded: bool) -> Table:
     data = scores.draws(group.frame, group.keys, metric, draw)
     records = data.to_dict("records")
     places, seeds = places_of(*records), records[0]["seeds"]
-    parts = {"std_draws": "std between draws"}
-    over = "draws: all seeds of a draw make one number"
-    if metric.of_model:
-        parts |= {"std_seeds": "std between seeds", "std_residual": "std of the rest"}
-        over = f"draws and {seeds} seeds, by a mixed model"
+    parts = {"std_draws": "std between draws", **({"std_seeds": f"std between {group.units}"} if seeds > 1 else {})}
     std_places = _decimals_of(data[list(parts)].to_numpy().ravel(), digits=2)
-    doubtful = bool(data["n_untrusted"].any())
     rows = []
     for row in records:
-        mean = mean_cell({**row, "seeds": row["draws"]}, places)
-        cells = [mean, *[number_cell(row["mean_trusted"], places)] * doubtful]
+        cells = [mean_cell({**row, "seeds": row["draws"]}, places), _verdict_cell(row)]
         cells += [number_cell(row[name], std_places) for name in parts]
-        cells += [Cell(row["ranks"]), _p_cell(row["p_holm"]), Cell(str(row["verdict"]) or "–")]
-        rows.append([method_cell(row["method"]), *cells, *_counts(row, doubtful)[1:]])
-    heads = (*parts.values(), "rank at each draw", "p (Holm)", "verdict")
-    header = [Cell("method"), _head(metric), *[Cell("trusted seeds alone")] * doubtful, *map(Cell, heads)]
+        rows.append([method_cell(row["method"]), *cells, Cell(row["ranks"])])
+    heads = ("test", *parts.values(), "rank at each draw")
     numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
+    each = f"{seeds} {group.units} each" if metric.of_model else "all seeds of a draw make one number"
+    crossed = bool(data["std_residual"].notna().any())
+    shared = " All draws share their seeds, so the test is that of a mixed model too, and has little power." * crossed
     notes = [
-        MARKS.replace("by seed", "by draw"),
-        f"Draws of the {group.task.draw_of}: {draw} = {numbers}. Mean and 95 % interval over {over}; tests "
-        f"paired by draw. Mean Kendall's tau between the rankings of two draws: {number(records[0]['tau'], 2)}.",
-        *([FEW_SEEDS_NOTE.format(seeds)] if 1 < seeds < FEW_SEEDS else []),
-        *_doubts(data, group.task),
+        MARKS,
+        f"Draws of the {group.task.draw_of}: {draw} = {numbers}; {each}. Intervals and tests are over draws.{shared} "
+        f"Mean Kendall's tau between the rankings of two draws: {number(records[0]['tau'], 2)}.",
+        *_reservations(data, group.task),
         *_notes(data),
     ]
     drawn = group.task.draw_of.removeprefix("training ")
     title = f"{group.title}: {metric.label}; does the draw of the {drawn} decide?"
-    return Table(title, [*header, *_count_heads(doubtful)[1:]], rows, notes, data, "draws.csv")
+    header = [Cell("method"), _head(metric), *map(Cell, heads)]
+    return Table(title, header, rows, notes, data, "draws.csv", folded=folded)
 
 
 def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
     """Yields a table per group and metric.
 
     Rows are the values of one swept key. Columns are the methods, or the values of a second key if there is one method.
+    A table with more columns than rows is turned.
     """
     by = options["by"]
     if by not in axes:
         raise _not_varied("grid", by, axes)
+    drawn = [key for name in frame["task"].unique() for key in task_of(str(name)).draw_settings if key != by]
+    frame, axes = scores.over_draws(frame, axes, drawn)
     many = frame["method"].nunique() > 1
     other = [axis for axis in axes if axis != by]
     across = "method" if many or not other else other[0]
@@ -427,25 +433,40 @@ def grid_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any
             cells = scores.summarise(equal, within, over, [metric])
             some = {(row[by], row[across]): row for row in cells.to_dict("records")}
             columns = in_order([column for _, column in some])
-            places = _places(cells, across)
-            rows = []
-            for value in sorted({value for value, _ in some}):
-                found = [some.get((value, column)) for column in columns]
-                values = [mean_cell(row, places[row[across]]) if row else Cell("") for row in found]
-                rows.append([Cell(plain(value), sort=value), *values])
-            heads = [str(c) if across == "method" else f"{across.rpartition('.')[2]} = {plain(c)}" for c in columns]
+            values = sorted({value for value, _ in some})
+            is_turned = len(columns) > len(values)
+            shown = by if is_turned else across
+            places = _places(cells, shown)
+            heads = {c: str(c) if across == "method" else f"{across.rpartition('.')[2]} = {plain(c)}" for c in columns}
+            table = {
+                key: mean_cell(row, places[row[shown]], row["verdict"] == "not significant")
+                for key, row in some.items()
+            }
+            if is_turned:
+                header = [Cell("method" if across == "method" else across), *(Cell(f"{plain(v)}") for v in values)]
+                rows = [
+                    [
+                        method_cell(c) if across == "method" else Cell(heads[c]),
+                        *(table.get((v, c), Cell("")) for v in values),
+                    ]
+                    for c in columns
+                ]
+            else:
+                header = [Cell(by), *(Cell(heads[c]) for c in columns)]
+                rows = [[Cell(plain(v), sort=v), *(table.get((v, c), Cell("")) for c in columns)] for v in values]
             counts = " to ".join(map(str, sorted({cells["n"].min(), cells["n"].max()})))
+            of = "the methods at one value" if many else f"the values of {by}"
             notes = [
                 f"{metric.label}, mean over the seeds that ran at every {by}, with 95 % interval; n = {counts}; "
-                f"{cells['diverged'].sum()} diverged, {cells['n_untrusted'].sum()} not trusted.",
-                *_one_draw(group.task),
-                MARKS if many else MARKS.replace("all pairs", f"all pairs of values of {by}"),
-                *_undecided(cells, over, by if many else across, group.task),
-                *_doubts(cells, group.task),
-                *_few_seeds(cells),
+                f"{cells['diverged'].sum()} diverged, {cells['n_untrusted'].sum()} unreliable.",
+                f"Bold: the best mean of {of}. {UNDECIDED}: not significantly different from it (paired by seed, Holm "
+                "over all pairs).",
+                *_draw_note(group.task),
+                *_reservations(cells, group.task),
+                *_notes(cells, by if many else across, group.task),
             ]
             title = f"{group.title}: {metric.label} by {by}"
-            yield Table(title, [Cell(by), *map(Cell, heads)], rows, notes, cells, f"grid_{by}.csv")
+            yield Table(title, header, rows, notes, cells, f"grid_{by}.csv", folded=metric.name != names[0])
 
 
 def variant_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, Any]) -> Iterator[Table]:
@@ -471,19 +492,98 @@ def variant_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, 
             for name, variant in first.loc[first["method"] == method, ["cell", "variant"]].itertuples(index=False):
                 row = by[name, metrics[0].name]
                 means = [mean_cell(by[name, metric.name], places[metric.name]) for metric in metrics]
-                counts = Cell(f"{row['n']} of {row['seeds']}", sort=row["n"])
-                rows.append([method_cell(method), Cell(variant or "–", sort=len(rows)), counts, *means])
-        header = [Cell("method"), Cell("varied"), Cell("seeds with a value"), *(_head(m) for m in metrics)]
+                rows.append([method_cell(method), Cell(variant or "–", sort=len(rows)), _counts_cell(row), *means])
+        header = [Cell("method"), Cell("varied"), Cell("seeds"), *map(_head, metrics)]
         notes = ["Mean over seeds with 95 % interval." if with_intervals else "Means over seeds."]
-        notes += [*_doubts(data, group.task), *(_few_seeds(data) if with_intervals else [])]
-        yield Table(f"{group.title}: all variants", header, rows, notes, data, "variants.csv")
+        notes += _reservations(data, group.task)
+        yield Table(f"{group.title}: all variants", header, rows, notes, data, "variants.csv", folded=True)
+
+
+def search_tables(results: Results) -> Iterator[Table]:
+    """Yields a table per dataset: what to expect of the best of k trials; none where nothing was searched."""
+    if results.axes == results.columns or results.trials.empty:
+        return
+    data = search.best_of(results.trials, results.tasks, results.axes)
+    for keys, part in data.groupby(["label", *search.kept(data)], sort=False, dropna=False):
+        task = results.tasks[str(keys[0])]
+        trials = int(part["k"].max())
+        shown = sorted({1, trials, *(2**power for power in range(1, 12) if 2**power < trials)})[-5:]
+        by = {(row["method"], row["k"]): row for row in part.to_dict("records")}
+        places = places_of(*by.values())
+        rows = []
+        for method in in_order(part["method"].tolist()):
+            found = [by[method, k] for k in shown]
+            cells = [Cell(interval_of(row, places), sort=row["mean"]) for row in found]
+            rows.append([method_cell(method), *cells])
+        headline, metric = task.metrics[0], search.selection_of(task)
+        failed = part[part["failed"] > 0]["method"].unique()
+        notes = [
+            f"Mean test {headline.label} of the trial with the best {metric.label} among k, over "
+            f"{part['searches'].max()} searches of {trials} trials each, with 95 % interval. Each search has a list of "
+            "trials of its own, the same for every method.",
+        ]
+        if len(failed):
+            notes.append(f"Some choices of {listed(list(map(str, failed)))} have only trials that diverged.")
+        about = [f"{key} = {plain(value)}" for key, value in zip(search.kept(data), keys[1:], strict=True)]
+        dataset = results.trials.loc[results.trials["label"] == keys[0], "dataset"].iloc[0]
+        title = ", ".join([task.titled(str(dataset)), *about])
+        header = [Cell("method"), *(Cell(f"best of {k}") for k in shown)]
+        yield Table(f"{title}: the expected best of k trials", header, rows, notes, part, "search.csv")
+
+
+def headline(made: Sequence[Table], tasks: Iterable[type[Task]]) -> Table | None:
+    """Returns the one table that says most: at most six columns, means without their intervals.
+
+    Where each dataset has a table of its own, it has a column for each of the first five.
+    """
+    shown = [table for table in made if not table.folded and table.rows]
+    if not shown:
+        return None
+    first = shown[0]
+    columns = [column for table in shown if (column := _column(table, tasks)) is not None]
+    if len(columns) < 2 or len(columns) < len(shown):
+        rows = [[replace(cell, beside="") for cell in row[:MOST_COLUMNS]] for row in first.rows]
+        return replace(first, header=first.header[:MOST_COLUMNS], rows=rows, data=None)
+    some = columns[: MOST_COLUMNS - 1]
+    names = in_order([name for _, cells in some for name in cells])
+    rows = [[method_cell(name), *(cells.get(name, Cell("–")) for _, cells in some)] for name in names]
+    marks = " ".join(cell.marks for row in rows for cell in row)
+    notes = [
+        f"Bold: the best mean. {UNDECIDED}: not significantly different from it (paired tests, Holm over all pairs)."
+    ]
+    notes += [f"{FEWER}: some diverged or have no finite value."] * (FEWER in marks)
+    notes += ["≥: a lower bound, with unreliable values."] * any(cell.text[:1] == "≥" for row in rows for cell in row)
+    notes += [f"{DOUBTFUL}: with unreliable values."] * (DOUBTFUL in marks)
+    if len(columns) > len(some):
+        notes.append(f"{len(columns) - len(some)} more datasets are in the tables below.")
+    return Table("", [Cell("method"), *(head for head, _ in some)], rows, notes)
+
+
+def _column(table: Table, tasks: Iterable[type[Task]]) -> tuple[Cell, dict[Any, Cell]] | None:
+    """Returns the first metric of a table of methods as a column; None for a table of something else."""
+    data = table.data
+    if data is None or not {"method", "metric", "verdict"} <= set(data.columns):
+        return None
+    name = data["metric"].iloc[0]
+    own = data[data["metric"] == name]
+    metric = next((found for task in tasks if (found := task.metric(str(name)))), None)
+    if metric is None or not own["method"].is_unique:
+        return None
+    records = own.to_dict("records")
+    places = places_of(*records)
+    cells = {}
+    for row in records:
+        units = row["draws"] if "draws" in row else row["seeds"]
+        cell = mean_cell({**row, "seeds": units}, places, len(records) > 1 and row["verdict"] == "not significant")
+        cells[row["method"]] = replace(cell, beside="")
+    title = table.title.partition(":")[0]
+    return Cell(f"{title}: {metric.label} {metric.arrow}".strip()), cells
 
 
 KINDS: dict[str, Callable[[pd.DataFrame, Sequence[str], dict[str, Any]], Iterable[Table]]] = {
     "scores": score_tables,
     "cost": cost_tables,
     "comparisons": comparison_tables,
-    "pairs": pair_tables,
     "audit": audit_tables,
     "draws": draw_tables,
     "grid": grid_tables,
@@ -512,19 +612,28 @@ def _head(metric: Metric) -> Cell:
     return Cell(text, tex=f"{metric.tex} {latex_text(metric.arrow)}".strip() if metric.tex else None)
 
 
-def mean_cell(row: dict[str, Any], places: int | None) -> Cell:
-    """Returns the cell of a mean, its interval beside it, to so many decimals; `row` is one of `scores.summarise`."""
+def mean_cell(row: dict[str, Any], places: int | None, is_open: bool = False) -> Cell:
+    """Returns the cell of a mean, its interval beside it, to so many decimals; `row` is one of `scores.summarise`.
+
+    Args:
+        is_open: whether its difference from the best one is not significant.
+    """
     mean, low, high = (number(row[name], places) for name in ("mean", "low", "high"))
-    known = math.isfinite(row["low"])
-    marks = [FEWER] * bool(row["n"] < row["seeds"] or row["diverged"]) + [DOUBTFUL] * bool(row.get("n_untrusted"))
+    known = math.isfinite(row["low"]) and not row["bound"]
+    mean = f"≥ {mean}" if row["bound"] == "least" else mean
+    marks = [FEWER] * bool(row["n"] < row["seeds"] or row["diverged"]) + [DOUBTFUL] * (row["bound"] == "unknown")
+    marks += [UNDECIDED] * is_open
     tail = rf"\,$_{{{low}}}^{{{high}}}$".replace("−", "-") * known  # narrower: these tables have many columns
     tail += "".join(rf"\,{latex_text(mark)}" for mark in marks)
-    return Cell(mean, " ".join([f"[{low}, {high}]"] * known + marks), row["mark"], latex_text(mean), tail, row["mean"])
+    beside = f"[{low}, {high}]" * known
+    return Cell(mean, beside, row["mark"], " ".join(marks), latex_text(mean), tail, sort=row["mean"])
 
 
 def interval_of(row: dict[str, Any], places: int | None) -> str:
     """Returns a mean with its interval, as text; without one, if there is none."""
     mean, low, high = (number(row[name], places) for name in ("mean", "low", "high"))
+    if row.get("bound"):
+        return f"≥ {mean}" if row["bound"] == "least" else f"{mean} {DOUBTFUL}"
     return f"{mean} [{low}, {high}]" if math.isfinite(row["low"]) else mean
 
 
@@ -533,13 +642,19 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _count_heads(doubtful: bool = False) -> list[Cell]:
-    return [Cell("n"), Cell("diverged"), *[Cell("not trusted")] * doubtful]
+def _verdict_cell(row: dict[str, Any]) -> Cell:
+    """Returns the test's verdict with its p-value."""
+    p = row["p_holm"]
+    said = "" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return Cell(str(row["verdict"]) or "–", said)
 
 
-def _counts(row: dict[str, Any], doubtful: bool = False) -> list[Cell]:
-    names = ("n", "diverged", *["n_untrusted"] * doubtful)
-    return [Cell(str(row[name]), sort=row[name]) for name in names]
+def _counts_cell(row: dict[str, Any]) -> Cell:
+    """Returns how many seeds there are, and what is the matter with some."""
+    some = {"diverged": row["diverged"], "without a value": row["no_value"], "unreliable": row["n_untrusted"]}
+    return Cell(
+        str(row["seeds"]), ", ".join(f"{count} {name}" for name, count in some.items() if count), sort=row["seeds"]
+    )
 
 
 def _decimals(row: dict[str, Any]) -> int | None:
@@ -570,10 +685,6 @@ def _share_cell(value: float) -> Cell:
     return Cell("–" if math.isnan(value) else f"{value:.2f}", sort=value)
 
 
-def _p_cell(p: float) -> Cell:
-    return Cell("–" if math.isnan(p) else "<0.001" if p < 0.001 else f"{p:.3f}", sort=p)
-
-
 # --------------------------------------------------------------------------------------------------------- notes
 
 
@@ -590,27 +701,16 @@ def _notes(cells: pd.DataFrame, within: str | None = None, task: type[Task] | No
     ]
 
 
-def _undecided(cells: pd.DataFrame, over: str, within: str, task: type[Task]) -> list[str]:
-    """Names what is not decided against the best mean, for each value of `within`; then the rows' notes."""
-    parts = []
-    for value, own in cells.groupby(within, sort=False):
-        names = in_order(own[own["verdict"] == "not decided"][over].tolist())
-        if names:
-            parts.append(f"{_label(within, value, task)}: {', '.join(map(plain, names))}")
-    said = [f"Not decided against the best mean, which is not equality: {'; '.join(parts)}."] if parts else []
-    return [*said, *_notes(cells, within, task)]
-
-
 def _label(column: str, value: Any, task: type[Task] | None) -> str:
     metric = task.metric(str(value)) if task and column == "metric" else None
     return metric.label if metric else f"{column} = {plain(value)}"
 
 
-def _one_draw(task: type[Task]) -> list[str]:
+def _draw_note(task: type[Task]) -> list[str]:
     """Says what seeds cannot tell."""
     if not task.draw_settings:
         return []
-    return [f"All on one draw of the {task.draw_of}: intervals and tests over seeds say nothing of other draws."]
+    return [f"All use one draw of the {task.draw_of}: intervals and tests do not cover other draws."]
 
 
 def _equivalent(cells: pd.DataFrame, margins: Mapping[str, float]) -> list[str]:
@@ -626,33 +726,26 @@ def _nominal(metrics: Sequence[Metric]) -> list[str]:
     return [f"{', '.join(labels)}: best is the smallest mean distance from this value, by seed."] if labels else []
 
 
-def _doubts(cells: pd.DataFrame, task: type[Task], within: str = "") -> list[str]:
-    """Explains the mark of doubtful means; for each value of `within`, what they are without, where it is printed."""
-    doubtful = cells[cells["n_untrusted"] > 0]
-    if doubtful.empty:
-        return []
-    note = f"{DOUBTFUL}: with seeds that are not trusted ({task.doubt})."
-    means: dict[str, list[str]] = {}
-    places = _places(cells, within) if within else {}
-    for row in doubtful.to_dict("records") if within else ():
-        mean, trusted = (number(row[name], places[row[within]]) for name in ("mean", "mean_trusted"))
-        if mean != trusted:
-            means.setdefault(_label(within, row[within], task), []).append(f"{row['method']} {trusted}")
-    parts = "; ".join(f"{label}: {', '.join(found)}" for label, found in means.items())
-    return [f"{note} Without them: {parts}." if parts else note]
-
-
-def _few_seeds(cells: pd.DataFrame) -> list[str]:
+def _reservations(cells: pd.DataFrame, task: type[Task]) -> list[str]:
+    """Explains the marks of means that are there, and how few seeds there are."""
     notes = []
-    if (cells["n"] < cells["seeds"]).any() or (cells["diverged"] > 0).any():
+    if ((cells["bound"] == "least") & (cells["n_untrusted"] > 0)).any():
+        notes.append(f"≥: a lower bound, with unreliable values ({task.doubt}).")
+    if ((cells["bound"] == "least") & (cells["n_untrusted"] == 0)).any():
         notes.append(
-            f"{FEWER}: over fewer than all seeds, for some diverged or have no finite value; never marked as best."
+            "≥ without unreliable values: log Z is computed from draws, which miss modes that nothing points to. Such "
+            "values are ranked as they are."
         )
+    if (cells["bound"] == "unknown").any():
+        notes.append(f"{DOUBTFUL}: with unreliable values ({task.doubt}).")
+    fewer = cells["n"] < cells["draws" if "draws" in cells else "seeds"]
+    if fewer.any() or (cells["diverged"] > 0).any():
+        notes.append(f"{FEWER}: some diverged or have no finite value; the mean is over the others, and is not ranked.")
     fewest = cells.loc[cells["n"] > 1, "n"].min()
     if fewest < 10:
         notes.append(
-            f"n = {fewest} seeds: where they are skewed, as those of paper_1d are, a 95 % interval covers the mean in "
-            "less than 95 % of cases (about 86 % for n = 3 and 89 % for n = 5; results/bench/coverage.md)."
+            f"n = {fewest}: where values are skewed, a 95 % interval covers the mean in less than 95 % of cases (about "
+            "86 % for n = 3 and 89 % for n = 5)."
         )
     return notes
 
@@ -669,7 +762,7 @@ def provenance(results: Results) -> list[str]:
     lines = [f"Sweep {results.name}. {results.description}".strip()]
     lines.append(
         f"{len(done)} of {len(runs)} runs and {len(good)} of {len(frame)} seeds are in these tables; "
-        f"{int((good['diverged'] == 1).sum())} seeds diverged, {count_doubtful(good)} more are doubtful ({doubt})."
+        f"{int((good['diverged'] == 1).sum())} seeds diverged, {count_doubtful(good)} more are unreliable ({doubt})."
     )
     for state, part in runs[~runs["run_id"].isin(done["run_id"])].groupby("state", sort=True):
         names = part["run_id"].tolist()
@@ -691,7 +784,7 @@ def commits_of(done: pd.DataFrame) -> str:
 
 
 def count_doubtful(done: pd.DataFrame) -> int:
-    """Returns how many seeds did not diverge and are not trusted."""
+    """Returns how many seeds did not diverge and are unreliable."""
     return int(((done["trusted"] == 0) & (done["diverged"] == 0)).sum())
 
 
@@ -702,7 +795,7 @@ def _markdown(tables: Sequence[Table], results: Results, origin: Sequence[str]) 
     lines += [markdown(table) for table in tables]
     frame = results.frame.assign(seeds=results.frame.groupby("run_id")["run_id"].transform("size"))
     runs = frame.drop_duplicates("run_id")[["run_id", "method", "seeds", "config_hash", "state", "finished"]]
-    shown = runs.head(SHOWN_RUNS).astype(object).fillna("")
+    shown = runs.head(SHOWN_RUNS).astype(object).where(lambda cells: cells.notna(), "")
     rows = [[Cell(str(text)) for text in row] for row in shown.itertuples(index=False)]
     if len(runs) > SHOWN_RUNS:
         rows.append([Cell(f"and {len(runs) - SHOWN_RUNS} more in runs.csv"), *[Cell("")] * 5])

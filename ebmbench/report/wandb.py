@@ -52,7 +52,7 @@ def build(results: Results, project: str, entity: str) -> Any:
     for label in results.tasks:
         blocks += [wr.H1(label), _grid(results, label, project, entity, wr)]
     blocks += [wr.H1("Tables"), wr.P("From the run directories, by `python -m ebmbench report`.")]
-    tables = [*html.score_tables(results), *html.comparison_tables(results)]
+    tables = html.all_tables(results)
     blocks += [wr.MarkdownBlock(markdown(table, level=3)) for table in tables]
     return wr.Report(
         project=project,

@@ -1,4 +1,4 @@
-"""The best settings among those that a sweep tries (`ebmbench sweep best`), and the file of those of any search."""
+"""The best settings among those that a sweep or `tune` tries, and their file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ import pandas as pd
 import yaml
 
 from ebmbench.core.errors import UserError
+from ebmbench.core.settings import nested
 from ebmbench.display.palette import method_of
 from ebmbench.report.frame import NETWORKS, Results
+from ebmbench.report.search import REPEAT, TRIAL
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
 
 Table = dict[str, dict[str, dict[str, Any]]]
-"""Settings by task-dataset, model and key, as conf/settings/ has them."""
+"""Settings by key, for each `TASK/DATA` (`regression/uci/yacht`) and `METHOD` or `METHOD/NETWORK` (`nce/mlp`)."""
 
 
 def best(results: Results) -> Table:
@@ -29,21 +31,26 @@ def best(results: Results) -> Table:
         UserError: a task has no such metric, or a model has no setting of which all runs are there.
     """
     table: Table = {}
-    several = [NETWORKS[0]] if NETWORKS[0] in results.done else []
-    for (label, method, *network), part in results.done.groupby(["label", "method", *several], sort=False):
+    several = [NETWORKS[0]] if NETWORKS[0] in results.trials else []
+    for (label, method, *network), part in results.trials.groupby(["label", "method", *several], sort=False):
         task = results.tasks[str(label)]
         metric = task.metric(task.selection)
         if metric is None or metric.name not in part:
             raise UserError(f"{results.name} has no best settings: task={task.name} has no metric of validation data")
-        axes = [key for key in results.axes if key not in task.draw_settings]
+        axes = [key for key in results.columns if key not in (*task.draw_settings, REPEAT, TRIAL)]
         keys = [key for key in axes if part[key].nunique() > 1]  # others vary for other models alone
         if not keys:
             raise UserError(f"{results.name} has no best settings: it tries one setting of {method} on {label}")
-        model = ", ".join([method_of(method), *map(str, network)])
+        model = "/".join([method_of(method), *map(str, network)])
+        place = f"{task.name}/{part['data'].iloc[0]}"
         found = _best_of(part, keys, metric)
         if found is None:
             raise UserError(f"{results.name} has no best settings: no run of {model} on {label} has {metric.name}")
-        table.setdefault(str(label), {})[model] = found
+        if model in table.setdefault(place, {}):
+            raise UserError(
+                f"{results.name} has several data sets of one source, {place}, which can have one best setting"
+            )
+        table[place][model] = found
     if not table:
         raise UserError(f"{results.name} has no best settings: no run is done")
     return table
@@ -58,23 +65,23 @@ def _best_of(part: pd.DataFrame, keys: list[str], metric: Metric) -> dict[str, A
     whole = found[found["count"] == max(found["count"].max(), 1)]
     if whole.empty:
         return None
-    place = place_of_best(whole["mean"], metric)
+    place = whole["mean"].idxmax() if metric.better == "higher" else whole["mean"].idxmin()
     return {key: yaml.safe_load(str(found.at[place, key])) for key in keys}
 
 
-def place_of_best(values: pd.Series, metric: Metric) -> Any:
-    """Returns the index of the best value of a metric; there must be one."""
-    return values.idxmax() if metric.better == "higher" else values.idxmin()
-
-
-def write(table: Table, folder: Path, told: str) -> Path:
-    """Writes settings to `folder/settings/best.yaml`, for `--config-dir folder`; returns the file.
+def write(table: Table, folder: Path, told: str) -> list[Path]:
+    """Writes settings to `folder/best/`, which `--config-dir folder` uses: a file for each task, data and model.
 
     Args:
-        told: what they are, for the comment at its top.
+        told: what they are, for the comment at the top of each.
     """
-    comment = "".join(f"# {line}\n" for line in told.splitlines())
-    path = folder / "settings" / "best.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, (comment + yaml.safe_dump(table, sort_keys=False, allow_unicode=True)).encode())
-    return path
+    comment = "# @package _global_\n" + "".join(f"# {line}\n" for line in told.splitlines())
+    paths = []
+    for place, models in table.items():
+        for model, settings in models.items():
+            path = folder / "best" / place / f"{model}.yaml"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            text = yaml.safe_dump(nested(settings), sort_keys=False, allow_unicode=True, default_flow_style=None)
+            write_atomically(path, (comment + text).encode())
+            paths.append(path)
+    return paths

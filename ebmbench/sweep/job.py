@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 from ebmbench.config.run import RunConfig
+from ebmbench.core import plugins
 from ebmbench.core.errors import UserError, counted
 from ebmbench.report.planned import error_path
 from ebmbench.system.files import write_atomically
@@ -28,6 +29,7 @@ def run_job(config_yaml: str, sweep_folder: str) -> int:
 
     warnings.simplefilter("ignore")  # libraries' own; nobody reads them in a log
     warnings.filterwarnings("default", module=r"ebmbench\.")
+    plugins.accept_copies_in(config_yaml)
     config = RunConfig.from_yaml(config_yaml)
     note = error_path(Path(sweep_folder), config.run_id)
     note.unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from ebmbench.config.run import RunConfig
-from ebmbench.core.errors import counted
+from ebmbench.core.errors import UserError, counted
 from ebmbench.engine.runs import read_state
 from ebmbench.report.planned import error_path
 from ebmbench.sweep.job import HELD, run_job, write_error
@@ -89,7 +89,15 @@ def run_pool(
                 text = config.replace(threads=threads).to_yaml()
                 log = folder / "logs" / f"{config.run_id}.log"
                 process = context.Process(target=_child, args=(text, str(folder), slot.environment, str(log)))
-                process.start()
+                try:
+                    process.start()
+                except (OSError, EOFError) as error:  # no process, no memory: fewer at a time, if any goes
+                    reason = getattr(error, "strerror", None) or "the system starts no further process"
+                    if not active:
+                        raise UserError(f"a job cannot be started ({reason}); what was computed is kept") from None
+                    watch.say(f"{len(active)} jobs at a time from now on: no more can be started ({reason})")
+                    waiting.insert(0, config)
+                    break
                 starts[config.run_id] += 1
                 active[process.sentinel] = (config, place, process, time.monotonic())
                 watch.started(place, config)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import errno
-import hashlib
 import json
 import os
 import re
@@ -16,20 +15,23 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ebmbench.config import compose as composition
-from ebmbench.config import folders, plugins
-from ebmbench.config.run import RunConfig
-from ebmbench.core.errors import UserError, first_line
+from ebmbench.config import folders
+from ebmbench.config.plugins import function_of, functions_in, keep, with_copies
+from ebmbench.config.run import RunConfig, SweepConfig
+from ebmbench.core import plugins
+from ebmbench.core.errors import UserError
 from ebmbench.engine.runs import cannot_write_folder
 from ebmbench.report.planned import Job, Plan, is_name, read_plan, sweep_dir
+from ebmbench.report.search import REPEAT, TRIAL
 from ebmbench.report.tables import NO_AXIS, check_entries
+from ebmbench.sweep import trials
+from ebmbench.system import seal, yamlfile
 from ebmbench.system.files import write_atomically
 
-RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report")
+RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report", "damaged", "multirun", "settings", "tune", "wandb")
 """Folders of `results/` that are no sweep's."""
-FIGURES = ("ranking", "strip", "settings", "map", "pareto", "curves")
+FIGURES = ("ranking", "strip", "settings", "map", "pareto", "curves", "search")
 """What `sweep.figures` may name for every task; a task may have more."""
 
 
@@ -52,22 +54,49 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
     configs = composition.compose_all(lines, overrides)
     if configs[0].sweep is None:
         raise UserError(f"sweeps/{sweep}.yaml has no `sweep:` with a name, so that its results have no place")
-    about = configs[0].sweep
+    return plan_of(configs[0].sweep, lines, configs, overrides, commit, seeds_per_job)
+
+
+def plan_of(
+    about: SweepConfig,
+    lines: Sequence[Sequence[str]],
+    configs: Sequence[RunConfig],
+    overrides: Sequence[str],
+    commit: str | None,
+    seeds_per_job: int | None = None,
+) -> Plan:
+    """Returns the plan of some jobs: of their trials, where settings are searched.
+
+    Args:
+        lines: the words of each job, and `configs` the settings that they make.
+
+    Raises:
+        UserError: a name, a table, a figure or a search that is not possible.
+    """
     if about.name in RESERVED or not is_name(about.name):
-        raise UserError(f"sweep.name={about.name!r} is not allowed: results/{about.name} is something else")
+        raise UserError(f"sweep.name={about.name!r} is reserved; choose another")
     axes = _axes(lines, configs)
-    check_entries(about.tables, tuple(axes), [config.task for config in configs])
+    check_entries(about.tables, tuple(axes), [config.task for config in configs], about.tune is not None)
     own_figures = dict.fromkeys(figure.name for config in configs for figure in config.task.sweep_figures)
     drawn = [*FIGURES, *own_figures]
     strange = [name for name in about.figures if name not in drawn]
     if strange:
         raise UserError(f"sweep.figures has {strange[0]!r}: choose from {', '.join(drawn)}")
+    places: list[dict[str, int]] = []
+    if about.tune is not None:
+        lines, places = trials.listed(lines, configs, about.tune, overrides)
+        configs = composition.compose_all(lines, overrides)
+        of_grid = tuple(axes)
+        axes = _axes(lines, configs)
+        searched = {key: axes[key] for key in axes if key not in of_grid}
+        numbers = {key: [place[key] for place in places] for key in (REPEAT, TRIAL)}
+        axes = {**{key: axes[key] for key in of_grid}, **numbers, **searched}
     jobs: dict[str, Job] = {}
-    for i, config in enumerate(configs):
+    for i, (config, seeds) in enumerate(zip(configs, trials.with_own_seeds(configs, places), strict=True)):
         values = {key: own[i] for key, own in axes.items()}
-        for seeds in _chunks(config.seeds, seeds_per_job):
-            job = job_of(dataclasses.replace(config, seeds=seeds), values)
-            jobs[job.run_id] = job
+        for some in _chunks(seeds, seeds_per_job):
+            job = job_of(dataclasses.replace(config, seeds=some, sweep=about), values)
+            jobs.setdefault(job.run_id, job)
     return Plan(
         name=about.name,
         description=about.description,
@@ -84,10 +113,10 @@ def make_plan(sweep: str, overrides: Sequence[str], commit: str | None, seeds_pe
 def _plugins_of(sweep: str) -> list[str]:
     """Returns the plug-ins that a sweep's file names: they are loaded before its grid is read."""
     path = next(path for folder in folders.sweep_dirs() if (path := folder / f"{sweep}.yaml").is_file())
-    try:
-        named = (yaml.safe_load(path.read_text()) or {}).get("plugins") or []
-    except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read ({first_line(error)})") from None
+    raw = yamlfile.read(path)
+    if not isinstance(raw, dict | None):
+        raise UserError(f"{path} cannot be read: keys and values are expected, such as method: nce")
+    named = (raw or {}).get("plugins") or []
     if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
         raise UserError(f"{path}: plugins={named!r} is not allowed: give a list of Python files or modules")
     return named
@@ -148,31 +177,24 @@ def write_plan(plan: Plan, results_dir: Path) -> Plan:
     make_folder(folder, results_dir)
     path = folder / "plan.json"
     try:
-        plan = dataclasses.replace(plan, jobs=_with_copies(plan.jobs, folder))
+        used = _plugins_in(plan.jobs)
+        keep(used, folder)
+        jobs = tuple(dataclasses.replace(job, config=with_copies(job.config, used)) for job in plan.jobs)
+        plan = dataclasses.replace(plan, jobs=jobs)
         if path.exists():  # there is a plan at every moment: the old one is copied, then replaced
             stamp = datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y%m%dT%H%M%S")
             write_atomically(folder / f"plan.{stamp}.json", path.read_bytes())
-        write_atomically(path, (json.dumps(dataclasses.asdict(plan)) + "\n").encode())
+        write_atomically(path, seal.encode(dataclasses.asdict(plan), indent=None))
     except OSError as error:
         raise cannot_write_folder(results_dir, error) from None
     return read_plan(results_dir, plan.name)
 
 
-def _with_copies(jobs: Sequence[Job], folder: Path) -> tuple[Job, ...]:
-    """Copies the plug-ins that are files to `plugins/<hash>/`, and names the copies in the jobs' settings."""
-    copies: dict[str, str] = {}
-    for name in {name for job in jobs for name in job.config.get("plugins") or () if Path(name).is_absolute()}:
-        source = Path(name).read_bytes()
-        copies[name] = f"plugins/{hashlib.sha256(source).hexdigest()[:12]}/{Path(name).name}"
-        copy = folder / copies[name]
-        if not copy.exists():
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(copy, source)
-    found = []
-    for job in jobs:
-        names = [copies.get(name, name) for name in job.config.get("plugins") or ()]
-        found.append(dataclasses.replace(job, config={**job.config, "plugins": names}))
-    return tuple(found)
+def _plugins_in(jobs: Sequence[Job]) -> list[plugins.Plugin]:
+    """Returns the plug-ins that jobs name, and the files of their functions."""
+    names = dict.fromkeys(name for job in jobs for name in job.config.get("plugins") or ())
+    files = dict.fromkeys(function_of(text)[0] for job in jobs for text in functions_in(job.config))
+    return [plugins.load_one(name) for name in [*names, *files]]
 
 
 def make_folder(folder: Path, results_dir: Path) -> None:

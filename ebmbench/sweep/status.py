@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ebmbench.core.errors import UserError, counted
+from ebmbench.core.errors import UserError, counted, printable
 from ebmbench.engine import runs
 from ebmbench.engine.runs import FINISHED
 from ebmbench.report.frame import Run, planned_runs
@@ -60,7 +60,8 @@ def _with_queue(run: Run, number: str | None, queue: dict[str, str], local_pool:
         return run
     if number in queue:
         waiting = queue[number] in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "SUSPENDED")
-        return replace(run, state="queued" if waiting else "running", detail=f"SLURM job {number}")
+        state = "" if queue[number] in ("PENDING", "RUNNING") else f", {queue[number]}"
+        return replace(run, state="queued" if waiting else "running", detail=f"SLURM job {number}{state}")
     if local_pool and run.state in ("missing", "interrupted"):
         return replace(run, state="queued")
     if number and run.state == "missing":
@@ -142,4 +143,4 @@ def show(plan: Plan, found: Sequence[Run], limit: int | None = 40) -> str:
         lines.append(f"  {run.state:12}{run.job.run_id}  {run.detail}".rstrip())
     if limit is not None and len(rest) > limit:
         lines.append(f"  and {len(rest) - limit} more (--all shows them)")
-    return "\n".join(lines)
+    return printable("\n".join(lines))

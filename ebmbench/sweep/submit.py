@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from omegaconf import OmegaConf
 
 from ebmbench.config import folders
@@ -23,6 +22,7 @@ from ebmbench.sweep.estimate import estimate
 from ebmbench.sweep.job import HELD
 from ebmbench.sweep.plan import make_folder, write_plan
 from ebmbench.sweep.status import ACTIVE, counts, job_states, record_submission
+from ebmbench.system import yamlfile
 from ebmbench.system.locking import Lock
 
 FOLDER = "hydra/launcher"
@@ -58,7 +58,8 @@ def launcher_settings(name: str, overrides: Sequence[str]) -> Preset:
         path = key.removeprefix("hydra.launcher.")
         if not equals or path == key:
             raise UserError(f"{override} is not allowed: give hydra.launcher.KEY=VALUE")
-        if path.partition(".")[0] not in values and not override.startswith("+"):
+        is_known = path.partition(".")[0] in values or ("submitit_slurm" in kinds and path in slurm.PASSED_ON)
+        if not is_known and not override.startswith("+"):
             raise UserError(f"{key} is not a setting of launcher={name}{did_you_mean(path, [*map(str, values)])}")
         try:
             values = OmegaConf.merge(values, OmegaConf.from_dotlist([f"{path}={text}"]))
@@ -75,10 +76,10 @@ def _preset(name: str, seen: set[str]) -> tuple[set[str], Any]:
     if path is None or name in seen:
         return {name}, OmegaConf.create({"n_jobs": 1} if name == "basic" else {})  # one of Hydra's own
     try:
-        raw = yaml.safe_load(path.read_text()) or {}
+        raw = yamlfile.read(path) or {}
         parents = [_preset(str(entry), seen | {name}) for entry in raw.pop("defaults", []) if entry != "_self_"]
         return {name}.union(*(kinds for kinds, _ in parents)), OmegaConf.merge(*(below for _, below in parents), raw)
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no preset of a launcher ({first_line(error)})") from None
 
 
@@ -119,6 +120,7 @@ def submit(
         if not todo:
             return 1 if damaged else 0
         if is_slurm:
+            slurm.check_delay(settings)
             places, threads = int(settings.get("array_parallelism") or 1), int(settings.get("cpus_per_task") or 1)
         else:
             for config in configs:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from ebmbench.report.planned import Job, Plan, sweep_dir
 from ebmbench.sweep import local
 from ebmbench.sweep.job import HELD
 from ebmbench.sweep.plan import make_folder
-from ebmbench.system.locking import Lock, is_held
+from ebmbench.system.locking import Lock, is_held, sign_of_life
 
 POLL_SECONDS = 5.0
 """So often a worker looks again while other workers have all that is left."""
@@ -29,13 +30,13 @@ POLL_SECONDS = 5.0
 def work(plan: Plan, results_dir: Path, at_a_time: int | None = None) -> int:
     """Carries out jobs until each is done, failed, or was tried by this worker; returns the exit code.
 
-    It waits while others have what is left, to take over where one of them dies.
+    It waits while others have what is left, to take over where one of them dies; not for those that are stopped.
 
     Args:
         at_a_time: so many jobs of the sweep run at a time, counted over all workers that were given a number.
 
     Returns:
-        0; 1 where a job failed; 130 if this worker was asked to stop.
+        0; 1 where a job failed or is held by a stopped process; 130 if this worker was asked to stop.
     """
     folder = sweep_dir(results_dir, plan.name)
     for name in ("claims", "places"):
@@ -52,12 +53,22 @@ def work(plan: Plan, results_dir: Path, at_a_time: int | None = None) -> int:
                 if code != HELD:
                     codes[job.run_id] = code
                     continue
+        if all(_is_stopped(run, folder) for run in left):
+            for run in left:
+                print(f"ebmbench: {run.job.run_id} is held by a stopped process; it is left", file=sys.stderr)
+            return 1
         time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))
     return 1 if any(codes.values()) else 0
 
 
+def _is_stopped(run: Run, folder: Path) -> bool:
+    """Whether the process that has a job is stopped: nobody can take the job over, and nobody knows for how long."""
+    signs = (sign_of_life(path) for path in (run.folder / "lock", folder / "claims" / run.job.run_id) if is_held(path))
+    return any(sign is not None and sign.is_stopped for sign in signs)
+
+
 def _is_open(run: Run) -> bool:
-    """Whether a run is still to be done; a failed or damaged one waits for `sweep resume` or `fsck`."""
+    """Whether a run is still to be done; a failed or damaged one waits for `sweep resume` or `audit files --repair`."""
     return run.state not in (*FINISHED, "failed", "damaged")
 
 

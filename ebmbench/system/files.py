@@ -35,6 +35,24 @@ def write_atomically(path: Path, data: bytes, keep: Path | None = None) -> None:
             temporary.unlink(missing_ok=True)
 
 
+MOST_BYTES = 2**28
+"""Of a file of settings or of a status: a longer one is none, and is not read into memory."""
+
+
+def read_bounded(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Returns the content of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is longer than `most` bytes, or endless.
+    """
+    with open(path, "rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path} is longer than {most} bytes")
+    return data
+
+
 def remove_temporaries(folder: Path) -> None:
     """Deletes what killed processes left half-written; only for who holds the folder's lock."""
     for path in folder.rglob("*.tmp"):

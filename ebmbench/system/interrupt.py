@@ -28,6 +28,15 @@ def stopping_signals() -> list[signal.Signals]:
     return found if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else [*found, signal.SIGHUP]
 
 
+_remembered: list[int] = []
+
+
+def remember_signals() -> None:
+    """Remembers signals to stop until a `StopFlag` is entered, which acts on them. Call it in the main thread."""
+    for signum in stopping_signals():
+        signal.signal(signum, lambda signum, frame: _remembered.append(signum))
+
+
 @contextmanager
 def on_signals(signals: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     """Calls `handler` at these signals while it is entered. Only the main thread can set handlers; others set none."""
@@ -55,6 +64,8 @@ class StopFlag:
 
     def __enter__(self) -> StopFlag:
         self._handlers.enter_context(on_signals(stopping_signals(), self._handle))
+        if _remembered:
+            self.signum = _remembered[0]
         return self
 
     def __exit__(self, *error: object) -> None:

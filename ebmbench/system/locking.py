@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ebmbench.core.errors import UserError
@@ -117,6 +118,42 @@ def is_held(path: Path) -> bool:
         return flock is False or _is_alive(_heartbeat_path(path), has_flock=flock is True)
     finally:
         os.close(file)
+
+
+@dataclass(frozen=True)
+class Sign:
+    """The last sign of life of who holds a lock.
+
+    Attributes:
+        age: seconds since its last heartbeat.
+        is_stopped: whether it is stopped, as by Ctrl-Z, or has long been silent while it still holds the lock.
+    """
+
+    age: float
+    is_stopped: bool
+
+
+def sign_of_life(path: Path) -> Sign | None:
+    """Returns the last sign of life of who holds a lock; None where nobody left one."""
+    heartbeat = _heartbeat_path(path)
+    text = _read(heartbeat)
+    try:
+        age = max(0.0, _file_system_time(path.parent) - heartbeat.stat().st_mtime)
+    except OSError:
+        return None
+    is_stopped = _is_stopped(text or "")
+    return Sign(age, age > STALE_SECONDS if is_stopped is None else is_stopped)
+
+
+def _is_stopped(text: str) -> bool | None:
+    """Whether a heartbeat is of a process that is stopped; None if it is of another machine, or there is no /proc."""
+    machine, _, rest = text.partition("\n")
+    space, _, number = rest.partition("\n")[0].rpartition(" ")
+    if machine != _machine() or space != _processes() or not number.isdecimal():
+        return None
+    with suppress(OSError, IndexError):
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] in "Tt"
+    return None
 
 
 def _flock(file: int, mode: int) -> bool | None:

@@ -42,9 +42,11 @@ class Metric:
         figures: the figures that show it, of `ranking`, `strip`, `settings` and `pareto`.
         of_model: whether it says something of the model; else a seed that diverged has it too.
         of_training: whether training alone knows it, so that it stays where a run is scored again.
-        only_with: a setting (dotted) without which it says nothing new, such as `task.target_noise`.
+        only_with: a setting (dotted) without which it says nothing new, such as `data.target_noise`.
         bounds: the values that it can have; an interval of its mean ends there.
-        doubted: whether it is in doubt where a seed is not trusted. The AP of boxes is not: it needs no log Z.
+        doubted: False if it stays valid for a seed whose scores are unreliable (the AP of boxes needs no log Z).
+        at_least: whether an unreliable value is a lower bound, as an NLL is whose log Z may miss mass; else nothing is
+            known of it but `bounds`.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Metric:
     only_with: str = ""
     bounds: tuple[float, float] = (-math.inf, math.inf)
     doubted: bool = True
+    at_least: bool = False
 
     @property
     def heading(self) -> str:
@@ -265,6 +268,8 @@ class Task(Component):
         selection: the metric by which a seed may be chosen without knowledge of the test data, if there is one.
         images: pictures of a run that the page of a sweep shows, without their ending.
         processes: whether several processes (torchrun) can train one run.
+        can_skip_intervals: whether `predict_files` with a level of 0 leaves out the intervals, which take time.
+        takes_box: whether `predict_files` takes `box`, the target's x, y, w, h in the first frame of a video, or None.
     """
 
     group: ClassVar[str] = "task"
@@ -276,10 +281,12 @@ class Task(Component):
     title: ClassVar[str] = ""
     draw_settings: ClassVar[tuple[str, ...]] = ()
     draw_of: ClassVar[str] = "training data"
-    data_settings: ClassVar[tuple[str, ...]] = ("task.data.",)
+    data_settings: ClassVar[tuple[str, ...]] = ("data.",)
     selection: ClassVar[str] = ""
     images: ClassVar[tuple[str, ...]] = ()
     processes: ClassVar[bool] = False
+    takes_box: ClassVar[bool] = False
+    can_skip_intervals: ClassVar[bool] = False
 
     @classmethod
     def drawn_by(cls, varied: Iterable[str]) -> str:
@@ -316,8 +323,20 @@ class Task(Component):
         return math.isfinite(scores[self.metrics[0].name])
 
     def is_uninformed(self, scores: Mapping[str, float]) -> bool:
-        """Returns whether a model is no better than a density that knows nothing of x; its scores are not trusted."""
+        """Returns whether a model is no better than a density that knows nothing of x; its scores may be reliable."""
         return False
+
+    def floor(self, blur: Sequence[float] | None) -> float | None:
+        """Returns `KL(p ‖ p∗ν)` in nats, ν normal noise of these standard deviations, each equally likely.
+
+        It is what a method loses whose optimum is the smoothed density (`Method.blur`); None where the task does not
+        know the true density.
+        """
+        return None
+
+    def remarks(self, scores: Mapping[str, float]) -> list[str]:
+        """Returns what people should know of a model with these scores, a sentence each."""
+        return []
 
     uninformed: ClassVar[str] = "no better than a density that knows nothing of x"
     """What is the matter with such a model, for people."""
@@ -351,7 +370,9 @@ class Task(Component):
         """Returns a trained model for use, as `ebmbench.load` gives it."""
         raise NotImplementedError(f"task={self.name} offers no prediction")
 
-    def predict_files(self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float) -> None:
+    def predict_files(
+        self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float, **given: Any
+    ) -> None:
         """Writes the predictions of a trained run for files of inputs (a table, images): `ebmbench predict`.
 
         Args:

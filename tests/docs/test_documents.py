@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
 import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import ebmbench
+import ebmbench.boxes
 from ebmbench.cli.main import main
 from ebmbench.core import registry
 from tests.docs_runner import ROOT
@@ -27,6 +31,7 @@ def test_every_component_can_be_described(capsys: pytest.CaptureFixture[str]) ->
             assert main(["describe", group, name]) == 0
             said = capsys.readouterr().out
             assert said.startswith(f"{group}={name}\n")
+            assert f"\nfile: {inspect.getfile(cls)}\n" in said
             assert all(f".{field}" in said or field in said for field in cls.model_fields)
 
 
@@ -38,7 +43,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 
 
 def test_no_file_cites_one_that_is_not_there() -> None:
-    """Names such as `docs/data.md` and `conf/settings/1d.yaml` in code, YAML and documents.
+    """Names such as `docs/data.md` and `conf/noise/1d/nce+.yaml` in code, YAML and documents.
 
     docs/extend.md names files that it makes; a test runs it. NAME stands for any.
     """
@@ -48,6 +53,24 @@ def test_no_file_cites_one_that_is_not_there() -> None:
     cited = {(name, path) for name, path in cited if path != "extend.md" and "NAME" not in name}
     assert len(cited) > 10
     assert {pair for pair in cited if not (ROOT / pair[0]).exists()} == set()
+
+
+def test_documents_import_public_names_alone() -> None:
+    """`ebmbench` and `ebmbench.boxes` give public names; every other module is private."""
+    blocks = [
+        block for path in DOCUMENTS for block in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.S | re.M)
+    ]
+    imports = [
+        node for block in blocks for node in ast.walk(ast.parse(block)) if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    modules = [node.module or "" for node in imports if isinstance(node, ast.ImportFrom)]
+    modules += [alias.name for node in imports if isinstance(node, ast.Import) for alias in node.names]
+    assert "ebmbench" in modules
+    public = {"ebmbench": ebmbench.__all__, "ebmbench.boxes": ebmbench.boxes.__all__}
+    assert [name for name in modules if name.startswith("ebmbench.") and name not in public] == []
+    for node in imports:
+        if isinstance(node, ast.ImportFrom) and node.module in public:
+            assert {alias.name for alias in node.names} <= set(public[node.module])
 
 
 def test_what_is_said_of_few_images_follows_from_the_runs() -> None:

@@ -74,12 +74,12 @@ def test_a_trial_step_has_a_partition_function_for_one_target() -> None:
 def test_in_1d_the_partition_function_of_training_is_unbiased_over_the_interval() -> None:
     """`log Z` over [-3, 3] of a smooth and of a narrow density, against the closed form."""
     learner = one_d_problem.problem("nce", [0, 1], dtype=torch.float64, num_train=8)
-    for std, tolerance in ((0.5, 1e-6), (0.003, 0.065)):  # nodes 0.012 apart; four standard errors
+    for std, tolerance in ((0.5, 1e-4), (0.003, 0.065)):  # four standard errors: nodes stand where the targets are
         normal = torch.distributions.Normal(0.4, std)
         f = AutogradEnergy(lambda y, normal=normal: normal.log_prob(y[..., 0]) + 3)
         parts = []
         for number in range(400):
-            partition = learner.log_partition(learner.streams.at(number), torch.zeros(2, 4, 1))
+            partition = learner.log_partition(learner.streams.at(number), torch.zeros(2, 4, 1).double())
             assert partition is not None
             parts.append(partition(f))
         assert parts[0].shape == (2, 4)

@@ -14,7 +14,9 @@ from ebmbench.methods.likelihood import MLMCMC
 from ebmbench.methods.score import DSM, SM
 from ebmbench.native import build
 from ebmbench.proposals.mixture import GaussianMixture
-from ebmbench.tasks.regression.base_density import BaseDensity, WithBase
+from ebmbench.supports.measure import BaseDensity
+from ebmbench.supports.real import Real
+from ebmbench.supports.targets import Axis, Targets, WithBase
 from ebmbench.tasks.regression.networks.fused_head import SERIAL, HeadStack
 from ebmbench.tasks.regression.networks.mlp import MLP
 from ebmbench.tasks.regression.stack import Place, Stack
@@ -138,7 +140,7 @@ def test_what_the_kernel_has_no_room_for_takes_the_plain_path() -> None:
 def test_score_methods_of_a_model_with_a_base_density_use_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     fused, _ = stacks(32, 2, 2)
     x, y, _, slopes = points(2, 5, 9, 2)
-    base = BaseDensity()
+    base = Targets((Axis(Real(), 0.0, 1.0, (), BaseDensity()),))
     f, _ = fused.bind(x)
     monkeypatch.setattr(f, "plain", None)
     slope = WithBase(f, base).grad(y, create_graph=True)

@@ -18,6 +18,7 @@ import pandas as pd
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
 from ebmbench.engine.runs import Status
+from ebmbench.system.seal import encode as sealed_json
 from tests.sweep.made import seal
 
 METHODS_1D = ("nce+", "nce", "ml-is", "kld-is", "ml-mcmc", "dsm", "sm")
@@ -53,7 +54,7 @@ def _write(folder: Path, config: RunConfig, **status: Any) -> None:
     (folder / "config.yaml").write_text(config.to_yaml())
     origin = {"state": "done", "commit": "0123abc", "host": "node1", "started": "2026-01-02T03:04:05+00:00"}
     full = Status.of(config, **{**origin, **status})
-    (folder / "status.json").write_text(json.dumps(asdict(full)))
+    (folder / "status.json").write_bytes(sealed_json(asdict(full)))
     (folder / "checkpoint.pt").write_bytes(b"made up")
     (folder / "environment.json").write_text(json.dumps({"python": "3.11", "torch": "2.14", "device": "cpu"}))
 
@@ -145,7 +146,7 @@ def paper_sweep(results: Path, seeds: int = 20, name: str = "paper_1d") -> list[
     folders = []
     for dataset in (1, 2):
         for method in METHODS_1D:
-            config = _compose(results, name, "task=1d", f"method={method}", f"task.dataset={dataset}", f"seeds={seeds}")
+            config = _compose(results, name, "task=1d", f"method={method}", f"data=law{dataset}", f"seeds={seeds}")
             failed = method == "ml-mcmc" and dataset == 2
             folders.append(
                 make_1d(

@@ -52,24 +52,24 @@ def made(results_dir: Path, *overrides: str) -> Path:
 
 
 def test_models_that_had_other_data_are_not_compared(tmp_path: Path) -> None:
-    small = ("task.num_train=128", "task.num_test=256")  # one of the two tells them apart
+    small = ("data.num_train=128", "data.num_test=256")  # one of the two tells them apart
     few = [made(tmp_path, f"method={method}", *small) for method in ("nce", "sm")]
     paths = [*few, *(made(tmp_path, f"method={method}") for method in ("ml-is", "sm"))]
     found = frame.find(list(map(str, paths)), tmp_path)
     assert found.done.groupby("label")["method"].agg(set).to_dict() == {
-        "1d-1, with num_train = 128": {"nce", "sm"},
-        "1d-1, with num_train = 2000": {"ml-is", "sm"},
+        "1d-1, with data.num_train = 128": {"nce", "sm"},
+        "1d-1, with data.num_train = 2000": {"ml-is", "sm"},
     }
     assert not found.varies and set(found.tasks) == set(found.done["label"])
-    assert "1D, dataset 1, with num_train = 128" in render(found, "")
+    assert "1D, dataset 1, with data.num_train = 128" in render(found, "")
 
 
 def test_data_that_all_models_had_alike_is_an_axis(tmp_path: Path) -> None:
-    noise = [f"task.target_noise={value}" for value in (0.0, 0.1)]
+    noise = [f"data.target_noise={value}" for value in (0.0, 0.1)]
     paths = [str(made(tmp_path, f"method={method}", value)) for method in ("nce", "sm") for value in noise]
     found = frame.find(paths, tmp_path)
-    assert set(found.done["label"]) == {"1d-1"} and found.axes == ("task.target_noise",)
-    draws = [made(tmp_path, f"method={m}", f"task.data_seed={d}") for m, d in (("nce", 0), ("nce", 1), ("sm", 1))]
+    assert set(found.done["label"]) == {"1d-1"} and found.axes == ("data.target_noise",)
+    draws = [made(tmp_path, f"method={m}", f"data.data_seed={d}") for m, d in (("nce", 0), ("nce", 1), ("sm", 1))]
     assert set(frame.find(list(map(str, draws)), tmp_path).done["label"]) == {"1d-1"}  # one draw is common
     assert len(set(frame.find([str(draws[0]), str(draws[2])], tmp_path).done["label"])) == 2
 
@@ -84,14 +84,14 @@ def test_runs_of_a_task_that_is_not_loaded_are_in_the_table(tmp_path: Path) -> N
 
 
 def test_a_setting_that_another_task_lacks_is_no_trouble(tmp_path: Path) -> None:
-    paths = [made(tmp_path, "method=nce", f"task.target_noise={value}") for value in (0.0, 0.1)]
+    paths = [made(tmp_path, "method=nce", f"data.target_noise={value}") for value in (0.0, 0.1)]
     paths += made_runs.detection_runs(tmp_path)
     found = frame.find(list(map(str, paths)), tmp_path)
     assert {"1d-1", "detection-shapes"} == set(found.comparison["label"]) and "AP" in render(found, "")
 
 
 DAMAGES: list[tuple[str, bytes | None]] = [
-    ("status.json", b'{"schema": 1, "state": '),
+    ("status.json", b'{"schema": 2, "state": '),
     ("status.json", b"\xff\xfe\x00"),
     ("status.json", b"[]"),
     ("metrics.csv", b""),
@@ -108,7 +108,7 @@ DAMAGES: list[tuple[str, bytes | None]] = [
     ("densities.npz", b""),
     ("calibration.csv", b"seed,level,coverage\n0,a,b\n"),
     ("history.csv", b"step,seed,loss\n1,0,bad\n"),
-    ("status.json", b'{"schema": 1, "run_id": ["a"], "seeds": 3}'),
+    ("status.json", b'{"schema": 2, "run_id": ["a"], "seeds": 3}'),
     ("metrics.csv", b"seed,d_kl,diverged,trusted\n0,a,b,c\n1,x,y,z\n2,x,y,z\n3,x,y,z\n"),
     ("environment.json", b"[1]"),
 ]
@@ -150,7 +150,7 @@ def shown_command(run: frame.Run) -> str:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["task=1d", "method=nce+", "task.dataset=2", "seeds=20"],
+        ["task=1d", "method=nce+", "data=law2", "seeds=20"],
         ["task=1d", "method=ml-mcmc", "method.langevin_step=0.1", "seeds=[3,7]"],
         ["task=1d", "method=nce", "proposal.stds=[0.5]", "method.num_samples=16", "trainer.epochs=3"],
         ["task=1d", "method=sm", "+experiment=smoke"],
@@ -163,6 +163,7 @@ def test_the_command_that_is_shown_gives_the_same_run_again(tmp_path: Path, over
     config = compose([*overrides, f"results_dir={tmp_path}"])
     folder = config.run_dir
     made_runs._write(folder, config)
+    seal(folder)
     shown = shlex.split(shown_command(frame.read_run(folder)))
     assert shown[:3] == ["python", "-m", "ebmbench"]
     assert compose(shown[3:]).run_hash == config.run_hash
@@ -171,7 +172,7 @@ def test_the_command_that_is_shown_gives_the_same_run_again(tmp_path: Path, over
 def test_a_submitted_sweep_shows_its_missing_jobs(tmp_path: Path) -> None:
     from ebmbench.sweep.plan import make_plan, write_plan
 
-    plan = make_plan("paper_1d", ["seeds=2", "task.dataset=1"], commit=None)
+    plan = make_plan("paper_1d", ["seeds=2", "data=law1"], commit=None)
     write_plan(plan, tmp_path)
     config = plan.jobs[0].run_config(tmp_path)
     made_runs.make_1d(config)
@@ -191,7 +192,7 @@ def test_the_page_runs_an_overridden_sweep_again_as_it_was_submitted(tmp_path: P
     from tests.sweep.made import sweep
 
     place = tmp_path / "my results"
-    plan = make_plan("paper_1d", ["seeds=2", "task.dataset=1", "method=nce", "sweep.name=mine"], None, seeds_per_job=1)
+    plan = make_plan("paper_1d", ["seeds=2", "data=law1", "method=nce", "sweep.name=mine"], None, seeds_per_job=1)
     write_plan(plan, place)
     shown = shlex.split(again(frame.find(["mine"], place), "")[0].command)
     assert shown[:4] == ["python", "-m", "ebmbench", "sweep"]

@@ -13,6 +13,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.display.table import Cell, Table, csv_text, latex, markdown, number
 from ebmbench.report import scores, stats, tables
 from ebmbench.report.frame import Results, task_of
+from ebmbench.report.published import published_tables
 
 ONE_D, DETECTION = task_of("1d"), task_of("detection")
 D_KL, AP, COVERAGE, VAL_NLL = (
@@ -21,7 +22,7 @@ D_KL, AP, COVERAGE, VAL_NLL = (
     ONE_D.metric("coverage_50"),
     ONE_D.metric("val_nll"),
 )
-(DRAW,) = ONE_D.draw_settings
+DRAW = "data.data_seed"
 
 
 def build(frame: pd.DataFrame, name: str, description: str, entries: tuple[Any, ...], axes: tuple[str, ...]) -> Any:
@@ -92,22 +93,22 @@ def test_a_grid_over_what_is_not_swept_is_refused() -> None:
 
 
 def test_a_setting_that_is_null_has_a_column() -> None:
-    axes = ("task.data.num_train", "task.data.base_seed")
+    axes = ("data.num_train", "data.base_seed")
     values = {("nce", images, seed): [images / 100] * 2 for images in (25, 100) for seed in (None, 1)}
     text = build(frame_of(values, axes), "n", "", ({"grid": {"by": axes[0]}},), axes)["tables.md"]
     assert "| base_seed = 1 | base_seed = null |" in text and "| 25 | **0.250**" in text
 
 
 def test_variants_have_a_row_each_and_the_metrics_asked_for() -> None:
-    axes = ("task.data.num_train",)
+    axes = ("data.num_train",)
     frame = frame_of({("nce", images): [images / 100, images / 100 + 1] for images in (25, 100)}, axes)
     for options, cell in (({}, "0.75 [0.00, 7.10]"), ({"intervals": False}, "0.75")):
         made = build(frame, "v", "", ({"variants": {"metrics": ["d_kl"], **options}},), axes)
-        assert f"| nce | num train = 25 | 2 of 2 | {cell} |" in made["tables.md"] and "variants.csv" in made
+        assert f"| nce | num train = 25 | 2 | {cell} |" in made["tables.md"] and "variants.csv" in made
 
 
 def test_draws_of_the_data_are_the_units_of_their_table() -> None:
-    axes = ("task.data_seed",)
+    axes = ("data.data_seed",)
     rng = np.random.default_rng(3)
     shift = rng.normal(0, 1, 6)  # what a draw does to all methods alike
     values = {
@@ -119,7 +120,7 @@ def test_draws_of_the_data_are_the_units_of_their_table() -> None:
     rows = scores.draws(frame, ["task", "dataset"], D_KL, DRAW).set_index("method")
     means = np.array([np.mean(values["nce", draw]) for draw in range(6)])
     assert rows.loc["nce", "mean"] == pytest.approx(means.mean())
-    split = stats.variance_components(np.array([values["nce", draw] for draw in range(6)]))
+    split = stats.variance_components(np.array([values["nce", draw] for draw in range(6)]), crossed=True)
     assert split.low < 0 and (rows.loc["nce", "low"], rows.loc["nce", "high"]) == (0, split.high)  # D_KL is above 0
     assert rows.loc["nce", "std_draws"] == pytest.approx(means.std(ddof=1), rel=0.01)
     assert rows.loc["nce", "std_residual"] == pytest.approx(0.01, rel=0.5)
@@ -127,11 +128,19 @@ def test_draws_of_the_data_are_the_units_of_their_table() -> None:
     # Paired by draw, or it would not be seen; six draws can just decide one comparison, with p = 2 / 2⁶.
     assert rows.loc["sm", "p_holm"] == 1 / 32 and rows.loc["sm", "verdict"] == "worse"
     assert rows.loc["nce", "mark"] == "best" and rows.loc["nce", "comparisons"] == 1
-    assert "does the draw of the data decide?" in build(frame, "d", "", ("draws",), axes)["tables.md"]
+    text = build(frame, "d", "", ("draws",), axes)["tables.md"]
+    assert "does the draw of the data decide?" in text and "All draws share their seeds" in text
+    frame["seed"] += 4 * frame[DRAW]  # seeds of their own: draws are the units, and nothing else
+    rows = scores.draws(frame, ["task", "dataset"], D_KL, DRAW).set_index("method")
+    assert (rows.loc["nce", "high"], rows.loc["nce", "std_seeds"]) == pytest.approx(
+        (stats.mean_interval(means)[1], np.mean([np.var(values["nce", d], ddof=1) for d in range(6)]) ** 0.5)
+    )
+    assert rows["std_residual"].isna().all() and rows.loc["sm", "p_holm"] == 1 / 32
+    assert "share their seeds" not in build(frame, "d", "", ("draws",), axes)["tables.md"]
 
 
 def test_draws_show_what_is_not_trusted() -> None:
-    axes = ("task.data_seed",)
+    axes = ("data.data_seed",)
     values = {
         (method, draw): [mean, mean + 0.1 * draw, 9.0]
         for method, mean in (("nce", 1.0), ("sm", 2.0))
@@ -142,18 +151,14 @@ def test_draws_show_what_is_not_trusted() -> None:
     frame.loc[sm & (frame["seed"] == 2), "trusted"] = 0
     rows = scores.draws(frame, ["task", "dataset"], D_KL, DRAW).set_index("method")
     assert rows["n_untrusted"].to_dict() == {"nce": 0, "sm": 6}
-    alone = [value for draw in range(6) for value in values["sm", draw][:2]]
-    assert rows.loc["sm", "mean_trusted"] == pytest.approx(np.mean(alone)) and rows.loc["sm", "mean"] > 4
+    assert rows.loc["sm", "bound"] == "least" and math.isinf(rows.loc["sm", "high"]) and rows.loc["sm", "mean"] > 4
     text = build(frame, "d", "", ("draws",), axes)["tables.md"]
-    assert "trusted seeds alone" in text and "| not trusted |" in text and "] ‡ |" in text and "‡: with seeds" in text
-
-    frame.loc[sm, "trusted"] = 0
-    rows = scores.draws(frame, ["task", "dataset"], D_KL, DRAW).set_index("method")
-    assert rows.loc["sm", "verdict"] == "" and "Not ranked, for no draw is trusted: sm." in rows.loc["sm", "note"]
+    assert "| sm | ≥ 4." in text and "≥: a lower bound, with unreliable values" in text
+    assert rows.loc["sm", "verdict"] == "not significant" and "by their bounds" in rows.loc["sm", "note"]
 
 
 def test_draws_show_other_settings_and_metrics_beside_the_methods() -> None:
-    axes = (DRAW, "task/network")
+    axes = (DRAW, "network")
     values = {
         (method, draw, network): [mean, mean + 0.01]
         for method, network, mean in (("nce", "mlp", 1.0), ("sm", "mlp", 1.5), ("ml-exact", "mdn", 2.0))
@@ -169,19 +174,18 @@ def test_draws_show_other_settings_and_metrics_beside_the_methods() -> None:
 
 def test_networks_are_compared_in_one_table_of_scores() -> None:
     values = {("nce", "mlp"): [1.0, 1.1] * 5, ("ml-exact", "mlp"): [1.5, 1.6] * 5, ("ml-exact", "mdn"): [2.0, 2.2] * 5}
-    axes = ("task/network",)
+    axes = ("network",)
     text = build(frame_of(values, axes), "d", "", ("scores",), axes)["tables.md"]
     rows = [
         line.split(" | ")[0]
         for line in text.splitlines()
         if line.startswith(("| nce |", "| ml-exact |", "| ml-exact, "))
     ]
-    assert rows == ["| nce", "| ml-exact", "| ml-exact, mdn"] * 2  # the second table is the headline's
-    assert "over 3 comparisons" in text
+    assert rows == ["| nce", "| ml-exact", "| ml-exact, mdn"] * 2  # the second table has the other summaries
 
 
 def test_tasks_that_have_networks_of_their_own_do_not_name_them() -> None:
-    axes = ("task.network.name",)
+    axes = ("network.name",)
     one = frame_of({("nce", "paper"): [1.0]}, axes)
     other = frame_of({("nce", "mlp"): [1.0] * 3, ("ml-exact", "mdn"): [1.0]}, axes).assign(task="regression")
     done = Results("runs", pd.concat([one, other]), axes).done
@@ -239,11 +243,13 @@ def test_seeds_that_others_lack_do_not_make_a_method_the_best() -> None:
     assert rows["mean"].idxmin() == "nce+" and rows.loc["nce", "mark"] == "best"
     assert (rows["ranked_over"] == 5).all() and (rows["comparisons"] == 3).all()
     assert rows.loc["nce", "mean_ranked"] == pytest.approx(nce[:5].mean())
-    assert rows["p_holm"].isna().all() and rows.loc["sm", "verdict"] == "not decided"
+    assert rows["p_holm"].isna().all() and rows.loc["sm", "verdict"] == "not significant"
     assert "over the 5 seeds that all have (0 to 4)" in rows.loc["sm", "note"]
-    assert "5 seeds cannot support a test of 3 comparisons (it takes 7)." in rows.loc["sm", "note"]
+    assert "Too few seeds (5) for 3 comparisons (7 needed)." in rows.loc["sm", "note"]
     pairs = scores.compare(frame, ["task", "dataset"], "method", D_KL)
-    assert (pairs["pairs"] == 5).all() and (pairs["verdict"] == "not decided").all() and pairs["p_holm"].isna().all()
+    assert (
+        (pairs["pairs"] == 5).all() and (pairs["verdict"] == "not significant").all() and pairs["p_holm"].isna().all()
+    )
     found = scores.audit(frame, ["task", "dataset"], "method", D_KL, VAL_NLL).set_index(["rule", "method"])
     assert found.loc[("all", "nce"), "rank"] == 1 and (found["seeds"] == 5).all()
 
@@ -264,9 +270,9 @@ def test_a_large_p_value_is_not_equality_and_a_margin_can_be() -> None:
     rows = summary(frame)
     assert rows.loc["dsm", "verdict"] == "worse" and rows.loc["dsm", "p_holm"] < 0.002
     (other,) = [m for m in ("nce", "sm") if rows.loc[m, "mark"] != "best"]
-    assert rows.loc[other, "p_holm"] > 0.05 and rows.loc[other, "verdict"] == "not decided"
+    assert rows.loc[other, "p_holm"] > 0.05 and rows.loc[other, "verdict"] == "not significant"
     assert summary(frame, margins={"d_kl": 0.05}).loc[other, "verdict"] == "equivalent"
-    assert summary(frame, margins={"d_kl": 0.0001}).loc[other, "verdict"] == "not decided"
+    assert summary(frame, margins={"d_kl": 0.0001}).loc[other, "verdict"] == "not significant"
     # A difference that is decided is no equivalence, however wide the margin is.
     assert summary(frame, margins={"d_kl": 5.0}).loc["dsm", "verdict"] == "worse"
     pairs = scores.compare(frame, ["task", "dataset"], "method", D_KL, margin=0.05).set_index(["first", "second"])
@@ -279,24 +285,47 @@ def test_a_large_p_value_is_not_equality_and_a_margin_can_be() -> None:
 def test_a_sweep_gives_the_margin_of_equivalence() -> None:
     frame = frame_of({("nce",): noisy(0.1, 20), ("sm",): noisy(0.1, 20, key=1), ("dsm",): noisy(0.2, 20, key=2)})
     text = build(frame, "s", "", ({"scores": {"margins": {"d_kl": 0.05}}},), ())["tables.md"]
-    assert "Equivalent to the best mean (two one-sided tests): d_kl, margin 0.05: " in text and "| equivalent |" in text
-    assert "Not decided against" not in text
+    assert (
+        "Equivalent to the best mean (two one-sided tests): d_kl, margin 0.05: " in text and "| equivalent p = " in text
+    )
     for margins in ({"d_kl": 0}, {"d_kl": "much"}, [0.1]):
         with pytest.raises(UserError, match="give each metric a positive number"):
             tables.parse_entry({"scores": {"margins": margins}})
 
 
-def test_seeds_that_are_not_trusted_are_told_apart() -> None:
+def test_an_unreliable_value_counts_as_its_bounds() -> None:
     values = noisy(0.1, 10)
     values[3] = 0.0  # too good to be true
-    frame = frame_of({("nce",): noisy(0.098, 10), ("sm",): values})
-    frame.loc[(frame["method"] == "sm") & (frame["seed"] == 3), "trusted"] = 0
+    frame = frame_of({("nce",): noisy(0.098, 10), ("sm",): values, ("dsm",): noisy(0.3, 10, 2)})
+    for name in ("sm", "dsm"):
+        frame.loc[(frame["method"] == name) & (frame["seed"] == 3), "trusted"] = 0
     rows = summary(frame)
-    assert rows["n_untrusted"].to_dict() == {"nce": 0, "sm": 1}
-    assert rows.loc["sm", "mean"] == pytest.approx(np.mean(values))
-    assert rows.loc["sm", "mean_trusted"] == pytest.approx(np.delete(values, 3).mean())
-    assert rows.loc["sm", "mark"] == "best"
-    assert rows.loc["sm", "note"] == "Over the 9 seeds that are trusted for all, nce has the best mean."
+    assert rows["n_untrusted"].to_dict() == {"nce": 0, "sm": 1, "dsm": 1}
+    assert rows.loc["sm", "mean"] == pytest.approx(np.mean(values))  # nothing is left out
+    assert rows["bound"].to_dict() == {"nce": "", "sm": "least", "dsm": "least"} and math.isinf(rows.loc["sm", "high"])
+    # What may be worse than it seems is not the best; what is worse even as a lower bound, is worse.
+    assert rows["verdict"].to_dict() == {"nce": "best", "sm": "not significant", "dsm": "worse"}
+    text = build(frame, "s", "", ("scores",), ())["tables.md"]
+    assert "| sm | ≥ 0.09" in text and "≥: a lower bound, with unreliable values" in text
+
+
+def test_nothing_is_known_of_an_unreliable_value_that_is_no_bound() -> None:
+    frame = frame_of({("nce",): noisy(0.1, 20), ("sm",): noisy(0.9, 20, 1)})
+    frame["crps"] = frame["d_kl"]
+    frame.loc[(frame["method"] == "sm") & (frame["seed"] == 3), "trusted"] = 0
+    metric = ONE_D.metric("crps")
+    row = scores.summarise(frame, ["task", "dataset"], "method", [metric]).set_index("method").loc["sm"]
+    assert (row["bound"], row["low"], row["high"]) == ("unknown", 0, math.inf) and row["p_holm"] < 1
+    frame.loc[frame["method"] == "sm", "trusted"] = 0  # it may be anything from 0 on
+    row = scores.summarise(frame, ["task", "dataset"], "method", [metric]).set_index("method").loc["sm"]
+    assert row["verdict"] == "not significant" and row["p_holm"] == 1
+
+
+def test_a_score_of_many_targets_is_shown_as_a_lower_bound_and_ranked_as_it_is() -> None:
+    frame = frame_of({("nce",): noisy(0.1, 10), ("sm",): noisy(0.9, 10, 1)}).assign(lower_bound=1.0)
+    rows = summary(frame)
+    assert (rows["bound"] == "least").all() and rows["verdict"].to_dict() == {"nce": "best", "sm": "worse"}
+    assert "miss modes that nothing points to" in build(frame, "s", "", ("scores",), ())["tables.md"]
 
 
 def test_the_median_and_its_interval_count_a_diverged_seed_as_the_worst() -> None:
@@ -324,18 +353,18 @@ def test_the_means_of_a_method_that_diverged_are_not_compared() -> None:
 
 
 def test_draws_of_half_a_sweep_use_what_all_have() -> None:
-    axes = ("task.data_seed",)
+    axes = ("data.data_seed",)
     values: dict[tuple[object, ...], list[float]] = {
         (m, d): noisy(x + d, 4, key=d) for m, x in (("nce", 1.0), ("sm", 1.5)) for d in range(8)
     }
     frame = frame_of(values, axes)
-    frame = frame[~((frame["method"] == "sm") & (frame["task.data_seed"] > 5))]
-    frame = frame[~((frame["method"] == "sm") & (frame["task.data_seed"] == 2) & (frame["seed"] == 3))]
+    frame = frame[~((frame["method"] == "sm") & (frame["data.data_seed"] > 5))]
+    frame = frame[~((frame["method"] == "sm") & (frame["data.data_seed"] == 2) & (frame["seed"] == 3))]
     rows = scores.draws(frame, ["task", "dataset"], D_KL, DRAW).set_index("method")
     assert rows["n"].to_dict() == {"nce": 8, "sm": 6} and (rows["seeds"] == 3).all()
     assert (rows["ranked_over"] == 6).all() and "over the 6 draws that all have (0 to 5)" in rows.loc["sm", "note"]
     assert rows.loc["nce", "mean_ranked"] == pytest.approx(np.mean([values["nce", d][:3] for d in range(6)]))
-    one = scores.draws(frame[frame["task.data_seed"] == 0], ["task", "dataset"], D_KL, DRAW)
+    one = scores.draws(frame[frame["data.data_seed"] == 0], ["task", "dataset"], D_KL, DRAW)
     assert (one["verdict"] == "").all() and one["note"].str.startswith("No ranking: fewer than two draws").all()
 
 
@@ -361,21 +390,21 @@ def test_one_number_for_all_seeds_is_no_sample() -> None:
     frame["task"] = "regression"
     metric = task_of("regression").metric("ensemble_nll")
     rows = scores.summarise(frame, ["task", "dataset"], "method", [metric]).set_index("method")
-    assert rows.loc["nce", "mark"] == "best" and rows.loc["sm", "verdict"] == "not decided"
+    assert rows.loc["nce", "mark"] == "best" and rows.loc["sm", "verdict"] == "not significant"
     assert (
         rows[["low", "high", "p_holm"]].isna().all(axis=None) and "no interval and no test" in rows.loc["nce", "note"]
     )
 
 
 def test_one_number_for_the_seeds_of_a_draw_has_no_spread_between_seeds() -> None:
-    axes = ("task.data.split",)
+    axes = ("data.split",)
     values = {(m, k): [k + (m == "sm")] * 3 for m in ("nce", "sm") for k in range(6)}
     frame = frame_of(values, axes).rename(columns={"d_kl": "ensemble_nll"}).assign(task="regression", dataset="uci")
     text = build(frame, "d", "", ({"draws": {"metrics": ["ensemble_nll"]}},), axes)["tables.md"]
     low, high = stats.mean_interval(np.arange(6.0))
     assert f"| nce | **2.5** [{low:.1f}, {high:.1f}] |" in text
-    assert "std between draws" in text and "std between seeds" not in text and "std of the rest" not in text
-    assert "interval over draws: all seeds of a draw make one number" in text and "mixed model" not in text
+    assert "std between draws" in text and "std between seeds" not in text
+    assert "all seeds of a draw make one number" in text and "mixed model" not in text
 
 
 def test_higher_ap_is_better_and_the_stages_are_told_apart() -> None:
@@ -389,22 +418,27 @@ def test_higher_ap_is_better_and_the_stages_are_told_apart() -> None:
     assert "## Detection, shapes: mean over seeds" in text
     assert "| nce | **52.10" in text and "AP ↑" in text
     assert "| nce | 48.50 | 49.50 | 52.10 | – | – | – | 3.60 [3.00, 4.00] | – [–, –] |" in text
-    assert "n = 3 seeds: where they are skewed" in text and "†" not in text
-    assert "AP: sm" in text and "3 seeds cannot support a test of 1 comparison (it takes 6)." in text
+    assert "n = 3: where values are skewed" in text and "†" not in text
+    assert "| not significant |" in text and "Too few seeds (3) for 1 comparison (6 needed)." in text
 
 
-def test_what_is_not_trusted_has_a_column_and_a_mean_without_it() -> None:
-    values = noisy(0.1, 10)
-    frame = frame_of({("nce",): noisy(0.2, 10), ("sm",): [5.0, *values[1:]]})
-    frame.loc[(frame["method"] == "sm") & (frame["seed"] == 0), "trusted"] = 0
+def test_the_first_table_has_six_columns_and_what_is_more_is_folded_away() -> None:
+    frame = frame_of({("nce",): noisy(0.2, 10), ("sm",): noisy(0.1, 10)})
+    names = [metric.name for metric in ONE_D.metrics if metric.table]
+    frame = frame.assign(**{name: frame["d_kl"] for name in names})
     made = list(tables.score_tables(frame, (), {}))
-    heads = [[cell.text for cell in table.header] for table in made[:2]]
-    assert heads[0][1:3] == ["D_KL ↓", "median"] and all("not trusted" in head for head in heads)
-    sm = dict(zip(heads[1], [cell.text for cell in made[1].rows[1]], strict=True))
-    assert sm["not trusted"] == "1" and float(sm["trusted seeds alone"]) == pytest.approx(np.mean(values[1:]), abs=0.01)
-    assert any("Without them: D_KL: sm" in note for note in made[0].notes)
-    trusted = list(tables.score_tables(frame.assign(trusted=1), (), {}))
-    assert "not trusted" not in [cell.text for cell in trusted[0].header]
+    assert [table.folded for table in made] == [False, True, True] and len(made[0].header) == 6
+    heads = [cell.text for table in made[:2] for cell in table.header]
+    assert "D_KL ↓" in heads and "edge mass ↓" in heads and heads[5] == "test of D_KL"
+    one = tables.headline(made, [ONE_D])
+    assert one is not None and len(one.header) == 6 and not any(cell.beside for row in one.rows for cell in row)
+    both = [*made, *tables.score_tables(frame.assign(dataset="2"), (), {})]
+    two = tables.headline(both, [ONE_D])
+    assert two is not None and [cell.text for cell in two.header][1:] == [
+        "1D, dataset 1: D_KL ↓",
+        "1D, dataset 2: D_KL ↓",
+    ]
+    assert [row[0].text for row in two.rows] == ["nce", "sm"] and two.rows[1][1].mark == "best"
 
 
 HOSTILE = "nice\n\\input{/etc/passwd}\r| <script>alert(1)</script> [x](http://evil) **b** `c`"
@@ -462,29 +496,19 @@ def test_numbers_are_printed(value: float, decimals: int | None, text: str) -> N
 
 
 def test_methods_of_which_every_seed_diverged_are_counted_in_every_table() -> None:
-    axes = ("task.data_seed",)
+    axes = ("data.data_seed",)
     frame = frame_of({(m, draw): [math.nan, math.nan] for m in ("nce", "sm") for draw in (0, 1)}, axes)
-    entries = ("scores", "comparisons", "audit", "draws", {"grid": {"by": "task.data_seed"}})
+    entries = ("scores", "comparisons", "audit", "draws", {"grid": {"by": "data.data_seed"}})
     text = build(frame, "s", "", entries, axes)["tables.md"]
-    assert text.count("| nce | – † | ∞ | 0 | 2 |") == 2 and "| method | D_KL ↓ | median | n | diverged |" in text
+    assert text.count("| nce | – † | – |") >= 2 and text.count("| nce | ∞ | – (1 of 2) | – | 2 2 diverged |") == 2
 
 
-def test_a_method_without_a_trusted_seed_is_not_ranked() -> None:
-    frame = frame_of({("nce",): noisy(0.2, 10), ("dsm",): noisy(0.3, 10, 1), ("sm",): noisy(0.1, 10, 2)})
-    frame.loc[frame["method"] == "sm", "trusted"] = 0
+def test_where_all_values_are_unreliable_there_is_no_best_one() -> None:
+    frame = frame_of({("nce",): noisy(0.2, 10), ("dsm",): noisy(0.3, 10, 1)}).assign(trusted=0)
     rows = summary(frame)
-    assert rows["verdict"].to_dict() == {"nce": "best", "dsm": "worse", "sm": ""}
-    assert (rows["comparisons"].drop("sm") == 1).all() and rows.loc["sm", "mark"] == ""
-    assert set(rows["note"]) == {"Not ranked, for no seed is trusted: sm."}
-    pairs = scores.compare(frame, ["task", "dataset"], "method", D_KL).set_index(["first", "second"])
-    assert pairs["p_holm"].isna().to_dict() == {("nce", "dsm"): False, ("nce", "sm"): True, ("dsm", "sm"): True}
-    one_seed = frame[(frame["method"] != "sm") | (frame["seed"] == 0)]  # it takes no seeds from the others
-    assert summary(one_seed)["verdict"].to_dict() == rows["verdict"].to_dict()
-    assert (summary(one_seed)["ranked_over"].drop("sm") == 10).all()
-    frame["trusted"] = 0
-    for table in list(tables.score_tables(frame, (), {}))[:2]:
-        assert not any(cell.mark == "best" for row in table.rows for cell in row)
-        assert "Not ranked, for no seed is trusted: nce, dsm, sm." in table.notes
+    assert set(rows["verdict"]) == {""} and set(rows["mark"]) == {""}
+    (note,) = set(rows["note"])
+    assert note.startswith("No best one: each has unreliable values, which are only bounded.")
 
 
 def test_a_metric_that_needs_no_log_z_is_ranked_whether_the_seed_is_trusted_or_not() -> None:
@@ -495,6 +519,25 @@ def test_a_metric_that_needs_no_log_z_is_ranked_whether_the_seed_is_trusted_or_n
     frame = frame.assign(ap=frame["d_kl"], box_nll=frame["d_kl"])
     rows = scores.summarise(frame, ["task", "dataset"], "method", [ap, box_nll]).set_index(["metric", "method"])
     assert rows["verdict"].to_dict() == {
-        ("ap", "nce"): "best", ("ap", "sm"): "worse", ("box_nll", "nce"): "best", ("box_nll", "sm"): ""
+        ("ap", "nce"): "best", ("ap", "sm"): "worse", ("box_nll", "nce"): "best", ("box_nll", "sm"): "not significant"
     }  # fmt: skip
     assert rows["n_untrusted"].xs("sm", level="method").to_dict() == {"ap": 0, "box_nll": 10}
+
+
+def test_published_rows_stand_beside_the_means_of_the_same_sets() -> None:
+    rows = [
+        {"task": "regression", "dataset": dataset, "method": method, "nll": nll + step, "ensemble_nll": nll - 0.5}
+        for dataset in ("yacht", "wine-quality-red", "mine")
+        for method, nll in (("nce", 0.5), ("ml-exact, gaussian", 1.5))
+        for step in (-0.1, 0.1)
+    ]
+    [table] = published_tables(pd.DataFrame(rows))
+    assert [cell.text for cell in table.header] == ["model", "from", "wine-quality-red", "yacht"]
+    text = [[cell.text for cell in row] for row in table.rows]
+    assert ["nce", "here, one model", "0.50", "0.50"] in text
+    assert ["nce", "here, mixture of the seeds", "0.00", "0.00"] in text
+    assert ["deep ensembles", "Lakshminarayanan 2017", "0.94", "1.18"] in text
+    assert "2405.09536v2" in " ".join(table.notes) and "published random splits" in table.notes[0]
+    assert not published_tables(pd.DataFrame(rows)[lambda frame: frame["dataset"] == "mine"])
+    own = pd.DataFrame(rows).assign(data="table")  # a table of one's own that is called yacht
+    assert not published_tables(own)

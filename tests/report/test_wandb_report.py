@@ -65,7 +65,7 @@ def test_the_report_is_saved_with_all_its_parts(tmp_path: Path, results: Path) -
     chosen = grids[0]["metadata"]["runSets"][0]["filters"]["filters"][0]
     assert chosen["key"]["name"] == "config_hash" and len(chosen["value"]) == 7
     text = json.dumps(blocks(view, "markdown-block"))
-    assert "1D, dataset 1: mean over seeds" in text and "1D, dataset 2: every pair" in text
+    assert "1D, dataset 1: mean over seeds" in text and "1D, dataset 2: which method beats which" in text
     assert "python -m ebmbench sweep submit paper_1d" in json.dumps(blocks(view, "code-block"))
 
 

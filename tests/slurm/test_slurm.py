@@ -21,7 +21,7 @@ from ebmbench.sweep import collect
 from ebmbench.sweep.plan import write_plan
 from ebmbench.sweep.status import job_states
 from tests.slurm.cluster import Cluster
-from tests.sweep.made import sweep
+from tests.sweep.made import command, sweep
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]  # each job starts Python and PyTorch anew
 
@@ -30,7 +30,7 @@ SWEEP = """\
 defaults:
   - override /task: 1d
 seeds: 2
-task: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 129}}
+data: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 129}}
 trainer: {{epochs: {epochs}}}
 hydra:
   sweeper:
@@ -39,7 +39,7 @@ hydra:
 sweep: {{name: tiny, description: A test., tables: [scores, comparisons]}}
 """
 LAUNCHER = ["hydra/launcher=slurm", "hydra.launcher.cpus_per_task=1", "hydra.launcher.timeout_min=30"]
-NOT_COMPARED = ["train_seconds", "peak_memory_mb", "commit", "finished"]
+NOT_COMPARED = ["train_seconds", "peak_memory_mb", "commit", "finished", "record"]
 
 
 @pytest.fixture
@@ -88,6 +88,30 @@ def local_run(plan: Plan, folder: Path) -> pd.DataFrame:
     return collect.collect(plan, folder).frame.drop(columns=NOT_COMPARED)
 
 
+def test_resume_goes_where_the_sweep_was_submitted_to(
+    place: Path, slurm: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without srun and by a named Python, as a container needs it."""
+    write_sweep(place, "nce")
+    own = ["hydra.launcher.use_srun=false", f"hydra.launcher.slurm_python={sys.executable}"]
+    words = ["submit", "tiny", *LAUNCHER, *own, "+hydra.launcher.additional_parameters.hold=true"]
+    assert sweep(words) == 0
+    slurm.call("scancel", *slurm.queue())
+    wait(lambda: not slurm.queue(), "the cancelled job")
+    assert sweep(["resume", "tiny"]) == 0
+    assert "hydra/launcher=slurm" in capsys.readouterr().err and len(slurm.queue()) == 1
+    scripts = sorted((place / "results" / "sweeps" / "tiny" / "slurm").glob("*submission*.sh"))
+    assert scripts and all("srun" not in line for line in scripts[-1].read_text().splitlines() if line[:1] != "#")
+    slurm.call("scancel", *slurm.queue())
+
+
+def test_a_time_limit_that_is_all_warning_is_refused(place: Path, slurm: Cluster) -> None:
+    write_sweep(place, "nce")
+    with pytest.raises(UserError, match=r"timeout_min=2 is not allowed.*signal_delay_s=120.*give 4 minutes"):
+        sweep(["submit", "tiny", *LAUNCHER, "hydra.launcher.timeout_min=2"])
+    assert not slurm.queue()
+
+
 def test_an_array_waits_runs_what_was_frozen_and_gives_the_tables_of_the_local_run(
     place: Path, slurm: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -111,7 +135,7 @@ def test_an_array_waits_runs_what_was_frozen_and_gives_the_tables_of_the_local_r
     assert {job.config["trainer"]["epochs"] for job in plan.jobs} == {1}
 
     assert sweep(["collect", "tiny"]) == 0
-    assert sweep(["check", "tiny"]) == 0
+    assert command("audit", "tables", "tiny") == 0
     collected = collect.collect(plan, place / "results").frame.drop(columns=NOT_COMPARED)
     local = local_run(plan, place / "local")
     pd.testing.assert_frame_equal(collected, local, check_exact=True)
@@ -144,7 +168,7 @@ def test_a_failed_job_stops_no_other_and_alone_is_run_again(place: Path, slurm: 
 def test_preempted_and_warned_jobs_go_on_from_their_checkpoints_and_a_cancelled_one_stays_cancelled(
     place: Path, slurm: Cluster
 ) -> None:
-    write_sweep(place, "sm", epochs=3000, grid="task.data_seed: 0,1")  # at work long enough to be stopped
+    write_sweep(place, "sm", epochs=3000, grid="data.data_seed: 0,1")  # at work long enough to be stopped
     assert sweep(["submit", "tiny", *LAUNCHER, "hydra.launcher.partition=low"]) == 0
     plan = read_plan(place / "results", "tiny")
     warned, preempted = plan.jobs

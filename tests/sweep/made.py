@@ -19,6 +19,7 @@ from ebmbench.engine.runs import Status, output_files
 from ebmbench.report.planned import Job, Plan
 from ebmbench.sweep.plan import write_plan
 from ebmbench.system.files import fingerprint_of_file
+from ebmbench.system.seal import encode as sealed_json
 
 METHODS = ("nce+", "nce", "sm")
 
@@ -88,7 +89,7 @@ def seal(folder: Path) -> None:
     """Writes the checksums of a made run's files into its status, as a run does when it is done."""
     path = folder / "status.json"
     outputs = {p.relative_to(folder).as_posix(): fingerprint_of_file(p) for p in output_files(folder)}
-    path.write_text(json.dumps({**json.loads(path.read_text()), "outputs": outputs}))
+    path.write_bytes(sealed_json({**json.loads(path.read_text()), "outputs": outputs}))
 
 
 def command(*words: str) -> int:
@@ -111,5 +112,5 @@ def make_status(job: Job, results_dir: Path, state: str, **status: object) -> Pa
     (folder / "config.yaml").write_text(config.to_yaml())
     finished = "2026-01-02T00:00:00+00:00" if state == "done" else None
     made = Status.of(config, state, **{"commit": "0123456789ab", "finished": finished, **status})
-    (folder / "status.json").write_text(json.dumps(asdict(made)))
+    (folder / "status.json").write_bytes(sealed_json(asdict(made)))
     return folder

@@ -34,7 +34,7 @@ from pathlib import Path
 from ebmbench.engine import execute
 from ebmbench.engine.train import Callbacks
 from ebmbench.system import locking
-from ebmbench.tasks.regression.one_d import OneD
+from ebmbench.tasks.regression.task import OneD
 
 FOLDER = Path("steps")  # in the working directory
 train = execute.train
@@ -76,7 +76,7 @@ threads: 1
 device: cpu
 backend: plain
 checkpoint_seconds: 0.3
-task: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 65}}
+data: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 65}}
 trainer: {{epochs: {epochs}}}
 method: {{num_samples: 8}}
 hydra: {{sweeper: {{params: {{method: nce, trainer.learning_rate: '{rates}'}}}}}}

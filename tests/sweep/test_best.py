@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import yaml
 
-from ebmbench.config import nodes
+from ebmbench.config.compose import compose
+from ebmbench.config.folders import use_config_dir
 from ebmbench.core.errors import UserError
 from ebmbench.report.frame import Results
 from ebmbench.sweep import best
 
-AXES = ("task/network", "task.data.split", "task.network.activation", "trainer.learning_rate")
+AXES = ("network", "data.split", "network.activation", "trainer.learning_rate")
 
 
 def results(rows: list[tuple[str, int, str, float, float]], axes: tuple[str, ...] = AXES) -> Results:
@@ -22,7 +22,8 @@ def results(rows: list[tuple[str, int, str, float, float]], axes: tuple[str, ...
     frame = pd.DataFrame(
         [
             {
-                "config_hash": f"{number}", "task": "regression", "dataset": "made", "seed": 0, "state": "done",
+                "config_hash": f"{number}", "task": "regression", "dataset": "made", "data": "diabetes", "seed": 0,
+                "state": "done",
                 "method": "nce" if row[0] == "mlp" else "ml-exact", **dict(zip(AXES, row, strict=False)),
                 "val_nll": row[-1], "diverged": float(math.isnan(row[-1])),
             }
@@ -41,12 +42,14 @@ def test_the_mean_over_draws_decides_for_each_model(tmp_path: Path) -> None:
             ("mdn", 0, "relu", 0.005, 4.0), ("mdn", 1, "relu", 0.005, 1.0),
         ]
     )  # fmt: skip
-    relu = {"task.network.activation": "relu", "trainer.learning_rate": 0.005}
-    assert best.best(found) == {"regression-made": {"nce, mlp": relu, "ml-exact, mdn": relu}}
-    path = best.write(best.best(found), tmp_path, "first\nsecond")
-    assert path.read_text().startswith("# first\n# second\nregression-made:")
-    assert yaml.safe_load(path.read_text()) == best.best(found)
-    assert nodes.tables((tmp_path,))["regression-made"]["nce, mlp"] == relu  # as --config-dir reads it
+    relu = {"network.activation": "relu", "trainer.learning_rate": 0.005}
+    assert best.best(found) == {"regression/diabetes": {"nce/mlp": relu, "ml-exact/mdn": relu}}
+    path, _ = best.write(best.best(found), tmp_path, "first\nsecond")
+    assert path.read_text().startswith("# @package _global_\n# first\n# second\nnetwork:")
+    use_config_dir(tmp_path)
+    config = compose(["task=regression", "method=nce"])
+    assert config.task.network.activation == "relu" and config.trainer.learning_rate == 0.005  # type: ignore[attr-defined]
+    assert compose(["task=regression", "method=ml-is"]).trainer.learning_rate == 0.002  # type: ignore[attr-defined]
 
 
 def test_a_setting_that_lacks_a_run_or_diverged_is_not_chosen() -> None:
@@ -57,18 +60,18 @@ def test_a_setting_that_lacks_a_run_or_diverged_is_not_chosen() -> None:
             ("mlp", 0, "relu", 0.005, 2.0), ("mlp", 1, "relu", 0.005, 2.0),
         ]
     )  # fmt: skip
-    assert best.best(found)["regression-made"]["nce, mlp"]["task.network.activation"] == "relu"
+    assert best.best(found)["regression/diabetes"]["nce/mlp"]["network.activation"] == "relu"
 
 
 def test_a_model_has_the_settings_that_vary_for_it_alone_and_whole_numbers_stay_whole() -> None:
     found = results(
         [("mlp", 0, "silu", 0.002, 1.0), ("mlp", 0, "relu", 0.002, 2.0)] + 2 * [("ngboost", 0, None, None, 1.0)]
     )
-    leaf = "task.network.min_leaf"
+    leaf = "network.min_leaf"
     rows = found.frame.assign(**{leaf: [math.nan, math.nan, 1, 5], "val_nll": [1.0, 2.0, 4.0, 3.0]})
-    chosen = best.best(Results("tried", rows, (*AXES, leaf)))["regression-made"]
-    assert chosen["nce, mlp"] == {"task.network.activation": "silu"}
-    assert repr(chosen["ml-exact, ngboost"]) == "{'task.network.min_leaf': 5}"  # not 5.0
+    chosen = best.best(Results("tried", rows, (*AXES, leaf)))["regression/diabetes"]
+    assert chosen["nce/mlp"] == {"network.activation": "silu"}
+    assert repr(chosen["ml-exact/ngboost"]) == "{'network.min_leaf': 5}"  # not 5.0
 
 
 @pytest.mark.parametrize(
@@ -76,7 +79,7 @@ def test_a_model_has_the_settings_that_vary_for_it_alone_and_whole_numbers_stay_
     [
         ([("mlp", 0, "silu", 0.002, 1.0)], AXES, "it tries one setting of nce"),
         ([("mlp", 0, "silu", 0.002, 1.0), ("mlp", 1, "silu", 0.002, 1.0)], AXES[:2], "it tries one setting of nce"),
-        ([("mlp", 0, name, 0.002, math.nan) for name in ("silu", "relu")], AXES, "no run of nce, mlp .* has val_nll"),
+        ([("mlp", 0, name, 0.002, math.nan) for name in ("silu", "relu")], AXES, "no run of nce/mlp .* has val_nll"),
     ],
 )
 def test_a_sweep_that_tries_nothing_or_fails_has_no_best(

@@ -35,7 +35,7 @@ class Mine(Method):
 SWEEP = """\
 # @package _global_
 defaults:
-  - /experiment/smoke: 1d
+  - override /size: smoke
   - override /task: 1d
 seeds: 2
 plugins: [my_method.py]
@@ -77,7 +77,7 @@ def test_a_copy_that_was_changed_is_refused(tmp_path: Path, monkeypatch: pytest.
     copy = Path(job.config["plugins"][0])
     copy.write_text(copy.read_text().replace('"changed"', '"changed_too"'))
     forged = {**job.config, "method": {"name": "changed_too", "shift": 0.3}}
-    with pytest.raises(UserError, match="submit it again"):
+    with pytest.raises(UserError, match="damaged"):
         type(job)(job.run_id, job.run_hash, job.config_hash, {}, forged).run_config(tmp_path / "results")
 
 
@@ -110,4 +110,4 @@ def test_a_plug_in_trains_and_stands_beside_the_others(tmp_path: Path) -> None:
     # Without the raw runs and the plan: the tables alone.
     shutil.rmtree(tmp_path / "results" / "sweeps")
     shutil.rmtree(tmp_path / "results" / "runs")
-    assert ebmbench("sweep", "check", "own").startswith("own: every table follows")
+    assert "own: every table follows" in ebmbench("audit", "tables", "own")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import pty
 import re
@@ -32,6 +31,7 @@ from ebmbench.sweep.status import job_states
 from ebmbench.sweep.submit import launcher_settings
 from ebmbench.sweep.watch import Watch
 from ebmbench.system.locking import Lock
+from ebmbench.system.seal import encode as sealed_json
 from tests.sweep.made import make_status, sweep
 
 SWEEP = """\
@@ -39,7 +39,7 @@ SWEEP = """\
 defaults:
   - override /task: 1d
 seeds: 1
-task: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 65}}
+data: {{num_train: 64, num_val: 32, num_test: 64, grid_points: 65}}
 trainer: {{epochs: {epochs}}}
 hydra: {{sweeper: {{params: {{method: '{methods}'}}}}}}
 sweep: {{name: own, tables: [scores]}}
@@ -64,7 +64,7 @@ def states(place: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("name", "override"),
-    [("annotation_noise", "task.target_noise=0.1"), ("data_seeds", "task.data_seed=0")],
+    [("annotation_noise", "data.target_noise=0.1"), ("data_seeds", "data.data_seed=0")],
 )
 def test_a_table_over_what_is_no_longer_varied_is_refused_before_any_run(
     name: str, override: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -187,7 +187,7 @@ def test_a_terminal_shows_a_line_for_each_running_job(
                 watch.started(number, config)
             status = Status.of(configs[1], state="running", step=40, num_steps=160)
             configs[1].run_dir.mkdir(parents=True)
-            (configs[1].run_dir / "status.json").write_text(json.dumps(asdict(status)))
+            (configs[1].run_dir / "status.json").write_bytes(sealed_json(asdict(status)))
             watch.refresh()
             watch.ended(0, is_last=True)
             watch.say("[1/3] done")
@@ -284,7 +284,7 @@ def test_launcher_presets_take_overrides_and_say_what_they_are() -> None:
 
 
 def test_the_estimate_follows_the_benchmark(tmp_path: Path) -> None:
-    configs = [job.run_config(tmp_path) for job in make_plan("paper_1d", ["method=nce", "task.dataset=1"], None).jobs]
+    configs = [job.run_config(tmp_path) for job in make_plan("paper_1d", ["method=nce", "data=law1"], None).jobs]
     folder = tmp_path / "bench"
     folder.mkdir()
     header = "method,seeds,samples,batch,threads,ms,memory_mb\n"
@@ -297,11 +297,11 @@ def test_the_estimate_follows_the_benchmark(tmp_path: Path) -> None:
     assert "about 17 min" in estimate(configs, "cpu", 1, 8, tmp_path)  # more than were measured are no promise
     assert "up to 0.9 GB of GPU memory a job" in estimate(configs, "gpu", 1, 2, tmp_path)
     assert "about 9 s" in estimate(configs, "gpu", 1, 2, tmp_path)
-    more = ["method=nce", "task.dataset=1", "seeds=2", "method.num_samples=999_999", "backend=plain"]
+    more = ["method=nce", "data=law1", "seeds=2", "method.num_samples=999_999", "backend=plain"]
     [config] = [job.run_config(tmp_path) for job in make_plan("paper_1d", more, None).jobs]
     assert "up to 32.8 GB of memory a job" in estimate([config], "cpu", 1, 2, tmp_path)  # 32 points, 1 kB a sample
     (folder / "one_d.csv").write_text(f"{header}sm,20,1024,32,2,1,1\n")
-    plan = make_plan("paper_1d", ["method=nce,sm", "task.dataset=1", "seeds=1"], None)
+    plan = make_plan("paper_1d", ["method=nce,sm", "data=law1", "seeds=1"], None)
     said = estimate([job.run_config(tmp_path) for job in plan.jobs], "cpu", 1, 2, tmp_path)
     assert said.startswith("2 jobs (2 seeds)") and said.endswith("(1 job of unknown cost apart)")
 
@@ -310,7 +310,7 @@ def test_what_cannot_fit_into_memory_is_refused_before_it_starts(place: Path) ->
     write_sweep(place, "nce")
     with pytest.raises(UserError, match=r"about 1024001 GB of memory, and this machine has .*num_samples"):
         sweep(["submit", "own", "method.num_samples=1_000_000", "trainer.batch_size=1_000_000", "backend=plain",
-               "task.num_train=1_000_000"])  # fmt: skip
+               "data.num_train=1_000_000"])  # fmt: skip
     assert not list((place / "results").glob("runs/*"))
 
 

@@ -1,39 +1,113 @@
-"""`ebmbench tune`: equal budgets, the same search again, and after an interruption the same end."""
+"""Searches: the same trials for every method, seeds of their own, and what a search chose."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from ebmbench.cli import main as cli
-from ebmbench.config import nodes
-from ebmbench.config.compose import compose
-from ebmbench.config.folders import config_dirs
+from ebmbench.cli import tune as command
+from ebmbench.config.compose import compose, compose_all
+from ebmbench.config.run import TuneConfig
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.engine.execute import execute
+from ebmbench.methods.score import DSM
 from ebmbench.report.planned import Plan
-from ebmbench.sweep import tune
-from ebmbench.sweep.submit import Preset
-from ebmbench.tasks.regression.one_d import OneD
-
-pytest.importorskip("optuna")
+from ebmbench.sweep import trials
 
 SMOKE = (
     "task=1d",
     "+experiment=smoke",
     "device=cpu",
     "logger=none",
-    "task.num_test=64",
-    "task.grid_points=65",
+    "data.num_test=64",
+    "data.grid_points=65",
     "trainer.epochs=1",
+    "figures=false",
 )
-SEARCH = tune.Search("mine", SMOKE, ("nce", "dsm"), 3, "random", 0)
+LINES = [[*SMOKE, f"method={method}"] for method in ("nce", "ml-is", "dsm")]
+
+
+def words_of(tune: TuneConfig, lines: Sequence[Sequence[str]] = LINES) -> pd.DataFrame:
+    """The values of each trial, a row each."""
+    words, places = trials.listed(lines, compose_all(lines), tune)
+    given = [dict(word.partition("=")[::2] for word in line) for line in words]
+    return pd.DataFrame([{**values, **place} for values, place in zip(given, places, strict=True)])
+
+
+def test_all_methods_try_the_same_values_and_each_repeat_others() -> None:
+    table = words_of(TuneConfig(trials=3, repeats=2))
+    assert len(table) == 3 * 3 * 2
+    by_method = {name: own.reset_index(drop=True) for name, own in table.groupby("method")}
+    for key in ("trainer.learning_rate", "proposal.stds"):  # what they have in common
+        pd.testing.assert_series_equal(by_method["nce"][key], by_method["ml-is"][key])
+    pd.testing.assert_series_equal(by_method["nce"]["trainer.learning_rate"], by_method["dsm"]["trainer.learning_rate"])
+    assert by_method["dsm"]["proposal.stds"].isna().all() and by_method["nce"]["method.sigma"].isna().all()
+    assert by_method["nce"]["trainer.learning_rate"].nunique() == 6
+
+
+def test_more_trials_begin_with_the_same_and_another_seed_or_draw_has_others() -> None:
+    rates = "trainer.learning_rate"
+    few, more = words_of(TuneConfig(trials=2, repeats=1)), words_of(TuneConfig(trials=4, repeats=1))
+    assert list(more[rates])[:6] == list(few[rates])
+    assert set(words_of(TuneConfig(trials=2, repeats=1, seed=1))[rates]).isdisjoint(few[rates])
+    drawn = words_of(TuneConfig(trials=2, repeats=1), [[*LINES[0], "data.data_seed=1"]])
+    assert set(drawn[rates]).isdisjoint(few[rates])
+
+
+def test_a_file_adds_to_the_space_and_takes_from_it() -> None:
+    space = {"trainer.learning_rate": [0.001, 0.002], "proposal.stds": None, "trainer.epochs": {"low": 1, "high": 2}}
+    table = words_of(TuneConfig(trials=6, repeats=1, space=space))
+    assert set(table["trainer.learning_rate"]) == {"0.001", "0.002"} and "proposal.stds" not in table
+    assert table["trainer.epochs"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("space", "said"),
+    [
+        ({"trainer.lerning_rate": [1]}, "no job has; did you mean trainer.learning_rate"),
+        ({"trainer.learning_rate": {"low": 1, "high": 0.1}}, "0 < low < high"),
+        ({"trainer.learning_rate": 3}, "give a list of choices"),
+    ],
+)
+def test_a_space_that_cannot_be_is_refused(space: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        words_of(TuneConfig(space=space))
+
+
+def test_what_is_set_is_not_searched() -> None:
+    table = words_of(TuneConfig(trials=2, repeats=1), [[*LINES[0], "trainer.learning_rate=0.002"]])
+    assert set(table["trainer.learning_rate"]) == {"0.002"}
+
+
+def test_a_range_ends_where_the_method_s_own_floor_is_bad(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose([*SMOKE, "method=dsm"])
+    monkeypatch.setattr(type(config.task), "floor", lambda self, blur: None if blur is None else 0.1 * sum(blur))
+    monkeypatch.setattr(DSM, "tuning", {"method.sigma": (0.001, 5.0)})
+    low, high = trials.space(config)["method.sigma"]
+    assert low == 0.001 and high == pytest.approx(0.5, rel=0.03)  # where the floor is 0.05 nats
+    monkeypatch.setattr(DSM, "tuning", {"method.sigma": (1.0, 5.0)})  # bad throughout: it stays, and is seen
+    assert trials.space(config)["method.sigma"] == (1.0, 5.0)
+    published = config.method.sigma  # a method that needs a floor keeps it, and half as much again
+    monkeypatch.setattr(type(config.task), "floor", lambda self, blur: None if blur is None else sum(blur))
+    monkeypatch.setattr(DSM, "tuning", {"method.sigma": (0.001, 5.0)})
+    assert trials.space(config)["method.sigma"][1] == pytest.approx(1.5 * published, rel=0.03)
+
+
+def test_each_draw_of_the_data_and_each_repeat_has_seeds_of_its_own() -> None:
+    words = [*SMOKE, "method=nce", "seeds=2"]
+    configs = compose_all([[*words, f"data.data_seed={draw}"] for draw in (7, 3, 7)])
+    assert trials.with_own_seeds(configs) == [(0, 1), (2, 3), (0, 1)]
+    places = [{trials.REPEAT: repeat, trials.TRIAL: 0} for repeat in (0, 0, 1)]
+    assert trials.with_own_seeds(configs, places) == [(0, 1), (2, 3), (4, 5)]
+    listed = compose_all([[*SMOKE, "method=nce", "seeds=[3,7]", f"data.data_seed={draw}"] for draw in (0, 1)])
+    assert trials.with_own_seeds(listed) == [(3, 7), (3, 7)]  # as the user wants them
 
 
 class Here:
@@ -43,6 +117,9 @@ class Here:
         self.limit, self.ran = limit, 0
 
     def __call__(self, plan: Plan, results_dir: Path, *_: Any, **__: Any) -> int:
+        from ebmbench.sweep.plan import write_plan
+
+        write_plan(plan, results_dir)
         for job in plan.jobs:
             config = job.run_config(results_dir)
             if not config.run_dir.exists():
@@ -54,139 +131,48 @@ class Here:
 
 
 @pytest.fixture
-def search(monkeypatch: pytest.MonkeyPatch) -> Callable[..., pd.DataFrame]:
+def tune(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., int]:
+    """Runs the command with its jobs in this process."""
     monkeypatch.setattr(registry.known("task")["1d"], "figures", lambda *_: [])  # most of a short run's time
 
-    def run(results: Path, what: tune.Search = SEARCH, jobs: Here | None = None) -> pd.DataFrame:
-        monkeypatch.setattr(tune, "submit", jobs or Here())
-        return tune.run(what, results, Preset("local", False, {}), None, False)
+    def run(*words: str, jobs: Here | None = None) -> int:
+        monkeypatch.setattr(command, "submit", jobs or Here())
+        return cli.dispatch(["tune", *SMOKE, f"results_dir={tmp_path}", "--name", "mine", *words])
 
     return run
 
 
-SAME = ["method", "trial", "state", "val_nll", "settings", "run_id"]
-
-
-def test_every_method_has_the_same_number_of_trials(search: Callable[..., pd.DataFrame], tmp_path: Path) -> None:
-    rows = search(tmp_path)
-    assert rows.groupby("method").size().to_dict() == {"nce": 3, "dsm": 3}
-    assert set(rows["state"]) == {"done"} and set(rows["budget"]) == {3}
-    written = pd.read_csv(tmp_path / "tune" / "mine" / "trials.csv")
-    assert list(written["run_id"]) == list(rows["run_id"]) and written["val_nll"].notna().all()
-    # What the classes of each declare, and nothing else: dsm draws from no proposal.
-    keys = {
-        method: {word.partition("=")[0] for text in part["settings"] for word in text.split()}
-        for method, part in rows.groupby("method")
-    }
-    assert keys == {
-        "nce": {"proposal.stds", "trainer.learning_rate"},
-        "dsm": {"method.sigma", "trainer.learning_rate"},
-    }
-
-
-def test_the_best_settings_are_read_back(search: Callable[..., pd.DataFrame], tmp_path: Path) -> None:
-    rows = search(tmp_path)
-    best = rows.loc[rows[rows["method"] == "dsm"]["val_nll"].idxmin()]
-    folder = tmp_path / "tune" / "mine"
-    found = nodes.tables((folder,))["1d-1"]["dsm"]
-    assert " ".join(f"{key}={value}" for key, value in sorted(found.items())) == best["settings"]
-    assert str(tmp_path) not in (folder / "settings" / "best.yaml").read_text()
-    again = compose([*SMOKE, "method=dsm", *(f"{key}={value}" for key, value in found.items())])
-    assert again.run_id == best["run_id"]
-
-
-def test_the_best_settings_of_a_network_are_those_of_no_other(tmp_path: Path) -> None:
-    (tmp_path / "settings").mkdir()
-    table = "regression-diabetes: {'ml-exact, mdn': {trainer.epochs: 7}, ml-exact: {trainer.epochs: 5}}\n"
-    (tmp_path / "settings" / "best.yaml").write_text(table)
-    folders = (*config_dirs(), tmp_path)
-    asked = {name: ("regression", "diabetes", "ml-exact", "trainer.epochs", "", name) for name in ("mdn", "gaussian")}
-    assert nodes.tabled(folders, *asked["mdn"]) == 7 and nodes.tabled(folders, *asked["gaussian"]) == 5
-    search = dataclasses.replace(SEARCH, settings=("task=regression", "task/network=mdn"))
-    assert search.network == ", mdn" and SEARCH.network == ""
-
-
-def test_a_search_is_repeatable_and_another_seed_is_another(
-    search: Callable[..., pd.DataFrame], tmp_path: Path
-) -> None:
-    first, second = search(tmp_path / "a"), search(tmp_path / "b")
-    pd.testing.assert_frame_equal(first[SAME], second[SAME])
-    other = search(tmp_path / "c", dataclasses.replace(SEARCH, seed=1))
-    assert set(other["settings"]).isdisjoint(first["settings"])
-
-
-@pytest.mark.parametrize("sampler", tune.SAMPLERS)
-def test_an_interrupted_search_goes_on_to_the_same_end(
-    sampler: str, search: Callable[..., pd.DataFrame], tmp_path: Path
-) -> None:
-    what = dataclasses.replace(SEARCH, sampler=sampler, trials=5, methods=("dsm",))
-    whole = search(tmp_path / "whole", what)
-    for limit in (1, 2):
-        with pytest.raises(KeyboardInterrupt):
-            search(tmp_path / "stopped", what, Here(limit))
+def test_the_command_writes_trials_tables_and_the_best_settings(tune: Callable[..., int], tmp_path: Path) -> None:
+    words = ("method=nce,dsm", "--trials", "2", "--repeats", "2")
+    with pytest.raises(KeyboardInterrupt):
+        tune(*words, jobs=Here(3))
     jobs = Here()
-    pd.testing.assert_frame_equal(search(tmp_path / "stopped", what, jobs)[SAME], whole[SAME])
-    assert jobs.ran == 2  # of the five, what was done is not done again
+    assert tune(*words, jobs=jobs) == 0 and jobs.ran == 5  # what was done is not done again
+    folder = tmp_path / "tune-mine"
+    rows = pd.read_csv(folder / "runs.csv")
+    assert len(rows) == 8 and set(rows["repeat"]) == set(rows["trial"]) == {0, 1}
+    own = rows[rows["method"] == "dsm"]
+    best = own.loc[own["val_nll"].idxmin()]
+    table = yaml.safe_load((folder / "best" / "1d" / "law1" / "dsm.yaml").read_text())
+    assert table["trainer"]["learning_rate"] == pytest.approx(best["trainer.learning_rate"])
+    text = (folder / "tables.md").read_text()
+    assert "best of 2" in text and "over 2 searches of 2 trials" in text
+    with pytest.raises(UserError, match="give another name"):
+        tune("method=nce,dsm", "--seed", "1")
 
 
-def test_more_trials_are_the_same_search(search: Callable[..., pd.DataFrame], tmp_path: Path) -> None:
-    few = search(tmp_path)
-    jobs = Here()
-    more = search(tmp_path, dataclasses.replace(SEARCH, trials=4), jobs)
-    assert jobs.ran == 2 and set(few["run_id"]) < set(more["run_id"])
-
-
-def test_what_the_user_sets_is_not_searched(search: Callable[..., pd.DataFrame], tmp_path: Path) -> None:
-    what = dataclasses.replace(SEARCH, settings=(*SMOKE, "trainer.learning_rate=0.002"), methods=("dsm",), trials=1)
-    assert "learning_rate" not in search(tmp_path, what)["settings"].iloc[0]
-
-
-def test_what_is_set_in_short_form_is_not_searched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tune.Search] = []
-    monkeypatch.setattr(tune, "run", lambda search, *_: seen.append(search))
-    words = ["task=regression", "network=mdn", "network.dropout=0", "method=ml-exact", f"results_dir={tmp_path}"]
-    assert cli.dispatch(["tune", *words, "--dry-run"]) == 0
-    assert seen[0].settings[1:3] == ("task/network=mdn", "task.network.dropout=0") and seen[0].network == ", mdn"
-
-
-def test_a_trial_that_diverges_is_recorded_and_never_best(
-    search: Callable[..., pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ebmbench.methods.score import DSM
-
-    monkeypatch.setattr(DSM, "tuning", {"method.sigma": [0.1, 1e-30]})  # 1/σ² overflows
-    rows = search(tmp_path, dataclasses.replace(SEARCH, methods=("dsm",), trials=8))
-    assert set(rows["state"]) == {"done", "diverged"} and len(rows) == 8
-    assert nodes.tables((tmp_path / "tune" / "mine",))["1d-1"]["dsm"]["method.sigma"] == 0.1
-
-
-def test_what_cannot_be_tuned_is_refused(
-    search: Callable[..., pd.DataFrame], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    search(tmp_path, dataclasses.replace(SEARCH, methods=("dsm",), trials=1))
-    with pytest.raises(UserError, match="seed=0; give another name"):
-        search(tmp_path, dataclasses.replace(SEARCH, methods=("dsm",), trials=1, seed=5))
-    monkeypatch.setattr(OneD, "selection", "")
-    with pytest.raises(UserError, match="task=1d cannot be tuned"):
-        search(tmp_path / "other", SEARCH)
+def test_tune_wants_methods() -> None:
     for words, said in ((["task=1d"], "needs method"), (["task=1d", "method=nce", "--seed", "x"], "--seed=x")):
         with pytest.raises(UserError, match=said):
             cli.dispatch(["tune", *words])
 
 
-@pytest.mark.slow
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [*SMOKE, "method=nce,dsm", f"results_dir={tmp_path}", "--trials", "1", "--jobs", "2"]
-    assert cli.dispatch(["tune", *words]) == 0
-    assert "nce: 1 done of 1 trial\n" in capsys.readouterr().out
-
-
 def test_a_task_says_what_its_targets_need() -> None:
     """The proposals of `task=regression` reach as far as its base density; who draws from none has none to search."""
     with_proposal, without = (
-        tune.space(compose(["task=regression", f"method={name}"])) for name in ("nce", "ml-exact")
+        trials.space(compose(["task=regression", f"method={name}"])) for name in ("nce", "ml-exact")
     )
     assert all(max(stds) == 3.0 for stds in with_proposal["proposal.stds"])
-    assert "task.network.activation" in with_proposal and "trainer.learning_rate" in with_proposal
+    assert "network.activation" in with_proposal and "trainer.learning_rate" in with_proposal
     assert not any(key.startswith("proposal.") for key in without)
-    assert tune.space(compose(["task=1d", "method=nce"]))["proposal.stds"] != with_proposal["proposal.stds"]
+    assert trials.space(compose(["task=1d", "method=nce"]))["proposal.stds"] != with_proposal["proposal.stds"]

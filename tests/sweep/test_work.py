@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,8 @@ from ebmbench.report.planned import read_plan, sweep_dir
 from ebmbench.sweep import work as worker
 from ebmbench.sweep.plan import make_plan, write_plan
 from ebmbench.sweep.status import counts, job_states
-from ebmbench.system.locking import Lock
+from ebmbench.system.locking import Lock, sign_of_life
+from ebmbench.system.seal import encode as sealed_json
 from tests.sweep.made import made_plan, make_done, sweep
 from tests.sweep.stress import stress
 from tests.sweep.test_submit import place, write_sweep  # noqa: F401
@@ -84,6 +88,43 @@ def test_a_job_that_somebody_else_has_taken_is_waited_for(place: Path, monkeypat
     assert said(results) == "1 done"
 
 
+HOLD = """
+import os, signal, sys
+from pathlib import Path
+from ebmbench.system.locking import Lock
+Lock(Path(sys.argv[1])).acquire()
+print("held", flush=True)
+os.kill(os.getpid(), signal.SIGSTOP)
+"""
+
+
+def test_a_stopped_process_does_not_block_a_worker_for_ever(
+    place: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results = submitted(place, "sm,nce")
+    plan = read_plan(results, "own")
+    config = plan.jobs[0].run_config(results)
+    config.run_dir.mkdir(parents=True)
+    runs.write_status(config.run_dir, runs.Status.of(config, "running", step=3, num_steps=10))
+    words = [sys.executable, "-c", HOLD, str(config.run_dir / "lock")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        try:
+            assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+            while not (sign := sign_of_life(config.run_dir / "lock")) or not sign.is_stopped:
+                time.sleep(0.05)
+            shown = next(run for run in job_states(plan, results) if run.job.run_id == config.run_id)
+            assert shown.state == "running" and "its process is stopped" in shown.detail
+            monkeypatch.setattr(worker, "POLL_SECONDS", 0.1)
+            assert worker.work(plan, results) == 1
+            assert "is held by a stopped process" in capsys.readouterr().err
+            assert said(results) == "1 done, 1 running"
+        finally:
+            holder.kill()
+    assert worker.work(plan, results) == 0  # it is free again at once
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("hosts", [1, 2])
@@ -131,6 +172,6 @@ def test_a_run_whose_status_names_a_file_elsewhere_is_left_out(tmp_path: Path) -
     (folder.parent / "stolen").write_text("x")
     status = json.loads((folder / "status.json").read_text())
     status["outputs"]["../../../stolen"] = status["outputs"]["metrics.csv"]
-    (folder / "status.json").write_text(json.dumps(status))
+    (folder / "status.json").write_bytes(sealed_json(status))
     assert sweep(["merge", str(tmp_path / "one"), f"results_dir={tmp_path / 'here'}"]) == 1
     assert not (tmp_path / "stolen").exists()

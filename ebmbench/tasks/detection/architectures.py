@@ -22,8 +22,8 @@ from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from typing_extensions import override
 
+from ebmbench.boxes.pooling import Pyramid, pool_boxes
 from ebmbench.core.errors import UserError
-from ebmbench.tasks.detection.pooling import Pyramid, pool_boxes
 
 
 class _Residual(nn.Module):

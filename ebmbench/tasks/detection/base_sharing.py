@@ -27,7 +27,8 @@ from typing_extensions import override
 from ebmbench.core.errors import UserError
 from ebmbench.system import distributed
 from ebmbench.system.interrupt import Interrupted
-from ebmbench.tasks.detection.data import Dataset, Example, flip_boxes
+from ebmbench.tasks.detection.augmentation import changed
+from ebmbench.tasks.detection.data import Dataset, Example
 from ebmbench.tasks.detection.read_ahead import ReadAhead
 
 SAMPLED = {"rpn": ("loss_objectness", "loss_rpn_box_reg"), "roi_heads": ("loss_classifier", "loss_box_reg")}
@@ -53,12 +54,13 @@ class Batch:
     """The images of a step.
 
     Attributes:
-        indices: their places in the split; flips: whether each is flipped.
+        indices: their places in the split; flips: whether each is flipped; seeds: of what else is done to each.
         coming: the places of those of the next step, so far as they are known.
     """
 
     indices: list[int]
     flips: list[bool]
+    seeds: list[int]
     coming: list[int]
 
 
@@ -68,10 +70,13 @@ class Worker:
     Args:
         model: the network, the same on all processes.
         dataset: the training split.
+        augment: `task.base.augment`.
     """
 
-    def __init__(self, model: Any, dataset: Dataset, device: torch.device, part: Part, batch_size: int) -> None:
-        self.device, self.dataset, self.part = device, dataset, part
+    def __init__(
+        self, model: Any, dataset: Dataset, device: torch.device, part: Part, batch_size: int, augment: str = "none"
+    ) -> None:
+        self.device, self.dataset, self.part, self.augment = device, dataset, part, augment
         self.samplers: dict[str, _Sampler] = {}
         self.own_share = len(range(part.rank, batch_size, part.of)) / batch_size
         if part.of > 1:
@@ -85,14 +90,11 @@ class Worker:
         images: list[Tensor] = []
         targets: list[dict[str, Tensor]] = []
         own, dtype = slice(self.part.rank, None, self.part.of), next(self.model.parameters()).dtype
-        for index, flipped in zip(batch.indices[own], batch.flips[own], strict=True):
-            example = self._load(index)
-            image, boxes = example.image.to(self.device).to(dtype) / 255, example.boxes.to(self.device)
-            if flipped:
-                image, boxes = image.flip(-1), flip_boxes(boxes, image.shape[-1])
-            labels = torch.tensor([self._label_of[c] for c in example.categories.tolist()], device=self.device)
-            images.append(image)
-            targets.append({"boxes": boxes, "labels": labels})
+        for index, flipped, seed in zip(batch.indices[own], batch.flips[own], batch.seeds[own], strict=True):
+            example = changed(self._load(index), flipped, seed, self.augment)
+            labels = torch.tensor([self._label_of[c] for c in example.categories.tolist()], dtype=torch.int64)
+            images.append(example.image.to(self.device).to(dtype) / 255)
+            targets.append({"boxes": example.boxes.to(self.device), "labels": labels.to(self.device)})
         self._ahead.expect(batch.coming[own])
         for _ in range(len(batch.indices) - len(images)):
             torch.rand(())  # what torchvision's resizing draws for an image
@@ -118,7 +120,7 @@ class Worker:
         Raises:
             UserError: all are damaged.
         """
-        count = len(self.dataset.image_ids)
+        count = len(self.dataset.image_ids) + len(self.dataset.negatives)
         for place in range(index, index + count):
             example = self._ahead.load(place % count)
             if example is not None:

@@ -2,197 +2,22 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from functools import lru_cache
+import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
-from typing_extensions import override
 
-from ebmbench.core.errors import UserError
-from ebmbench.core.registry import register
-from ebmbench.core.settings import Component, Section
-from ebmbench.system.files import fingerprint_of_file
-
-if TYPE_CHECKING:
-    from ebmbench.tasks.detection.data import Dataset, Part
-
-SPLITS = ("train", "val", "test")
-NAME = r"^[a-z0-9][a-z0-9_.-]{0,40}$"
-NAME_TEXT = "at most 41 lower-case letters, digits, _ . and -"
-
-
-class ImageData(Component):
-    """Images with boxes. A subclass sets `source`; `name` is the dataset's name in runs and tables."""
-
-    group: ClassVar[str] = "task/data"
-    chosen_by: ClassVar[str] = "source"
-    source: ClassVar[str]
-
-    name: str = Field(pattern=NAME, description=NAME_TEXT)
-    short_side: int = Field(800, ge=32, le=4096, description="images are resized to this short side, in pixels")
-    long_side: int = Field(1333, ge=32, le=4096, description="the longest that a long side may be, in pixels")
-    eval_split: Literal["val", "test"] = Field("val", description="the split that is scored")
-
-    @abstractmethod
-    def open(self, split: str) -> Dataset:
-        """Returns a split: train, val or test.
-
-        Raises:
-            UserError: it is not there, or cannot be used.
-        """
-
-    def has(self, split: str) -> bool:
-        """Returns whether there is such a split."""
-        return True
-
-    @property
-    def sides(self) -> tuple[int, int]:
-        """The short side that images are resized to, and the longest that the long one may be."""
-        return self.short_side, self.long_side
-
-    def of_base(self) -> ImageData:
-        """Returns the data whose training split the base detector is trained on: the same, if nothing else is said."""
-        return self
-
-    def training_identity(self) -> dict[str, Any]:
-        """Returns what a detector that is trained on the training split depends on."""
-        return {
-            key: value
-            for key, value in self.identity().items()
-            if key not in ("eval_split", "eval_content", "val_content")
-        }
-
-
-@register
-class ShapesData(ImageData):
-    """Made images: rotated, textured, overlapping, partly occluded shapes on structured noise. Nothing to download."""
-
-    source = "shapes"
-
-    name: str = Field("shapes", pattern="^shapes$", description="shapes")
-    data_seed: int = Field(0, ge=0, lt=2**31, description="the draw of all images")
-    base_seed: int | None = Field(
-        None, ge=0, lt=2**31, description="the draw of images that the base detector is trained on; null: the same"
-    )
-    num_train: int = Field(2000, ge=1, le=1_000_000, description="training images")
-    num_val: int = Field(500, ge=1, le=1_000_000, description="validation images")
-    num_test: int = Field(500, ge=1, le=1_000_000, description="test images")
-    annotation_noise: float = Field(
-        0.0, ge=0, le=1, description="standard deviation of noise on the training boxes, in (cx/w, cy/h, log w, log h)"
-    )
-    short_side: int = Field(128, ge=32, le=4096, description="images are resized to this short side, in pixels")
-    long_side: int = Field(128, ge=32, le=4096, description="the longest that a long side may be, in pixels")
-    eval_split: Literal["val", "test"] = Field("test", description="the split that is scored; val is for choices")
-
-    @override
-    def open(self, split: str) -> Dataset:
-        from ebmbench.tasks.detection.data import ShapesDataset
-
-        return ShapesDataset(self, split)
-
-    @override
-    def identity(self) -> dict[str, Any]:
-        from ebmbench.tasks.detection import shapes
-
-        return {**super().identity(), "version": shapes.VERSION}
-
-    @override
-    def of_base(self) -> ShapesData:
-        if self.base_seed is None:
-            return self
-        return self.model_copy(update={"data_seed": self.base_seed, "base_seed": None})
-
-    @override
-    def training_identity(self) -> dict[str, Any]:
-        return {key: value for key, value in super().training_identity().items() if key not in ("num_val", "num_test")}
-
-
-class FileData(ImageData):
-    """Images in files, with annotations as COCO has them. A subclass says where they are."""
-
-    root: str | None = Field(None, description="the folder that holds the images and their annotations")
-    skip_bad_images: bool = Field(False, description="leave out images that are missing or damaged")
-    num_train: int | None = Field(
-        None, ge=1, description="training images that are used, drawn once for all; null: all of them"
-    )
-    workers: int | None = Field(
-        None, ge=0, le=256, description="threads that read images ahead; null: by the cores; changes no result"
-    )
-
-    @abstractmethod
-    def part(self, split: str) -> Part:
-        """Returns the annotations and the image folder of a split.
-
-        Raises:
-            UserError: they are not there, or cannot be used.
-        """
-
-    @override
-    def open(self, split: str) -> Dataset:
-        from ebmbench.tasks.detection.data import CocoDataset
-
-        return CocoDataset(self, split)
-
-    @override
-    def identity(self) -> dict[str, Any]:
-        """Returns the settings, with hashes of the files in the place of their names: edited data are other data."""
-        files = [f"{split}_{kind}" for split in SPLITS for kind in ("images", "annotations")]
-        files += ["root", "skip_bad_images", "workers"]
-        found = {key: value for key, value in super().identity().items() if key not in files}
-        splits = {"train": "train", "val": "val", "eval": self.eval_split}
-        return {**found, **{f"{name}_content": self.content(split) for name, split in splits.items()}}
-
-    @override
-    def has(self, split: str) -> bool:
-        return self.content(split) is not None
-
-    def content(self, split: str) -> str | None:
-        """Returns a hash of a split's annotations and of its images' sizes, None where they cannot be read."""
-        try:
-            return self.part(split).content
-        except (UserError, OSError):
-            return None
-
-
-@register
-class CocoData(FileData):
-    """COCO 2017, or any dataset in its format: `data=coco data.name=mine data.root=/data/mine`."""
-
-    source = "coco"
-
-    name: str = Field("coco", pattern=NAME, description=NAME_TEXT)
-    train_images: str = "train2017"
-    train_annotations: str = "annotations/instances_train2017.json"
-    val_images: str = "val2017"
-    val_annotations: str = "annotations/instances_val2017.json"
-    test_images: str | None = None
-    test_annotations: str | None = None
-
-    @override
-    def part(self, split: str) -> Part:
-        from ebmbench.tasks.detection.data import Part
-
-        if self.root is None:
-            raise UserError(
-                f"task.data.root is not given: the folder that holds {self.train_annotations} and {self.train_images}."
-            )
-        annotations, images = getattr(self, f"{split}_annotations"), getattr(self, f"{split}_images")
-        if annotations is None or images is None:
-            raise UserError(
-                f"task.data.{split}_annotations and task.data.{split}_images are not given: {self.name} has no "
-                f"{split} split (task.data.eval_split={self.eval_split})."
-            )
-        root = Path(self.root).expanduser()
-        return Part.of_file(root / annotations, root / images)
+from ebmbench.core.settings import Choice, Section
+from ebmbench.tasks.detection.data import ImageData, fingerprint_of
 
 
 class BaseConfig(Section):
     """The frozen detector below the head. It is trained or loaded once, and shared by all methods and seeds."""
 
     architecture: str = Field(
-        "resnet50",
+        "small",
         pattern=r"^(small|resnet50|resnet50_v2|retinanet|fcos|[A-Za-z_][\w.]*:[A-Za-z_]\w*)$",
         description="small (1.9 M parameters, for the CPU); torchvision's over a ResNet-50: resnet50, resnet50_v2 "
         "(Faster R-CNN), retinanet, fcos; or MODULE:CLASS, an Architecture of your own",
@@ -200,44 +25,56 @@ class BaseConfig(Section):
     weights: str = Field(
         "train", min_length=1, description="train (on this dataset), coco, none (random), or the path of a checkpoint"
     )
-    backbone: str | None = Field(
+    start: str | None = Field(
         None,
         min_length=1,
-        description="for weights=train: a file of the ResNet's weights to start from, such as ImageNet's",
+        description="for weights=train: what training starts from: coco; the path of a checkpoint of the architecture, "
+        "with any classes (the predictor is new where they differ); or of its ResNet alone, such as ImageNet's; null: "
+        "random weights",
     )
+    augment: Literal["none", "v2"] = Field(
+        "none", description="v2: torchvision's photometric distortion, zooming out and crops around boxes"
+    )
+    flips: bool = Field(True, description="half of the images are flipped; false for text and other things with a left")
     iterations: int = Field(90_000, ge=1, le=10_000_000, description="this and the rest: for weights=train")
     batch_size: int = Field(8, ge=1, le=1024, description="images")
     learning_rate: float = Field(2e-4, gt=0, le=1, description="of AdamW: linear warm-up, cosine to zero")
     weight_decay: float = Field(0.01, ge=0, le=1)
     warmup: int = Field(100, ge=0, le=1_000_000, description="iterations")
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="tenths of the iterations without a higher AP on the validation split after which training ends; "
+        "the best weights are kept. null: all iterations",
+    )
     seed: int = Field(0, ge=0, lt=2**31)
     feature_cache_mb: int = Field(
         0, ge=0, le=1_000_000, description="memory for the frozen features of training images; 0: none is kept"
     )
 
+    @model_validator(mode="after")
+    def _can_train(self) -> BaseConfig:
+        if self.weights == "train" and self.start is None and self.architecture in FROZEN_NORM:
+            raise ValueError(
+                f"task.base.architecture={self.architecture} has a frozen batch norm, with which random weights do not "
+                "learn: give task.base.start=coco or a file of weights, or task.base.architecture=small or resnet50_v2"
+            )
+        return self
+
     def identity(self) -> dict[str, Any]:
         """Returns the settings, without what changes no result, and with hashes of files of weights."""
         found = {key: value for key, value in super().identity().items() if key != "feature_cache_mb"}
-        for key in ("weights", "backbone"):
+        for key in ("weights", "start"):
             value = found.get(key)
             if value is not None and value not in WEIGHTS and Path(value).expanduser().is_file():
                 found[key] = fingerprint_of(Path(value).expanduser())
         return found
 
 
+FROZEN_NORM = ("resnet50", "retinanet", "fcos")
+"""Architectures whose batch norm stays as it is at the start."""
 WEIGHTS = ("train", "coco", "none")
 """What `task.base.weights` may be beside a path."""
-
-
-def fingerprint_of(path: Path) -> str:
-    """Returns a hash of a file's content, which is remembered until the file changes; raises OSError."""
-    about = path.stat()
-    return _fingerprint(path, about.st_size, about.st_mtime_ns)
-
-
-@lru_cache(maxsize=32)
-def _fingerprint(path: Path, *changed: int) -> str:
-    return fingerprint_of_file(path)
 
 
 class HeadConfig(Section):
@@ -262,6 +99,13 @@ class InferenceConfig(Section):
         True, description="report the base's boxes where the gain on the validation split may be nothing or a loss"
     )
 
+    folds: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="K above 1: all training images decide in the place of the validation split. K heads (and K base "
+        "detectors, where the base was trained on them) are each trained without a part of them, and find its boxes",
+    )
     score_threshold: float = Field(0.05, ge=0, lt=1)
     nms_threshold: float = Field(0.5, gt=0, le=1)
     max_detections: int = Field(100, ge=1, le=10_000)
@@ -276,6 +120,8 @@ class InferenceConfig(Section):
 
     @model_validator(mode="after")
     def _can_decide(self) -> InferenceConfig:
+        if self.folds == 1:
+            raise ValueError("task.inference.folds=1 leaves nothing to train on: 0, or 2 and more")
         if self.accept and not self.bootstrap:
             raise ValueError("task.inference.accept=true needs an interval: task.inference.bootstrap=1000")
         return self
@@ -298,5 +144,30 @@ class DetectionTrainer(Section):
     decay_at: tuple[Annotated[float, Field(ge=0, le=1)], ...] = Field(
         (0.66667, 0.83333), description="parts of the iterations after which the rate is divided by 10"
     )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="rows of the history (50 steps) without a lower validation loss after which training ends; the "
+        "weights with the lowest one are kept. null: all iterations, and the last weights",
+    )
     gradient_clip: float | None = Field(None, gt=0, description="largest norm of the gradient; null: not clipped")
     mixed_precision: bool = Field(True, description="bfloat16 in the head's matrix products, on a GPU only")
+
+
+class DetectionSettings(Section):
+    """What a base detector and its head depend on; `task.DetectionTask` is one."""
+
+    data: Annotated[ImageData, Choice("shapes")]
+    base: BaseConfig = BaseConfig()
+    head: HeadConfig = HeadConfig()
+    inference: InferenceConfig = InferenceConfig()
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings, without what changes no result."""
+        return {**super().identity(), "data": self.data.identity(), "base": self.base.identity()}
+
+    def is_broken(self, scores: Mapping[str, float]) -> bool:
+        """Returns whether the scores show that a head has finite weights and energies that are not finite."""
+        # Without a true box to score there is neither AP nor NLL, and nothing can be said.
+        scored = bool(self.inference.nll_boxes) and math.isfinite(scores["ap"])
+        return scored and not math.isfinite(scores["box_nll"])

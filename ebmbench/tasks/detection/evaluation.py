@@ -1,7 +1,7 @@
-"""Average precision by pycocotools, and bootstraps of the difference of two sets of detections.
+"""Average precision by pycocotools, as a function of how often each image counts.
 
-What a bootstrap needs are the matched detections of each image, which `as_tables` puts into tables and `from_tables`
-takes out again: AP and its intervals can be computed anew without the images and the model.
+What a bootstrap (`boxes.comparison`) needs are the matched detections of each image, which `as_tables` puts into tables
+and `from_tables` takes out again: AP and its intervals can be computed anew without the images and the model.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from ebmbench.tasks.detection.data import as_coco
 
 AP75_THRESHOLD = 5
 """Index of IoU 0.75 among COCO's thresholds 0.50, 0.55, … 0.95."""
+GAINS = ("ap", "ap75")
+"""The metrics whose gains have intervals."""
 _RECALLS = np.linspace(0, 1, 101)
 
 Detection = dict[str, Any]
@@ -63,35 +65,37 @@ class Evaluation:
     classes: tuple[_ClassMatches, ...]
     image_ids: tuple[int, ...]
 
+    @property
+    def units(self) -> tuple[int, ...]:
+        """The images, which a bootstrap draws."""
+        return self.image_ids
+
+    def score(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns AP and AP75 with every image counted `weights [I]` times: the metrics of `GAINS`."""
+        by_threshold = self.average_precision(weights)
+        return np.array([by_threshold.mean(), by_threshold[AP75_THRESHOLD]])
+
     def average_precision(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """AP in percent at each IoU threshold, `[T]`, with every image counted `weights [I]` times.
 
-        Weights of one give COCOeval's own AP (area all, 100 detections an image).
+        Weights of one give COCOeval's own AP (area all).
         """
         found = (_class_precision(matches, weights) for matches in self.classes)
         rows = [row for row in found if row is not None]
         return 100 * np.mean(rows, axis=0) if rows else np.full(10, np.nan)
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A difference with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    def columns(self, name: str) -> dict[str, float]:
-        """Returns the three numbers as columns of a table: `NAME`, `NAME_low` and `NAME_high`."""
-        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
-
-
 def evaluate(
-    truth: COCO, detections: Sequence[Detection], image_ids: Sequence[int], by_size: bool = True
+    truth: COCO,
+    detections: Sequence[Detection],
+    image_ids: Sequence[int],
+    by_size: bool = True,
+    max_detections: int = 100,
 ) -> Evaluation:
     """Runs COCOeval on the given images.
 
     Args:
+        max_detections: of an image, those with the highest scores, that count.
         by_size: whether AP is asked for small, medium and large objects too, which takes four times as long.
     """
     found = as_coco(
@@ -103,17 +107,23 @@ def evaluate(
     coco_eval.params.imgIds = sorted(image_ids)
     if not by_size:
         coco_eval.params.areaRng, coco_eval.params.areaRngLbl = coco_eval.params.areaRng[:1], ["all"]
+    coco_eval.params.maxDets = [max_detections]
     with contextlib.redirect_stdout(io.StringIO()):
         coco_eval.evaluate()
         coco_eval.accumulate()
-        coco_eval.summarize()
-    names = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large")
-    values = [*coco_eval.stats[:6], coco_eval.stats[8]]  # 8: AR with 100 detections an image
-    metrics = {
-        name: float(100 * value) if value >= 0 else float("nan")
-        for name, value in zip((*names, "ar"), values, strict=True)
-    }
+    # [thresholds, recalls, categories, areas]; the recall has no second axis. -1: there is nothing to find.
+    precision, recall = (coco_eval.eval[name][..., 0] for name in ("precision", "recall"))
+    areas = dict(zip(("", "_small", "_medium", "_large"), range(precision.shape[-1]), strict=False))
+    metrics = {f"ap{name}": _mean(precision[..., area]) for name, area in areas.items()}
+    metrics |= {"ap50": _mean(precision[0, ..., 0]), "ap75": _mean(precision[AP75_THRESHOLD, ..., 0])}
+    metrics["ar"] = _mean(recall[..., 0])
     return Evaluation(metrics, _matches(coco_eval), tuple(coco_eval.params.imgIds))
+
+
+def _mean(values: NDArray[np.float64]) -> float:
+    """Returns the mean in percent of what is there, as COCOeval summarises it; NaN where nothing is."""
+    there = values[values > -1]
+    return float(100 * there.mean()) if there.size else float("nan")
 
 
 def _matches(coco_eval: COCOeval) -> tuple[_ClassMatches, ...]:
@@ -162,51 +172,6 @@ def _class_precision(matches: _ClassMatches, weights: NDArray[np.float64]) -> ND
         place = np.searchsorted(recall[t], _RECALLS, side="left")
         result[t] = precision[t, place[place < precision.shape[1]]].sum() / len(_RECALLS)
     return result
-
-
-def paired_bootstrap(base: Evaluation, refined: Evaluation, resamples: int) -> dict[str, Interval]:
-    """95 % intervals of refined − base in AP ("ap") and AP75 ("ap75"), images drawn with replacement.
-
-    Both are scored on the same resampled images, so what an image does to both cancels.
-    """
-    return joint_bootstrap([([base], [refined])], resamples)
-
-
-def joint_bootstrap(
-    groups: Sequence[tuple[Sequence[Evaluation], Sequence[Evaluation]]], resamples: int
-) -> dict[str, Interval]:
-    """95 % intervals of the mean gain in AP and AP75: images, seeds and base detectors drawn with replacement together.
-
-    Args:
-        groups: of each base detector what is compared, before and after, a list with an evaluation for each seed; the
-            base detector's own is one for all seeds. All are on the same images.
-    """
-    num_images = len(groups[0][1][0].image_ids)
-    rng = np.random.default_rng(0)
-
-    def mean_ap(found: Sequence[Evaluation], weights: NDArray[np.float64], seeds: Sequence[int]) -> NDArray[np.float64]:
-        places = [seed % len(found) for seed in seeds]  # one evaluation stands for all seeds
-        own = {place: found[place].average_precision(weights) for place in set(places)}
-        return np.mean([own[place] for place in places], axis=0)
-
-    def gain(weights: NDArray[np.float64], chosen: Sequence[tuple[int, Sequence[int]]]) -> NDArray[np.float64]:
-        pairs = [(*groups[number], seeds) for number, seeds in chosen]
-        means = [mean_ap(after, weights, seeds) - mean_ap(before, weights, seeds) for before, after, seeds in pairs]
-        change = np.mean(means, axis=0)
-        return np.array([change.mean(), change[AP75_THRESHOLD]])
-
-    centre = gain(np.ones(num_images), [(number, range(len(heads))) for number, (_, heads) in enumerate(groups)])
-    draws = []
-    for _ in range(resamples):
-        weights = np.bincount(rng.integers(num_images, size=num_images), minlength=num_images).astype(float)
-        bases = rng.integers(len(groups), size=len(groups)) if len(groups) > 1 else [0]
-        sizes = [len(groups[number][1]) for number in bases]
-        seeds = [rng.integers(size, size=size).tolist() if size > 1 else [0] for size in sizes]
-        draws.append(gain(weights, list(zip(bases, seeds, strict=True))))
-    ends = np.nanpercentile(draws, [2.5, 97.5], axis=0) if draws else np.full((2, 2), np.nan)
-    return {
-        name: Interval(float(centre[k]), float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(("ap", "ap75"))
-    }
 
 
 # ------------------------------------------------------------------------------------------------------- as tables

@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ebmbench.boxes.coordinates import flip_boxes
+from ebmbench.boxes.pooling import Pyramid
 from ebmbench.tasks.detection.architectures import Candidates
-from ebmbench.tasks.detection.base import BaseDetector, Features
-from ebmbench.tasks.detection.data import Dataset, Example, flip_boxes
-from ebmbench.tasks.detection.pooling import Pyramid
+from ebmbench.tasks.detection.data import Dataset, Example
+from ebmbench.tasks.detection.detector import BaseDetector, Features
 from ebmbench.tasks.detection.read_ahead import ReadAhead
 
 _DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
@@ -192,3 +193,12 @@ def pyramid(images: Sequence[ImageFeatures], strides: Sequence[int]) -> Pyramid:
     return Pyramid.stack(
         [Pyramid.from_maps([level[None].float() for level in image.maps], strides) for image in images]
     )
+
+
+@dataclass
+class Frozen:
+    """What all seeds and methods of a process share."""
+
+    train: FeatureStore
+    scored: FeatureStore
+    val: FeatureStore | None = None  # for the history, and on which a head is accepted or not

@@ -20,9 +20,9 @@ from ebmbench.display import palette
 from ebmbench.display.palette import BASE_COLOR, TRUTH_COLOR
 from ebmbench.display.rendering import save_pictures
 from ebmbench.tasks.base import Setup
+from ebmbench.tasks.detection.config import DetectionSettings
 from ebmbench.tasks.detection.data import Dataset, open_split
 from ebmbench.tasks.detection.evaluation import Detection
-from ebmbench.tasks.detection.task import DetectionTask
 from ebmbench.tasks.examples import read_arrays
 
 SHOWN_BOXES = 8
@@ -33,7 +33,7 @@ SHOWN_SCORE = 0.5
 COORDINATES = ("centre x / width", "centre y / height", "log width", "log height")
 
 
-def figures(task: DetectionTask, setup: Setup, run_dir: Path) -> list[Path]:
+def figures(task: DetectionSettings, setup: Setup, run_dir: Path) -> list[Path]:
     """Draws `boxes`, `energy`, `heat`, `refinement` and `training` as PNG and PDF; returns the files.
 
     What there is nothing for is not drawn, such as `boxes` where no true box was found both before and after.
@@ -169,7 +169,7 @@ def _zoom(axes: Axes, boxes: list[list[float]], width: int, height: int) -> None
     axes.set(xlim=(start[0] - 0.5, start[0] + side - 0.5), ylim=(start[1] + side - 0.5, start[1] - 0.5))
 
 
-def _heat(task: DetectionTask, setup: Setup, arrays: dict[str, np.ndarray], seed: int) -> Figure:
+def _heat(task: DetectionSettings, setup: Setup, arrays: dict[str, np.ndarray], seed: int) -> Figure:
     """Draws f over the places of a box's centre, its size unchanged: what refinement climbs."""
     dataset = open_split(task.data, task.data.eval_split)
     places = {image_id: index for index, image_id in enumerate(dataset.image_ids)}

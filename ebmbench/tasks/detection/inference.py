@@ -11,12 +11,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms, box_iou
 
+from ebmbench.boxes.energy import BoxEnergy
+from ebmbench.boxes.pooling import Pyramid
+from ebmbench.boxes.refinement import refine
 from ebmbench.tasks.detection.architectures import Candidates
-from ebmbench.tasks.detection.config import InferenceConfig
-from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead
-from ebmbench.tasks.detection.pooling import Pyramid
+from ebmbench.tasks.detection.config import DetectionSettings, InferenceConfig
+from ebmbench.tasks.detection.detector import BaseDetector
+from ebmbench.tasks.detection.features import ImageFeatures, pyramid
+from ebmbench.tasks.detection.head import ClassHead
+from ebmbench.tasks.detection.nms import suppress
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Detections:
 
 
 def detect(
-    head: EnergyHead,
+    head: ClassHead,
     pyramid: Pyramid,
     candidates: Sequence[Candidates],
     options: InferenceConfig,
@@ -70,62 +74,10 @@ def detect(
     return [Detections(*one) for one in zip(paths, kept_scores, labels[rows].split(counts), of_paths, strict=True)]
 
 
-def base_detections(found: Candidates, options: InferenceConfig) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns boxes, scores and labels that the base detector itself reports: NMS in the order of the class score."""
-    limits = options.nms_threshold, options.max_detections
-    kept, scores = suppress(found.boxes, found.scores, found.scores, found.labels, *limits)
-    return found.boxes[kept], scores, found.labels[kept]
-
-
-def suppress(
-    boxes: Tensor, order: Tensor, scores: Tensor, labels: Tensor, threshold: float, limit: int
-) -> tuple[Tensor, Tensor]:
-    """Per-class NMS of one image in the order of any value: which boxes stay, and the scores they take.
-
-    Greedy: the highest value first; it stays and suppresses the boxes of its class that overlap it by more than the
-    threshold. It takes the highest class score among itself and those it suppresses. The best `limit` by score stay, in
-    that order. With `order = scores` this is the ordinary NMS.
-
-    Args:
-        boxes: `[N, 4]`; order, scores: `[N]`; labels: `[N]` int64.
-        order: a value that is not a number counts as the lowest.
-    """
-    if not len(boxes):
-        return torch.zeros(0, dtype=torch.int64, device=boxes.device), scores
-    order = order.nan_to_num(nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    kept = batched_nms(boxes.float(), order.float(), labels, threshold)
-    over = (box_iou(boxes[kept].float(), boxes.float()) > threshold) & (labels[kept, None] == labels)
-    over[torch.arange(len(kept), device=boxes.device), kept] = True  # a box without area overlaps nothing
-    suppressor = over.int().argmax(0)  # the first, hence highest, kept box that overlaps it
-    counted = torch.where(over.any(0), scores, -torch.inf)  # the two IoUs may differ in the last bit
-    taken = scores[kept].scatter_reduce(0, suppressor, counted, "amax")
-    best = taken.argsort(descending=True, stable=True)[:limit]
-    return kept[best], taken[best]
-
-
-def refine(energy: BoxEnergy, steps: int, step_centre: float, step_size: float) -> tuple[Tensor, Tensor]:
-    """Gradient ascent on f from each target box of an energy, all boxes at once.
-
-    In coordinates relative to the starting box, whose w and h stay fixed: `y ← y + step · ∂f/∂y`. A step that lowers f
-    (or leaves it not a number) is undone, and the steps of that box are halved.
-
-    Returns:
-        boxes `[steps + 1, N, 4]` in pixels, the starting boxes first, and f there `[steps + 1, N]`.
-    """
-    y = energy.reference.new_zeros(len(energy), 1, 4, dtype=torch.float32)
-    step = y.new_tensor([step_centre, step_centre, step_size, step_size]).repeat(len(energy), 1, 1)
-    if not len(energy):
-        return y.reshape(1, 0, 4).repeat(steps + 1, 1, 1), y.new_zeros(steps + 1, 0)
-    value, grad = energy.value_and_grad(y)
-    path, values = [energy.boxes(y)], [value]
-    for _ in range(steps):
-        candidate = y + step * grad
-        new_value, new_grad = energy.value_and_grad(candidate)
-        better = (new_value >= value)[..., None]
-        y = torch.where(better, candidate, y)
-        grad = torch.where(better, new_grad, grad)
-        value = torch.where(better[..., 0], new_value, value)
-        step = torch.where(better, step, 0.5 * step)
-        path.append(energy.boxes(y))
-        values.append(value)
-    return torch.stack(path)[:, :, 0], torch.stack(values)[..., 0]
+def true_boxes(
+    settings: DetectionSettings, base: BaseDetector, images: Sequence[ImageFeatures], head: ClassHead
+) -> BoxEnergy:
+    """Returns the energy of the true boxes of some images, that have some."""
+    boxes, labels = (torch.cat([getattr(image, name) for image in images]) for name in ("boxes", "labels"))
+    owner = torch.tensor([place for place, image in enumerate(images) for _ in image.boxes], device=boxes.device)
+    return BoxEnergy(head, pyramid(images, base.strides), boxes, owner, labels, settings.head.keep_level)

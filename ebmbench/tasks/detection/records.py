@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from ebmbench.boxes.comparison import joint_bootstrap
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.config import InferenceConfig
-from ebmbench.tasks.detection.evaluation import Evaluation, from_tables, joint_bootstrap
+from ebmbench.tasks.detection.evaluation import GAINS, Evaluation, from_tables
 from ebmbench.tasks.examples import example_file, read_examples, write_examples
 
 
@@ -41,7 +42,7 @@ def join(run_dir: Path, seeds: Sequence[int], options: InferenceConfig) -> Mappi
     base, heads = group(run_dir)
     if not heads:
         return {}
-    found = joint_bootstrap([([base], list(heads.values()))], options.bootstrap if len(heads) > 1 else 0)
+    found = joint_bootstrap([([base], list(heads.values()))], GAINS, options.bootstrap if len(heads) > 1 else 0)
     row: dict[str, float] = {}
     for name, gain in found.items():
         row |= gain.columns(f"mean_{name}_gain") if len(heads) > 1 else {f"mean_{name}_gain": gain.value}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 
+from ebmbench.boxes.comparison import joint_bootstrap
 from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.rendering import Figure, Panel, Scale, labels_with, methods_of
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from ebmbench.tasks.detection.evaluation import Evaluation
 
 BASE_SEED = "task.base.seed"
-NUM_TRAIN = "task.data.num_train"
+NUM_TRAIN = "data.num_train"
 RESAMPLES = 400
 
 Groups = list[tuple[list["Evaluation"], list["Evaluation"]]]
@@ -210,10 +211,10 @@ def _mean_ap(found: Mapping[Any, tuple[Evaluation, Mapping[int, Evaluation]]]) -
 
 def _row(about: dict[str, Any], groups: Groups) -> dict[str, Any]:
     """Returns a row of a figure's numbers: the gains of what is compared, with their intervals."""
-    from ebmbench.tasks.detection.evaluation import joint_bootstrap
+    from ebmbench.tasks.detection.evaluation import GAINS
 
     row = {**about, "bases": len(groups), "seeds": sum(len(after) for _, after in groups)}
-    for name, gain in joint_bootstrap(groups, RESAMPLES).items():
+    for name, gain in joint_bootstrap(groups, GAINS, RESAMPLES).items():
         row |= gain.columns(f"{name}_gain")
     return row
 
@@ -275,7 +276,7 @@ def images(results: SweepResults) -> Iterator[Figure]:
     data = pd.DataFrame(rows)
     if data.empty:
         return
-    scale, base = Scale.of(data[["low", "high"]].to_numpy().ravel()), "task.data.base_seed"
+    scale, base = Scale.of(data[["low", "high"]].to_numpy().ravel()), "data.base_seed"
     panels = [
         Panel(f"{label}: {ORDERS[order][1]}", _images_panel(part, settings, order == "head", scale), (4.2, 3.0))
         for (label, order), part in data.groupby(["label", "order"])

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pandas as pd
 import torch
@@ -16,32 +16,25 @@ from typing_extensions import override
 from ebmbench.core.errors import UserError
 from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
-from ebmbench.core.settings import Choice
 from ebmbench.system import distributed
-from ebmbench.tasks.base import TRUSTED_K, Learner, Metric, Setup, SweepFigure, Task
-from ebmbench.tasks.detection.config import (
-    BaseConfig,
-    DetectionTrainer,
-    HeadConfig,
-    ImageData,
-    InferenceConfig,
-)
+from ebmbench.tasks.base import LEAST_GAIN, TRUSTED_K, Learner, Metric, Setup, SweepFigure, Task
+from ebmbench.tasks.detection.config import DetectionSettings, DetectionTrainer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ebmbench.display.table import Table
-    from ebmbench.tasks.detection.learner import Frozen
+    from ebmbench.tasks.detection.features import Frozen
     from ebmbench.tasks.detection.model import DetectionModel
 
 
 @register
-class DetectionTask(Task):
+class DetectionTask(DetectionSettings, Task):
     """Object detection: an energy of boxes refines and ranks the boxes of a frozen base detector."""
 
     name = "detection"
     Trainer = DetectionTrainer
-    metrics = tuple(replace(metric, doubted=metric.name.startswith("box_nll")) for metric in (
+    metrics = tuple(replace(metric, doubted=metric.name.startswith(("box_nll", "coverage"))) for metric in (
         Metric("ap", "AP", "higher", "AP after refinement, %", table=True,
                figures=("ranking", "strip", "settings", "pareto"), bounds=(0, 100)),
         Metric("ap50", "AP50", "higher", tex=r"AP$_{50}$", table=True, bounds=(0, 100)),
@@ -50,11 +43,18 @@ class DetectionTask(Task):
         Metric("ap_medium", "AP medium", "higher", tex=r"AP$_{\mathrm{M}}$", table=True, bounds=(0, 100)),
         Metric("ap_large", "AP large", "higher", tex=r"AP$_{\mathrm{L}}$", table=True, bounds=(0, 100)),
         Metric("ar", "AR", "higher", table=True, bounds=(0, 100)),
-        Metric("box_nll", "box NLL", "lower", "box NLL, nats", table=True, figures=("ranking", "strip", "settings")),
+        Metric("box_nll", "box NLL", "lower", "box NLL, nats", table=True, figures=("ranking", "strip", "settings"),
+               at_least=True),
         Metric("box_nll_spread", "SE of the mean", title="standard error of the mean box NLL, nats"),
         Metric("box_nll_error", "its standard error", "lower", "standard error of a box's NLL, nats", table=True),
         Metric("box_nll_k", "its Pareto k", "lower", "Pareto k of the importance weights, 90 % of boxes", table=True),
         Metric("box_nll_ess", "its effective samples", "higher", "effective samples, 90 % of boxes have more"),
+        Metric("box_nll_raw", "box NLL at temperature 1", "lower", "box NLL before calibration, nats"),
+        Metric("temperature", "temperature", title="temperature that fits validation boxes"),
+        Metric("coverage90", "coverage 90 %", 0.9, "share of sides in their 90 % intervals", table=True, bounds=(0, 1)),
+        Metric("coverage50", "coverage 50 %", 0.5, "share of sides in their 50 % intervals", bounds=(0, 1)),
+        Metric("coverage90_raw", "coverage 90 %, uncalibrated", 0.9, bounds=(0, 1)),
+        Metric("coverage50_raw", "coverage 50 %, uncalibrated", 0.5, bounds=(0, 1)),
         Metric("base_ap", "base AP", of_model=False),
         Metric("base_ap50", "base AP50", tex=r"base AP$_{50}$", of_model=False),
         Metric("base_ap75", "base AP75", tex=r"base AP$_{75}$", of_model=False),
@@ -72,7 +72,7 @@ class DetectionTask(Task):
         Metric("mean_ap75_gain", "mean gain in AP75", "higher", "gain in AP75, mean of the seeds", of_model=False),
         Metric("mean_ap75_gain_low", "mean gain in AP75, low", of_model=False),
         Metric("mean_ap75_gain_high", "mean gain in AP75, high", of_model=False),
-        Metric("accepted", "accepted", "higher", "whether the head gains on the validation split"),
+        Metric("accepted", "accepted", "higher", "1: the head gains on the validation split; 0: undecided; -1: worse"),
         Metric("val_ap", "validation AP", "higher", "AP of the head's boxes on the validation split, %"),
         Metric("val_gain", "gain in AP, validation"),
         Metric("val_gain_low", "gain in AP, validation, low"),
@@ -97,7 +97,7 @@ class DetectionTask(Task):
     images = ("boxes", "refinement", "heat")
     selection = "val_ap"
     draw_settings, draw_of = ("task.base.seed",), "base detector"
-    data_settings = ("task.data.", "task.base.")
+    data_settings = ("data.", "task.base.")
     tuning = {  # noqa: RUF012
         "task.head.activation": ["relu", "silu"],
         "task.inference.step_centre": (2.5e-5, 3e-2),
@@ -105,15 +105,7 @@ class DetectionTask(Task):
         "proposal.stds": [[0.0375, 0.075, 0.15], [0.075, 0.15, 0.3]],
     }
     processes = True
-
-    data: Annotated[ImageData, Choice("shapes")]
-    base: BaseConfig = BaseConfig()
-    head: HeadConfig = HeadConfig()
-    inference: InferenceConfig = InferenceConfig()
-
-    def identity(self) -> dict[str, Any]:
-        """Returns the settings, without what changes no result."""
-        return {**super().identity(), "data": self.data.identity(), "base": self.base.identity()}
+    can_skip_intervals = True
 
     @property
     @override
@@ -145,18 +137,19 @@ class DetectionTask(Task):
         assist_base(self, open_split(self.data.of_base(), "train"), device)
 
     @override
-    def is_broken(self, scores: Mapping[str, float]) -> bool:
-        # Without a true box to score there is neither AP nor NLL, and nothing can be said.
-        scored = bool(self.inference.nll_boxes) and math.isfinite(scores["ap"])
-        return scored and not math.isfinite(scores["box_nll"])
-
-    @override
     def is_trusted(self, scores: Mapping[str, float]) -> bool:
-        from ebmbench.tasks.detection.box_nll import LEAST_ESS
+        from ebmbench.boxes.nll import LEAST_ESS
 
         known = scores["box_nll_k"] <= TRUSTED_K and scores["box_nll_ess"] >= LEAST_ESS
         return math.isfinite(scores["ap"]) and (known or not self.inference.nll_boxes)
 
+    @override
+    def is_uninformed(self, scores: Mapping[str, float]) -> bool:
+        from ebmbench.boxes.nll import UNIFORM_NLL
+
+        return scores["box_nll"] > UNIFORM_NLL - LEAST_GAIN
+
+    uninformed = "the box NLL is no better than that of a uniform density"
     doubt = "AP is not finite, or log Z of too many boxes is not known: their effective samples, or Pareto's k"
 
     @override
@@ -178,11 +171,17 @@ class DetectionTask(Task):
         return DetectionModel.read(self, parameters, seed, run_dir)
 
     @override
-    def predict_files(self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float) -> None:
-        """Writes the objects in images as JSON, with pictures beside it; `files` are images, or folders of them."""
-        from ebmbench.tasks.detection.model import predict_files
+    def predict_files(
+        self, models: Mapping[int, Any], files: Sequence[Path], out: Path, level: float, **given: Any
+    ) -> None:
+        """Writes the objects in images, and pictures beside them; `files` are images, or folders of them.
 
-        predict_files(models, files, out, level)
+        Args:
+            level: of the intervals; 0: without them.
+        """
+        from ebmbench.tasks.detection.output import predict_files
+
+        predict_files(models, files, out, level or None)
 
     @classmethod
     @override
@@ -197,8 +196,7 @@ def _frozen(task: DetectionTask, results_dir: Path, device: torch.device) -> Fro
     """Returns what all seeds and methods of a process share."""
     from ebmbench.tasks.detection.base import base_key, load_base
     from ebmbench.tasks.detection.data import open_split
-    from ebmbench.tasks.detection.features import FeatureStore
-    from ebmbench.tasks.detection.learner import Frozen
+    from ebmbench.tasks.detection.features import FeatureStore, Frozen
 
     judges = task.inference.accept or task.data.has("val")
     names = list(dict.fromkeys(("train", task.data.eval_split, *(("val",) if judges else ()))))
@@ -208,13 +206,13 @@ def _frozen(task: DetectionTask, results_dir: Path, device: torch.device) -> Fro
         for number, called in dataset.categories.items():
             if number not in first:
                 raise UserError(
-                    f"class {called!r} of the {name} split of task.data.name={task.data.name} is not in the training "
+                    f"class {called!r} of the {name} split of data.name={task.data.name} is not in the training "
                     "split: nothing can learn it"
                 )
             if first[number] != called:
                 raise UserError(
                     f"category {number} is {first[number]!r} in the training split and {called!r} in the {name} split "
-                    f"of task.data.name={task.data.name}; give a class the same id in all splits"
+                    f"of data.name={task.data.name}; give a class the same id in all splits"
                 )
     base = load_base(task, results_dir, device)
     folder = results_dir / "cache" / base_key(task)

@@ -12,8 +12,10 @@ from ebmbench.core import importance
 from ebmbench.core.energy import Energy
 from ebmbench.core.importance import Cloud, Proposal, Proposed
 from ebmbench.core.tempering import Tempered, tempered
-from ebmbench.tasks.regression.base_density import BaseDensity, NodeDensity, Wide
-from ebmbench.tasks.regression.density import GridDensity, midpoints
+from ebmbench.supports.nodes import NodeDensity
+from ebmbench.supports.targets import Targets, Wide
+from ebmbench.tasks.regression.density import Density
+from ebmbench.tasks.regression.quadrature import GridDensity, midpoints
 from ebmbench.tasks.regression.stack import Stack
 
 LogDensity = Callable[[Tensor], Tensor]
@@ -21,10 +23,14 @@ LogDensity = Callable[[Tensor], Tensor]
 
 NEAR = 0.3
 """The standard deviation of a normal around a target, whose mass is not to be missed."""
-TAIL_POINTS = 65
-"""Nodes over the whole reach of the base density, beside those where training targets are."""
+REACH = 12.0
+"""Standard deviations of the training targets beyond which no mass counts: four of the base density."""
+START_NODES, TAIL_POINTS = 200, 65
+"""Nodes from which a quadrature starts: where training targets are, at most, and over the base measure's reach."""
 HALVES_APART, LARGEST_SHARE = 0.1, 0.3
 """Nodes are too few if half of them give another log Z, by this much, or if one of them has this share of Z."""
+ASIDE = 0.01
+"""How far from an atom the node is that stands for it."""
 NEAR_NODES, NEAREST, FARTHEST = 32, 3e-5, 0.3
 """Further nodes around a target in training, and the least and the largest offset of them from it."""
 
@@ -33,19 +39,18 @@ class Bound:
     """The energies of S models at some rows, as a `LogDensity` and an Energy.
 
     Args:
-        f: of the networks; base: the density that is added to it, if there is one.
+        f: of z, the base measure included.
         dtype: of the networks.
     """
 
-    def __init__(self, f: Energy, stack: Stack, base: BaseDensity | None, dtype: torch.dtype) -> None:
-        self.f, self.stack, self.base, self.dtype = f, stack, base, dtype
+    def __init__(self, f: Energy, stack: Stack, dtype: torch.dtype) -> None:
+        self.f, self.stack, self.dtype = f, stack, dtype
 
     @torch.no_grad()
     def __call__(self, y: Tensor) -> Tensor:
         """Returns the energies: `[S, B, M, D] -> [S, B, M]`, float64."""
         with self.stack.evaluating():
-            values = self.f(y.to(self.dtype)).double()
-        return values if self.base is None else values + self.base.log_prob(y)
+            return self.f(y.to(self.dtype)).double()
 
     def grad(self, y: Tensor, create_graph: bool = False) -> Tensor:
         """Returns their gradient in y, `[S, B, M, D]`; zeros where the network has none, which moves can do without."""
@@ -53,8 +58,7 @@ class Bound:
         if not self.stack.has_gradient:
             return torch.zeros_like(y)
         with self.stack.evaluating():
-            found = self.f.grad(y, create_graph)
-        return found if self.base is None else found + self.base.score(y)
+            return self.f.grad(y, create_graph)
 
 
 class Conditionals:
@@ -62,28 +66,41 @@ class Conditionals:
 
     Args:
         stack: the models.
-        base: their base density; a normalised model has none, but its reach bounds quadratures.
+        targets: their supports and base measure; a normalised model has none, but its reach bounds quadratures.
         nodes: places nodes for one target; None for several.
         cloud: kernels around training targets, from which sampling starts; not needed for one target.
+
+    Attributes:
+        normalised: whether the networks give `log p` of z by themselves.
     """
 
     def __init__(
-        self, stack: Stack, base: BaseDensity, nodes: NodeDensity | None, cloud: Cloud | None, seeds: int
+        self, stack: Stack, targets: Targets, nodes: NodeDensity | None, cloud: Cloud | None, seeds: int
     ) -> None:
-        self.stack, self.base, self.nodes, self.cloud, self.seeds = stack, base, nodes, cloud, seeds
+        self.stack, self.targets, self.nodes, self.cloud, self.seeds = stack, targets, nodes, cloud, seeds
+        self.base = targets.base
+        self.normalised = stack.normalised and targets.line
 
     @torch.no_grad()
     def bind(self, x: Tensor) -> Bound:
-        """Returns the energies at some rows x `[B, ...]`, the base density's included."""
+        """Returns the energies at some rows x `[B, ...]`, the base measure's included."""
         with self.stack.evaluating():
             f, _ = self.stack.bind(x.unsqueeze(0).expand(self.seeds, *x.shape))
-        return Bound(f, self.stack, None if self.stack.normalised else self.base, x.dtype)
+        return Bound(self.targets.energy(f, self.normalised), self.stack, x.dtype)
+
+    def _at_points(self, f: LogDensity | Energy, rows: int) -> Tensor | None:
+        """Returns the energies at values that have a probability, `[S, B, K]`; None where no value has."""
+        points = self.targets.axes[0].points
+        if not len(points):
+            return None
+        device = self.stack.flat.device
+        return f(points.to(device, self.stack.flat.dtype).expand(self.seeds, rows, -1).unsqueeze(-1))
 
     def grids(self, x: Tensor, near: Tensor | None = None) -> GridDensity:
-        """Returns the densities of one target at some rows, `[S·B]` of them, seed by seed.
+        """Returns the densities of z of one target at some rows, atoms apart: `[S·B]` of them, seed by seed.
 
         Args:
-            near: a y of each row that the nodes hold too, so that a narrow peak there is not missed: `[B]`.
+            near: a z of each row that the nodes hold too, so that a narrow peak there is not missed: `[B]`.
         """
         f, rows = self.bind(x), len(x)
 
@@ -92,14 +109,29 @@ class Conditionals:
 
         return GridDensity.refined(flat, self.start(rows, near).repeat(self.seeds, 1))
 
+    def densities(self, x: Tensor, near: Tensor | None = None) -> tuple[Density, Tensor, GridDensity | None]:
+        """Returns the densities of one target at some rows, `[S·B]` of them, seed by seed; their log Z, `[S·B]`.
+
+        The third is what `grids` returns; None for a discrete target.
+        """
+        axis = self.targets.axes[0]
+        grid = None if axis.support.discrete else self.grids(x, near)
+        points = self._at_points(self.bind(x), len(x))
+        density, log_z = Density.of(axis, grid, None if points is None else points.flatten(0, 1).double())
+        return density, torch.zeros_like(log_z) if self.normalised else log_z, grid
+
     def start(self, rows: int, near: Tensor | None) -> Tensor:
         """Returns the nodes from which quadratures start, `[B, G]`; a y of each row may be one of them, `[B]`."""
         assert self.nodes is not None
         device = self.nodes.y.device
-        places, _ = self.nodes.at(midpoints(self.base.nodes, device))
-        start = torch.cat((places, self.base.grid(TAIL_POINTS).to(device))).expand(rows, -1)
+        places, _ = self.nodes.at(midpoints(min(self.base.nodes, START_NODES), device))
+        axis = self.targets.axes[0]
+        measure = axis.measure
+        start = torch.cat((places, measure.grid(TAIL_POINTS).to(device))).expand(rows, -1)
         if near is not None:
-            start = torch.cat((start, near.double().unsqueeze(1)), 1)
+            near = near.double()
+            near = torch.where(axis.is_point(near), near + ASIDE, near)  # a node there would have the atom's mass
+            start = torch.cat((start, near.clamp(*measure.ends).unsqueeze(1)), 1)
         return start.sort(-1).values
 
     def tempered(self, x: Tensor, near: Proposal | None, number: int) -> Tempered:
@@ -110,7 +142,7 @@ class Conditionals:
             number: of the random numbers.
         """
         assert self.cloud is not None
-        wide = Wide(self.base, self.cloud.centres.shape[-1], x.device)
+        wide = Wide(self.targets, x.device)
         shares = (1 / 3, 2 / 3) if near is None else (0.25, 0.5)
         start: list[tuple[float, Proposal]] = [(shares[0], self.cloud.as_one()), (shares[1], wide)]
         if near is not None:
@@ -120,14 +152,14 @@ class Conditionals:
             return tempered(self.bind(x), start, (self.seeds, len(x)), self.base.samples, generator)
 
     def log_prob(self, x: Tensor, y: Tensor, drawn: Proposed | None = None) -> Tensor:
-        """Returns `log p(y|x)` with a quick estimate of log Z, `[S, B]` float64; y is `[B, D]`.
+        """Returns `log p` of z with a quick estimate of log Z, `[S, B]` float64; y is z, `[B, D]`.
 
         Args:
             drawn: what `around` returned, where there are several targets.
         """
         f = self.bind(x)
         at_y = f(y.unsqueeze(1).expand(self.seeds, -1, -1, -1)).squeeze(-1)
-        if self.stack.normalised:
+        if self.normalised:
             return at_y
         if drawn is not None:
             return at_y - drawn.weighted(f, (self.seeds, len(x))).log_z
@@ -140,9 +172,13 @@ class Conditionals:
             y: a target of each row, `[B, 1]`, around which the model is likely to have mass.
             at_y: the energies there, `[S, B]`.
         """
-        assert self.nodes is not None
+        points = self._at_points(f, len(x))
+        if self.nodes is None:
+            assert points is not None
+            return torch.logsumexp(points.double(), -1)
         count = self.base.nodes
-        values = node_values(f, self.nodes, midpoints(count, x.device).expand(self.seeds, -1), len(x))
+        places = midpoints(count, x.device).expand(self.seeds, -1)
+        values = node_values(f, self.nodes, places, len(x), x.dtype)
         log_z = log_mean_exp(values)
         as_node = at_y - self.nodes.log_prob(y.squeeze(1)) - math.log(count) - log_z
         coarse = are_coarse(values, log_z) | (as_node > math.log(LARGEST_SHARE))
@@ -151,7 +187,21 @@ class Conditionals:
         for rows in some.split(max(1, len(x) // 8)) if len(some) else ():
             finer = self.grids(x[rows], y[rows, 0]).log_z.view(self.seeds, -1)
             log_z[:, rows] = torch.where(coarse[:, rows], finer, log_z[:, rows])
-        return log_z
+        return log_z if points is None else torch.logaddexp(log_z, torch.logsumexp(points.double(), -1))
+
+    def trained_log_z(self, f: Energy, u: Tensor, y: Tensor, near: Tensor) -> Tensor:
+        """Returns log Z for training by an exact likelihood, `[S, B]`, for one target.
+
+        Args:
+            f: the energies of z in training.
+            u, near, y: see `trained_log_partition`.
+        """
+        points = self._at_points(f, y.shape[1])
+        if self.nodes is None:
+            assert points is not None
+            return torch.logsumexp(points, -1)
+        log_z = trained_log_partition(f, self.nodes, u, y, near)
+        return log_z if points is None else torch.logaddexp(log_z, torch.logsumexp(points, -1))
 
     def around(self, y: Tensor, count: int, number: int) -> Proposed | None:
         """Returns draws around targets `[B, D]`, where training targets are, and far away: the same for all models.
@@ -162,20 +212,21 @@ class Conditionals:
             count: draws for each target.
             number: of the random numbers.
         """
-        if self.nodes is not None or self.stack.normalised:
+        if self.cloud is None or self.normalised:
             return None
-        assert self.cloud is not None
         near: list[tuple[float, Proposal]] = [(0.3, around(y, std)) for std in (0.1, 0.4)]
-        parts = [*near, (0.3, self.cloud), (0.1, Wide(self.base, y.shape[1], y.device))]
+        parts = [*near, (0.3, self.cloud), (0.1, Wide(self.targets, y.device))]
         return importance.propose(parts, (1, len(y)), count, torch.Generator().manual_seed(number))
 
 
 def around(y: Tensor, std: float) -> Cloud:
-    """Returns one Gaussian around each y `[B, D]`."""
-    return Cloud(y.unsqueeze(1), std * torch.eye(y.shape[1], dtype=y.dtype, device=y.device))
+    """Returns one Gaussian around each y `[B, D]`, or around the nearest place that the base density reaches."""
+    return Cloud(y.clamp(-REACH, REACH).unsqueeze(1), std * torch.eye(y.shape[1], dtype=y.dtype, device=y.device))
 
 
-def node_values(f: LogDensity | Energy, nodes: NodeDensity, u: Tensor, rows: int) -> Tensor:
+def node_values(
+    f: LogDensity | Energy, nodes: NodeDensity, u: Tensor, rows: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Returns `log(exp f / g)` at nodes, `[S, B, M]`, whose mean is Z by the midpoint rule in g's own variable.
 
     Args:
@@ -184,8 +235,8 @@ def node_values(f: LogDensity | Energy, nodes: NodeDensity, u: Tensor, rows: int
         u: places of the nodes in [0, 1], `[S, M]`.
     """
     y, log_g = nodes.at(u)
-    y = y.to(torch.float32).unsqueeze(1).expand(-1, rows, -1).unsqueeze(-1)
-    return f(y) - log_g.to(torch.float32).unsqueeze(1)
+    y = y.to(dtype).unsqueeze(1).expand(-1, rows, -1).unsqueeze(-1)
+    return f(y) - log_g.to(dtype).unsqueeze(1)
 
 
 def log_mean_exp(values: Tensor) -> Tensor:
@@ -217,12 +268,12 @@ def trained_log_partition(f: Energy, nodes: NodeDensity, u: Tensor, y: Tensor, n
         u, near: places in [0, 1] of the nodes of both kinds, `[S, M]` and `[S, K]`.
         y: the targets, `[S, B, 1]`.
     """
-    values = node_values(f, nodes, u, y.shape[1])
+    values = node_values(f, nodes, u, y.shape[1], y.dtype)
     log_z = log_mean_exp(values)
     side = 2 * near.unsqueeze(1) - 1
     offset = side.sign() * NEAREST * (side.abs() * math.log(FARTHEST / NEAREST)).exp()
     around = y + offset.to(y.dtype)
-    at_near = f(around.unsqueeze(-1))
+    at_near = f(around.unsqueeze(-1)).masked_fill(~nodes.holds(around), -math.inf)
     with torch.no_grad():
         place, log_g = (part.to(y.dtype).unsqueeze(1) for part in nodes.at(u))
         count, further = u.shape[-1], near.shape[-1]

@@ -1,317 +1,475 @@
-"""Densities of one number on nodes that are close together where the mass is. Everything is float64.
+"""What models say of one target: densities and probabilities in the target's own units, and every answer made of them.
 
-A density is known by its logarithm at rising nodes, up to a constant. It is taken to be linear between them, and its
-mass to be all within them.
+A `Density` holds N of them as cells between rising nodes. The density is linear within a cell. A cell without width is
+a value that has a probability by itself: an atom, or an integer.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-HIDDEN = 0.05
-"""The mass that may be hidden between nodes, over the mass they show, from which on more nodes are wanted."""
-SEARCHES, SEARCHED = 6, 8
-"""How often nodes are added where mass may be hidden, at most, and in how many cells at a time."""
+from ebmbench.supports.targets import Axis
+from ebmbench.tasks.regression.quadrature import GridDensity, midpoints
+from ebmbench.tasks.regression.scores import circular_crps, square_integral
 
-LogDensity = Callable[[Tensor], Tensor]
-"""`log p` up to a constant: y `[N, G]` -> `[N, G]`."""
+LEAST_MODE, LEAST_DIP = 0.005, 0.1
+"""A mode has this mass in its basin at least, and the density falls by this share between it and the next one."""
+POINTS = 128
+"""Equally likely points by which a score on a circle is computed."""
 
 
-def midpoints(count: int, device: torch.device | None = None) -> Tensor:
-    """Returns the middles of `count` equal parts of [0, 1], `[count]`."""
-    return (torch.arange(count, dtype=torch.float64, device=device) + 0.5) / count
+class Mode(NamedTuple):
+    """A local maximum of a density.
+
+    Attributes:
+        place: where it is.
+        mass: the probability of its basin, which goes to the next minima on both sides.
+    """
+
+    place: float
+    mass: float
+
+
+class Region(NamedTuple):
+    """The smallest set of some probability.
+
+    Attributes:
+        pieces: its intervals from low to high, which on a circle may pass the seam, or its runs of integers.
+        length: of all together; of integers and atoms it counts none.
+        mass: its probability.
+    """
+
+    pieces: tuple[tuple[float, float], ...]
+    length: float
+    mass: float
 
 
 @dataclass(frozen=True)
-class GridDensity:
-    """N densities, each on its own nodes.
+class Density:
+    """N densities of one target.
 
     Attributes:
         y: the nodes, rising, `[N, G]`.
-        log_values: the logarithm of the density there, up to a constant for each, `[N, G]`.
+        mass: the probability of each cell, `[N, G - 1]`; they sum to one.
+        height: the density at the nodes, atoms apart, `[N, G]`.
+        axis: the target's support, and how it was standardised.
+        exact: `log p(y|x)` at any values `[N, K]`; None: as the nodes have it.
     """
 
     y: Tensor
-    log_values: Tensor
+    mass: Tensor
+    height: Tensor
+    axis: Axis
+    exact: Callable[[Tensor], Tensor] | None = field(default=None, repr=False, compare=False)
 
     @staticmethod
-    def refined(log_p: LogDensity, start: Tensor, rounds: int = 2, points: int = 160) -> GridDensity:
-        """Evaluates densities at start nodes, then where these show the mass to be.
+    def of(axis: Axis, grid: GridDensity | None, log_points: Tensor | None) -> tuple[Density, Tensor]:
+        """Returns densities, and their log Z `[N]`.
 
         Args:
-            start: rising nodes that are not to miss any mode, `[N, G]`.
-            rounds: how often nodes are added.
-            points: nodes that a round adds.
+            grid: the density of z by its logarithm at nodes; None for a discrete support.
+            log_points: the same at `axis.points`, `[N, K]`; None where no value has a probability.
         """
-        made = GridDensity(start, log_p(start).double())
-        middle = midpoints(points, start.device)
-        for _ in range(rounds):
-            made = made._with(made.quantile(middle, flatten=0.1), log_p)
-        coarse = (made.hidden > HIDDEN).unsqueeze(-1)
-        if not coarse.any():
-            return made
-        # The other densities get their last node again, which changes nothing.
-        for _ in range(SEARCHES):
-            made = made._with(torch.where(coarse, made._within_cells(points), made.y[:, -1:]), log_p)
-            if not (made.hidden > HIDDEN).any():
-                break
-        for _ in range(rounds):
-            made = made._with(torch.where(coarse, made.quantile(middle, flatten=0.1), made.y[:, -1:]), log_p)
-        return made
+        points = None if log_points is None else axis.values.to(log_points.device)
+        if grid is None:
+            assert points is not None and log_points is not None
+            log_z = torch.logsumexp(log_points, -1)
+            made = Density._discrete(points, (log_points - log_z.unsqueeze(-1)).exp(), axis)
+            return made, log_z
+        u = axis.mean + axis.std * grid.y
+        height = (grid.log_density - axis.density_slope(grid.y)).exp()
+        made = Density(axis.support.value(u), grid.masses, height, axis)
+        if log_points is None:
+            return made, grid.log_z
+        assert points is not None
+        log_z = torch.logsumexp(torch.cat((grid.log_z.unsqueeze(-1), log_points), -1), -1)
+        share = (grid.log_z - log_z).exp().unsqueeze(-1)
+        probabilities = (log_points - log_z.unsqueeze(-1)).exp()
+        return made._with_atoms(share, points, probabilities), log_z
 
-    def _with(self, y: Tensor, log_p: LogDensity) -> GridDensity:
-        """Returns it with further nodes, `[N, K]`."""
-        nodes, order = torch.cat((self.y, y), -1).sort(-1)
-        return GridDensity(nodes, torch.cat((self.log_values, log_p(y).double()), -1).gather(-1, order))
+    @staticmethod
+    def _discrete(values: Tensor, probabilities: Tensor, axis: Axis) -> Density:
+        nodes = values.repeat_interleave(2).repeat(len(probabilities), 1)
+        mass = torch.stack((probabilities, torch.zeros_like(probabilities)), -1).flatten(1)[:, :-1]
+        return Density(nodes, mass, torch.zeros_like(nodes), axis)
 
-    @cached_property
-    def _gaps(self) -> Tensor:
-        """The mass that each cell may hold beyond what its ends show, over the mass that is seen, `[N, G - 1]`.
+    def _with_atoms(self, share: Tensor, values: Tensor, probabilities: Tensor) -> Density:
+        """Returns the mixture of a share `[N, 1]` of it and some values `[K]` with their probabilities `[N, K]`."""
+        cut = self._cut(values.repeat_interleave(2).expand(len(self.y), -1))
+        place = torch.searchsorted(cut.y, values.expand(len(self.y), -1).contiguous())
+        return replace(cut, mass=(cut.mass * share).scatter_add(-1, place, probabilities), height=cut.height * share)
 
-        Where `log p` is concave it is above the line between a cell's ends, and below the lines through the two nodes
-        before the cell and the two after it. These bounds are those of adaptive rejection sampling (Gilks, 1992).
-        """
-        values, width = self.log_density, self.spacing
-        left, right = values[:, :-1], values[:, 1:]
-        # A line through two nodes that are close together is uncertain: it is not drawn out farther than 1024 times.
-        slope = (right - left).nan_to_num(0.0, 0.0, 0.0)
-        before = torch.nn.functional.pad(slope, (1, 0))[:, :-1] * _ratio(width, torch.roll(width, 1, -1))
-        after = torch.nn.functional.pad(slope, (0, 1))[:, 1:] * _ratio(width, torch.roll(width, -1, -1))
-        above_right, above_left = left + before - right, right - after - left
-        place = above_left / (above_left + above_right)  # where the lines meet
-        peak = (left + before * place).clamp(max=300)
-        low, high, top = self.density[:, :-1], self.density[:, 1:], peak.exp()
-        most = place * _mean_exp(left, peak, low, top) + (1 - place) * _mean_exp(peak, right, top, high)
-        gap = width * (most - _mean_exp(left, right, low, high))
-        return torch.where((above_right > 0) & (above_left > 0), gap, 0.0)
+    def _cut(self, values: Tensor) -> Density:
+        """Returns the same densities with further nodes `[N, K]`."""
+        nodes = torch.cat((self.y, values), -1).sort(-1).values
+        return replace(self, y=nodes, mass=self._cdf_at_nodes(nodes).diff(dim=-1).clamp(min=0), height=self.at(nodes))
 
-    @cached_property
-    def hidden(self) -> Tensor:
-        """The mass that may be hidden between nodes, over the mass that they show, `[N]`."""
-        return self._gaps.sum(-1)
+    def _cdf_at_nodes(self, nodes: Tensor) -> Tensor:
+        """Returns the distribution function at sorted nodes, `[N, K]`, which hold its own, atoms too."""
+        own = torch.searchsorted(self.y, nodes)
+        same = (own < self.y.shape[-1]) & (self.y.gather(-1, own.clamp(max=self.y.shape[-1] - 1)) == nodes)
+        # Of equal nodes the first has what is below the atom, the last has all.
+        first = torch.searchsorted(nodes, nodes)
+        order = torch.arange(nodes.shape[-1], device=nodes.device) - first
+        return torch.where(same & (order == 0), self.below(nodes), self.cdf_at(nodes))
 
-    def _within_cells(self, points: int) -> Tensor:
-        """Returns nodes at even steps in the cells that may hide the most, `[N, points]`."""
-        cell = self._gaps.topk(SEARCHED, -1).indices
-        count = points // SEARCHED
-        part = (torch.arange(count, dtype=self.y.dtype, device=self.y.device) + 1) / (count + 1)
-        low, width = self.y.gather(-1, cell), self.spacing.gather(-1, cell)
-        return (low.unsqueeze(-1) + width.unsqueeze(-1) * part).flatten(1)
+    @staticmethod
+    def mixture(parts: Sequence[Density]) -> Density:
+        """Returns the equal mixture of densities of the same rows."""
+        nodes = torch.cat([part.y for part in parts], -1).sort(-1).values
+        cdf = torch.stack([part._cdf_at_nodes(nodes) for part in parts]).mean(0)
+        height = torch.stack([part.at(nodes) for part in parts]).mean(0)
+        return replace(parts[0], y=nodes, mass=cdf.diff(dim=-1).clamp(min=0), height=height, exact=None)
 
-    def mixed(self, count: int) -> GridDensity:
-        """Returns the equal mixtures of number k, k + N / count, ... for each k: `[N / count, count·G]`."""
-        nodes = self.y.unflatten(0, (count, -1)).movedim(0, 1).flatten(1).sort(-1).values
-        cell, t = self._cell(nodes.repeat(count, 1))
-        left, right = self.density.gather(-1, cell), self.density.gather(-1, cell + 1)
-        density = (left + t * (right - left)).unflatten(0, (count, -1))
-        return GridDensity(nodes, density.mean(0).log())
+    def split(self, count: int) -> list[Density]:
+        """Returns `count` parts of equal numbers of densities, in their order."""
+        pieces = zip(*(part.chunk(count) for part in (self.y, self.mass, self.height)), strict=True)
+        return [replace(self, y=y, mass=mass, height=height, exact=None) for y, mass, height in pieces]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    # ---------------------------------------------------------------------------------------------- on its own line
 
     @cached_property
-    def spacing(self) -> Tensor:
-        """The distances of neighbouring nodes, `[N, G - 1]`."""
+    def _width(self) -> Tensor:
         return self.y[:, 1:] - self.y[:, :-1]
 
     @cached_property
-    def log_z(self) -> Tensor:
-        """The logarithm of the integral of `exp(log_values)` by the trapezoidal rule, `[N]`."""
-        return _log_trapezoid(self.y, self.log_values)
+    def _tilt(self) -> Tensor:
+        """How the density changes within a cell: from -1 (it falls to 0) to 1 (it rises from 0), `[N, G - 1]`."""
+        left, right = self.height[:, :-1], self.height[:, 1:]
+        return torch.where(left + right > 0, (right - left) / (left + right).clamp(min=1e-300), 0.0)
 
     @cached_property
-    def error(self) -> Tensor:
-        """How far `log_z` moves when every other node is left out, over 3, `[N]`.
-
-        For a smooth integrand the error falls with the square of the spacing, so a third of the difference is its size.
-        Where much may still be hidden between nodes, that is the error.
-        """
-        last = self.y[:, -1:]
-        thin = torch.cat((self.y[:, :-1:2], last), -1)
-        values = torch.cat((self.log_values[:, :-1:2], self.log_values[:, -1:]), -1)
-        error = (self.log_z - _log_trapezoid(thin, values)).abs() / 3
-        return torch.where(self.hidden > HIDDEN, torch.maximum(error, self.hidden.log1p()), error)
-
-    @cached_property
-    def log_density(self) -> Tensor:
-        """The normalised `log p` at the nodes, `[N, G]`."""
-        return self.log_values - self.log_z.unsqueeze(-1)
-
-    @cached_property
-    def density(self) -> Tensor:
-        """The density at the nodes, `[N, G]`."""
-        return self.log_density.exp()
-
-    @cached_property
-    def cdf(self) -> Tensor:
+    def _cdf(self) -> Tensor:
         """The distribution function at the nodes, `[N, G]`."""
-        cells = 0.5 * (self.density[:, 1:] + self.density[:, :-1]) * self.spacing
-        return torch.nn.functional.pad(cells.cumsum(-1), (1, 0)).clamp(max=1)
+        cdf = torch.nn.functional.pad(self.mass.cumsum(-1), (1, 0))
+        return cdf / cdf[:, -1:]
 
-    def _cell(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """The cell that holds y `[N, K]`, and y's place in it in [0, 1]; outside the nodes, the nearest end."""
-        cell = (torch.searchsorted(self.y, y.contiguous(), right=True) - 1).clamp(0, self.y.shape[-1] - 2)
-        width = self.spacing.gather(-1, cell)
+    def _cell(self, y: Tensor, right: bool = True) -> tuple[Tensor, Tensor]:
+        """Returns the cell that holds y `[N, K]`, and y's place in it in [0, 1]; outside the nodes, the nearest end."""
+        cell = (torch.searchsorted(self.y.contiguous(), y.contiguous(), right=right) - 1).clamp(0, self.y.shape[-1] - 2)
+        width = self._width.gather(-1, cell)
         place = (y - self.y.gather(-1, cell)) / width.clamp(min=1e-300)
-        return cell, place.clamp(0, 1)
+        return cell, torch.where(width > 0, place.clamp(0, 1), (y >= self.y.gather(-1, cell)).to(y.dtype))
+
+    def _within(self, cell: Tensor, place: Tensor) -> Tensor:
+        tilt = self._tilt.gather(-1, cell)
+        share = place * (1 - tilt) + tilt * place.square()
+        return (self._cdf.gather(-1, cell) + self.mass.gather(-1, cell) * share).clamp(0, 1)
+
+    def at(self, y: Tensor) -> Tensor:
+        """Returns the density at y `[N, K]` as the nodes have it, atoms apart; 0 outside the nodes."""
+        cell, place = self._cell(y)
+        height = torch.lerp(self.height.gather(-1, cell), self.height.gather(-1, cell + 1), place)
+        return torch.where((y < self.y[:, :1]) | (y > self.y[:, -1:]), 0.0, height)
 
     def cdf_at(self, y: Tensor) -> Tensor:
-        """The distribution function at any y: `[N, K] -> [N, K]`."""
-        cell, t = self._cell(y.double())
-        left, right = self.density.gather(-1, cell), self.density.gather(-1, cell + 1)
-        part = self.spacing.gather(-1, cell) * t * (left + 0.5 * t * (right - left))
-        return (self.cdf.gather(-1, cell) + part).clamp(0, 1)
+        """Returns the probability of no more than y, `[N, K]`."""
+        y = y.double()
+        return torch.where(y < self.y[:, :1], 0.0, self._within(*self._cell(y)))
 
-    def quantile(self, probability: Tensor, flatten: float = 0.0) -> Tensor:
-        """The least y up to which the density has a probability: `[N, K]` or `[K]` -> `[N, K]`.
+    def below(self, y: Tensor) -> Tensor:
+        """Returns the probability of less than y, `[N, K]`: an atom at y does not count."""
+        y = y.double()
+        found = self._within(*self._cell(y, right=False))
+        return torch.where(y <= self.y[:, :1], 0.0, found)
 
-        Args:
-            flatten: how much of an even spread over the nodes is mixed in; only for placing new nodes.
+    def _quantile(self, p: Tensor) -> Tensor:
+        """Returns the least y up to which there is a probability, `[N, K]`."""
+        cell = (torch.searchsorted(self._cdf, p.contiguous()) - 1).clamp(0, self.mass.shape[-1] - 1)
+        mass, tilt = self.mass.gather(-1, cell), self._tilt.gather(-1, cell)
+        share = torch.where(mass > 0, (p - self._cdf.gather(-1, cell)) / mass.clamp(min=1e-300), 0.0).clamp(0, 1)
+        # share = (1 - tilt) t + tilt t², solved for t without cancellation.
+        root = ((1 - tilt).square() + 4 * tilt * share).clamp(min=0).sqrt()
+        place = torch.where(share > 0, 2 * share / (1 - tilt + root).clamp(min=1e-300), 0.0).clamp(0, 1)
+        return self.y.gather(-1, cell) + self._width.gather(-1, cell) * place
+
+    @cached_property
+    def _opened(self) -> Density:
+        """The same densities; on a circle cut opposite to their mean, so that answers on a line are right."""
+        if self.axis.support.turn is None:
+            return self
+        length = self._period
+        cut = (self._direction + length / 2).unsqueeze(-1)
+        low = self.y[:, :1]
+        cut = low + torch.remainder(cut - low, length)
+        made = self._cut(cut.repeat(1, 2))
+        cells = torch.arange(made.mass.shape[-1], device=cut.device)
+        first = torch.searchsorted(made.y, cut.contiguous(), right=True) - 1  # the cell after the cut
+        order = (cells + first) % len(cells)
+        start = made.y[:, :-1].gather(-1, order)
+        end = made.y[:, 1:].gather(-1, order)
+        turned = order < first
+        nodes = torch.cat((start + length * turned, end[:, -1:] + length * turned[:, -1:]), -1)
+        left, right = made.height[:, :-1].gather(-1, order), made.height[:, 1:].gather(-1, order)
+        height = torch.cat((left, right[:, -1:]), -1)
+        # The node of the cut is the last one too.
+        centre = self._direction.unsqueeze(-1)
+        shift = torch.floor((centre - nodes[:, :1]) / length) * length
+        return replace(made, y=nodes + shift, mass=made.mass.gather(-1, order), height=height, exact=None)
+
+    @property
+    def _period(self) -> float:
+        turn = self.axis.support.turn
+        assert turn is not None
+        return turn * self.axis.std
+
+    @cached_property
+    def _direction(self) -> Tensor:
+        """The mean direction on a circle, `[N]`, within the nodes."""
+        angle = 2 * math.pi * self._middle / self._period
+        cos, sin = ((self.mass * part).sum(-1) for part in (angle.cos(), angle.sin()))
+        mean = torch.atan2(sin, cos) * self._period / (2 * math.pi)
+        return self.y[:, 0] + torch.remainder(mean - self.y[:, 0], self._period)
+
+    @cached_property
+    def _middle(self) -> Tensor:
+        """The mean of y within each cell, `[N, G - 1]`."""
+        return self.y[:, :-1] + self._width * (0.5 + self._tilt / 6)
+
+    def _wrapped(self, y: Tensor) -> Tensor:
+        """Returns answers as values of the support: on a circle within its first turn."""
+        return y if self.axis.support.turn is None else self.axis.support.coordinate(y)
+
+    def _unwrapped(self, y: Tensor) -> Tensor:
+        """Returns values y within the nodes of a circle, `[N, K]`."""
+        if self.axis.support.turn is None:
+            return y.double()
+        low = self.y[:, :1]
+        return low + torch.remainder(y.double() - low, self._period)
+
+    # ---------------------------------------------------------------------------------------------- answers
+
+    def log_prob(self, y: Tensor) -> Tensor:
+        """Returns `log p(y|x)` at values `[N, K]`: a log-probability where a value has one, else a log-density."""
+        if self.exact is not None:
+            return self.exact(y)
+        atoms = self.pmf(y)
+        return torch.where(atoms > 0, atoms, self.at(self._unwrapped(y))).log()
+
+    def pmf(self, y: Tensor) -> Tensor:
+        """Returns the probability of the very value y, `[N, K]`: 0 where it has none."""
+        return (self.cdf_at(y) - self.below(y)).clamp(min=0)
+
+    def cdf(self, y: Tensor) -> Tensor:
+        """Returns the probability of no more than y, `[N, K]`; on a circle from where its values start."""
+        return self.cdf_at(y)
+
+    def quantile(self, probability: Tensor) -> Tensor:
+        """Returns the least y up to which there is a probability: `[K]` or `[N, K]` -> `[N, K]`."""
+        return self._quantile(probability.double().expand(len(self.y), -1))
+
+    def interval(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the ends of central intervals of some probabilities `[L]`: `[N, L]` each.
+
+        On a circle they are those of the arc around the mean, from one end to the other, which may pass the seam.
         """
-        p = probability.double().expand(len(self.y), -1)
-        cdf = self.cdf
-        if flatten:
-            even = torch.linspace(0, 1, cdf.shape[-1], dtype=cdf.dtype, device=cdf.device)
-            cdf = (1 - flatten) * cdf + flatten * even
-        p = p * cdf[:, -1:]
-        cell = (torch.searchsorted(cdf, p.contiguous()) - 1).clamp(0, cdf.shape[-1] - 2)
-        low, width = self.y.gather(-1, cell), self.spacing.gather(-1, cell)
-        below, above = cdf.gather(-1, cell), cdf.gather(-1, cell + 1)
-        if flatten:
-            part = (p - below) / (above - below).clamp(min=1e-300)
-            return low + width * part.clamp(0, 1)
-        left, right = self.density.gather(-1, cell), self.density.gather(-1, cell + 1)
-        # mass = left t + (right - left) t²/2 in a cell of unit length, solved for t without cancellation.
-        mass = torch.where(width > 0, (p - below) / width.clamp(min=1e-300), 0.0)
-        root = (left.square() + 2 * (right - left) * mass).clamp(min=0).sqrt()
-        place = torch.where(mass > 0, 2 * mass / (left + root).clamp(min=1e-300), 0.0).clamp(0, 1)
-        return low + width * place
+        tails = torch.cat(((1 - level) / 2, (1 + level) / 2)).double()
+        ends = self._opened._quantile(tails.expand(len(self.y), -1))
+        low, high = ends.chunk(2, -1)
+        return self._wrapped(low), self._wrapped(high)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Returns independent draws, `[N, count]`."""
+        return self.quantile(torch.rand(len(self.y), count, generator=generator, dtype=torch.float64).to(self.y.device))
 
     @cached_property
     def mean(self) -> Tensor:
-        """`E[y]`, `[N]`."""
-        return self._moment(self.y)
+        """`E[y]`, `[N]`; the mean direction on a circle."""
+        if self.axis.support.turn is not None:
+            return self._wrapped(self._direction)
+        return (self.mass * self._middle).sum(-1) / self.mass.sum(-1)
 
     @cached_property
-    def variance(self) -> Tensor:
-        """`Var[y]`, `[N]`."""
-        return self._moment((self.y - self.mean.unsqueeze(-1)).square())
+    def median(self) -> Tensor:
+        """The median, `[N]`; on a circle of the line that is cut opposite to the mean."""
+        half = self.y.new_full((len(self.y), 1), 0.5)
+        return self._wrapped(self._opened._quantile(half)).squeeze(-1)
 
-    def _moment(self, values: Tensor) -> Tensor:
-        return torch.trapezoid(self.density * values, self.y, dim=-1)
+    @cached_property
+    def std(self) -> Tensor:
+        """The standard deviation, `[N]`; on a circle of the distance from the mean along it."""
+        made = self._opened
+        centre = self._direction if self.axis.support.turn is not None else self.mean
+        start, width, tilt = made.y[:, :-1] - centre.unsqueeze(-1), made._width, made._tilt
+        square = start.square() + 2 * start * width * (0.5 + tilt / 6) + width.square() * (1 / 3 + tilt / 6)
+        return ((made.mass * square).sum(-1) / made.mass.sum(-1)).clamp(min=0).sqrt()
 
     @cached_property
     def mode(self) -> Tensor:
-        """The node with the highest density, `[N]`."""
-        return self.y.gather(-1, self.log_values.argmax(-1, keepdim=True)).squeeze(-1)
+        """The likeliest value, `[N]`: that of the largest probability where values have one, else of the density."""
+        if self.axis.support.discrete:
+            return self.y[:, :-1].gather(-1, self.mass.argmax(-1, keepdim=True)).squeeze(-1)
+        return self._wrapped(self.y.gather(-1, self.height.argmax(-1, keepdim=True)).squeeze(-1))
+
+    def pit(self, y: Tensor, uniform: Tensor) -> Tensor:
+        """Returns the distribution function at observations `[N]`; uniform if the densities are right.
+
+        Args:
+            uniform: numbers in [0, 1] that choose a place within an observation's own probability, `[N]`.
+        """
+        made = self._opened
+        column = made._unwrapped(y.unsqueeze(-1))
+        low = made.below(column)
+        return (low + uniform.unsqueeze(-1) * (made.cdf_at(column) - low)).squeeze(-1)
 
     def crps(self, y: Tensor) -> Tensor:
-        """Continuous ranked probability score, `∫ (F(t) − 1{t ≥ y})² dt`, of one y each: `[N] -> [N]`.
+        """Returns the continuous ranked probability score, `∫ (F(t) − 1{t ≥ y})² dt`, of one y each: `[N] -> [N]`.
 
         (Gneiting and Raftery, 2007.) The cell that holds y is cut there; F is taken as linear within a piece. The
-        distance is added for a y outside the nodes, where F is 0 or 1.
+        distance is added for a y outside the nodes, where F is 0 or 1. On a circle it is the score by the distance
+        along it (Grimit, Gneiting, Berrocal and Johnson, 2006), of equally likely points.
         """
+        if self.axis.support.turn is not None:
+            return circular_crps(self.quantile(midpoints(POINTS, y.device)), y, self._period)
         column = y.double().unsqueeze(-1)
         cell, t = self._cell(column)
         at_y = self.cdf_at(column)
-        left, right = self.cdf[:, :-1], self.cdf[:, 1:]
+        left, right = self._cdf[:, :-1], self._cdf[:, 1:]
         after = (torch.arange(left.shape[-1], device=y.device) >= cell).double()
-        pieces = self.spacing * square_integral(left - after, right - after)
-        f_left, f_right = self.cdf.gather(-1, cell), self.cdf.gather(-1, cell + 1)
+        pieces = self._width * square_integral(left - after, right - after)
+        f_left, f_right = self._cdf.gather(-1, cell), self._cdf.gather(-1, cell + 1)
         split = t * square_integral(f_left, at_y) + (1 - t) * square_integral(1 - at_y, 1 - f_right)
         whole = square_integral(1 - f_left, 1 - f_right)
         outside = (self.y[:, :1] - column).clamp(min=0) + (column - self.y[:, -1:]).clamp(min=0)
-        return pieces.sum(-1) + (self.spacing.gather(-1, cell) * (split - whole) + outside).squeeze(-1)
+        return pieces.sum(-1) + (self._width.gather(-1, cell) * (split - whole) + outside).squeeze(-1)
+
+    def mass_outside(self, low: Tensor, high: Tensor) -> Tensor:
+        """Returns the mass below and above two values `[1]`, atoms apart: `[N]`."""
+        count = len(self.y)
+        found = self.below(low.expand(count, -1)) + 1 - self.cdf_at(high.expand(count, -1))
+        for value in self.axis.support.atoms:
+            at = self.y.new_tensor([[value]])
+            beyond = (at < low) | (at > high)
+            found = found - torch.where(beyond, self.pmf(at.expand(count, -1)), 0.0)
+        return found.squeeze(-1).clamp(min=0)
+
+    def edge_mass(self, share: float = 0.01) -> Tensor:
+        """Returns the mass within a share of the length from either end, `[N]`."""
+        low, high = self.y[:, :1], self.y[:, -1:]
+        part = share * (high - low)
+        return (self.cdf_at(low + part) + 1 - self.below(high - part)).squeeze(-1)
+
+    def modes(self) -> list[list[Mode]]:
+        """Returns the modes of each density, the one with the most mass first; an atom is a mode of its own."""
+        made = self._opened
+        parts = zip(made.y.cpu().numpy(), made.mass.cpu().numpy(), made.height.cpu().numpy(), strict=True)
+        rows = [_modes(y, mass, height, self.axis.support.discrete) for y, mass, height in parts]
+        return [[Mode(float(self._wrapped(torch.tensor(m.place))), m.mass) for m in row] for row in rows]
+
+    def region(self, level: float) -> list[Region]:
+        """Returns the smallest set of each density that has a probability; atoms come first, then where it is high."""
+        made = self._opened
+        parts = zip(made.y.cpu().numpy(), made.mass.cpu().numpy(), made.height.cpu().numpy(), strict=True)
+        return [self._region(y, mass, height, level) for y, mass, height in parts]
+
+    def _region(self, y: np.ndarray, mass: np.ndarray, height: np.ndarray, level: float) -> Region:
+        width = np.diff(y)
+        atom = (width <= 0) & (mass > 0)
+        if self.axis.support.discrete:
+            values, chosen = y[:-1][atom], mass[atom]
+            order = np.argsort(-chosen, kind="stable")
+            count = int(np.searchsorted(np.cumsum(chosen[order]), level - 1e-12)) + 1
+            kept = np.sort(values[order[:count]])
+            breaks = np.flatnonzero(np.diff(kept) > 1.5)
+            pieces = [(float(run[0]), float(run[-1])) for run in np.split(kept, breaks + 1)]
+            return Region(tuple(pieces), float(len(kept)), float(chosen[order[:count]].sum()))
+        points, in_points = y[:-1][atom], float(mass[atom].sum())
+        least = _threshold(width, mass, height, level - in_points)
+        pieces, length, inside = _above(y, width, mass, height, least) if level > in_points else ([], 0.0, 0.0)
+        if self.axis.support.turn is not None:
+            pieces = [(float(low), float(high)) for low, high in self._wrapped(torch.tensor(pieces).reshape(-1, 2))]
+        alone = [(float(p), float(p)) for p in points if not any(low <= p <= high for low, high in pieces)]
+        return Region(tuple(sorted([*pieces, *alone])), length, inside + in_points)
 
 
-def _log_trapezoid(y: Tensor, log_values: Tensor) -> Tensor:
-    gaps = torch.nn.functional.pad(y[:, 1:] - y[:, :-1], (1, 1))
-    weights = 0.5 * (gaps[:, 1:] + gaps[:, :-1])
-    return torch.logsumexp(log_values + weights.log(), dim=-1)
+def _threshold(width: np.ndarray, mass: np.ndarray, height: np.ndarray, wanted: float) -> float:
+    """Returns the height above which the cells of a density have a mass, by bisection."""
+    low, high = 0.0, float(height.max(initial=0.0))
+    for _ in range(60):
+        middle = 0.5 * (low + high)
+        if _mass_above(width, mass, height, middle).sum() >= wanted:
+            low = middle
+        else:
+            high = middle
+    return low
 
 
-def _ratio(width: Tensor, other: Tensor) -> Tensor:
-    """How many times longer cells are than others, at most 1024."""
-    return width / torch.maximum(other, width / 1024).clamp(min=1e-300)
+def _mass_above(width: np.ndarray, mass: np.ndarray, height: np.ndarray, least: float) -> np.ndarray:
+    """Returns the mass of each cell where the density is above a height."""
+    bottom, top = np.minimum(height[:-1], height[1:]), np.maximum(height[:-1], height[1:])
+    part = np.clip((top - least) / np.maximum(top - bottom, 1e-300), 0, 1)
+    share = part * (top + np.maximum(least, bottom)) / np.maximum(top + bottom, 1e-300)
+    return np.where(width > 0, mass * np.where(top > least, share, 0.0), 0.0)
 
 
-def _mean_exp(a: Tensor, b: Tensor, exp_a: Tensor, exp_b: Tensor) -> Tensor:
-    """The mean of `exp` over a piece on which its argument goes from a to b on a straight line."""
-    fall = a - b
-    return torch.where(fall.abs() < 1e-6, exp_a, (exp_a - exp_b) / fall)
+def _above(
+    y: np.ndarray, width: np.ndarray, mass: np.ndarray, height: np.ndarray, least: float
+) -> tuple[list[tuple[float, float]], float, float]:
+    """Returns the intervals where a density is above a height, their length and their mass."""
+    left, right = height[:-1], height[1:]
+    cross = np.clip((least - left) / np.where(right == left, 1.0, right - left), 0, 1)
+    start = np.where(left >= least, y[:-1], y[:-1] + cross * width)
+    end = np.where(right >= least, y[1:], y[:-1] + cross * width)
+    chosen = (np.maximum(left, right) > least) & (width > 0)
+    pieces: list[tuple[float, float]] = []
+    for low, high in zip(start[chosen], end[chosen], strict=True):
+        if pieces and low <= pieces[-1][1]:
+            pieces[-1] = (pieces[-1][0], float(high))
+        else:
+            pieces.append((float(low), float(high)))
+    return pieces, float((end - start)[chosen].sum()), float(_mass_above(width, mass, height, least).sum())
 
 
-def square_integral(a: Tensor, b: Tensor) -> Tensor:
-    """∫ of the square of a linear function over a piece of unit length, from its ends."""
-    return (a * a + a * b + b * b) / 3
+def _modes(y: np.ndarray, mass: np.ndarray, height: np.ndarray, discrete: bool) -> list[Mode]:
+    """Returns the modes of one density, the one with the most mass first."""
+    width = np.diff(y)
+    atom = (width <= 0) & (mass > 0)
+    if discrete:
+        heights, places, masses = mass[atom], y[:-1][atom], mass[atom]
+        found: list[Mode] = []
+    else:
+        cells = width > 0
+        heights = np.append(height[:-1][cells], height[-1])
+        places = np.append(y[:-1][cells], y[-1])
+        masses = np.append(mass[cells], 0.0)
+        found = [Mode(float(place), float(share)) for place, share in zip(y[:-1][atom], mass[atom], strict=True)]
+    basins = _basins(heights)
+    bounds = [*(basin[0] for basin in basins), len(heights)]
+    for (_, peak), low, high in zip(basins, bounds[:-1], bounds[1:], strict=True):
+        found.append(Mode(float(places[peak]), float(masses[low:high].sum())))
+    found = [mode for mode in found if mode.mass >= LEAST_MODE] or found
+    return sorted(found, key=lambda mode: -mode.mass)
 
 
-def crps_of_points(points: Tensor, y: Tensor) -> Tensor:
-    """The CRPS of equally likely points: `[N, Q], [N] -> [N]`."""
-    points = points.double().sort(-1).values
-    count = points.shape[-1]
-    distance = (points - y.double().unsqueeze(-1)).abs().mean(-1)
-    # E|Y − Y'| of a sorted sample.
-    rank = 2 * torch.arange(1, count + 1, dtype=torch.float64, device=points.device) - count - 1
-    return distance - (rank * points).sum(-1) / count**2
-
-
-def energy_score(points: Tensor, y: Tensor) -> Tensor:
-    """`E‖Y − y‖ − ½ E‖Y − Y'‖` of equally likely points: `[N, Q, D], [N, D] -> [N]` (Gneiting and Raftery, 2007)."""
-    points, y = points.double(), y.double().unsqueeze(1)
-    distance = (points - y).norm(dim=-1).mean(-1)
-    pairs = torch.cat([torch.cdist(part, part).mean((1, 2)) for part in points.split(64)])
-    return distance - 0.5 * pairs
-
-
-def central_coverage(pit: Tensor, level: float) -> Tensor:
-    """Share of observations inside the central interval of a level, from their PIT: `[..., N] -> [...]`."""
-    tail = (1 - level) / 2
-    return ((pit >= tail) & (pit <= 1 - tail)).double().mean(-1)
-
-
-def region_coverage(outside: Tensor, level: float) -> Tensor:
-    """Share of observations inside the region of highest density of a level: `[..., N] -> [...]`.
-
-    Args:
-        outside: the model's mass where its density is higher than at the observation.
-    """
-    return (outside <= level).double().mean(-1)
-
-
-LEVELS = [round(0.05 * k, 2) for k in range(1, 20)]
-"""Levels of calibration curves."""
-
-
-def mixed_nll(log_prob: Tensor, log_base: Tensor, share: float = 0.02) -> Tensor:
-    """The NLL after a share of the base density is mixed in, which bounds what a single point can cost."""
-    return -torch.logaddexp(log_prob + math.log1p(-share), log_base + math.log(share))
-
-
-def point_metrics(log_prob: Tensor, mean: Tensor, median: Tensor, y: Tensor, log_base: Tensor) -> dict[str, Tensor]:
-    """Returns robust summaries of the NLL, and errors of points: `[N]`, `[N, D]` twice, `[N, D]`, `[N]`."""
-    return {
-        "nll_median": -log_prob.median(),
-        "nll_mixed": mixed_nll(log_prob, log_base).mean(),
-        "rmse": (mean - y).square().mean().sqrt(),
-        "mae": (median - y).abs().mean(),
-    }
-
-
-def calibration_metrics(pit: Tensor, one: bool) -> dict[str, Tensor]:
-    """Returns coverages, and how far the calibration curve is off in the mean, from the PIT `[N]`."""
-    curve = calibration_curve(pit, one)
-    return {
-        "coverage_50": curve[LEVELS.index(0.5)],
-        "coverage_90": curve[LEVELS.index(0.9)],
-        "calibration_error": (curve - curve.new_tensor(LEVELS)).abs().mean(),
-    }
-
-
-def calibration_curve(pit: Tensor, one: bool) -> Tensor:
-    """Returns the coverage at each of `LEVELS`: of central intervals, or of regions for several targets."""
-    covered = central_coverage if one else region_coverage
-    return torch.stack([covered(pit, level) for level in LEVELS])
+def _basins(heights: np.ndarray) -> list[tuple[int, int]]:
+    """Returns where each basin starts and its peak; two whose density hardly dips between them are one."""
+    rising = np.diff(heights, prepend=-np.inf) > 0
+    falling = np.diff(heights, append=-np.inf) <= 0
+    found: list[tuple[int, int]] = []
+    for peak in np.flatnonzero(rising & falling).tolist():
+        start = 0
+        while found:
+            last_start, last = found[-1]
+            dip = last + int(np.argmin(heights[last : peak + 1]))
+            if heights[dip] < (1 - LEAST_DIP) * min(heights[last], heights[peak]):
+                start = dip
+                break
+            if heights[last] >= heights[peak]:
+                peak = last
+            found.pop()
+            start = last_start
+            if not found:
+                break
+        found.append((start, peak))
+    return found

@@ -17,6 +17,7 @@ from ebmbench.display import palette
 from ebmbench.display.palette import TRUTH_COLOR
 from ebmbench.display.rendering import save_pictures
 from ebmbench.tasks.examples import read_arrays, read_examples
+from ebmbench.tasks.regression import plane_figures
 
 OBSERVED_COLOR = "#000000"
 BINS = 20
@@ -27,6 +28,8 @@ GROUPS = 10
 
 def figures(method: str, data: str, run_dir: Path) -> list[Path]:
     """Draws `predictions`, `calibration` and `training` as PNG and PDF; returns the files.
+
+    Where there is one input, also `density` and `slices`.
 
     Args:
         method: its name.
@@ -39,6 +42,10 @@ def figures(method: str, data: str, run_dir: Path) -> list[Path]:
         "predictions": _predictions(title, color, pictures, about["targets"]),
         "calibration": _calibration(title, color, run_dir, about["targets"]),
     }
+    if (run_dir / "densities.npz").exists():
+        points = pd.DataFrame({name: pictures[f"test_{name}"] for name in ("x", "y")})
+        names = [*about["features"], *about["targets"]]
+        drawn |= plane_figures.figures(method, data, points, read_arrays(run_dir / "densities.npz"), names)
     if (run_dir / "history.csv").exists():
         drawn["training"] = _training(title, color, pd.read_csv(run_dir / "history.csv"))
     return save_pictures(drawn, run_dir / "figures")
@@ -173,7 +180,7 @@ def _errors(axes: Axes, color: str, examples: pd.DataFrame, ending: str) -> None
         axes.set_ylim(0, float(frame["error"].quantile(0.99)) * 1.05 + 1e-12)
 
 
-def training_curves(
+def _training_curves(
     title: str, color: str, history: pd.DataFrame, column: str, label: str, height: float
 ) -> tuple[Figure, Axes]:
     """Draws the loss of each seed, and beside it a column of the history; returns the figure and that panel."""
@@ -193,9 +200,16 @@ def training_curves(
 
 
 def _training(title: str, color: str, history: pd.DataFrame) -> Figure:
-    figure, nll = training_curves(title, color, history, "val_nll", "validation NLL", 2.6)
-    best = history["val_nll"].min()
-    late = history.loc[history["epoch"] > 2, "val_nll"]
+    if not {"val_nll", "val_loss"} & set(history):
+        figure, norm = _training_curves(title, color, history, "grad_norm", "gradient norm", 2.8)
+        if (history["grad_norm"] > 0).all():
+            norm.set_yscale("log")
+        return figure
+    column = "val_nll" if "val_nll" in history else "val_loss"
+    label = "validation NLL" if column == "val_nll" else "validation loss"
+    figure, nll = _training_curves(title, color, history, column, label, 2.6)
+    best = history[column].min()
+    late = history.loc[history["epoch"] > 2, column]
     if late.notna().any():  # the first epochs would hide the rest
         nll.set_ylim(
             best - 0.05 * (late.quantile(0.95) - best) - 1e-3, late.quantile(0.95) + 0.1 * (late.quantile(0.95) - best)

@@ -19,12 +19,17 @@ from ebmbench.core.energy import Energy
 from ebmbench.core.errors import UserError
 from ebmbench.core.importance import Cloud, Proposed
 from ebmbench.core.optimizers import eager
-from ebmbench.core.rng import Draws
+from ebmbench.core.rng import Draws, Streams
+from ebmbench.methods.base import Method
+from ebmbench.supports.nodes import NodeDensity
+from ebmbench.supports.placed import Placed
+from ebmbench.supports.targets import Targets
 from ebmbench.tasks.base import Setup
-from ebmbench.tasks.regression import conditional, scoring
-from ebmbench.tasks.regression.base_density import NodeDensity, WithBase
-from ebmbench.tasks.regression.conditional import Conditionals
-from ebmbench.tasks.regression.data.base import Split, check_targets, discrete_notes, far_notes, outside_notes
+from ebmbench.tasks.regression import scoring
+from ebmbench.tasks.regression.conditional import NEAR_NODES, Conditionals
+from ebmbench.tasks.regression.data.base import Split, check_targets
+from ebmbench.tasks.regression.data.notes import outside_notes, sampling_notes, target_notes
+from ebmbench.tasks.regression.fitted import Fitted
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.scaling import Scaling
 from ebmbench.tasks.regression.stack import Place
@@ -40,6 +45,8 @@ PATIENT_STEPS = 4000
 """Where `trainer.patience` is its default, no model waits longer than this for a lower validation NLL."""
 DROP = 0.2
 """What is left of the learning rate after each of `trainer.drops`."""
+VALIDATION_SEEDS = 2**32
+"""Added to a seed for the random numbers of its own loss on validation rows: none of them is used in training."""
 KEPT_DRAWS = 64
 """Chunks of validation rows whose importance samples are kept from epoch to epoch."""
 
@@ -55,30 +62,57 @@ class FitLearner(RegressionLearner):
 
     Attributes of the state, which checkpoints hold:
         average.flat: the average of the weights, `[S, P]`; average.steps: how many steps are in it.
-        best.flat, best.nll, best.epoch: the weights with the lowest validation NLL, that NLL and its epoch.
+        best.flat, best.score, best.epoch: the weights with the lowest validation score, that score and its epoch.
         epoch: how many are over. waited: epochs since the last lower validation NLL or drop, `[S]`.
         drops: how often the learning rate fell, `[S]`. step_share: what is left of it, `[S]`.
         ended: who has ended, `[S]`.
     """
 
     def __init__(
-        self, task: Regression, setup: Setup, seeds: Sequence[int], device: torch.device, split: Split | None = None
+        self,
+        task: Regression,
+        setup: Setup,
+        seeds: Sequence[int],
+        device: torch.device,
+        split: Split | None = None,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        self.task, self.split, trainer = task, split or load(task), setup.trainer
-        self.scaling = Scaling.of(self.split.train.x, self.split.train.y)
-        x, y = self.standardised(self.split.train.x, self.split.train.y, device)
-        stack = task.network.stack(tuple(x.shape[1:]), y.shape[1], Place(seeds, device, backend=setup.backend))
-        super().__init__(stack, x, y, setup.method, setup.proposal, seeds, trainer.epochs, trainer.batch_size)
+        trainer = setup.trainer
+        if split is None:
+            split = load(task)
+            for note in sampling_notes(split, setup.method) if split.truth is None else ():
+                _say_once(task.dataset_name, note)
+        self.task, self.split = task, split
+        train = self.split.train
+        supports = task.data.supports(len(self.split.target_names))
+        targets = Targets.of(self.split.target_names, supports, train.y, task.base, task.standardize)
+        check_method(setup.method, targets)
+        self.scaling = Scaling.of(train.x, targets, task.standardize)
+        x, y = self.standardised(train.x, train.y, device, dtype)
+        stack = task.network.stack(tuple(x.shape[1:]), targets.features, Place(seeds, device, dtype, setup.backend))
+        proposal = setup.proposal
+        if proposal is not None and len(targets.axes) == 1:
+            proposal = Placed.on(proposal, targets.axes[0])
+        weight = self.split.train.weight
+        weight = None if weight is None else weight.to(device)
+        super().__init__(stack, x, y, setup.method, proposal, seeds, trainer.epochs, trainer.batch_size, weight)
         self.trainer = trainer
         self.patience = trainer.patience
-        if self.patience == type(trainer).model_fields["patience"].default:
+        if self.patience is not None and self.patience == type(trainer).model_fields["patience"].default:
             self.patience = min(self.patience, math.ceil(PATIENT_STEPS / self.steps_per_row))
-        self.val = self.standardised(self.split.val.x, self.split.val.y, device)
-        self.nodes = NodeDensity.of(y[:, 0], task.base).to(device) if y.shape[1] == 1 else None
-        if not stack.normalised and self.nodes is not None:
-            self.partition_nodes = task.base.nodes + conditional.NEAR_NODES
-        cloud = Cloud.of_targets(y).to(device) if self.nodes is None else None
-        self.conditionals = Conditionals(stack, task.base, self.nodes, cloud, len(self.seeds))
+        self.val = self.standardised(self.split.val.x, self.split.val.y, device, dtype)
+        given = self.split.val.weight
+        self.val_weight = (torch.ones(len(self.val[0])) if given is None else given).double().to(device)
+        one = y.shape[1] == 1
+        axis = targets.axes[0]
+        host = self.scaling.y(train.y)[:, 0].to(dtype)  # a mask of a device's rows would wait for it
+        dense = host[~axis.is_point(host)]
+        nodes = NodeDensity.of(dense, axis.measure).to(device) if one and not targets.discrete else None
+        cloud = None if one else Cloud.of_targets(y).to(device)
+        self.conditionals = Conditionals(stack, targets, nodes, cloud, len(self.seeds))
+        self.fitted = Fitted(self.split, self.scaling, self.conditionals, self.seeds, device, dtype)
+        if one and not self.conditionals.normalised:
+            self.partition_nodes = len(targets.axes[0].points) + (0 if nodes is None else task.base.nodes + NEAR_NODES)
         self.optimizer = eager(torch.optim.AdamW)(
             list(self.parameters.values()),
             lr=trainer.learning_rate,
@@ -88,14 +122,17 @@ class FitLearner(RegressionLearner):
         if trainer.gradient_clip is not None:
             stack.flat.register_hook(_clip(trainer.gradient_clip))
         count = len(self.seeds)
-        self.val_rows = max(1, CHUNK // (count * task.base.nodes)) if self.nodes is not None else VALIDATION_ROWS
+        self.val_rows = max(1, CHUNK // (count * task.base.nodes)) if one else VALIDATION_ROWS
         self._kept_draws: dict[int, Proposed | None] = {}
         flat = stack.flat.detach()
+        self.log_slope = float(
+            (self.scaling.log_slope(self.val[1].double().cpu()) * self.val_weight.cpu()).sum() / self.val_weight.sum()
+        )
         self.state |= {
             "average.flat": flat.clone(),
             "average.steps": torch.zeros((), dtype=torch.float64, device=device),
             "best.flat": flat.clone(),
-            "best.nll": torch.full((count,), math.inf, dtype=torch.float64, device=device),
+            "best.score": torch.full((count,), math.inf, dtype=torch.float64, device=device),
             "best.epoch": torch.zeros(count, dtype=torch.int64, device=device),
             "waited": torch.zeros(count, dtype=torch.int64, device=device),
             "drops": torch.zeros(count, dtype=torch.int64, device=device),
@@ -104,56 +141,76 @@ class FitLearner(RegressionLearner):
             "epoch": torch.zeros((), dtype=torch.int64, device=device),
         }
         self.step_share = self.state["step_share"]
+        self.validation_streams = Streams([seed + VALIDATION_SEEDS for seed in seeds], device)
 
-    def standardised(self, x: Tensor, y: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Returns inputs and targets as the network sees them, float32."""
-        return self.scaling.x(x).to(device), self.scaling.y(y).float().to(device)
+    def standardised(
+        self, x: Tensor, y: Tensor, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> tuple[Tensor, Tensor]:
+        """Returns inputs and z of targets as the network sees them."""
+        return self.scaling.x(x).to(device, dtype), self.scaling.y(y).to(device, dtype)
 
     @override
     def bind(self, x: Tensor) -> tuple[Energy, Callable[[], Tensor]]:
         f, features = self.stack.bind(x)
-        return (f if self.stack.normalised else WithBase(f, self.task.base)), features
+        return self.scaling.targets.energy(f, self.conditionals.normalised), features
 
     def log_partition(self, draws: Draws, y: Tensor) -> Callable[[Energy], Tensor] | None:
         """Returns what gives `log Z`: 0 for a normalised model, a quadrature for one target, None for several."""
-        if self.stack.normalised:
+        if self.conditionals.normalised:
             return lambda f: y.new_zeros(y.shape[:-1])
-        nodes = self.nodes
-        if nodes is None:
+        if not self.fitted.one:
             return None
 
         def partition(f: Energy) -> Tensor:  # most methods never ask for it
-            places, near = (self.random_places(draws, n) for n in (self.task.base.nodes, conditional.NEAR_NODES))
-            return conditional.trained_log_partition(f, nodes, places, y, near)
+            places, near = (self.random_places(draws, n) for n in (self.task.base.nodes, NEAR_NODES))
+            return self.conditionals.trained_log_z(f, places, y, near)
 
         return partition
 
     @override
     def after_update(self, alive: Tensor) -> None:
         decay = self.trainer.ema
+        if not decay:
+            return
         average, steps = self.state["average.flat"], self.state["average.steps"]
         steps += 1
         # The first steps weigh more, else the average would hold the initial weights for long.
-        keep = torch.clamp((1 + steps) / (10 + steps), max=decay) if decay else steps.new_zeros(())
+        keep = torch.clamp((1 + steps) / (10 + steps), max=decay)
         average.lerp_(self.stack.flat.detach(), (1 - keep).to(average.dtype))
 
     @override
     def end_epoch(self, alive: Tensor) -> dict[str, Tensor]:
         state, patience = self.state, self.patience
         state["epoch"] += 1
-        with self.weights(state["average.flat"]):
-            nll = self.validation_nll()
-        better = alive & ~state["ended"] & (nll < state["best.nll"])
-        state["best.nll"].copy_(torch.where(better, nll, state["best.nll"]))
+        if self.patience is None:  # nothing is chosen by it
+            self._anneal()
+            return {}
+        exact = self.trainer.select == "exact"
+        with self.weights(self._average):
+            score = self.validation_nll() if exact else self.validation_loss()
+        better = alive & ~state["ended"] & (score < state["best.score"])
+        state["best.score"].copy_(torch.where(better, score, state["best.score"]))
         state["best.epoch"].copy_(torch.where(better, state["epoch"], state["best.epoch"]))
-        state["best.flat"].copy_(torch.where(better.unsqueeze(1), state["average.flat"], state["best.flat"]))
+        state["best.flat"].copy_(torch.where(better.unsqueeze(1), self._average, state["best.flat"]))
         state["waited"].copy_(torch.where(better, 0, state["waited"] + 1))
-        if patience is not None:
-            over = state["waited"] >= torch.where(state["drops"] > 0, math.ceil(patience / 2), patience)
-            drop = over & alive & (state["drops"] < self.trainer.drops)
-            state["ended"] |= ~alive | (over & ~drop)
-            self._drop(drop)
-        return {"val_nll": torch.where(alive, nll + self.scaling.log_scale, torch.nan)}
+        over = state["waited"] >= torch.where(state["drops"] > 0, math.ceil(patience / 2), patience)
+        drop = over & alive & (state["drops"] < self.trainer.drops)
+        state["ended"] |= ~alive | (over & ~drop)
+        self._drop(drop)
+        self._anneal()
+        name, shift = ("val_nll", self.log_slope) if exact else ("val_loss", 0.0)
+        return {name: torch.where(alive, score + shift, torch.nan)}
+
+    def _anneal(self) -> None:
+        """Lowers the learning rate where it follows a cosine."""
+        if self.trainer.schedule == "cosine":
+            state = self.state
+            state["step_share"].copy_(DROP ** state["drops"] * self.annealed(state["epoch"]))
+
+    @property
+    def _average(self) -> Tensor:
+        """The average of the weights, `[S, P]`; the weights themselves if `trainer.ema` is 0."""
+        return self.state["average.flat"] if self.trainer.ema else self.stack.flat.detach()
 
     def _drop(self, chosen: Tensor) -> None:
         """Puts some models, bool `[S]`, back to their best weights, with a smaller learning rate."""
@@ -171,9 +228,9 @@ class FitLearner(RegressionLearner):
     def end_training(self) -> None:
         """Puts the weights in place that are kept: the best ones, or the last if there is no early stopping."""
         state = self.state
-        chosen = state["best.nll"].isfinite() & (self.trainer.patience is not None)
+        chosen = state["best.score"].isfinite() & (self.trainer.patience is not None)
         with torch.no_grad():
-            self.stack.flat.copy_(torch.where(chosen.unsqueeze(1), state["best.flat"], state["average.flat"]))
+            self.stack.flat.copy_(torch.where(chosen.unsqueeze(1), state["best.flat"], self._average))
         self.num_examples = int(state["epoch"]) * self.num_items
 
     @contextmanager
@@ -197,8 +254,27 @@ class FitLearner(RegressionLearner):
         x, y = self.val
         total = torch.zeros(len(self.seeds), dtype=torch.float64, device=self.device)
         for number, some in enumerate(torch.arange(len(x), device=self.device).split(self.val_rows)):
-            total -= self.conditionals.log_prob(x[some], y[some].double(), self._drawn(number, y[some])).sum(-1)
-        return total / len(x)
+            log_prob = self.conditionals.log_prob(x[some], y[some].double(), self._drawn(number, y[some]))
+            total -= (log_prob * self.val_weight[some]).sum(-1)
+        return total / self.val_weight.sum()
+
+    def validation_loss(self) -> Tensor:
+        """Returns the method's own mean loss of the validation rows, `[S]` float64, with the same draws every time.
+
+        A method that keeps something for each example starts anew on them. A learned proposal is that of the moment.
+        """
+        x, y = (part.expand(len(self.seeds), *part.shape) for part in self.val)
+        total = torch.zeros(len(self.seeds), dtype=torch.float64, device=self.device)
+        with self.stack.evaluating():
+            for number, some in enumerate(torch.arange(x.shape[1], device=self.device).split(self.batch_size)):
+                memory = {
+                    name: y.new_full((len(self.seeds), len(some), *shape), torch.nan)
+                    for name, shape in self._memory.items()
+                }
+                draws = self.validation_streams.at(number)
+                losses, _, _ = self.method_losses(x[:, some], y[:, some], draws, memory)
+                total += (losses.detach() * self.val_weight[some]).double().sum(-1)
+        return total / self.val_weight.sum()
 
     def _drawn(self, number: int, y: Tensor) -> Proposed | None:
         """Returns the draws for log Z at some validation targets; those of the first chunks are kept."""
@@ -211,7 +287,24 @@ class FitLearner(RegressionLearner):
 
     @override
     def evaluate(self, run_dir: Path, diverged: Sequence[bool]) -> list[dict[str, float]]:
-        return scoring.evaluate(self, run_dir, diverged)
+        known = self.conditionals.normalised
+        chosen = self.validation_nll() + self.log_slope if known else scoring.val_nll(self.fitted)
+        more = [
+            {"val_nll": float(nll), **({"best_epoch": float(epoch)} if self.patience is not None else {})}
+            for nll, epoch in zip(chosen, self.state["best.epoch"], strict=True)
+        ]
+        return scoring.evaluate(self.fitted, more, self.task, run_dir, diverged)
+
+
+def check_method(method: Method, targets: Targets) -> None:
+    """Raises UserError for a method that needs a density in y, where values have probabilities."""
+    axis = next((axis for axis in targets.axes if axis.support.discrete or axis.support.atoms), None)
+    if axis is not None and (method.y_derivatives or method.moves_target):
+        kind = axis.support.name + (" with atoms" if axis.support.atoms else "")
+        raise UserError(
+            f"method={method.name} moves targets or differentiates in y, which support={kind} does not allow; "
+            "use one that draws from a proposal, such as nce or ml-is, or the exact likelihood"
+        )
 
 
 def _clip(limit: float) -> Callable[[Tensor], Tensor]:
@@ -241,7 +334,8 @@ def _load(data: Any) -> Split:
                 f"load of data={data.registered()} returned a {type(split).__name__}: return arrays_split(x, y)"
             )
         check_targets(split)
-        split.notes.extend(far_notes(split) + discrete_notes(split) + outside_notes(split))
+        if split.truth is None:
+            split.notes.extend(target_notes(split) + outside_notes(split))
         _kept[key] = split
     return _kept[key]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -31,6 +31,7 @@ class RegressionLearner(Learner):
         stack: the models.
         x, y: training inputs `[N, ...]` and targets `[N, D]`, on the models' device.
         method, proposal: how they are trained.
+        weight: of each training point in the loss, `[N]`; None: all alike.
         seeds: of the models.
         epochs, batch_size: passes over the training points, and points of a mini-batch.
     """
@@ -47,9 +48,11 @@ class RegressionLearner(Learner):
         seeds: Sequence[int],
         epochs: int,
         batch_size: int,
+        weight: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.stack, self.x, self.y = stack, x, y
+        self.weight = None if weight is None else weight / weight.mean()
         self.method, self.proposal = method, proposal
         self.seeds, self.device, self.target_dim = tuple(seeds), x.device, y.shape[-1]
         self.streams = Streams(self.seeds, self.device)
@@ -68,6 +71,10 @@ class RegressionLearner(Learner):
             size = (len(self.seeds), self.num_items, *shape)
             self.state[f"memory.{name}"] = torch.full(size, torch.nan, dtype=y.dtype, device=self.device)
         self.counts = no_counts(method.counters, len(self.seeds), self.device)
+
+    def annealed(self, epoch: Tensor) -> Tensor:
+        """Returns what a cosine leaves of the learning rate after an epoch: from 1 to 0 at the last one."""
+        return 0.5 * (1 + torch.cos(math.pi * epoch.double() * self.steps_per_row / self.num_steps))
 
     def bind(self, x: Tensor) -> tuple[Energy, Callable[[], Tensor]]:
         """Returns the energies of a mini-batch x `[S, B, ...]` as methods see them, and the features of x."""
@@ -90,17 +97,25 @@ class RegressionLearner(Learner):
         shift = draws.uniform("quadrature", (len(self.seeds), 1), torch.float64)
         return (torch.arange(count, dtype=torch.float64, device=self.device) + shift) / count
 
+    def method_losses(
+        self, x: Tensor, y: Tensor, draws: Draws, memory: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Energy, Step]:
+        """Returns the method's loss of each example, `[S, B]`, its energies, and its step.
+
+        Args:
+            x, y: a mini-batch of each model, `[S, B, ...]` and `[S, B, D]`.
+            memory: what the method kept for these examples.
+        """
+        f, features = self.bind(x)
+        step = Step(draws, self.proposal, self.own.heads(features), memory, self.log_partition(draws, y))
+        return self.method.loss(f, y, step), f, step
+
     @override
     def losses(self, batch: Tensor, step: int | Tensor) -> Tensor:
         self.stack.start_step(step)
-        f, features = self.bind(self.x[batch])
         y = self.y[batch]
-        draws = self.streams.at(step)
-        heads = self.own.heads(features)
-        log_partition = self.log_partition(draws, y)
         memory = {name: self.state[f"memory.{name}"][self._rows, batch] for name in self._memory}
-        now = Step(draws, self.proposal, heads, memory, log_partition)
-        losses = self.method.loss(f, y, now)
+        losses, f, now = self.method_losses(self.x[batch], y, self.streams.at(step), memory)
         if not isinstance(losses, Tensor) or losses.shape != y.shape[:-1]:
             given = tuple(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
             raise UserError(
@@ -111,7 +126,9 @@ class RegressionLearner(Learner):
         for name, values in now.remembered.items():
             self.state[f"memory.{name}"][self._rows, batch] = values
         count_examples(now, self.counts, self.method.counters)
-        return losses.mean(-1) if learned is None else losses.mean(-1) + learned.mean(-1)
+        weight = 1 if self.weight is None else self.weight[batch]
+        mean = (losses * weight).mean(-1)
+        return mean if learned is None else mean + (learned * weight).mean(-1)
 
 
 def seed_bytes(method: Method, batch_size: int, nodes: int, fused: bool) -> int:

@@ -6,7 +6,6 @@ import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import NormalDist
 
 import numpy as np
 import pandas as pd
@@ -14,9 +13,10 @@ from torch import Tensor
 
 from ebmbench.core.errors import UserError, counted
 from ebmbench.core.extras import has
+from ebmbench.supports.target_range import MUCH_OUTSIDE
 from ebmbench.system.files import write_atomically
-from ebmbench.tasks.regression.data.frames import clean_numbers
-from ebmbench.tasks.regression.data.table import PARQUET, read_table
+from ebmbench.tasks.regression.data.files import PARQUET, read_table
+from ebmbench.tasks.regression.data.frames import read_targets
 from ebmbench.tasks.regression.model import RegressionModel
 from ebmbench.tasks.regression.records import endings
 
@@ -59,7 +59,8 @@ def predict_table(model: RegressionModel, table: pd.DataFrame, level: float) -> 
     """Returns a row for each row of a table, and what is to be said of the table, a sentence each.
 
     The columns are `row` (its number, from 0), and for each target `mean`, `mode`, `std`, and the ends `low` and `high`
-    of the central interval; of several targets their names end in `_TARGET`. Where the table holds the targets too,
+    of the central interval; of several targets their names end in `_TARGET`. `outside` is the mass beyond the range of
+    the training targets, widened by a tenth of it. Where the table holds the targets too,
     `log_prob` is their log-density; it is empty in rows that lack a target.
     """
     table = table.rename(columns=lambda name: str(name).strip())
@@ -69,32 +70,26 @@ def predict_table(model: RegressionModel, table: pd.DataFrame, level: float) -> 
     x, said = model.transform.read(table)
     y = None
     if all(name in table for name in model.targets):
-        columns = [clean_numbers(table[name]) for name in model.targets]
-        y = np.stack([values for values, _ in columns], axis=1)
-        said += [note for _, notes_of_target in columns for note in notes_of_target]
+        y, notes_of_targets = read_targets(table, model.targets, model.transform)
+        said += notes_of_targets
     made = model.summary_of(x, level, y)
     result: dict[str, np.ndarray] = {"row": np.arange(len(table))}
     for k, ending in enumerate(endings(model.targets)):
         result |= {f"{name}{ending}": made[name][:, k].numpy() for name in ("mean", "mode", "std", "low", "high")}
+    result["outside"] = made["outside"].numpy()
     if "log_prob" in made:
         result["log_prob"] = made["log_prob"].numpy()
-    return pd.DataFrame(result), notes + said + _tails(made, level)
+    return pd.DataFrame(result), notes + said + _outside(made["outside"])
 
 
-WIDE = 3
-"""A standard deviation so many times as large as that of a Gaussian with the same interval comes from far tails."""
-
-
-def _tails(made: Mapping[str, Tensor], level: float) -> list[str]:
-    """Returns a sentence if rows have a standard deviation, `[N, D]`, that says nothing of their interval's width."""
-    gaussian = (made["high"] - made["low"]) / 2 / NormalDist().inv_cdf((1 + level) / 2)
-    wide = int((made["std"] > WIDE * gaussian).any(1).sum())
-    if not wide:
+def _outside(outside: Tensor) -> list[str]:
+    """Returns a sentence if rows have much of their mass, `[N]`, where no training target was."""
+    rows = int((outside > MUCH_OUTSIDE).sum())
+    if not rows:
         return []
     return [
-        f"{counted(wide, 'row has', 'rows have')} a std more than {WIDE} times that of a Gaussian with the same low "
-        "and high: a little mass lies far out, in tails of the base density that no sample of training pushed down; "
-        "take low and high for the width"
+        f"{counted(rows, 'row has', 'rows have')} more than {MUCH_OUTSIDE:.0%} of the density beyond the range of the "
+        "training targets, widened by a tenth (column outside): do not rely on these predictions"
     ]
 
 

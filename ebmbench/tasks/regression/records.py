@@ -5,6 +5,7 @@ examples.*       a row for each test row and seed (Parquet where pyarrow can be 
 ensemble.csv     scores of the mixture of the seeds' densities
 calibration.csv  coverage at each level, by seed
 pictures.npz     densities of a few test rows
+densities.npz    densities over the plane of x and y, where there is one input
 """
 
 from __future__ import annotations
@@ -23,17 +24,20 @@ from torch import Tensor
 from ebmbench.core.rng import Streams
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.examples import read_arrays, write_arrays, write_examples
-from ebmbench.tasks.regression.density import (
+from ebmbench.tasks.regression import plane
+from ebmbench.tasks.regression.fitted import Fitted
+from ebmbench.tasks.regression.scores import (
+    INTERVAL,
     LEVELS,
     calibration_curve,
     calibration_metrics,
     crps_of_points,
     energy_score,
+    interval_score,
     point_metrics,
 )
 
 if TYPE_CHECKING:
-    from ebmbench.tasks.regression.fitting import FitLearner
     from ebmbench.tasks.regression.scoring import RowScores
 
 PICTURES = 8
@@ -41,93 +45,99 @@ PICTURES = 8
 PICTURE_POINTS = 601
 
 
-def write_model(learner: FitLearner, run_dir: Path) -> None:
+def write_model(fitted: Fitted, run_dir: Path) -> None:
     """Writes `model.json`."""
-    text = json.dumps(model_plain(learner), indent=1)
-    write_atomically(run_dir / "model.json", (text + "\n").encode())
+    write_atomically(run_dir / "model.json", (json.dumps(fitted.plain(), indent=1) + "\n").encode())
 
 
-def model_plain(learner: FitLearner) -> dict[str, Any]:
-    """Returns what a trained model needs for use, beside its weights, as plain data."""
-    split = learner.split
-    plain: dict[str, Any] = {
-        "x_shape": list(split.train.x.shape[1:]),
-        "targets": split.target_names,
-        "features": split.feature_names,
-        "transform": split.transform.plain(),
-        "scaling": learner.scaling.plain(),
-        "rows": {name: len(getattr(split, name)) for name in ("train", "val", "test")},
-        "notes": split.notes,
-    }
-    if learner.nodes is not None:
-        plain["nodes"] = {name: getattr(learner.nodes, name).tolist() for name in ("centres", "widths")}
-    elif learner.conditionals.cloud is not None:
-        plain["cloud"] = learner.conditionals.cloud.plain()
-    return plain
-
-
-def write_part(learner: FitLearner, scores: RowScores, log_base: Tensor, good: Sequence[bool], run_dir: Path) -> None:
+def write_part(fitted: Fitted, scores: RowScores, log_base: Tensor, good: Sequence[bool], run_dir: Path) -> None:
     """Writes what these seeds say of the test rows; `join` puts the parts of a run together.
 
     Args:
         good: the seeds whose densities are results.
     """
-    test = learner.split.test
+    test = fitted.split.test
     arrays = {name: getattr(scores, name).numpy() for name in ("log_prob", "pit", "mean", "median", "spread", "points")}
     arrays |= {"y": test.y.numpy(), "rows": test.places, "log_base": log_base.numpy()}
-    arrays |= {"seeds": np.array(learner.seeds), "good": np.array(good)}
-    write_arrays(_part(run_dir, learner.seeds[0]), arrays)
-    write_arrays(run_dir / f"pictures.{learner.seeds[0]}.npz", _pictures(learner, scores, good))
+    arrays |= {"seeds": np.array(fitted.seeds), "good": np.array(good)}
+    first = fitted.seeds[0]
+    write_arrays(_part(run_dir, first), arrays)
+    write_arrays(run_dir / f"pictures.{first}.npz", _pictures(fitted, scores, good))
+    if plane.can_draw(fitted):
+        write_arrays(run_dir / f"densities.{first}.npz", plane.pictures(fitted, list(good)))
 
 
 def _part(run_dir: Path, seed: int) -> Path:
     return run_dir / f"examples.{seed}.npz"
 
 
-def _pictures(learner: FitLearner, scores: RowScores, good: Sequence[bool]) -> dict[str, Any]:
+def _pictures(fitted: Fitted, scores: RowScores, good: Sequence[bool]) -> dict[str, Any]:
     """Returns densities of a few test rows, chosen over the range of the first target."""
-    test = learner.split.test
+    test = fitted.split.test
     order = test.y[:, 0].argsort()
     count = min(PICTURES, len(order))
     chosen = order[((torch.arange(count) + 0.5) * len(order) / count).long()]
     arrays: dict[str, Any] = {
-        "seeds": np.array(learner.seeds),
+        "seeds": np.array(fitted.seeds),
         "good": np.array(good),
         "rows": test.places[chosen.numpy()],
         "observed": test.y[chosen].numpy(),
         "points": scores.points[:, chosen].numpy(),
     }
+    if plane.can_draw(fitted):
+        arrays |= {"test_x": test.x.reshape(-1).numpy(), "test_y": test.y[:, 0].numpy()}
     if test.x.dim() == 4:
         arrays["images"] = test.x[chosen].numpy()
-    if learner.nodes is not None:
-        arrays |= _curves(learner, scores, chosen)
-    elif learner.split.truth is not None:
+    if fitted.one and not fitted.scaling.targets.discrete:
+        arrays |= _curves(fitted, scores, chosen)
+    elif fitted.one:
+        arrays |= _probabilities(fitted, chosen)
+    elif fitted.split.truth is not None:
         draws = Streams([1], stacked=False).at(0)
-        arrays["true_points"] = learner.split.truth.sample(test.given[chosen], 400, draws, "picture").float().numpy()
+        arrays["true_points"] = fitted.split.truth.sample(test.given[chosen], 400, draws, "picture").float().numpy()
     return arrays
 
 
-def _curves(learner: FitLearner, scores: RowScores, chosen: Tensor) -> dict[str, Any]:
+def _curves(fitted: Fitted, scores: RowScores, chosen: Tensor) -> dict[str, Any]:
     """Returns for each chosen row a grid of y and p(y|x) on it, by seed; and the true one.
 
     The grid holds the observation and 98 percent of the mass: farther tails would make all else narrow.
     """
-    test, scaling = learner.split.test, learner.scaling
+    test, scaling = fitted.split.test, fitted.scaling
     points = scores.points[:, chosen, :, 0].double()
     points = points[points.isfinite().all(-1).all(-1)] if points.isfinite().any() else torch.zeros(1, len(chosen), 1)
     ends = points.movedim(0, 1).flatten(1).quantile(points.new_tensor([0.01, 0.99]), dim=1).T
     low, high = torch.cat((ends, test.y[chosen, :1].double()), 1).aminmax(dim=1)
-    margin = 0.1 * (high - low) + 1e-3 * float(scaling.y_std[0])
+    (axis,) = scaling.targets.axes
+    margin = 0.1 * (high - low) + 1e-3 * test.y[:, 0].double().std().nan_to_num(1.0)
     part = torch.linspace(0, 1, PICTURE_POINTS, dtype=torch.float64)
     y = (low - margin).unsqueeze(1) + (high - low + 2 * margin).unsqueeze(1) * part
-    x, _ = learner.standardised(test.x[chosen], test.y[chosen], learner.device)
-    z = scaling.y(y.unsqueeze(-1)).to(learner.device)
-    f = learner.conditionals.bind(x)(z.unsqueeze(0).expand(len(learner.seeds), -1, -1, -1))
-    log_z = 0.0 if learner.stack.normalised else learner.conditionals.grids(x).log_z.view(len(learner.seeds), -1, 1)
-    model = (f - log_z - scaling.log_scale).exp()
-    arrays = {"y": y.numpy(), "model": model.float().cpu().numpy()}
-    if learner.split.truth is not None:
-        arrays["true"] = learner.split.truth.log_prob(test.given[chosen], y.unsqueeze(-1)).exp().float().numpy()
+    x, _ = fitted.standardised(test.x[chosen], test.y[chosen])
+    z = axis.z(y).to(fitted.device)
+    seeds = len(fitted.seeds)
+    f = fitted.conditionals.bind(x)(z.expand(seeds, -1, -1).unsqueeze(-1))
+    log_z = fitted.conditionals.densities(x)[1].view(seeds, -1, 1)
+    model = (f - log_z - axis.log_slope(z)).exp()
+    inside = axis.support.inside(y)
+    arrays = {"y": y.numpy(), "model": torch.where(inside, model.cpu(), 0.0).float().numpy()}
+    if fitted.split.truth is not None:
+        arrays["true"] = fitted.split.truth.log_prob(test.given[chosen], y.unsqueeze(-1)).exp().float().numpy()
+    return arrays
+
+
+def _probabilities(fitted: Fitted, chosen: Tensor) -> dict[str, Any]:
+    """Returns for each chosen row the probability of each value of a discrete target, by seed; and the true one."""
+    test, (axis,) = fitted.split.test, fitted.scaling.targets.axes
+    x, _ = fitted.standardised(test.x[chosen], test.y[chosen])
+    y = axis.values.expand(len(chosen), -1)
+    seeds = len(fitted.seeds)
+    model = fitted.conditionals.densities(x)[0].pmf(y.to(fitted.device).repeat(seeds, 1)).unflatten(0, (seeds, -1))
+    shown = model.amax((0, 1)) > 1e-3 * model.max()
+    low, high = shown.nonzero()[[0, -1], 0].tolist() if shown.any() else (0, y.shape[1] - 1)
+    arrays = {"y": y[:, low : high + 1].numpy(), "model": model[..., low : high + 1].float().cpu().numpy()}
+    if fitted.split.truth is not None:
+        true = fitted.split.truth.log_prob(test.given[chosen], y[:, low : high + 1].unsqueeze(-1)).exp()
+        arrays["true"] = true.float().numpy()
     return arrays
 
 
@@ -138,6 +148,7 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> dict[str, float]:
     """
     parts = [_part(run_dir, group[0]) for group in groups]
     pictures = [run_dir / f"pictures.{group[0]}.npz" for group in groups]
+    densities = [run_dir / f"densities.{group[0]}.npz" for group in groups]
     if all(path.exists() for path in parts):  # else an earlier attempt put them together
         arrays = [read_arrays(path) for path in parts]
         by_seed = ("log_prob", "pit", "mean", "median", "spread", "points", "seeds", "good")
@@ -149,7 +160,11 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> dict[str, float]:
         write_atomically(run_dir / "ensemble.csv", scores.to_csv(index=False).encode())
     if pictures[0].exists():
         write_arrays(run_dir / "pictures.npz", read_arrays(pictures[0]))  # the other groups' seeds are like these
-    for path in (*parts, *pictures):
+    if all(path.exists() for path in densities):
+        planes = [read_arrays(path) for path in densities]
+        models = {name: np.concatenate([p[name] for p in planes]) for name in ("seeds", "model", "slice_model")}
+        write_arrays(run_dir / "densities.npz", {**planes[0], **models})
+    for path in (*parts, *pictures, *densities):
         path.unlink(missing_ok=True)
     row = pd.read_csv(run_dir / "ensemble.csv").iloc[0].drop("seeds")
     return {f"ensemble_{name}": float(value) for name, value in row.items()}
@@ -203,7 +218,8 @@ def _mixture_scores(arrays: dict[str, Any]) -> dict[str, float]:
     scores = {"nll": -mixed.mean(), **point_metrics(mixed, mean.mean(0), median, y, log_base)}
     if one:
         scores |= {"crps": crps_of_points(pooled[..., 0], y[:, 0]).mean()}
-        scores |= calibration_metrics(pit.mean(0), one)
+        ends = pooled[..., 0].quantile(pooled.new_tensor(INTERVAL), dim=1).T
+        scores |= {"interval_score": interval_score(ends, y[:, 0]).mean(), **calibration_metrics(pit.mean(0), one)}
     else:
         scores |= {"energy_score": energy_score(pooled[:, :: max(1, len(points))], y).mean()}
     return {name: float(value) for name, value in scores.items()}

@@ -13,12 +13,14 @@ from safetensors.torch import save_file
 from torchvision.models import resnet50
 from torchvision.ops import batched_nms
 
+from ebmbench.boxes.coordinates import flip_boxes
 from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import Interrupted
 from ebmbench.tasks.detection import architectures, base, base_training
-from ebmbench.tasks.detection.config import ShapesData
-from ebmbench.tasks.detection.data import Example, ShapesDataset, flip_boxes, open_split
+from ebmbench.tasks.detection.augmentation import changed
+from ebmbench.tasks.detection.config import BaseConfig
+from ebmbench.tasks.detection.data import Example, ShapesData, ShapesDataset, open_split
 from ebmbench.tasks.detection.task import DetectionTask
 from tests.processes import CONTEXT
 
@@ -66,7 +68,7 @@ def test_two_processes_train_one_detector_and_the_next_finds_it(tmp_path: Path) 
     assert (folders[0] / "model.pt").stat().st_mtime_ns == written
     assert detector.category_ids == (1, 2, 3, 4, 5) and not detector.model.training
     assert not any(p.requires_grad for p in detector.model.parameters())
-    assert json.loads((folders[0] / "base.json").read_text())["parameters"] < 2_000_000
+    assert json.loads((folders[0] / "artefact.json").read_text())["facts"]["parameters"] < 2_000_000
 
 
 def test_training_is_a_function_of_its_seed() -> None:
@@ -281,24 +283,79 @@ def test_a_detector_without_a_box_head_gives_an_energy_that_starts_afresh(tmp_pa
         assert first.in_features == 49 * len(features.maps[0]) and second.in_features == first.out_features
 
 
-def test_the_backbone_starts_from_a_file_and_is_a_part_of_the_key(tmp_path: Path) -> None:
+def test_training_starts_from_a_backbone_or_from_a_detector_of_other_classes(tmp_path: Path) -> None:
     weights = resnet50(weights=None).state_dict()
     torch.save(weights, tmp_path / "imagenet.pth")
-    model: Any = architectures.FasterRCNN50().build(3, 64, 64)
-    base_training._start_backbone(model, tmp_path / "imagenet.pth")
-    assert torch.equal(model.backbone.body.conv1.weight, weights["conv1.weight"])
-    keys = {
-        base.base_key(task_config(base_settings={"backbone": value}))
-        for value in (None, str(tmp_path / "imagenet.pth"))
-    }
-    assert len(keys) == 2
+    kind = architectures.FasterRCNN50()
+    other = kind.build(91, 64, 64)
+    torch.save({"model": other.state_dict()}, tmp_path / "coco.pth")
+    for name in ("imagenet", "coco"):
+        config = BaseConfig(architecture="resnet50", start=str(tmp_path / f"{name}.pth"))
+        model: Any = kind.build(3, 64, 64)
+        base_training.start_from(model, base.starting_weights(config, kind), config)
+        expected = weights["conv1.weight"] if name == "imagenet" else other.backbone.body.conv1.weight
+        assert torch.equal(model.backbone.body.conv1.weight, expected)
+    assert torch.equal(model.roi_heads.box_head.fc7.weight, other.roi_heads.box_head.fc7.weight)
+    assert len(model.roi_heads.box_predictor.cls_score.weight) == 3
+    starts = (None, str(tmp_path / "imagenet.pth"))
+    assert len({base.base_key(task_config(base_settings={"start": value})) for value in starts}) == 2
+
+
+def test_what_training_cannot_start_from_is_refused(tmp_path: Path) -> None:
+    torch.save(resnet50(weights=None).state_dict(), tmp_path / "imagenet.pth")
+    config = BaseConfig(start=str(tmp_path / "imagenet.pth"))
+    small = architectures.Small()
+    with pytest.raises(UserError, match=r"task\.base\.start=.* does not fit task\.base\.architecture=small"):
+        base_training.start_from(small.build(3, 64, 64), base.starting_weights(config, small), config)
     (tmp_path / "text").write_text("no weights")
-    for place, network in (
-        (tmp_path / "imagenet.pth", architectures.Small()),
-        (tmp_path / "text", architectures.FCOS50()),
-    ):
-        with pytest.raises(UserError, match="does not start the backbone"):
-            base_training._start_backbone(network.build(3, 64, 64), place)
+    with pytest.raises(UserError, match=r"task\.base\.start: .*text is not a checkpoint"):
+        base.starting_weights(BaseConfig(start=str(tmp_path / "text")), small)
+    with pytest.raises(UserError, match=r"task\.base\.start is 'nowhere', not coco or the path"):
+        base.starting_weights(BaseConfig(start="nowhere"), small)
+    with pytest.raises(ValidationError, match="has a frozen batch norm, with which random weights do not learn"):
+        BaseConfig(architecture="resnet50", weights="train")
+
+
+def test_the_weights_with_the_best_validation_ap_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = task_config(base_settings={"iterations": 10, "patience": 3})
+    train, val = (open_split(config.data, split) for split in ("train", "val"))
+    seen: list[dict[str, torch.Tensor]] = []
+
+    def ap(config: Any, model: Any, val: Any, train: Any) -> float:
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return [10.0, 30.0, 20.0, 25.0, 30.0][len(seen) - 1]
+
+    monkeypatch.setattr(base_training, "validation_ap", ap)
+    model, _ = base_training.train_base(config, train, "cpu", val=val)
+    assert len(seen) == 5  # three checks after the best one
+    assert all(torch.equal(value, seen[1][name]) for name, value in model.state_dict().items())
+
+
+def test_validation_ap_is_that_of_the_detector() -> None:
+    config = task_config()
+    train, val = (open_split(config.data, split) for split in ("train", "val"))
+    model = architectures.Small().build(6, 128, 128)
+    state = {name: value.clone() for name, value in model.state_dict().items()}
+    ap = base_training.validation_ap(config, model.train(), val, train)
+    assert 0 <= ap <= 100 and model.training and all(p.requires_grad for p in model.parameters())
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("augment", ["none", "v2"])
+def test_augmentation_is_a_function_of_its_seed_and_keeps_boxes_in_the_image(augment: str) -> None:
+    example = open_split(task_config().data, "train").load(0)
+    assert example is not None
+    same, again, other = (changed(example, True, seed, augment) for seed in (1, 1, 2))
+    assert torch.equal(same.image, again.image) and torch.equal(same.boxes, again.boxes)
+    assert torch.equal(same.image, other.image) == (augment == "none")
+    for seed in range(20):
+        one = changed(example, False, seed, augment)
+        limit = torch.tensor([one.image.shape[2], one.image.shape[1]]).repeat(2)
+        assert one.image.dtype == torch.uint8 and len(one.boxes) == len(one.categories)
+        assert (one.boxes >= 0).all() and (one.boxes <= limit).all()
+        assert (one.boxes[:, 2:] > one.boxes[:, :2]).all()
+    empty = Example(example.image, example.boxes[:0], example.categories[:0])
+    assert len(changed(empty, True, 0, augment).boxes) == 0
 
 
 def test_flip_boxes_is_its_own_inverse() -> None:

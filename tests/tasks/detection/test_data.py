@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from ebmbench.core.errors import UserError
-from ebmbench.tasks.detection.config import CocoData, ShapesData
-from ebmbench.tasks.detection.data import open_split, read_annotations, read_image
+from ebmbench.tasks.detection.data import CocoData, ShapesData, open_split, read_annotations, read_image
 
 SHARED = Path(os.environ.get("EBMBENCH_SHARED_DATA", Path(__file__).parents[4] / "shared" / "data"))
 
@@ -137,7 +136,8 @@ def test_exif_rotation_follows_the_annotations(tmp_path: Path) -> None:
         (lambda c: c["annotations"][2].update(bbox="__import__('os')"), ["annotations[2]"]),
         (lambda c: c["images"][1].update(id=10), ["images[1]", "10"]),
         (lambda c: c["images"][1].pop("width"), ["images[1]", "width"]),
-        (lambda c: c["images"][1].update(width=30.0), ["images[1]", "width 30.0", "not a whole number"]),
+        (lambda c: c["images"][1].update(width=30.5), ["images[1]", "width 30.5", "not a whole number"]),
+        (lambda c: c["categories"][1].update(name=c["categories"][0]["name"]), ["both called", "give them one id"]),
         (lambda c: c["images"][1].update(id="20"), ["images[1]", "id '20'", "not a whole number"]),
         (lambda c: c["annotations"].clear(), ["0 boxes"]),
         (lambda c: [a.update(bbox=[0.1, 0.2, 0.5, 0.5]) for a in c["annotations"]], ["fractions", "pixels"]),
@@ -168,7 +168,7 @@ def test_files_that_are_not_there_or_not_json(tmp_path: Path) -> None:
     write(tmp_path, [1, 2])
     with pytest.raises(UserError, match="COCO's format"):
         read_annotations(tmp_path / "train.json")
-    with pytest.raises(UserError, match=r"task\.data\.root"):
+    with pytest.raises(UserError, match=r"^data\.root"):
         open_split(coco_config(tmp_path).model_copy(update={"root": None}), "train")
     with pytest.raises(UserError, match="test_annotations"):
         open_split(coco_config(tmp_path), "test")

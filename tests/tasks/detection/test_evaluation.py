@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
+from ebmbench.boxes.comparison import joint_bootstrap, paired_bootstrap
 from ebmbench.tasks.detection.data import as_coco
-from ebmbench.tasks.detection.evaluation import as_tables, evaluate, from_tables, joint_bootstrap, paired_bootstrap
+from ebmbench.tasks.detection.evaluation import GAINS, as_tables, evaluate, from_tables
 
 
 def made_problem(num_images: int = 30, jitter: float = 4.0, seed: int = 0) -> tuple[COCO, list[dict[str, Any]]]:
@@ -79,11 +80,11 @@ def test_interval_of_a_true_gain_excludes_zero_and_of_none_does_not() -> None:
     _, fine = made_problem(60, jitter=2)
     ids = list(truth.imgs)
     base, refined = evaluate(truth, rough, ids), evaluate(truth, fine, ids)
-    gain = paired_bootstrap(base, refined, resamples=200)
+    gain = paired_bootstrap(base, refined, GAINS, 200)
     assert gain["ap"].value == pytest.approx(refined.metrics["ap"] - base.metrics["ap"], abs=1e-9)
     assert 0 < gain["ap"].low < gain["ap"].value < gain["ap"].high
     assert gain["ap75"].low > 0
-    none = paired_bootstrap(base, base, resamples=50)
+    none = paired_bootstrap(base, base, GAINS, 50)
     assert none["ap"].low == none["ap"].value == none["ap"].high == 0
 
 
@@ -100,8 +101,8 @@ def test_tables_hold_all_that_the_bootstrap_needs() -> None:
     assert set(kept) >= {(3, "base"), (3, "refined")}
     for name in ("base", "refined"):
         assert kept[3, name].metrics["ap"] == pytest.approx(stages[name].metrics["ap"], abs=1e-9)
-    again = paired_bootstrap(kept[3, "base"], kept[3, "refined"], 50)
-    assert again == paired_bootstrap(stages["base"], stages["refined"], 50)
+    again = paired_bootstrap(kept[3, "base"], kept[3, "refined"], GAINS, 50)
+    assert again == paired_bootstrap(stages["base"], stages["refined"], GAINS, 50)
 
 
 def test_the_joint_interval_holds_the_spread_of_seeds_and_of_bases() -> None:
@@ -110,10 +111,10 @@ def test_the_joint_interval_holds_the_spread_of_seeds_and_of_bases() -> None:
     ids = list(truth.imgs)
     base = evaluate(truth, rough, ids)
     good, fair = (evaluate(truth, made_problem(40, jitter=jitter)[1], ids) for jitter in (1, 4))
-    equal, unequal = (joint_bootstrap([([base], heads)], 200)["ap"] for heads in ([good, good], [good, fair]))
+    equal, unequal = (joint_bootstrap([([base], heads)], GAINS, 200)["ap"] for heads in ([good, good], [good, fair]))
     assert unequal.high - unequal.low > 1.5 * (equal.high - equal.low)
     assert unequal.value == pytest.approx((good.metrics["ap"] + fair.metrics["ap"]) / 2 - base.metrics["ap"], abs=1e-9)
-    bases = joint_bootstrap([([base], [good, good]), ([base], [fair, fair])], 200)["ap"]
+    bases = joint_bootstrap([([base], [good, good]), ([base], [fair, fair])], GAINS, 200)["ap"]
     assert bases.value == pytest.approx(unequal.value, abs=1e-9)
     assert bases.high - bases.low > 1.5 * (equal.high - equal.low)
 
@@ -123,11 +124,11 @@ def test_two_methods_are_compared_at_the_same_images_and_seeds() -> None:
     truth, _ = made_problem(40, jitter=6)
     ids = list(truth.imgs)
     good, fair = (evaluate(truth, made_problem(40, jitter=jitter)[1], ids) for jitter in (1, 4))
-    alike = joint_bootstrap([([good, fair], [good, fair])], 50)["ap"]
+    alike = joint_bootstrap([([good, fair], [good, fair])], GAINS, 50)["ap"]
     assert alike.low == alike.value == alike.high == 0
-    crossed = joint_bootstrap([([good, fair], [fair, good])], 200)["ap"]
+    crossed = joint_bootstrap([([good, fair], [fair, good])], GAINS, 200)["ap"]
     assert crossed.value == pytest.approx(0, abs=1e-9) and crossed.low < -1 and crossed.high > 1
-    worse = joint_bootstrap([([good, good], [fair, fair])], 200)["ap"]
+    worse = joint_bootstrap([([good, good], [fair, fair])], GAINS, 200)["ap"]
     assert worse.value == pytest.approx(fair.metrics["ap"] - good.metrics["ap"], abs=1e-9) and worse.high < 0
 
 

@@ -114,7 +114,7 @@ def test_gains_are_those_of_all_bases_and_seeds_together(tmp_path: Path) -> None
 
 def test_the_gain_by_training_images_has_a_line_for_each_other_setting() -> None:
     rows = [
-        {"label": "detection-shapes", "method": "nce+", "task.data.num_train": images, "task.data.base_seed": base}
+        {"label": "detection-shapes", "method": "nce+", "data.num_train": images, "data.base_seed": base}
         | {"seed": seed, "head_gain": images / 100 + seed, "head_gain_low": -1.0, "head_gain_high": 5.0}
         | {"accepted": float(seed or images > 25)}
         for images in (25, 100)
@@ -124,8 +124,8 @@ def test_the_gain_by_training_images_has_a_line_for_each_other_setting() -> None
     done = pd.DataFrame(rows)
     (figure,) = sweep_figures.images(SimpleNamespace(done=done))  # type: ignore[arg-type]
     assert len(figure.panels) == 1 and len(figure.data) == 4  # the other order was not asked for
-    assert figure.data.loc[figure.data["task.data.num_train"] == 25, "accepted"].tolist() == [0.5, 0.5]
-    assert figure.data.loc[figure.data["task.data.num_train"] == 100, "gain"].tolist() == [1.5, 1.5]
+    assert figure.data.loc[figure.data["data.num_train"] == 25, "accepted"].tolist() == [0.5, 0.5]
+    assert figure.data.loc[figure.data["data.num_train"] == 100, "gain"].tolist() == [1.5, 1.5]
     _, axes = plt.subplots()
     figure.panels[0].draw(axes)
     assert [line.get_label() for line in axes.get_lines() if "nce" in str(line.get_label())] == [
@@ -133,4 +133,4 @@ def test_the_gain_by_training_images_has_a_line_for_each_other_setting() -> None
         "nce+, base_seed null",
     ]
     plt.close("all")
-    assert not list(sweep_figures.images(SimpleNamespace(done=done[done["task.data.num_train"] == 25])))  # type: ignore[arg-type]
+    assert not list(sweep_figures.images(SimpleNamespace(done=done[done["data.num_train"] == 25])))  # type: ignore[arg-type]

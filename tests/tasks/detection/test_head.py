@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import TwoMLPHead
 
+from ebmbench.boxes.coordinates import to_boxes, to_relative
+from ebmbench.boxes.energy import ACTIVATIONS, BoxEnergy
+from ebmbench.boxes.pooling import Pyramid
 from ebmbench.core.rng import Streams
 from ebmbench.core.step import Step
 from ebmbench.methods.base import Method
@@ -16,8 +19,7 @@ from ebmbench.methods.contrastive import NCE, NCEPlus
 from ebmbench.methods.likelihood import KLDIS, MLIS, MLMCMC
 from ebmbench.methods.score import DSM, SM
 from ebmbench.proposals.mixture import GaussianMixture
-from ebmbench.tasks.detection.head import ACTIVATIONS, BoxEnergy, EnergyHead, to_boxes, to_relative
-from ebmbench.tasks.detection.pooling import Pyramid
+from ebmbench.tasks.detection.head import ClassHead
 
 DRAWS = Streams([3], stacked=False).at(0)
 PROPOSAL = GaussianMixture(stds=(0.0375, 0.075, 0.15), shared=False)
@@ -45,7 +47,7 @@ def make_energy(
     low = torch.rand(count, 2, generator=generator) * 30
     reference = torch.cat((low, low + 8 + 40 * torch.rand(count, 2, generator=generator)), 1)
     layers = (nn.Linear(4 * 49, 16), nn.Linear(16, 12))
-    head = EnergyHead.start(layers, 3, activation, from_base=False, draws=DRAWS).to(dtype)
+    head = ClassHead.start(layers, 3, activation, from_base=False, draws=DRAWS).to(dtype)
     with torch.no_grad():
         head.energy.weight.mul_(last / 0.001)
     images = torch.randint(0, 2, (count,), generator=generator)
@@ -84,7 +86,7 @@ def test_small_steps_are_not_lost_far_from_the_origin() -> None:
 def test_the_hidden_layers_start_from_the_base_box_head() -> None:
     """With its weights, the hidden features are the base's own of the same pooled features in torchvision's layout."""
     base = TwoMLPHead(4 * 49, 32)
-    head = EnergyHead.start((base.fc6, base.fc7), 5, "relu", from_base=True, draws=DRAWS)
+    head = ClassHead.start((base.fc6, base.fc7), 5, "relu", from_base=True, draws=DRAWS)
     pooled = torch.randn(6, 7, 7, 4)
     expected = base(pooled.permute(0, 3, 1, 2))
     hidden = torch.relu(head.fc7(torch.relu(head.fc6(pooled.flatten(1)))))
@@ -93,14 +95,14 @@ def test_the_hidden_layers_start_from_the_base_box_head() -> None:
     values = head(pooled, labels)
     torch.testing.assert_close(values, (expected * head.energy.weight[labels - 1]).sum(1))
     assert not head.energy.bias.any()
-    large = EnergyHead.start((nn.Linear(49, 200), nn.Linear(200, 300)), 90, "relu", True, DRAWS)
+    large = ClassHead.start((nn.Linear(49, 200), nn.Linear(200, 300)), 90, "relu", True, DRAWS)
     assert 0.00095 < large.energy.weight.std() < 0.00105
 
 
 def test_the_start_depends_on_the_seed_alone() -> None:
     def start(seed: int) -> Tensor:
         draws = Streams([seed], stacked=False).at(0)
-        head = EnergyHead.start((nn.Linear(49, 8), nn.Linear(8, 8)), 3, "relu", False, draws)
+        head = ClassHead.start((nn.Linear(49, 8), nn.Linear(8, 8)), 3, "relu", False, draws)
         return torch.cat([p.detach().flatten() for p in head.parameters()])
 
     torch.testing.assert_close(start(1), start(1), rtol=0, atol=0)
@@ -128,12 +130,11 @@ def test_the_value_is_that_of_the_box_class_and_image() -> None:
     y = torch.zeros(5, 1, 4)
     together = energy(y)
     for k in range(5):
-        part = slice(k, k + 1)
-        alone = BoxEnergy(energy.head, energy.pyramid, energy.reference[part], energy.images[part], energy.labels[part])
-        torch.testing.assert_close(alone(y[:1]), together[part])
+        alone = energy.of(torch.tensor([k]))
+        torch.testing.assert_close(alone(y[:1]), together[k : k + 1])
     with torch.no_grad():
         energy.head.energy.bias += torch.tensor([10.0, 20.0, 30.0], dtype=torch.float64)
-    torch.testing.assert_close(energy(y)[:, 0] - together[:, 0], 10.0 * energy.labels.double())
+    torch.testing.assert_close(energy(y)[:, 0] - together[:, 0], 10.0 * energy.context.double())
 
 
 def test_f_is_continuous_where_the_fitting_level_changes() -> None:

@@ -7,12 +7,15 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import batched_nms, box_iou
 
+from ebmbench.boxes.coordinates import to_relative
+from ebmbench.boxes.energy import BoxEnergy
+from ebmbench.boxes.pooling import Pyramid
+from ebmbench.boxes.refinement import refine
 from ebmbench.core.rng import Streams
 from ebmbench.tasks.detection.architectures import Candidates
 from ebmbench.tasks.detection.config import InferenceConfig
-from ebmbench.tasks.detection.head import BoxEnergy, EnergyHead, to_relative
-from ebmbench.tasks.detection.inference import detect, refine, suppress
-from ebmbench.tasks.detection.pooling import Pyramid
+from ebmbench.tasks.detection.head import ClassHead
+from ebmbench.tasks.detection.inference import detect, suppress
 
 
 def random_boxes(count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -60,6 +63,13 @@ def test_ordered_by_the_scores_it_is_the_ordinary_nms() -> None:
     ordinary = batched_nms(boxes, scores, labels, 0.5)
     assert kept.tolist() == ordinary.tolist()[:100]
     torch.testing.assert_close(taken, scores[kept])
+
+
+def test_nms_merges_no_classes_where_coordinates_are_negative() -> None:
+    """torchvision's own moves class 2 by the largest coordinate, here onto class 1."""
+    boxes = torch.tensor([[-60.0, -60.0, -30.0, -30.0], [-51.0, -51.0, -21.0, -21.0]])
+    kept, _ = suppress(boxes, torch.tensor([2.0, 1.0]), torch.tensor([0.9, 0.8]), torch.tensor([1, 2]), 0.1, 100)
+    assert kept.tolist() == [0, 1]
 
 
 def test_nms_of_nothing_and_of_values_that_are_not_numbers() -> None:
@@ -114,6 +124,14 @@ def test_a_step_that_lowers_f_is_undone_and_halves_that_box_only() -> None:
     torch.testing.assert_close(boxes[:, 1], REFERENCE[0].expand(5, 4))  # it started on the peak
 
 
+def test_a_huge_step_gives_no_infinite_box() -> None:
+    """It is held within a box size, and within a factor e: where the density is."""
+    steep = Quadratic(REFERENCE, 50 * PEAK.sign(), torch.ones(4))
+    boxes, values = refine(steep, 3, step_centre=10.0, step_size=10.0)
+    y = to_relative(boxes, REFERENCE)
+    assert values.isfinite().all() and (y.abs() < 1 + 1e-5).all() and (y[-1].abs() > 1 - 1e-5).all()
+
+
 def test_steps_of_centre_and_size_are_apart() -> None:
     boxes, _ = refine(Quadratic(REFERENCE, PEAK, torch.ones(4)), 1, step_centre=0.5, step_size=0.25)
     expected = PEAK * torch.tensor([0.5, 0.5, 0.25, 0.25])
@@ -130,11 +148,11 @@ def test_a_step_to_where_f_is_not_a_number_is_undone() -> None:
     assert (to_relative(boxes[:, 0], REFERENCE[0])[:, 0] <= 0.05 + 1e-6).all()
 
 
-def _network(images: int = 2) -> tuple[EnergyHead, Pyramid]:
+def _network(images: int = 2) -> tuple[ClassHead, Pyramid]:
     g = torch.Generator().manual_seed(1)
     maps = [torch.randn(images, 4, 128 // s, 128 // s, generator=g) for s in (4, 8)]
     layers = (nn.Linear(4 * 49, 16), nn.Linear(16, 16))
-    head = EnergyHead.start(layers, 3, "relu", from_base=False, draws=Streams([0], stacked=False).at(0))
+    head = ClassHead.start(layers, 3, "relu", from_base=False, draws=Streams([0], stacked=False).at(0))
     with torch.no_grad():
         head.energy.weight.mul_(3000)
     return head, Pyramid.from_maps(maps, (4, 8))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import torch
 from PIL import Image
 
 import ebmbench
+from ebmbench.boxes.acceptance import Verdict
+from ebmbench.boxes.comparison import Interval
 from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
 from ebmbench.engine import api
 from ebmbench.engine.execute import execute
 from ebmbench.tasks.detection import scoring
-from ebmbench.tasks.detection.evaluation import Evaluation, Interval
+from ebmbench.tasks.detection.evaluation import Evaluation
 from ebmbench.tasks.detection.model import as_pixels
 from ebmbench.tasks.detection.shapes import make_image
 from tests.processes import tiny
@@ -44,7 +47,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_head_that_gains_nothing_is_reported_as_such(run: Path) -> None:
     """Two training steps teach nothing."""
     for row in rows(run):
-        if row["accepted"] == "0.0":
+        if row["accepted"] != "1.0":
             assert row["ap"] == row["base_ap"] and float(row["ap_gain"]) == 0
             assert float(row["val_gain_low"]) <= 0
         else:
@@ -60,7 +63,7 @@ def test_a_head_is_accepted_where_its_gain_is_above_nothing(
         "refined": Evaluation(dict.fromkeys(NAMES, 33.0), (), ()),
     }
     gains = {"ap_gain": 2.5, "ap_gain_low": 1.0, "ap_gain_high": 4.0}
-    row = scoring._verdict(Interval(2.0, low, 5.0), stages, gains, 35, seed=4)
+    row = scoring._verdict(Verdict(Interval(2.0, low, 5.0), 35), stages, gains, seed=4)
     assert row["accepted"] == float(accepted) and row["head_ap"] == 33 and row["val_gain"] == 2
     assert [row[f"head_gain{end}"] for end in ("", "_low", "_high")] == [2.5, 1.0, 4.0]
     said = capsys.readouterr().err
@@ -68,7 +71,7 @@ def test_a_head_is_accepted_where_its_gain_is_above_nothing(
         assert "ap" not in row and not said
     else:
         assert row["ap"] == 30 and row["ap_gain"] == row["ap75_gain_high"] == 0
-        assert "seed 4: the head is not accepted: on the 35 images" in said and "[" in said
+        assert "seed 4: the head is not accepted" in said and "; undecided: +2.0 AP [" in said and "35 images" in said
 
 
 def test_the_validation_split_decides_and_not_the_scored_one(
@@ -79,12 +82,12 @@ def test_the_validation_split_decides_and_not_the_scored_one(
     frozen = learner.frozen  # type: ignore[attr-defined]
     assert frozen.val is not frozen.scored and frozen.val.dataset.split == "val"
 
-    def judged(task: Any, store: Any, *others: Any) -> Any:
+    def judged(task: Any, store: Any, found: Any) -> Any:
         asked.append(store)
         return {name: Evaluation({"ap": ap}, (), (1,)) for name, ap in (("base", 5.0), ("refined", 4.0))}
 
     asked: list[Any] = []
-    monkeypatch.setattr(scoring, "_validation", judged)
+    monkeypatch.setattr(scoring, "_base_and_refined", judged)
     gain = {"ap": Interval(1.0, 0.5, 1.5), "ap75": Interval(1.0, 0.5, 1.5)}
     monkeypatch.setattr(scoring, "paired_bootstrap", lambda *_: gain)
     (row,) = learner.evaluate(tmp_path, [False])
@@ -144,6 +147,31 @@ def test_files_and_folders_become_json_and_pictures(
     assert len(pictures) == 3 and np.asarray(Image.open(pictures[0])).std() > 5
 
 
+def test_other_formats_by_the_ending_of_the_output(run: Path, tmp_path: Path) -> None:
+    """The same objects in all of them; folders below are looked into, and intervals can be left out."""
+    (tmp_path / "in" / "below").mkdir(parents=True)
+    for place in ("in/a.png", "in/below/a.png"):
+        Image.fromarray(make_image(0, "test", 3).image).save(tmp_path / place)
+    outs = [tmp_path / name for name in ("o.json", "o.coco.json", "o.csv", "o.zip")]
+    for out in outs:
+        assert main(["predict", str(run), str(tmp_path / "in"), "--no-intervals", "--out", str(out)]) == 0
+    objects = [thing for image in json.loads(outs[0].read_text())["images"] for thing in image["objects"]]
+    assert objects and "intervals" not in objects[0]
+    coco = json.loads(outs[1].read_text())
+    assert [a["score"] for a in coco["annotations"]] == [thing["score"] for thing in objects]
+    x1, y1, x2, y2 = objects[0]["box"]
+    assert coco["annotations"][0]["bbox"] == pytest.approx([x1, y1, x2 - x1, y2 - y1]) and len(coco["images"]) == 2
+    with open(outs[2]) as file:
+        table = list(csv.DictReader(file))
+    assert [float(row["y2"]) for row in table] == [thing["box"][3] for thing in objects] and "x1_low" not in table[0]
+    with zipfile.ZipFile(outs[3]) as archive:
+        names = archive.read("classes.txt").decode().split()
+        label, x, _, w, _, score = archive.read("labels/0000-a.txt").decode().splitlines()[0].split()
+    assert names[int(label)] == objects[0]["label"] and float(score) == pytest.approx(objects[0]["score"], abs=1e-5)
+    assert [float(x), float(w)] == pytest.approx([(x1 + x2) / 256, (x2 - x1) / 128], abs=1e-5)
+    assert main(["predict", str(run), str(tmp_path / "in"), "--out", str(tmp_path / "o.txt")]) == 2
+
+
 @pytest.mark.parametrize("what", ["text.png", "empty", "missing.png"])
 def test_what_is_no_image_is_one_sentence(
     run: Path, tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
@@ -176,7 +204,7 @@ def test_a_moved_results_folder_still_predicts_and_a_missing_base_is_said(run: P
     here, there = (ebmbench.load(place)[0].predict(image).boxes for place in (run, folder))
     assert torch.equal(here, there)
     task = compose(tiny("nce", "task.base.weights=train")).task
-    with pytest.raises(UserError, match=r"the base detector that the run stands on, is not there"):
+    with pytest.raises(UserError, match=r"the base detector, is not there"):
         task.predictor(None, {}, 0, folder)  # type: ignore[arg-type]
 
 

@@ -14,9 +14,12 @@ from ebmbench.methods.contrastive import NCE, NCEPlus
 from ebmbench.methods.likelihood import KLDIS, MLIS, MLMCMC
 from ebmbench.methods.score import DSM, SM
 from ebmbench.proposals.mixture import GaussianMixture
+from ebmbench.supports.measure import BaseDensity
 from ebmbench.tasks.base import Setup
-from ebmbench.tasks.regression.one_d import OneD, OneDTrainer
-from ebmbench.tasks.regression.one_d_learner import OneDLearner
+from ebmbench.tasks.regression.data.paper import Law1, Law2
+from ebmbench.tasks.regression.fitting import FitLearner
+from ebmbench.tasks.regression.networks.paper import Paper
+from ebmbench.tasks.regression.task import OneD, PaperTrainer
 
 WIDE, NARROW = GaussianMixture(stds=(0.2, 1.6), shared=True), GaussianMixture(stds=(0.1, 0.8), shared=True)
 
@@ -47,14 +50,15 @@ def setup(
     backend: str = "plain",
 ) -> Setup:
     """What a run chooses beside its task."""
-    trainer = OneDTrainer(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
+    trainer = PaperTrainer(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate)
     return Setup(*method(name, num_samples), trainer, backend=backend)
 
 
 def task(**settings: Any) -> OneD:
     """128 training points and coarse grids, unless said otherwise."""
     sizes = {"data_seed": 0, "num_train": 128, "num_val": 64, "num_test": 256, "target_noise": 0.0, "grid_points": 257}
-    return OneD.model_validate({"dataset": 1, **sizes, **settings})
+    law = {1: Law1, 2: Law2}[settings.pop("dataset", 1)]
+    return OneD(data=law.model_validate({**sizes, **settings}), network=Paper(), base=BaseDensity(nodes=512))
 
 
 _TRAINER = ("num_samples", "epochs", "batch_size", "learning_rate", "backend")
@@ -66,12 +70,12 @@ def problem(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     **settings: Any,
-) -> OneDLearner:
+) -> FitLearner:
     """A learner; settings are those of `setup` and of `task`."""
     chosen = {key: settings.pop(key) for key in _TRAINER if key in settings}
-    return OneDLearner(task(**settings), setup(name, **chosen), seeds, device, dtype)
+    return FitLearner(task(**settings), setup(name, **chosen), seeds, torch.device(device), dtype=dtype)
 
 
-def losses(learner: OneDLearner, step: int) -> Tensor:
+def losses(learner: FitLearner, step: int) -> Tensor:
     """The mean loss of each seed in a step."""
     return Training(learner).losses(step)

@@ -10,15 +10,15 @@ import torch
 from scipy import integrate, stats
 
 from ebmbench.core.rng import Streams
-from ebmbench.tasks.regression.laws import Dataset, Law
-from ebmbench.tasks.regression.one_d import OneD
+from ebmbench.tasks.regression.data.base import Split
+from ebmbench.tasks.regression.data.paper import Law1, Law2, PaperLaw
 
 XS = [-2.5, -1.3, -0.2, 0.0, 0.4, 2.9]
 SMALL = {"data_seed": 0, "num_train": 500, "num_val": 20, "num_test": 30, "target_noise": 0.0, "grid_points": 129}
 
 
-def task(dataset: int, **changes: float) -> OneD:
-    return OneD.model_validate({"dataset": dataset, **SMALL, **changes})
+def draw(dataset: int, **changes: float) -> Split:
+    return {1: Law1, 2: Law2}[dataset].model_validate({**SMALL, **changes}).load()
 
 
 class Scipy:
@@ -51,14 +51,14 @@ def distribution(dataset: int, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("x", XS)
 def test_the_density_is_the_published_one_and_integrates_to_one(dataset: int, x: float) -> None:
     y = torch.linspace(-3, 3, 6001, dtype=torch.float64)
-    density = Law(dataset).log_prob(torch.tensor(x, dtype=torch.float64), y).exp()
+    density = PaperLaw(dataset).log_prob(torch.tensor([[x]], dtype=torch.float64), y.view(1, -1, 1))[0].exp()
     np.testing.assert_allclose(density.numpy(), Scipy(dataset, x).pdf(y.numpy()), rtol=1e-6, atol=1e-12)
     assert torch.trapezoid(density, y).item() == pytest.approx(1, abs=1e-6)
 
 
 def test_the_density_broadcasts_and_is_zero_below_the_log_normal() -> None:
-    x, y = torch.tensor([[-1.0], [1.0]]), torch.tensor([-2.0, -1.0, 0.0])
-    log_prob = Law(1).log_prob(x, y)
+    x, y = torch.tensor([[-1.0], [1.0]]), torch.tensor([-2.0, -1.0, 0.0]).view(1, 3, 1)
+    log_prob = PaperLaw(1).log_prob(x, y)
     assert log_prob.shape == (2, 3) and log_prob.dtype == torch.float64
     assert log_prob[0].isfinite().all()
     assert log_prob[1].isneginf().tolist() == [True, True, False]
@@ -66,8 +66,8 @@ def test_the_density_broadcasts_and_is_zero_below_the_log_normal() -> None:
 
 @pytest.mark.parametrize("dataset", [1, 2])
 def test_training_points_follow_the_law(dataset: int) -> None:
-    points = Dataset.draw(task(dataset, num_train=20_000)).train
-    x, y = points.x.numpy(), points.y.numpy()
+    points = draw(dataset, num_train=20_000).train
+    x, y = points.x[:, 0].numpy(), points.y[:, 0].numpy()
     assert stats.kstest(x, stats.uniform(-3, 6).cdf).pvalue > 0.005
     u = distribution(dataset, x, y)
     assert stats.kstest(u, "uniform").pvalue > 0.005
@@ -92,35 +92,30 @@ def test_the_noisy_density_is_the_numerical_convolution(dataset: int, noise: flo
         expected = integrate.quad(
             lambda t, y=y: law.pdf(t) * stats.norm.pdf(y, t, noise), -3, 6, points=marks, limit=2000, epsabs=1e-12
         )[0]
-        got = Law(dataset).noisy_log_prob(torch.tensor(x).double(), torch.tensor(y).double(), noise).exp().item()
+        got = PaperLaw(dataset, noise).log_prob(torch.tensor([[x]]), torch.tensor([[[y]]])).exp().item()
         assert got == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
-def test_no_noise_leaves_the_law() -> None:
-    y = torch.linspace(-2, 2, 9)
-    assert torch.equal(Law(1).noisy_log_prob(torch.tensor(-1.0), y, 0), Law(1).log_prob(torch.tensor(-1.0), y))
-
-
 def test_target_noise_is_added_to_training_targets_alone() -> None:
-    clean, noisy = Dataset.draw(task(1, num_train=5000)), Dataset.draw(task(1, num_train=5000, target_noise=0.3))
+    clean, noisy = draw(1, num_train=5000), draw(1, num_train=5000, target_noise=0.3)
     assert torch.equal(clean.train.x, noisy.train.x)
     difference = noisy.train.y - clean.train.y
-    assert stats.kstest(difference.numpy() / 0.3, "norm").pvalue > 0.005
+    assert stats.kstest(difference[:, 0].numpy() / 0.3, "norm").pvalue > 0.005
     for name in ("val", "test"):
         assert torch.equal(getattr(clean, name).y, getattr(noisy, name).y)
 
 
 def test_points_are_a_function_of_the_data_seed_alone() -> None:
-    first, again, other = (Dataset.draw(task(1, data_seed=seed)) for seed in (3, 3, 4))
+    first, again, other = (draw(1, data_seed=seed) for seed in (3, 3, 4))
     assert torch.equal(first.train.y, again.train.y)
     assert not torch.equal(first.train.y, other.train.y)
     # A larger set begins with the smaller one, and the three sets share no point.
-    assert torch.equal(Dataset.draw(task(1, data_seed=3, num_train=900)).train.x[:500], first.train.x)
+    assert torch.equal(draw(1, data_seed=3, num_train=900).train.x[:500], first.train.x)
     every = torch.cat((first.train.x, first.val.x, first.test.x))
     assert len(every.unique()) == 550
 
 
 def test_a_law_s_sample_takes_its_x_as_given() -> None:
     x = torch.full((20_000,), 1.0, dtype=torch.float64)
-    y = Law(2).sample(x, Streams([0], stacked=False), "s")
-    assert stats.kstest(y.numpy(), Scipy(2, 1.0).cdf).pvalue > 0.005
+    y = PaperLaw(2).sample(x.unsqueeze(1), 1, Streams([0], stacked=False).at(0), "s")
+    assert stats.kstest(y.flatten().numpy(), Scipy(2, 1.0).cdf).pvalue > 0.005

@@ -98,19 +98,33 @@ def test_a_model_ends_the_same_alone_and_among_others(line: str, tmp_path: Path)
     words = ("data=function", line, "trainer.learning_rate=0.05", "trainer.patience=1", "trainer.epochs=12")
     many = fit(learner(*words, seeds=(0, 1, 2)), tmp_path / "many")
     assert len(set(many.state["best.epoch"].tolist())) > 1
-    together = scoring.score_rows(many, many.split.test).log_prob
+    together = scoring.score_rows(many.fitted, many.split.test).log_prob
     for place, seed in enumerate((0, 1, 2)):
         alone = fit(learner(*words, seeds=(seed,)), tmp_path / f"one{seed}")
         assert int(alone.state["best.epoch"][0]) == int(many.state["best.epoch"][place])
         # Not the weights: nce does not see a constant in f, so that rounding moves the last bias.
         torch.testing.assert_close(
-            scoring.score_rows(alone, alone.split.test).log_prob[0], together[place], rtol=0, atol=1e-3
+            scoring.score_rows(alone.fitted, alone.split.test).log_prob[0], together[place], rtol=0, atol=1e-3
         )
 
 
 def test_the_kept_weights_are_those_with_the_lowest_validation_nll(line: str, tmp_path: Path) -> None:
     made = fit(learner("data=function", line, "trainer.learning_rate=0.05", "trainer.patience=3"), tmp_path)
-    torch.testing.assert_close(made.validation_nll(), made.state["best.nll"])
+    torch.testing.assert_close(made.validation_nll(), made.state["best.score"])
+
+
+@pytest.mark.parametrize("method", ["nce", "dsm", "pcd"])
+def test_a_method_can_stop_by_its_own_loss(
+    line: str, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No log Z is computed in training."""
+    words = (f"method={method}", "trainer.select=own", "trainer.patience=2", "trainer.epochs=4")
+    made = learner("data=function", line, *words)
+    with monkeypatch.context() as patch:
+        patch.setattr(FitLearner, "validation_nll", lambda _: pytest.fail("the NLL was computed"))
+        fit(made, tmp_path)
+    torch.testing.assert_close(made.validation_loss(), made.state["best.score"])
+    assert torch.equal(made.validation_loss(), made.validation_loss())
 
 
 def test_a_model_whose_patience_is_over_goes_back_and_on_with_a_fifth_of_the_step(
@@ -153,7 +167,7 @@ def test_a_law_with_little_noise_is_not_learned_too_wide(tmp_path: Path, monkeyp
         config = compose([*words, f"trainer.drops={drops}"])
         made = config.task.learner(config.setup, (0, 1), CPU)
         assert isinstance(made, FitLearner)
-        found[drops] = scoring.score_rows(fit(made, tmp_path / str(drops)), made.split.test).log_prob.mean(1)
+        found[drops] = scoring.score_rows(fit(made, tmp_path / str(drops)).fitted, made.split.test).log_prob.mean(1)
     best = -math.log(0.003 * math.sqrt(2 * math.pi * math.e))  # of the law itself
     assert (found[0] < best - 1).all()
     assert (found[2] > best - 0.5).all()
@@ -177,7 +191,7 @@ def test_the_validation_nll_of_several_targets_is_right_and_the_same_with_draws_
         exact.append(log_z - f(y[some].double().expand(2, -1, -1).unsqueeze(2)).squeeze(-1))
     truth = torch.cat(exact, 1).mean(1)
     torch.testing.assert_close(first, truth, atol=0.05, rtol=0)
-    scored = scoring.val_nll(made) - made.scaling.log_scale
+    scored = scoring.val_nll(made.fitted) - made.log_slope
     torch.testing.assert_close(scored, truth, atol=0.01, rtol=0)
 
 
@@ -197,14 +211,14 @@ def test_scores_follow_from_the_density(line: str, data: str) -> None:
     """log p(y|x) of an untrained model by a fine sum; D_KL by a sum over the truth."""
     words = ("data=laws", "data.dim=1", "data.num_test=20") if data == "laws" else ("data=function", line)
     made = learner(*words)
-    scores = scoring.score_rows(made, made.split.test)
+    scores = scoring.score_rows(made.fitted, made.split.test)
     x, y = made.standardised(made.split.test.x, made.split.test.y, CPU)
     grid = torch.linspace(-18, 18, 20_001, dtype=torch.float64)
     f = made.conditionals.bind(x)
     values = f(grid.view(1, 1, -1, 1).expand(2, len(x), -1, -1))
     log_z = torch.logsumexp(values, -1) + math.log(grid[1] - grid[0])
     at_y = f(y.double().view(1, -1, 1, 1).expand(2, -1, -1, -1)).squeeze(-1)
-    torch.testing.assert_close(scores.log_prob, at_y - log_z - made.scaling.log_scale, atol=2e-3, rtol=0)
+    torch.testing.assert_close(scores.log_prob, at_y - log_z - made.log_slope, atol=2e-3, rtol=0)
     inside = (grid <= y.double()).double()
     pit = ((values - log_z.unsqueeze(-1)).exp() * inside).sum(-1) * (grid[1] - grid[0])
     torch.testing.assert_close(scores.pit, pit, atol=3e-3, rtol=0)
@@ -219,7 +233,7 @@ def test_scores_follow_from_the_density(line: str, data: str) -> None:
 def test_d_kl_of_several_targets_is_right_within_its_error(tmp_path: Path) -> None:
     """Of an untrained model, whose density in two dimensions a fine grid sums."""
     made = learner("data=laws", "data.dim=2", "data.num_test=6", "task.base.samples=4096", seeds=(0,))
-    scores = scoring.score_rows(made, made.split.test)
+    scores = scoring.score_rows(made.fitted, made.split.test)
     x, _ = made.standardised(made.split.test.x, made.split.test.y, CPU)
     axis = torch.linspace(-13, 13, 521, dtype=torch.float64)
     grid = torch.cartesian_prod(axis, axis)
@@ -316,5 +330,5 @@ def test_draws_of_a_normalised_model_of_two_targets_sum_to_one(network: str) -> 
     x, _ = made.standardised(made.split.test.x, made.split.test.y, CPU)
     found = made.conditionals.tempered(x, None, 0)
     assert torch.all(found.log_z.abs() < 5 * found.error + 0.1)
-    scores = scoring.score_rows(made, made.split.test)
+    scores = scoring.score_rows(made.fitted, made.split.test)
     assert torch.all(scores.error == 0) and torch.all(scores.bias == 0)

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from ebmbench.core import importance
 from ebmbench.core.importance import Cloud, Weighted
+from ebmbench.supports.measure import BaseDensity
+from ebmbench.supports.real import Real
+from ebmbench.supports.targets import Axis, Targets, Wide
 from ebmbench.tasks.base import TRUSTED_K
-from ebmbench.tasks.regression.base_density import BaseDensity, Wide
 
 LEAD = (2, 3)  # seeds, rows
 
@@ -23,7 +25,7 @@ def generator(number: int = 0) -> torch.Generator:
 
 
 def wide(dim: int) -> Wide:
-    return Wide(BaseDensity(), dim, torch.device("cpu"))
+    return Wide(Targets((Axis(Real(), 0.0, 1.0, (), BaseDensity()),) * dim), torch.device("cpu"))
 
 
 def gaussian(mean: list[float], chol: list[list[float]]) -> torch.distributions.MultivariateNormal:

@@ -17,7 +17,7 @@ import ebmbench
 from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
-from ebmbench.sweep import tune
+from ebmbench.sweep import trials
 from ebmbench.tasks.examples import read_examples
 from ebmbench.tasks.regression.networks.outside import Rows
 from ebmbench.tasks.regression.networks.treeffuser import Treeffuser, _boxes, _kernel_density, _predict, _tabulate
@@ -34,7 +34,7 @@ class Line(Outside):
     """Least squares, and a Gaussian of the residuals."""
 
     name = "line"
-    tuning = {"task.network.ridge": (1e-3, 10.0)}
+    tuning = {"network.ridge": (1e-3, 10.0)}
     ridge: float = Field(1e-3, gt=0, description="added to the squares")
 
     def fit(self, train, val, seed, report):
@@ -127,20 +127,20 @@ def test_a_sweep_has_it_beside_an_energy_in_one_table(folder: Path) -> None:
     (folder / "sweeps" / "both.yaml").write_text(
         """# @package _global_
 defaults:
-  - /experiment/smoke: regression
+  - override /size: smoke
   - override /task: regression
-  - override /task/data: table
+  - override /data: table
 plugins: [line.py]
 hydra:
   sweeper:
     params:
       method: nce
-      task/network: mlp
-      task.data.path: t.csv
+      network: mlp
+      data.path: t.csv
 sweep:
   name: both
   description: A library's model beside an energy.
-  also: [{method: ml-exact, task/network: line}]
+  also: [{method: ml-exact, network: line}]
   tables: [scores]
   figures: []
 """
@@ -150,14 +150,14 @@ sweep:
     scores = (folder / "r" / "both" / "tables.md").read_text()
     assert "ml-exact" in scores and "nce" in scores
     results = ebmbench.results("r/both")
-    assert set(results["task/network"]) == {"line", "mlp"}
+    assert set(results["network"]) == {"line", "mlp"}
     assert results["nll"].notna().all() and results["crps"].notna().all()
 
 
 def test_tune_searches_its_own_settings_and_not_the_trainer_s(folder: Path) -> None:
-    space = tune.space(compose([*WORDS, "network=line", "plugins=[line.py]"]))
-    assert set(space) == {"task.network.ridge"}
-    assert "trainer.learning_rate" in tune.space(compose([*WORDS, "network=gaussian"]))
+    space = trials.space(compose([*WORDS, "network=line", "plugins=[line.py]"]))
+    assert set(space) == {"network.ridge"}
+    assert "trainer.learning_rate" in trials.space(compose([*WORDS, "network=gaussian"]))
 
 
 def test_another_method_is_one_sentence(folder: Path) -> None:

@@ -8,13 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy import stats
 
 import ebmbench
 from ebmbench.cli.main import main
 from ebmbench.core.errors import UserError
-from ebmbench.tasks.regression.density import GridDensity
+from ebmbench.supports.measure import BaseDensity
+from ebmbench.supports.real import Real
+from ebmbench.supports.targets import Axis
+from ebmbench.tasks.regression.density import Density
 from ebmbench.tasks.regression.model import RegressionModel
+from ebmbench.tasks.regression.quadrature import GridDensity
 
 
 def houses(count: int) -> pd.DataFrame:
@@ -58,7 +61,7 @@ def test_each_row_has_the_numbers_of_the_mixture_of_the_seeds(
     new = houses(40).drop(columns="rent")
     new.loc[3, "price"] = np.nan
     code, out = predict(run_dir, new, tmp_path, "--level", "0.5")
-    assert code == 0 and list(out) == ["row", "mean", "mode", "std", "low", "high", "log_prob"]
+    assert code == 0 and list(out) == ["row", "mean", "mode", "std", "low", "high", "outside", "log_prob"]
     model = RegressionModel.mixture(list(ebmbench.load(run_dir).values()))
     assert len(model.seeds) == 2
     low, high = model.interval(new, 0.5)
@@ -67,7 +70,7 @@ def test_each_row_has_the_numbers_of_the_mixture_of_the_seeds(
     assert out["log_prob"].isna().tolist() == [row == 3 for row in range(40)]
     known = new.drop(index=3)
     np.testing.assert_allclose(out["log_prob"].drop(index=3), model.log_prob(known, known["price"]), rtol=1e-6)
-    assert "lacks a number" in capsys.readouterr().err  # of `year`
+    assert "has no number" in capsys.readouterr().err  # of `year`
 
 
 def test_the_mixture_of_seeds_is_the_mean_of_their_densities(run_dir: Path) -> None:
@@ -85,9 +88,12 @@ def test_the_mixture_of_seeds_is_the_mean_of_their_densities(run_dir: Path) -> N
 def test_mixed_grids_have_the_mixture_s_quantiles() -> None:
     y = torch.linspace(-8, 8, 801, dtype=torch.float64)
     normal = torch.distributions.Normal(torch.tensor([[-2.0], [2.0]], dtype=torch.float64), 0.5)
-    mixed = GridDensity(y.repeat(2, 1), normal.log_prob(y)).mixed(2)
+    both, _ = Density.of(
+        Axis(Real(), 0.0, 1.0, (), BaseDensity()), GridDensity(y.repeat(2, 1), normal.log_prob(y)), None
+    )
+    mixed = Density.mixture(both.split(2))
     assert mixed.quantile(torch.tensor([0.25, 0.5, 0.75])).squeeze(0).tolist() == pytest.approx([-2, 0, 2], abs=1e-2)
-    assert mixed.variance.item() == pytest.approx(4.25, rel=1e-3)
+    assert mixed.std.item() == pytest.approx(4.25**0.5, rel=1e-3)
 
 
 def test_columns_are_found_by_their_names_and_what_is_odd_is_said(
@@ -109,24 +115,24 @@ def test_columns_are_found_by_their_names_and_what_is_odd_is_said(
     assert not np.isclose(out["mean"][4], plain["mean"][4]) and np.isfinite(out).all(axis=None)
 
 
-def test_rows_whose_std_is_that_of_far_tails_are_counted(
-    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_rows_with_mass_where_no_target_was_are_counted(
+    run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The interval of a Gaussian of standard deviation 2 stays, and what the far mass adds grows."""
-    end = 2 * stats.norm.ppf(0.95)
-
-    def summary(_model: RegressionModel, x: torch.Tensor, level: float, y: object) -> dict[str, torch.Tensor]:
-        std = torch.tensor([[2.0], [5.9], [6.1], [30.0]], dtype=torch.float64)
-        zero = torch.zeros_like(std)
-        return {"mean": zero, "mode": zero, "std": std, "low": zero - end, "high": zero + end}
-
-    monkeypatch.setattr(RegressionModel, "summary_of", summary)
-    assert predict(run_dir, houses(4).drop(columns=["price", "rent"]), tmp_path)[0] == 0
-    *_, last = capsys.readouterr().err.strip().splitlines()
-    assert "2 rows have a std more than 3 times that of a Gaussian" in last and "low and high" in last
-    monkeypatch.setattr(RegressionModel, "summary_of", lambda *a: {k: v[:2] for k, v in summary(*a).items()})
-    assert predict(run_dir, houses(2).drop(columns=["price", "rent"]), tmp_path)[0] == 0
-    assert "Gaussian" not in capsys.readouterr().err
+    new = houses(4).drop(columns=["price", "rent"])
+    _, out = predict(run_dir, new, tmp_path)
+    model = RegressionModel.mixture(list(ebmbench.load(run_dir).values()))
+    low, high = (float(model.scaling.raw_y(end)) for end in model._conditionals.targets.range.widened)
+    prices = houses(120)["price"]
+    assert prices.min() - 0.1 * np.ptp(prices) <= low < prices.quantile(0.1) < prices.quantile(0.9) < high
+    ends = [model.cdf(new, torch.full((4,), end)) for end in (low, high)]
+    np.testing.assert_allclose(out["outside"], ends[0] + 1 - ends[1], rtol=1e-4)
+    capsys.readouterr()
+    summary = RegressionModel.summary_of
+    monkeypatch.setattr(
+        RegressionModel, "summary_of", lambda *a: summary(*a) | {"outside": torch.tensor([0.0, 0.02, 0.3, 0.0])}
+    )
+    assert predict(run_dir, new, tmp_path)[0] == 0
+    assert "2 rows have more than 1% of the density beyond the range" in capsys.readouterr().err
 
 
 def test_several_targets_have_a_group_of_columns_each(tmp_path: Path) -> None:
@@ -134,7 +140,7 @@ def test_several_targets_have_a_group_of_columns_each(tmp_path: Path) -> None:
     code, out = predict(run_dir, houses(6), tmp_path)
     assert code == 0
     groups = [f"{name}_{target}" for target in ("price", "rent") for name in ("mean", "mode", "std", "low", "high")]
-    assert list(out) == ["row", *groups, "log_prob"]
+    assert list(out) == ["row", *groups, "outside", "log_prob"]
     assert (out["low_rent"] < out["high_rent"]).all() and np.isfinite(out["log_prob"]).all()
     assert (run_dir / "figures" / "calibration.png").is_file()  # named targets reach the figures too
 

@@ -1,11 +1,11 @@
-"""From a table of numbers and words to arrays: what is done to a column is decided on the training rows, and said."""
+"""From a table of numbers, categories and dates to arrays: what is done to a column is decided on the training rows."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,23 +13,67 @@ import pandas as pd
 import torch
 
 from ebmbench.core.errors import UserError, counted, did_you_mean, row_at, shown
-from ebmbench.tasks.regression.data.base import Arrays, Frame, Split, far_notes_of
+from ebmbench.tasks.regression.data.base import Arrays, Frame, Split
+from ebmbench.tasks.regression.data.cells import amounts, date_form, days, is_none, refuse_nested, without_codes
+from ebmbench.tasks.regression.data.notes import column_notes
 from ebmbench.tasks.regression.data.transforms import register_transform
-from ebmbench.tasks.regression.data.written import (
-    days,
-    first_written,
-    is_none,
-    looks_dated,
-    numeric,
-    slashed_form,
-    unclear_date,
-)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 COMMON_LEVELS, MOST_LEVELS, COMMON_ROWS = 30, 300, 5
-"""Of a column of words the 30 most common ones become inputs, and up to 300 that are in 5 training rows at least."""
+"""The 30 most common categories of a column become inputs, and up to 300 that are in 5 training rows at least."""
+LARGEST = 1e38
+"""Single precision, in which networks compute, holds no number beyond 3.4e38."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """How a column of numbers is written: dates in a form, or amounts in a unit."""
+
+    date: str | None = None
+    unit: str = ""
+
+    def read(self, column: pd.Series) -> tuple[np.ndarray, list[str]]:
+        """Returns a column as numbers, dates as days since 1970, with nan for a missing value; and what was done.
+
+        Text, infinity and amounts in another unit count as missing values.
+
+        Raises:
+            UserError: a number is too large.
+        """
+        name = f"the column {column.name!r}"
+        if pd.api.types.is_bool_dtype(column.dtype):
+            return column.to_numpy(np.float64, na_value=np.nan), []
+        if pd.api.types.is_timedelta64_dtype(column.dtype):
+            return (column / pd.Timedelta(days=1)).to_numpy(np.float64), [f"{name} holds durations, which become days"]
+        notes = []
+        if self.date is not None and not pd.api.types.is_numeric_dtype(column.dtype):
+            numbers = days(column, self.date)
+        else:
+            found = amounts(column, self.unit)
+            numbers = found.numbers
+            if found.written is not None:
+                cell = shown(column.iloc[found.written])
+                notes.append(f"{name} has numbers such as {cell}, read as {numbers[found.written]:.10g}")
+        large = np.flatnonzero((np.abs(numbers) > LARGEST) & np.isfinite(numbers))
+        if len(large):
+            raise UserError(
+                f"{name} holds {numbers[large[0]]:g} in {row_at(int(large[0]))}, beyond {LARGEST:g}; give it in "
+                "another unit, or leave the cell empty"
+            )
+        text, infinite = np.isnan(numbers) & ~is_none(column), np.isinf(numbers)
+        for kind, there in (
+            ("text" + (f", or another unit than {self.unit}," if self.unit else ""), text),
+            ("infinity", infinite),
+        ):
+            if there.any():
+                row = int(there.argmax())
+                notes.append(
+                    f"{name} holds {kind} in {counted(int(there.sum()), 'row')} (such as {shown(column.iloc[row])} in "
+                    f"{row_at(row)}), which counts as a missing value"
+                )
+        return np.where(infinite, np.nan, numbers), notes
 
 
 @dataclass(frozen=True)
@@ -37,129 +81,114 @@ class NumberColumn:
     """A column of numbers.
 
     Attributes:
-        fill: what stands for a missing number: the median of the training rows.
-        indicator: whether a second input says that the number is missing.
-        date: whether it holds dates, which become days since 1970; where they have slashes, their form (`%m/%d/%Y`).
+        fill: what stands for a missing value: the median of the training rows.
+        indicator: whether a second input says that the value is missing.
+        low, high: the ends of the training rows' numbers.
         shift: what is subtracted, where single precision would not tell the numbers apart.
-        low, high: the ends of the training rows' numbers; nan in runs of before they were kept.
+        date, unit: how it is written, as in `Written`.
     """
 
     name: str
     fill: float
     indicator: bool
-    date: bool | str = False
+    low: float
+    high: float
     shift: float = 0.0
-    low: float = math.nan
-    high: float = math.nan
+    date: str | None = None
+    unit: str = ""
 
     @property
-    def wanted(self) -> str:
-        """What each of its cells is, in a word."""
-        return "date" if self.date else "number"
+    def names(self) -> list[str]:
+        """The names of its inputs."""
+        return [self.name, f"{self.name} is missing"] if self.indicator else [self.name]
 
-    def as_text(self, number: float) -> str:
-        """Returns one of its numbers as people write it."""
-        return str(np.datetime64(math.floor(number), "D")) if self.date else f"{number:.6g}"
+    def encode(self, column: pd.Series) -> tuple[np.ndarray, list[str]]:
+        """Returns its inputs, float32 `[N, 1 or 2]`, and what was done, a sentence each.
 
-    def far_notes(self, numbers: np.ndarray) -> list[str]:
-        """Returns a sentence if new numbers lie further outside those of training than these are apart."""
+        Raises:
+            UserError: it holds something, and no number or date.
+        """
+        kind, example = ("number", "") if self.date is None else ("date", " such as 2024-01-31")
+        numbers, notes = Written(self.date, self.unit).read(column)
+        missing = np.isnan(numbers)
+        if missing.all() and not is_none(column).all():
+            text = shown(column[~is_none(column)].iloc[0])
+            raise UserError(
+                f"the column {self.name!r} holds no {kind}{example} (but {text}), where the model takes {kind}s"
+            )
+        if missing.any():
+            notes.append(
+                f"the column {self.name!r} has no {kind} in {counted(int(missing.sum()), 'row')}: training's median, "
+                f"{self._text(self.fill)}, is taken"
+            )
         outside = np.maximum(self.low - numbers, numbers - self.high)
         far = np.flatnonzero(outside > self.high - self.low)
-        if not len(far):
-            return []
-        worst = int(np.nanargmax(outside))
-        return [
-            f"the column {self.name!r} is far outside of training's {self.as_text(self.low)} to "
-            f"{self.as_text(self.high)} in {counted(len(far), 'row')} (such as {self.as_text(numbers[worst])} in "
-            f"{row_at(worst)}): no training row says what holds there"
-        ]
+        if len(far):
+            worst = int(np.nanargmax(outside))
+            notes.append(
+                f"the column {self.name!r} is far outside of training's {self._text(self.low)} to "
+                f"{self._text(self.high)} in {counted(len(far), 'row')} (such as {self._text(numbers[worst])} in "
+                f"{row_at(worst)}): no training row says what holds there"
+            )
+        inputs = [np.where(missing, self.fill, numbers) - self.shift, missing]
+        return np.stack(inputs[: 1 + self.indicator], axis=1).astype(np.float32), notes
+
+    def _text(self, number: float) -> str:
+        return str(np.datetime64(math.floor(number), "D")) if self.date else f"{number:.6g}"
 
 
 @dataclass(frozen=True)
-class WordColumn:
-    """A column of words: an input for each level, 1 where the row has it. Other words give zeros."""
+class CategoryColumn:
+    """A column of categories: an input for each level, 1 where the row has it. Other categories give zeros."""
 
     name: str
     levels: tuple[str, ...]
 
+    @property
+    def names(self) -> list[str]:
+        """The names of its inputs."""
+        return [f"{self.name}={level}" for level in self.levels]
+
+    def encode(self, column: pd.Series) -> tuple[np.ndarray, list[str]]:
+        """Returns its inputs, float32 `[N, levels]`, and what was done, a sentence each."""
+        texts = category_texts(column)
+        new = np.flatnonzero(~texts.isin(self.levels) & (texts != ""))
+        notes = []
+        if len(new):
+            notes.append(
+                f"the column {self.name!r} holds a category that training did not have in {counted(len(new), 'row')} "
+                f"(such as {shown(texts.iloc[new[0]])} in {row_at(int(new[0]))}), which counts as none"
+            )
+        return (texts.to_numpy(object)[:, None] == np.array(self.levels, object)).astype(np.float32), notes
+
 
 @dataclass(frozen=True)
 class TableColumns:
-    """Turns tables with the columns of the training table into x, float32 `[N, p]`."""
+    """Turns tables with the columns of the training table into x, float32 `[N, p]`.
 
-    columns: tuple[NumberColumn | WordColumn, ...]
+    Attributes:
+        missing: the codes that stand for a missing value.
+    """
+
+    columns: tuple[NumberColumn | CategoryColumn, ...]
+    missing: tuple[float | str, ...] = ()
 
     @property
     def names(self) -> list[str]:
         """The names of the p inputs."""
-        names = []
-        for column in self.columns:
-            if isinstance(column, WordColumn):
-                names += [f"{column.name}={level}" for level in column.levels]
-            else:
-                names += [column.name, f"{column.name} is missing"] if column.indicator else [column.name]
-        return names
-
-    def encode(self, frame: Frame) -> Tensor:
-        """Returns inputs `[N, ...]` float32 of rows, or raises UserError."""
-        frame = self._table(frame)
-        parts: list[np.ndarray] = []
-        for column in self.columns:
-            values = frame[column.name]
-            if isinstance(column, WordColumn):
-                words = words_of(values)
-                parts += [(words == level).to_numpy(np.float32) for level in column.levels]
-                continue
-            numbers, bad = numbers_of(values, column.date)
-            if bad is not None:
-                raise UserError(
-                    f"the column {column.name!r} holds {shown(values.iloc[bad])} in {row_at(bad)}, where the "
-                    f"model takes {column.wanted}s; leave a cell empty if its {column.wanted} is missing"
-                )
-            missing = ~np.isfinite(numbers)
-            parts.append((np.where(missing, column.fill, numbers) - column.shift).astype(np.float32))
-            if column.indicator:
-                parts.append(missing.astype(np.float32))
-        return torch.from_numpy(np.stack(parts, axis=1))
+        return [name for column in self.columns for name in column.names]
 
     @property
     def used(self) -> list[str]:
         """The columns that it reads."""
         return [column.name for column in self.columns]
 
-    def read(self, table: pd.DataFrame) -> tuple[Tensor, list[str]]:
-        """Returns x of a table from a file, treated as the training table was; and what was done, a sentence each."""
-        table, notes = self._table(table), []
-        for column in self.columns:
-            values = table[column.name]
-            if isinstance(column, WordColumn):
-                words = words_of(values)
-                new = np.flatnonzero(~words.isin(column.levels) & (words != ""))
-                if len(new):
-                    notes.append(
-                        f"the column {column.name!r} holds a word that is none of training's in "
-                        f"{counted(len(new), 'row')} (such as {shown(words.iloc[new[0]])} in {row_at(new[0])}), "
-                        "which counts as no word"
-                    )
-                continue
-            numbers, said = clean_numbers(values, column.date)
-            if np.isnan(numbers).all() and not is_none(values).all():
-                text = shown(values[~is_none(values)].iloc[0])
-                example = " such as 2024-01-31" if column.date else ""
-                raise UserError(
-                    f"the column {column.name!r} holds no {column.wanted}{example} (but {text}), where the model takes "
-                    f"{column.wanted}s"
-                )
-            notes += said
-            missing = int(np.isnan(numbers).sum())
-            if missing:
-                notes.append(
-                    f"the column {column.name!r} lacks a {column.wanted} in {counted(missing, 'row')}: "
-                    f"training's median, {column.as_text(column.fill)}, is taken"
-                )
-            notes += column.far_notes(numbers)
-            table = table.assign(**{column.name: numbers})
-        return self.encode(table), notes
+    def read(self, frame: Frame) -> tuple[Tensor, list[str]]:
+        """Returns inputs of new rows, treated as the training rows were; and what was done, a sentence each."""
+        table = without_codes(self._table(frame), self.missing)
+        parts = [column.encode(table[column.name]) for column in self.columns]
+        x = np.concatenate([part for part, _ in parts], axis=1)
+        return torch.from_numpy(x), [note for _, notes in parts for note in notes]
 
     def _table(self, frame: Frame) -> pd.DataFrame:
         names = self.used
@@ -177,97 +206,31 @@ class TableColumns:
         if missing:
             known = [str(name) for name in frame.columns if name not in names]
             raise UserError(f"the table lacks the column {missing[0]!r}{did_you_mean(missing[0], known)}")
-        return frame
+        return frame[names]
 
     def plain(self) -> dict[str, Any]:
         """Returns it as plain data, for JSON."""
-        columns: list[dict[str, Any]] = []
-        for column in self.columns:
-            if isinstance(column, WordColumn):
-                columns.append({"name": column.name, "levels": list(column.levels)})
-            else:
-                columns.append({"name": column.name, "fill": column.fill, "indicator": column.indicator})
-                columns[-1] |= {"date": column.date} if column.date else {}
-                columns[-1] |= {"shift": column.shift} if column.shift else {}
-                columns[-1] |= {} if math.isnan(column.low) else {"low": column.low, "high": column.high}
-        return {"kind": "table", "columns": columns}
+        return {"kind": "table", "columns": [asdict(column) for column in self.columns], "missing": list(self.missing)}
 
     @staticmethod
     def restore(plain: Mapping[str, Any]) -> TableColumns:
         """Reads back what `plain` returned."""
-        return TableColumns(
-            tuple(
-                WordColumn(one["name"], tuple(one["levels"])) if "levels" in one else NumberColumn(**one)
-                for one in plain["columns"]
-            )
+        columns = (
+            CategoryColumn(one["name"], tuple(one["levels"])) if "levels" in one else NumberColumn(**one)
+            for one in plain["columns"]
         )
+        return TableColumns(tuple(columns), tuple(plain["missing"]))
 
 
 register_transform("table", TableColumns.restore)
 
 
-LARGEST = 1e38
-"""Single precision, in which networks compute, holds no number beyond 3.4e38."""
-
-
-def numbers_of(values: pd.Series, date: bool | str = False) -> tuple[np.ndarray, int | None]:
-    """Returns a column as numbers, nan where there is none, and the first row that holds text instead.
-
-    Args:
-        date: dates become days since 1970 (see `NumberColumn`); numbers are such days already.
-
-    Raises:
-        UserError: a number is too large.
-    """
-    if pd.api.types.is_bool_dtype(values.dtype):
-        return values.to_numpy(np.float64), None
-    if pd.api.types.is_timedelta64_dtype(values.dtype):
-        return (values / pd.Timedelta(days=1)).to_numpy(np.float64), None
-    is_number = pd.api.types.is_numeric_dtype(values.dtype)
-    slashed = date if isinstance(date, str) else None
-    numbers = days(values, slashed) if date and not is_number else numeric(values)
-    large = np.flatnonzero((np.abs(numbers) > LARGEST) & np.isfinite(numbers))
-    if len(large):
-        raise UserError(
-            f"the column {values.name!r} holds {numbers[large[0]]:g} in {row_at(large[0])}, beyond {LARGEST:g}; "
-            "give it in another unit, or leave the cell empty"
-        )
-    bad = np.flatnonzero(np.isnan(numbers) & ~is_none(values))
-    return numbers, int(bad[0]) if len(bad) else None
-
-
-def clean_numbers(column: pd.Series, date: bool | str = False) -> tuple[np.ndarray, list[str]]:
-    """Returns a column as numbers, with text and infinity as missing, and what is to be said of it, a sentence each."""
-    values, bad = numbers_of(column, date)
-    notes = [] if date else _written_notes(column, values)
-    if bad is not None:
-        count = int((np.isnan(values) & ~is_none(column)).sum())
-        notes.append(
-            f"the column {column.name!r} holds text in {counted(count, 'row')} (such as {shown(column.iloc[bad])} "
-            f"in {row_at(bad)}), which counts as missing"
-        )
-    infinite = np.isinf(values)
-    if infinite.any():
-        count = int(infinite.sum())
-        notes.append(f"the column {column.name!r} holds infinity in {counted(count, 'row')}, which counts as missing")
-    return np.where(infinite, np.nan, values), notes
-
-
-def _written_notes(column: pd.Series, values: np.ndarray) -> list[str]:
-    """Returns a sentence if numbers of a column are written in another way than programs do."""
-    if pd.api.types.is_timedelta64_dtype(column.dtype):
-        return [f"the column {column.name!r} holds durations, which become days"]
-    place = first_written(column, values)
-    if place is None:
-        return []
-    return [f"the column {column.name!r} has numbers such as {shown(column.iloc[place])}, read as {values[place]:.10g}"]
-
-
-def words_of(values: pd.Series) -> pd.Series:
-    """Returns a column as words; a whole number loses its `.0`, and a missing one is empty."""
+def category_texts(values: pd.Series) -> pd.Series:
+    """Returns a column of categories as text; a whole number loses its `.0`, and a missing one is empty."""
     if pd.api.types.is_float_dtype(values.dtype) and (values.dropna() % 1 == 0).all():
         values = values.astype("Int64")
-    return values.astype("string").str.strip().fillna("")
+    texts = values.astype("string").str.strip().fillna("")
+    return texts.where(~is_none(values), "")
 
 
 @dataclass
@@ -275,27 +238,29 @@ class Rows:
     """A table with targets, before it is split.
 
     Attributes:
-        numbers: the columns of the frame that hold numbers; the others hold words.
-        dates: those of the numbers that are days since 1970, with what `NumberColumn` keeps of them.
+        frame: its index is the place of each row in the source. Columns of numbers are read already.
+        numbers: how the columns of numbers are written; the other features are categories.
+        weight: of each row, None if all count alike.
     """
 
     frame: pd.DataFrame
     features: list[str]
     targets: list[str]
     y: np.ndarray
-    numbers: set[str]
-    dates: dict[str, bool | str]
+    numbers: dict[str, Written]
+    missing: tuple[float | str, ...]
+    weight: np.ndarray | None
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def dates(self) -> list[str]:
+        """The columns of dates."""
+        return [name for name, written in self.numbers.items() if written.date]
 
-def refuse_nested(frame: pd.DataFrame, source: str) -> None:
-    """Raises UserError if a column holds what is neither a number nor a word nor a date."""
-    for name, column in frame.items():
-        is_complex = pd.api.types.is_complex_dtype(column.dtype)
-        first = column.dropna().iloc[:1]
-        if is_complex or any(isinstance(value, list | tuple | set | dict | np.ndarray | bytes) for value in first):
-            kind = "complex numbers" if is_complex else "lists or bytes"
-            raise UserError(f"the column {str(name)!r} of {source} holds {kind}; give a table of numbers and words")
+    @property
+    def table(self) -> pd.DataFrame:
+        """The rows with their targets as numbers: what a rule of splitting goes by."""
+        return self.frame.assign(**{name: self.y[:, k] for k, name in enumerate(self.targets)})
 
 
 def read_columns(
@@ -304,6 +269,8 @@ def read_columns(
     features: Sequence[str] = (),
     ignore: Sequence[str] = (),
     categorical: Sequence[str] = (),
+    missing: Sequence[float | str] = (),
+    weights: str | None = None,
     source: str = "the table",
 ) -> Rows:
     """Finds targets and features in a table, and drops rows without a target.
@@ -312,7 +279,9 @@ def read_columns(
         targets: columns; none: the last one.
         features: columns; none: all that are not targets.
         ignore: columns that are left out.
-        categorical: columns of numbers that are names.
+        categorical: columns of numbers that are categories.
+        missing: values that stand for a missing one.
+        weights: the column of the rows' weights.
         source: what messages call the table.
 
     Raises:
@@ -324,39 +293,63 @@ def read_columns(
     twice = [name for name in dict.fromkeys(names) if names.count(name) > 1]
     if twice:
         raise UserError(f"{source} has {names.count(twice[0])} columns named {twice[0]!r}; rename or delete one")
-    _check_keys({"targets": targets, "features": features, "ignore": ignore, "categorical": categorical}, names, source)
+    chosen = {"targets": targets, "features": features, "ignore": ignore, "categorical": categorical}
+    _check_keys({**chosen, "weights": () if weights is None else (weights,)}, names, source)
     refuse_nested(frame[[name for name in names if name not in ignore]], source)
     notes = []
+    left = [name for name in names if name not in ignore and name != weights]
     if not targets:
-        left = [name for name in names if name not in ignore]
         if not left:
             raise UserError(f"{source} has no column that could be the target")
         targets = left[-1:]
-        notes.append(f"the target is the last column, {targets[0]!r} (task.data.targets names another)")
-    features = list(features) or [name for name in names if name not in targets and name not in ignore]
+        notes.append(f"the target is the last column, {targets[0]!r} (data.targets names another)")
+    features = list(features) or [name for name in left if name not in targets]
+    frame = without_codes(frame, tuple(missing))
     y = np.stack([_target(frame[name], source, notes) for name in targets], axis=1)
+    weight = None if weights is None else _weights(frame[weights], source)
     known = np.isfinite(y).all(1)
     if not known.all():
-        count = int((~known).sum())
-        notes.append(f"{counted(count, 'row without a target is', 'rows without a target are')} left out")
-        frame, y = frame[known], y[known]
-    numbers: set[str] = set()
-    dates: dict[str, bool | str] = {}
+        notes.append(f"{counted(int((~known).sum()), 'row without a target is', 'rows without a target are')} left out")
+        frame, y, weight = frame[known], y[known], None if weight is None else weight[known]
+    numbers: dict[str, Written] = {}
     for name in features:
-        column = frame[name]
-        if name in categorical:
-            continue
-        if date := _date_of(column):
-            dates[name] = date
-        elif _holds_words(column):
-            continue
-        values, said = clean_numbers(column, date)
-        notes += said
-        frame = frame.assign(**{name: values})
-        numbers.add(name)
+        written = None if name in categorical else written_as(frame[name])
+        if written is not None:
+            values, said = written.read(frame[name])
+            notes += said
+            frame = frame.assign(**{name: values})
+            numbers[name] = written
+    dates = {name: written.date for name, written in numbers.items() if written.date}
     if dates:
         notes.append(f"dates become days: {', '.join(map(_as_read, dates, dates.values()))}")
-    return Rows(frame, features, list(targets), y, numbers, dates, notes)
+    return Rows(frame, features, list(targets), y, numbers, tuple(missing), weight, notes)
+
+
+def written_as(column: pd.Series) -> Written | None:
+    """Returns how a column of numbers or dates is written; None for categories.
+
+    Text is a number where at least half of the values that are there are amounts in one unit. Text of whole numbers
+    alone is a category, as of a pandas `category`, unless most rows have a value of their own.
+    """
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return None
+    if pd.api.types.is_bool_dtype(column.dtype) or pd.api.types.is_numeric_dtype(column.dtype):
+        return Written()
+    if pd.api.types.is_timedelta64_dtype(column.dtype):
+        return Written()
+    form, _ = date_form(column)
+    if form is not None:
+        return Written(date=form)
+    there = column[~is_none(column)]
+    if not len(there):
+        return Written()
+    texts = there[there.map(lambda value: isinstance(value, str))].str.strip()
+    if len(texts) == column.notna().sum() and texts.str.fullmatch(r"\d+").all():
+        padded = bool(texts.str.fullmatch(r"0\d+").any())
+        if padded or texts.nunique() <= min(MOST_LEVELS, len(texts) / 2):
+            return None
+    found = amounts(there)
+    return Written(unit=found.unit) if np.isfinite(found.numbers).mean() >= 0.5 else None
 
 
 def _check_keys(chosen: Mapping[str, Sequence[str]], names: Sequence[str], source: str) -> None:
@@ -364,19 +357,15 @@ def _check_keys(chosen: Mapping[str, Sequence[str]], names: Sequence[str], sourc
     for key, columns in chosen.items():
         unknown = [name for name in columns if name not in names]
         if unknown:
-            raise UserError(f"task.data.{key}: {source} has no column {unknown[0]!r}{did_you_mean(unknown[0], names)}")
+            raise UserError(f"data.{key}: {source} has no column {unknown[0]!r}{did_you_mean(unknown[0], names)}")
         twice = [name for name in columns if list(columns).count(name) > 1]
         if twice:
-            raise UserError(f"task.data.{key} names {twice[0]!r} more than once")
-    for one, other in (
-        ("targets", "features"),
-        ("targets", "ignore"),
-        ("targets", "categorical"),
-        ("features", "ignore"),
-    ):
+            raise UserError(f"data.{key} names {twice[0]!r} more than once")
+    pairs = [("targets", key) for key in ("features", "ignore", "categorical", "weights")]
+    for one, other in (*pairs, ("features", "ignore"), ("features", "weights")):
         both = [name for name in chosen[one] if name in chosen[other]]
         if both:
-            raise UserError(f"task.data.{one} and task.data.{other} both name {both[0]!r}")
+            raise UserError(f"data.{one} and data.{other} both name {both[0]!r}")
 
 
 def _target(column: pd.Series, source: str, notes: list[str]) -> np.ndarray:
@@ -384,42 +373,45 @@ def _target(column: pd.Series, source: str, notes: list[str]) -> np.ndarray:
         raise UserError(
             f"the target {column.name!r} of {source} holds dates; give numbers, such as days since one of them"
         )
-    values, bad = numbers_of(column)
-    if bad is not None:
-        text = shown(column.iloc[bad])
-        raise UserError(f"the target {column.name!r} of {source} holds the text {text} in {row_at(bad)}; give numbers")
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
+    unit = "" if pd.api.types.is_numeric_dtype(column.dtype) else amounts(column).unit
+    values, said = Written(unit=unit).read(column)
+    text = np.flatnonzero(np.isnan(values) & ~is_none(column) & ~np.isinf(pd.to_numeric(column, errors="coerce")))
+    if len(text) and not pd.api.types.is_numeric_dtype(column.dtype):
+        row = int(text[0])
+        raise UserError(
+            f"the target {column.name!r} of {source} holds the text {shown(column.iloc[row])} in {row_at(row)}; give "
+            "numbers" + (f" in {unit}" if unit else "") + ", or name the text in data.missing"
+        )
     if pd.api.types.is_bool_dtype(column.dtype):
         notes.append(f"the target {column.name!r} is true or false: 1 stands for true")
-    notes += _written_notes(column, values)
+    notes += said
     return values
 
 
-def _date_of(column: pd.Series) -> bool | str:
-    """Whether at least half of the values that are there are dates; where they have slashes, their form."""
-    if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        return True
-    if pd.api.types.is_numeric_dtype(column.dtype) or not _holds_words(column):
-        return False
-    there = column.dropna().astype("string")
-    dated = there[looks_dated(there)]
-    slashed = slashed_form(dated)
-    found = len(dated) >= 0.5 * len(there) and bool(np.isfinite(days(dated, slashed)).mean() >= 0.5)
-    return slashed or True if found else False
+def _weights(column: pd.Series, source: str) -> np.ndarray:
+    values, _ = Written().read(column)
+    wrong = np.flatnonzero(~(values >= 0))
+    if len(wrong) or not values.sum() > 0:
+        where = f"{shown(column.iloc[wrong[0]])} in {row_at(int(wrong[0]))}" if len(wrong) else "only zeros"
+        raise UserError(
+            f"the weights {column.name!r} of {source} hold {where}; give numbers from 0, and not only zeros"
+        )
+    return values
 
 
-def _as_read(name: str, date: bool | str) -> str:
+def _as_read(name: str, form: str) -> str:
     """Returns a column's name; with the order of day and month, where its cells told it."""
-    if not isinstance(date, str):
-        return name
-    return f"{name} ({'day, month' if date.startswith('%d') else 'month, day'}, year)"
+    order = {"%d %m": " (day, month, year)", "%m %d": " (month, day, year)"}
+    return name + order.get(form[:5], "")
 
 
-def _holds_words(column: pd.Series) -> bool:
-    """Whether fewer than half of the values that are there are numbers."""
-    if pd.api.types.is_numeric_dtype(column.dtype):
-        return False
-    there = column[~is_none(column)]
-    return bool(len(there)) and bool(np.isfinite(numeric(there)).mean() < 0.5)
+def read_targets(table: pd.DataFrame, names: Sequence[str], transform: Any) -> tuple[np.ndarray, list[str]]:
+    """Returns the targets of new rows, `[N, D]`, nan where there is none; and what was done, a sentence each."""
+    table = without_codes(table[list(names)], getattr(transform, "missing", ()))
+    columns = [(written_as(table[name]) or Written()).read(table[name]) for name in names]
+    return np.stack([values for values, _ in columns], axis=1), [note for _, notes in columns for note in notes]
 
 
 def split_table(rows: Rows, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> Split:
@@ -435,58 +427,57 @@ def split_table(rows: Rows, train: np.ndarray, val: np.ndarray, test: np.ndarray
     columns = _columns(rows, rows.frame.iloc[train], rows.y[train], notes)
     if not columns:
         raise UserError(
-            "no column is left as an input: each is constant, empty, the target, or a different word in most rows"
+            "no column is left as an input: each is constant, empty, the target, or a different category in most rows"
         )
-    transform = TableColumns(tuple(columns))
-    x = transform.encode(rows.frame)
-    places = rows.frame.index.to_numpy()
+    transform = TableColumns(tuple(columns), rows.missing)
+    x, _ = transform.read(rows.frame)
+    places, y = rows.frame.index.to_numpy(), torch.from_numpy(rows.y)
+    weight = None if rows.weight is None else torch.from_numpy(rows.weight.astype(np.float32))
     fit, check, score = (
-        Arrays(x[part], torch.from_numpy(rows.y[part]), rows=places[part]) for part in (train, val, test)
+        Arrays(x[part], y[part], rows=places[part], weight=None if weight is None else weight[part])
+        for part in (train, val, test)
     )
     return Split(fit, check, score, rows.targets, transform.names, transform, notes)
 
 
-def _columns(rows: Rows, train: pd.DataFrame, y: np.ndarray, notes: list[str]) -> list[NumberColumn | WordColumn]:
+def _columns(rows: Rows, train: pd.DataFrame, y: np.ndarray, notes: list[str]) -> list[NumberColumn | CategoryColumn]:
     """Decides on each column by the training rows and their targets."""
-    kept: list[NumberColumn | WordColumn] = []
+    kept: list[NumberColumn | CategoryColumn] = []
     seen: dict[bytes, str] = {}
     dropped: dict[str, list[str]] = {}
-    filled: list[str] = []
     for name in rows.features:
-        values = train[name]
-        numbers = values.to_numpy(np.float64) if name in rows.numbers else None
-        reason = _useless(values, numbers is not None)
+        values, written = train[name], rows.numbers.get(name)
+        reason = _useless(values, written is not None)
         if reason is None:
-            content = "\0".join(words_of(values)).encode() if numbers is None else numbers.tobytes()
+            numbers = None if written is None else values.to_numpy(np.float64)
+            content = "\0".join(category_texts(values)).encode() if numbers is None else numbers.tobytes()
             equal = [] if numbers is None else [np.array_equal(numbers, target) for target in y.T]
             if any(equal):
                 reason = f"a copy of the target {rows.targets[equal.index(True)]!r}"
             elif content in seen:
                 reason = f"a copy of {seen[content]!r}"
-            else:
-                seen[content] = name
+            seen.setdefault(content, name)
         if reason is not None:
             dropped.setdefault(reason, []).append(name)
-        elif numbers is not None:
-            missing = bool(values.isna().any())
-            middle = float(values.median())
-            coarse = float(values.abs().max()) * 2**-24 > 1e-4 * float(values.std())
-            shift, ends = middle if coarse else 0.0, (float(values.min()), float(values.max()))
-            kept.append(NumberColumn(name, middle, missing, rows.dates.get(name, False), shift, *ends))
-            notes += far_notes_of(f"input {name!r}", numbers, values.index.to_numpy())
-            filled += [name] if missing else []
+        elif written is not None:
+            middle, low, high = float(values.median()), float(values.min()), float(values.max())
+            coarse = max(abs(low), abs(high)) * 2**-24 > 1e-4 * float(values.std())
+            kept.append(
+                NumberColumn(
+                    name, middle, bool(values.isna().any()), low, high, middle if coarse else 0.0, **asdict(written)
+                )
+            )
+            notes += column_notes(f"input {name!r}", values.to_numpy(np.float64), values.index.to_numpy())
         else:
-            kept.append(_words(values, notes))
-    for reason, names in dropped.items():
-        notes.append(f"left out, as {reason}: {', '.join(names)}")
+            kept.append(_categories(values, notes))
+    notes += [f"left out, as {reason}: {', '.join(names)}" for reason, names in dropped.items()]
+    filled = [column.name for column in kept if isinstance(column, NumberColumn) and column.indicator]
     if filled:
-        notes.append(
-            f"missing numbers become the training rows' median, with an input that says so: {', '.join(filled)}"
-        )
-    words = [column for column in kept if isinstance(column, WordColumn)]
-    if words:
-        text = ", ".join(f"{column.name} ({len(column.levels)})" for column in words)
-        notes.append(f"one input for each word: {text}")
+        notes.append(f"missing numbers get the training median, and an input that marks them: {', '.join(filled)}")
+    categories = [column for column in kept if isinstance(column, CategoryColumn)]
+    if categories:
+        text = ", ".join(f"{column.name} ({len(column.levels)})" for column in categories)
+        notes.append(f"one input for each category: {text}")
     return kept
 
 
@@ -497,22 +488,22 @@ def _useless(values: pd.Series, number: bool) -> str | None:
         return "empty"
     if there.nunique() == 1 and len(there) == len(values):
         return "constant"
-    date = None if number else unclear_date(there)
+    date = None if number else date_form(there)[1]
     if date is not None:
         return f"dates such as {shown(date)}, where no cell tells day from month, or cells differ (write 2024-01-31)"
     if not number and len(values) >= 10 and there.nunique() > 0.5 * len(there):
-        return "a different word in most rows"
+        return "a different category in most rows"
     return None
 
 
-def _words(values: pd.Series, notes: list[str]) -> WordColumn:
-    counts = words_of(values).value_counts()
+def _categories(values: pd.Series, notes: list[str]) -> CategoryColumn:
+    counts = category_texts(values).value_counts()
     levels = counts.index[: max(COMMON_LEVELS, min(MOST_LEVELS, int((counts >= COMMON_ROWS).sum())))]
     if len(counts) > len(levels):
         notes.append(
-            f"the column {values.name!r} has {len(counts)} different words; the {len(levels)} most common count"
+            f"the column {values.name!r} has {len(counts)} categories; the {len(levels)} most common ones are inputs"
         )
-    return WordColumn(str(values.name), tuple(sorted(str(level) for level in levels)))
+    return CategoryColumn(str(values.name), tuple(sorted(str(level) for level in levels)))
 
 
 def row_counter(frame: pd.DataFrame, name: str) -> bool:

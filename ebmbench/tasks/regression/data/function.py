@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,13 @@ import torch
 from pydantic import Field
 from typing_extensions import override
 
+from ebmbench.core import plugins
 from ebmbench.core.errors import UserError, counted, first_line
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, far_notes_of, names_of, split_rows
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Split, names_of
 from ebmbench.tasks.regression.data.frames import LARGEST, read_columns, split_table
-from ebmbench.tasks.regression.data.table import digest
+from ebmbench.tasks.regression.data.notes import column_notes
+from ebmbench.tasks.regression.data.splits import Splits
 from ebmbench.tasks.regression.data.transforms import ArrayInput
 
 
@@ -30,13 +30,15 @@ def arrays_split(
     val_fraction: float = 0.2,
     names: Sequence[str] = (),
     notes: Sequence[str] = (),
+    by: Splits | None = None,
 ) -> Split:
-    """Splits arrays at random into training, validation and test rows.
+    """Splits arrays into training, validation and test rows.
 
     Args:
         x, y: inputs `[N, ...]` and targets `[N, D]`; `[N]` is one of each.
-        val_fraction: of the rows that are not for test.
+        seed, test_fraction, val_fraction: of a split at random; the last one is a share of the rows not for test.
         names: of the targets.
+        by: how the rows are split; None: at random.
 
     Raises:
         UserError: there are too few rows, or x and y do not fit each other.
@@ -46,13 +48,17 @@ def arrays_split(
     large = np.abs(y[np.isfinite(y)]).max(initial=0)
     if large > LARGEST:
         raise UserError(f"a target is {large:g}, beyond {LARGEST:g}; give it in another unit")
-    parts = split_rows(len(x), test_fraction, val_fraction, seed)
-    fit, check, score = (Arrays(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]), rows=rows) for rows in parts)
     shape = tuple(x.shape[1:])
     columns = tuple(f"x{k + 1}" for k in range(shape[0])) if len(shape) == 1 else ()
-    inputs = zip(columns, fit.x.numpy().T, strict=bool(columns))
-    said = [note for name, values in inputs for note in far_notes_of(f"input {name!r}", values, fit.rows)]
     targets = list(names) or [f"y{k + 1}" for k in range(y.shape[1])]
+    rule = by or Splits(split_seed=seed, test_fraction=test_fraction, val_fraction=val_fraction)
+    table = pd.DataFrame(y, columns=targets)
+    if columns and rule.split_by is not None:
+        table = pd.concat([table, pd.DataFrame(x, columns=columns)], axis=1)
+    parts = rule.parts(table, targets, len(x))
+    fit, check, score = (Arrays(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]), rows=rows) for rows in parts)
+    inputs = zip(columns, fit.x.numpy().T, strict=bool(columns))
+    said = [note for name, values in inputs for note in column_notes(f"input {name!r}", values, fit.rows)]
     return Split(fit, check, score, targets, list(columns) or ["x"], ArrayInput(shape, columns), [*notes, *said])
 
 
@@ -78,23 +84,21 @@ def _check_shapes(x: np.ndarray | pd.DataFrame, y: np.ndarray, source: str = "")
 
 
 @register
-class Function(Data):
+class Function(Splits, Data):
     """What a Python function returns: x, an array `[N, ...]` or a table, and y, `[N]` or `[N, D]`."""
 
     source = "function"
 
     name: str = Field("function", pattern=NAME, description=NAME_TEXT)
     function: str | None = Field(None, min_length=1, description="FILE.py:FUNCTION, called without arguments")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the rows that are for test")
-    val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the other rows that are for validation")
-    split_seed: int = Field(0, ge=0, lt=2**31, description="of the random split")
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings, with the file's contents instead of its place."""
         found = super().identity()
         if self.function is not None:
             file, _, called = self.function.rpartition(":")
-            found["function"] = f"{digest(Path(file).expanduser()) or file}:{called}"
+            is_there = Path(file).expanduser().is_file()
+            found["function"] = f"{plugins.load_one(file).sha256 if is_there else file}:{called}"
         return found
 
     @override
@@ -105,18 +109,17 @@ class Function(Data):
             names = [f"{name} (target)" if name in frame else name for name in names]
             frame = frame.assign(**{name: y[:, k] for k, name in enumerate(names)})
             rows = read_columns(frame, names, source=str(self.function))
-            parts = split_rows(len(rows.frame), self.test_fraction, self.val_fraction, self.split_seed)
-            return split_table(rows, *parts)
+            return split_table(rows, *self.parts(rows.table, rows.targets, len(frame), rows.dates))
         known = np.isfinite(y).all(1)
         lacking = counted(int((~known).sum()), "row without a target is", "rows without a target are")
         notes = [] if known.all() else [f"{lacking} left out"]
         x, y = x[known], y[known]
-        return arrays_split(x, y, self.split_seed, self.test_fraction, self.val_fraction, names, notes)
+        return arrays_split(x, y, names=names, notes=notes, by=self)
 
     def _call(self) -> tuple[Any, np.ndarray, list[str]]:
         """Returns x (a table, or an array float32), y `[N, D]` float64, and the names of the targets."""
         if self.function is None:
-            raise UserError("task.data.function is not given: FILE.py:FUNCTION, such as data.function=my_data.py:load")
+            raise UserError("data.function is not given: FILE.py:FUNCTION, such as data.function=my_data.py:load")
         made = _imported(self.function)
         try:
             result = made()
@@ -143,17 +146,10 @@ def _imported(text: str) -> Any:
     file, _, called = text.rpartition(":")
     path = Path(file).expanduser()
     if not file.endswith(".py") or not called.isidentifier():
-        raise UserError(f"task.data.function={text} is not allowed: give FILE.py:FUNCTION")
+        raise UserError(f"data.function={text} is not allowed: give FILE.py:FUNCTION")
     if not path.is_file():
-        raise UserError(f"task.data.function={text}: {path} is not a file")
-    spec = importlib.util.spec_from_file_location(f"ebmbench_data_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise UserError(f"{path} cannot be imported ({type(error).__name__}: {first_line(error)})") from None
+        raise UserError(f"data.function={text}: {path} is not a file")
+    module = plugins.load_one(str(path)).module
     if not callable(getattr(module, called, None)):
-        raise UserError(f"task.data.function={text}: {path} defines no function {called}")
+        raise UserError(f"data.function={text}: {path} defines no function {called}")
     return getattr(module, called)

@@ -135,6 +135,7 @@ class Laws(Data):
     """Made data from a conditional law of D numbers that is known exactly: `data=laws data.law=ring data.dim=4`."""
 
     source = "laws"
+    is_identified = True
 
     name: str = Field("laws", pattern=NAME, description=NAME_TEXT)
     law: Literal["mixture", "banana", "ring"] = Field("mixture", description="three Gaussians, a bent one, or a shell")
@@ -147,7 +148,7 @@ class Laws(Data):
     @model_validator(mode="after")
     def _has_a_bend(self) -> Laws:
         if self.law == "banana" and self.dim == 1:
-            raise ValueError("task.data.law=banana needs task.data.dim=2 at least: one number cannot be bent")
+            raise ValueError("data.law=banana needs data.dim=2 at least: one number cannot be bent")
         return self
 
     @property

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,8 @@ from typing_extensions import override
 
 from ebmbench.core.registry import register
 from ebmbench.core.rng import Draws, Streams
+from ebmbench.supports.base import Support
+from ebmbench.supports.circle import Circle
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Arrays, Data, Law, Split
 from ebmbench.tasks.regression.data.transforms import ArrayInput
 
@@ -71,11 +73,14 @@ class Squares(Data):
     """Made images of a shape, whose angle is to be told: several answers are right, and p(y|x) is known exactly."""
 
     source = "squares"
+    is_identified = True
 
     name: str = Field("squares", pattern=NAME, description=NAME_TEXT)
     shapes: tuple[Annotated[Literal["square", "ellipse", "marked"], Field()], ...] = Field(
         ("square", "ellipse", "marked"), min_length=1, description="which shapes there are, each as often"
     )
+    default_support: ClassVar[Support] = Circle(low=-math.pi)
+
     size: int = Field(32, ge=8, le=512, description="pixels of a side")
     label_noise: float = Field(0.1, gt=0, le=1, description="standard deviation of the angle, in radians")
     pixel_noise: float = Field(0.05, ge=0, le=1, description="standard deviation of the pixels; white is 1")

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import codecs
-import csv
-import dataclasses
-import hashlib
-import io
-import json
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import pandas as pd
 from pydantic import BeforeValidator, Field
 from typing_extensions import override
 
-from ebmbench.core.errors import UserError, counted, did_you_mean, first_line, shown
+from ebmbench.core.errors import UserError, did_you_mean, shown
 from ebmbench.core.registry import register
-from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split, split_around, split_rows
-from ebmbench.tasks.regression.data.frames import read_columns, refuse_nested, row_counter, split_table
-from ebmbench.tasks.regression.data.written import is_none
-
-PARQUET = (".parquet", ".pq")
-"""How the names of Parquet files end; all others are CSV."""
-SEPARATORS = (",", ";", "\t", "|")
-CHUNK_ROWS = 100_000
-COPIES = 3
-"""Of the numbers in memory at a time: the table, x, and x standardised."""
+from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split
+from ebmbench.tasks.regression.data.files import digest, read_table
+from ebmbench.tasks.regression.data.frames import read_columns, row_counter, split_table
+from ebmbench.tasks.regression.data.splits import Splits, split_around
 
 
 def _listed(value: Any) -> Any:
@@ -39,70 +22,90 @@ def _listed(value: Any) -> Any:
     return tuple(str(one) if type(one) is int else one for one in values) if isinstance(values, list | tuple) else value
 
 
+def _values(value: Any) -> Any:
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple(float(one) if type(one) is int else one for one in values)
+
+
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 """One column or several: `data.targets=price` or `data.targets=[lat,lon]`. A name may be a whole number."""
 
 
-@register
-class Table(Data):
-    """A table of one's own: `data=table data.path=houses.csv data.targets=price`.
+class TableData(Splits, Data):
+    """A dataset that is a table. A subclass defines `read`.
 
-    Missing numbers become the median of the training rows, with an input that says so. Words become an input for each
-    level. What is done is said, and kept with the run.
+    Missing numbers become the median of the training rows, with an input that marks them. Categories become an input
+    for each level. What is done is said, and kept with the run.
     """
 
-    source = "table"
-
-    name: str = Field("table", pattern=NAME, description=NAME_TEXT)
-    path: str | None = Field(None, min_length=1, description="a CSV or Parquet file")
     targets: Names = Field((), description="the columns to predict; none: the last one")
     features: Names = Field((), description="the columns to predict from; none: all others")
     ignore: Names = Field((), description="columns that are left out")
-    categorical: Names = Field((), description="columns of numbers that are names, such as a postcode")
-    split_file: str | None = Field(
-        None, min_length=1, description='JSON, {"test": [[row, ...], ...]}: the test rows of each split, from 0'
+    categorical: Names = Field((), description="columns of numbers that are categories, such as a postcode")
+    missing: Annotated[tuple[float | str, ...], BeforeValidator(_values)] = Field(
+        (), description="values that stand for a missing one, such as [-200]"
     )
-    split: int = Field(0, ge=0, lt=100_000, description="which split of the file; without a file, of the random ones")
-    test_fraction: float = Field(0.2, gt=0, lt=1, description="share of the rows that are for test, without a file")
-    val_fraction: float = Field(0.2, gt=0, lt=1, description="share of the other rows that are for validation")
-    split_seed: int = Field(0, ge=0, lt=2**31, description="of the random split")
-    memory_mb: int | None = Field(None, ge=1, description="what the table may take; null: what is free")
+    weights: str | None = Field(None, min_length=1, description="the column of the rows' weights in training")
 
-    def identity(self) -> dict[str, Any]:
-        """Returns the settings, with the files' contents instead of their places."""
-        found = super().identity()
-        found.pop("memory_mb", None)
-        for key in ("path", "split_file"):
-            if key in found:
-                found[key] = digest(Path(found[key]).expanduser()) or found[key]
-        return found
+    def read(self) -> tuple[pd.DataFrame, str, list[str]]:
+        """Returns the table, what messages call it, and a sentence for each thing that was unusual in reading it.
+
+        Raises:
+            UserError: it is not there, or is no table.
+        """
+        raise NotImplementedError
 
     @override
     def load(self) -> Split:
-        if self.path is None:
-            raise UserError("task.data.path is not given: a CSV or Parquet file, such as data.path=houses.csv")
-        path = Path(self.path).expanduser()
-        frame, notes = read_table(path, self.memory_mb)
+        frame, source, notes = self.read()
         if frame.shape[1] == 1:
             raise UserError(
-                f"{path.name} has one column, {str(frame.columns[0])!r}; a target and an input are two, and cells are "
+                f"{source} has one column, {str(frame.columns[0])!r}; a target and an input are two, and cells are "
                 "separated by a comma, a semicolon, a tab or |"
             )
         ignore = list(self.ignore)
-        named = (*self.features, *self.targets, *self.categorical, *ignore)
+        if self.split_rule == "group" and self.split_by not in (*self.features, *ignore, None):
+            ignore.append(str(self.split_by))
+        named = (*self.features, *self.targets, *self.categorical, *ignore, self.weights, self.split_by)
         counters = [str(name).strip() for name in frame if str(name).strip() not in named and row_counter(frame, name)]
         if counters and len(counters) < frame.shape[1]:
-            notes.append(f"left out, for it only counts or names the rows: {', '.join(counters)}")
+            notes.append(f"left out, because it only counts or names the rows: {', '.join(counters)}")
             ignore += counters
-        rows = read_columns(frame, self.targets, self.features, ignore, self.categorical, path.name)
+        rows = read_columns(
+            frame, self.targets, self.features, ignore, self.categorical, self.missing, self.weights, source
+        )
         rows.notes[:0] = notes
-        if self.split_file is not None:
-            test = read_splits(Path(self.split_file).expanduser(), self.split, len(frame))
-            parts = split_around(rows.frame.index.to_numpy(), test, self.val_fraction, [self.split_seed, self.split])
-        else:
-            seed = [self.split_seed, self.split] if self.split else self.split_seed
-            parts = split_rows(len(rows.frame), self.test_fraction, self.val_fraction, seed)
-        return split_table(rows, *parts)
+        if rows.dates and self.split_rule == "random" and self.split_file is None:
+            rows.notes.append(
+                f"rows with dates ({', '.join(rows.dates)}) are split at random, so training sees rows of the test "
+                f"rows' future; data.split_rule=time data.split_by={rows.dates[0]} splits them by time"
+            )
+        return split_table(rows, *self.parts(rows.table, rows.targets, len(frame), rows.dates))
+
+
+@register
+class Table(TableData):
+    """A table of one's own: `data=table data.path=houses.csv data.targets=price`."""
+
+    source = "table"
+    files = ("path", "split_file")
+    is_identified = True
+
+    name: str = Field("table", pattern=NAME, description=NAME_TEXT)
+    path: str | None = Field(None, min_length=1, description="a CSV or Parquet file")
+    memory_mb: int | None = Field(None, ge=1, description="what the table may take; null: what is free")
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings that results depend on."""
+        return {key: value for key, value in super().identity().items() if key != "memory_mb"}
+
+    @override
+    def read(self) -> tuple[pd.DataFrame, str, list[str]]:
+        if self.path is None:
+            raise UserError("data.path is not given: a CSV or Parquet file, such as data.path=houses.csv")
+        path = Path(self.path).expanduser()
+        frame, notes = read_table(path, self.memory_mb)
+        return frame, path.name, notes
 
 
 PUBLISHED = {
@@ -124,6 +127,7 @@ class UCI(Data):
     """
 
     source = "uci"
+    is_identified = True
 
     name: str = Field("yacht", pattern=NAME, description="the folder's name, such as yacht or bostonHousing")
     root: str | None = Field(None, min_length=1, description="the folder that holds a folder for each set")
@@ -141,318 +145,28 @@ class UCI(Data):
     @override
     def load(self) -> Split:
         if self.root is None:
-            raise UserError("task.data.root is not given: the folder that holds NAME/data.csv and NAME/splits.json")
+            raise UserError("data.root is not given: the folder that holds NAME/data.csv and NAME/splits.json")
         root = Path(self.root).expanduser()
         folder = root / self.name
         if not (folder / "data.csv").is_file():
-            raise UserError(f"task.data.name={self.name}: {folder} holds no data.csv{_sets_in(root, self.name)}")
+            raise UserError(f"data.name={self.name}: {folder} holds no data.csv{_sets_in(root, self.name)}")
         frame, notes = read_table(folder / "data.csv", None)
         if "y" not in [str(name).strip() for name in frame]:
             known = shown(", ".join(map(str, frame.columns)))[1:-1]
             raise UserError(f"{folder / 'data.csv'} has no column 'y', which must be the target; it has {known}")
         rows = read_columns(frame, ["y"], source=f"{self.name}/data.csv")
         rows.notes[:0] = notes
-        test = read_splits(folder / "splits.json", self.split, len(frame))
-        return split_table(rows, *split_around(rows.frame.index.to_numpy(), test, self.val_fraction, self.split))
+        places = rows.frame.index.to_numpy()
+        parts = split_around(places, folder / "splits.json", len(frame), self.split, self.val_fraction, self.split)
+        return split_table(rows, *parts)
 
 
 def _sets_in(root: Path, name: str) -> str:
     """Returns how the message of a missing set ends: with the sets that are there, or what is wrong with the folder."""
     if not root.is_dir():
-        return f", for {root} is no folder"
+        return f", because {root} is no folder"
     if (root / "data.csv").is_file():
         return f"; give the folder above: data.root={root.parent} data.name={root.name}"
     there = sorted(path.parent.name for path in root.glob("*/data.csv"))
     close = [known for known in there if known.lower() == name.lower()]
     return did_you_mean(name, close or there) if there else f"; {root} holds no set at all"
-
-
-@lru_cache(maxsize=64)
-def _digest(path: Path, size: int, modified: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def digest(path: Path) -> str | None:
-    """Returns the SHA-256 of a file's contents, None if it cannot be read."""
-    try:
-        about = path.stat()
-        return _digest(path.absolute(), about.st_size, about.st_mtime_ns)
-    except OSError:
-        return None
-
-
-def read_splits(path: Path, split: int, rows: int) -> np.ndarray:
-    """Returns the test rows of a split.
-
-    Raises:
-        UserError: the file is not of this form, has fewer splits, or names a row that is not there.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError):
-        content = None
-    splits = content.get("test") if isinstance(content, dict) else None
-    if not isinstance(splits, list) or not splits:
-        raise UserError(f'{path} is no file of splits: {{"test": [[row, ...], ...]}} is expected')
-    if split >= len(splits):
-        there = "one split, 0" if len(splits) == 1 else f"{len(splits)} splits, 0 to {len(splits) - 1}"
-        raise UserError(f"task.data.split={split}: {path} has {there}")
-    test = splits[split]
-    if not isinstance(test, list) or not test:
-        raise UserError(f"{path}: split {split} must be a list of rows from 0 to {rows - 1}")
-    wrong = [row for row in test if type(row) is not int or not 0 <= row < rows]
-    if wrong:
-        raise UserError(f"{path}: split {split} holds {shown(wrong[0])}; give rows, whole numbers from 0 to {rows - 1}")
-    twice = len(test) - len(set(test))
-    if twice:
-        raise UserError(f"{path}: split {split} names {counted(twice, 'row')} more than once; give each row once")
-    if len(test) > rows - 3:
-        raise UserError(f"{path}: split {split} leaves {counted(rows - len(test), 'row')} to train with")
-    return np.array(test)
-
-
-def read_table(path: Path, memory_mb: int | None) -> tuple[pd.DataFrame, list[str]]:
-    """Reads a CSV or Parquet file; returns the table, and a sentence for each thing that was unusual in reading it.
-
-    Args:
-        memory_mb: what it may take; None: what is free.
-
-    Raises:
-        UserError: it is not there, is no table, or does not fit into memory.
-    """
-    if not path.is_file():
-        raise UserError(f"{str(path)!r} is not a file; give a CSV or Parquet file")
-    if path.suffix.lower() in PARQUET:
-        return _parquet(path, memory_mb), []
-    try:
-        form, names = _form(path)
-        first = pd.read_csv(path, **form.options, nrows=1000)
-        _check_names(path, names, first)
-        form, notes = _with_more_cells(path, form, first)
-        _check_memory(path, first, memory_mb)
-        frame = pd.concat(_chunks(path, form), ignore_index=True)
-    except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read ({error.strerror})") from None
-    except (ValueError, csv.Error) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path} is no CSV file that can be read ({first_line(error)})") from None
-    if not len(frame):
-        raise UserError(f"{path} holds no rows")
-    blank = [name for name in frame if re.fullmatch(r"(Unnamed: \d+)?", str(name).strip())]
-    nameless = [name for name in blank if is_none(frame[name]).all()]
-    return frame.drop(columns=nameless), form.notes + notes
-
-
-def _check_names(path: Path, names: list[str], first: pd.DataFrame) -> None:
-    """Refuses a first line that is a row like the others, and a name that two columns have.
-
-    Args:
-        first: the first rows.
-    """
-    numbers = [re.fullmatch(r"[-+]?[\d.,]+(e[-+]?\d+)?", name, re.IGNORECASE) is not None for name in names]
-    if any(numbers) and (all(numbers) or (len(names) == first.shape[1] and _is_row(names, numbers, first))):
-        kind = "numbers" if all(numbers) else "cells like those below"
-        raise UserError(f"{path} begins with a row of {kind}; give it a first line with the names of the columns")
-    duplicates = [name for name in dict.fromkeys(names) if names.count(name) > 1 and name]
-    if duplicates:
-        raise UserError(f"{path.name} has {names.count(duplicates[0])} columns named {duplicates[0]!r}; rename one")
-
-
-def _is_row(names: Sequence[str], numbers: Sequence[bool], first: pd.DataFrame) -> bool:
-    """Whether each name is a number above numbers, or a word that its column holds too."""
-    columns = (first.iloc[:, place] for place in range(len(names)))
-    return all(
-        pd.api.types.is_numeric_dtype(column.dtype) if number else name in set(column.astype("string").str.strip())
-        for name, number, column in zip(names, numbers, columns, strict=True)
-        if name
-    )
-
-
-@dataclass(frozen=True)
-class Form:
-    """How a CSV file is written.
-
-    Attributes:
-        skipped: lines before the names of the columns.
-        ends_empty: whether each row ends in a separator, and the first line does not.
-    """
-
-    separator: str
-    encoding: str
-    decimal: str
-    skipped: int = 0
-    ends_empty: bool = False
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """What pandas is to be told."""
-        options = {"sep": self.separator, "encoding": self.encoding, "decimal": self.decimal, "skiprows": self.skipped}
-        return {**options, "index_col": False} if self.ends_empty else options
-
-    @property
-    def notes(self) -> list[str]:
-        """What is unusual, a sentence each."""
-        encoding = {"latin-1": ["it is not UTF-8, and was read as Latin-1"], "utf-16": ["it was read as UTF-16"]}
-        decimal = ["the comma is taken as the decimal point"] if self.decimal == "," else []
-        return encoding.get(self.encoding, []) + decimal
-
-
-def _with_more_cells(path: Path, form: Form, first: pd.DataFrame) -> tuple[Form, list[str]]:
-    """Returns how to read rows that have more cells than there are names, and what is to be said of it.
-
-    Args:
-        first: the first rows, as pandas reads them: it takes the cells in front for the names of the rows.
-    """
-    if isinstance(first.index, pd.RangeIndex):
-        return form, []
-    if first.index.nlevels > 1:
-        extra, names = first.index.nlevels, first.shape[1]
-        raise UserError(
-            f"{path.name} has {counted(names, 'name')} of columns in its first line, and {names + extra} cells in a row"
-        )
-    if first.iloc[:, -1].isna().all():
-        return dataclasses.replace(form, ends_empty=True), []
-    return form, ["the rows have one cell more than there are names; the first one is taken for the row's name"]
-
-
-def _chunks(path: Path, form: Form) -> Iterator[pd.DataFrame]:
-    """Reads in pieces. The numbers of a large file are kept in single precision."""
-    large = path.stat().st_size > 2**27
-    with pd.read_csv(path, **form.options, chunksize=CHUNK_ROWS) as reader:
-        for chunk in reader:
-            yield chunk.astype({name: np.float32 for name in chunk.select_dtypes("number")}) if large else chunk
-
-
-def _form(path: Path) -> tuple[Form, list[str]]:
-    """Returns how a CSV file is written, and the names of its columns.
-
-    Raises:
-        ValueError: it is no text.
-    """
-    encoding = _encoding(path)
-    with open(path, newline="", encoding=encoding) as file:
-        text = file.read(2**16)
-    if re.search(r"[\x00-\x08\x0e-\x1f]", text):
-        raise ValueError(_kind(path))
-    lines = text.splitlines()
-    skipped = next((number for number, line in enumerate(lines) if line.strip()), 0)
-    said = re.fullmatch(r'"?sep=(.)"?', lines[skipped].strip()) if lines else None  # Excel's first line
-    skipped += said is not None
-    line = next((line for line in lines[skipped:] if line.strip()), "")
-    separator = said[1] if said else _separator(text)
-    if separator not in line:
-        _check_title(path, line, lines[skipped + 1 :])
-    # Dates and thousands have points too.
-    numbers = re.sub(r"\d{1,2}\.\d{1,2}\.\d{2,4}|\d{1,3}(\.\d{3})+(?=,\d)", "0", text)
-    decimal = "," if separator != "," and re.search(r"\d,\d", numbers) and not re.search(r"\d\.\d", numbers) else "."
-    names = [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
-    return Form(separator, encoding, decimal, skipped if said else 0), names
-
-
-def _separator(text: str) -> str:
-    """Returns what separates the cells: what makes the most rows as long as the first one, which has several.
-
-    The comma comes last: in `0,5;1,5` it makes rows of one length too.
-
-    Args:
-        text: the begin of the file.
-    """
-
-    def fitting(separator: str) -> int:
-        rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if "".join(row).strip()]
-        return sum(len(row) == len(rows[0]) for row in rows[:20]) if rows and len(rows[0]) > 1 else 0
-
-    return max(reversed(SEPARATORS), key=fitting)
-
-
-def _check_title(path: Path, line: str, rest: Sequence[str]) -> None:
-    """Refuses a file whose first line is a title or a comment: one cell, and more of them in a line after it."""
-    if line.count('"') % 2:
-        return  # a name goes on in the next line
-    for number, other in enumerate(rest[:10], 2):
-        count = max(len(next(csv.reader([other], delimiter=separator), [])) for separator in SEPARATORS)
-        if count > 1:
-            raise UserError(
-                f"{path.name} begins with the line {shown(line.strip())}, which is one cell, and line {number} has "
-                f"{count}; its first line must hold the names of the columns"
-            )
-
-
-KINDS = {
-    b"\x1f\x8b": "it is compressed by gzip; unpack it first",
-    b"PK\x03\x04": "it is an Excel file or a zip archive; save the table as CSV",
-    b"\xd0\xcf\x11\xe0": "it is an Excel file; save the table as CSV",
-    b"PAR1": "it is a Parquet file; give it a name that ends in .parquet",
-}
-"""What files that are no text begin with."""
-
-
-def _kind(path: Path) -> str:
-    """Returns what a file is that is no text."""
-    with open(path, "rb") as file:
-        start = file.read(8)
-    return next((text for magic, text in KINDS.items() if start.startswith(magic)), "it holds bytes that are no text")
-
-
-def _encoding(path: Path) -> str:
-    """Returns `utf-8-sig` (with a byte order mark or without), `utf-16`, or `latin-1` for all other bytes."""
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    with open(path, "rb") as file:
-        if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            return "utf-16"
-        file.seek(0)
-        try:
-            while block := file.read(2**20):
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
-        except UnicodeDecodeError:
-            return "latin-1"
-    return "utf-8-sig"
-
-
-def _check_memory(path: Path, first: pd.DataFrame, memory_mb: int | None) -> None:
-    """Refuses a file whose table would not fit, from its first rows."""
-    size = path.stat().st_size
-    written = len(first.to_csv(index=False).encode()) / max(1, len(first))
-    rows = size / max(1.0, written)
-    words = first.select_dtypes(exclude="number")
-    each = COPIES * 4 * first.shape[1] + (float(words.memory_usage(deep=True, index=False).sum()) / max(1, len(first)))
-    _refuse_beyond(path, rows * each, memory_mb)
-
-
-def _refuse_beyond(path: Path, need: float, memory_mb: int | None) -> None:
-    free = memory_mb * 2**20 if memory_mb is not None else free_memory()
-    if free is not None and need > free:
-        size = path.stat().st_size
-        raise UserError(
-            f"{path} has {size / 2**20:.0f} MB, and its table takes about {need / 2**20:.0f} MB of memory where "
-            f"{free / 2**20:.0f} MB may be used; give a file with fewer rows or columns, or a larger "
-            "task.data.memory_mb"
-        )
-
-
-def free_memory() -> int | None:
-    """Returns the bytes of memory that are free, None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        return None
-
-
-def _parquet(path: Path, memory_mb: int | None) -> pd.DataFrame:
-    _refuse_beyond(path, float(3 * path.stat().st_size), memory_mb)  # Parquet is compressed
-    try:
-        frame = pd.read_parquet(path)
-    except ImportError:
-        raise UserError(f"{path} needs pyarrow (pip install 'ebmbench[parquet]'); or give a CSV file") from None
-    except Exception as error:
-        raise UserError(f"{path} is no Parquet file that can be read ({first_line(error)})") from None
-    if frame.index.names != [None]:
-        frame = frame.reset_index()
-    refuse_nested(frame, path.name)
-    if not len(frame):
-        raise UserError(f"{path} holds no rows")
-    return frame

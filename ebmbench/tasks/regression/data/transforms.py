@@ -46,8 +46,12 @@ class ArrayInput:
     shape: tuple[int, ...]
     columns: tuple[str, ...] = ()
 
-    def encode(self, frame: Frame) -> Tensor:
-        """Returns inputs `[N, ...]` float32 of arrays, or of a table with these columns, or raises UserError."""
+    def read(self, frame: Frame) -> tuple[Tensor, list[str]]:
+        """Returns inputs `[N, ...]` float32 of arrays, or of a table with these columns; and what was done: nothing.
+
+        Raises:
+            UserError: they are no numbers, or do not fit the model.
+        """
         if isinstance(frame, pd.DataFrame):
             frame = _columns(frame, self.columns)
         try:
@@ -62,16 +66,12 @@ class ArrayInput:
             raise UserError(f"a row of the inputs has shape {tuple(x.shape[1:])}, and the model takes {self.shape}")
         if not x.isfinite().all():
             raise UserError("the inputs hold values that are not finite numbers")
-        return x
+        return x, []
 
     @property
     def used(self) -> Sequence[str]:
         """The columns that it reads, of a table."""
         return self.columns
-
-    def read(self, table: pd.DataFrame) -> tuple[Tensor, list[str]]:
-        """Returns x of a table from a file, and what was done to it: nothing."""
-        return self.encode(table), []
 
     def plain(self) -> dict[str, Any]:
         """Returns it as plain data, for JSON."""

@@ -9,6 +9,7 @@ from ebmbench.core.settings import Component
 from ebmbench.tasks.regression.stack import Place, Stack
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 
@@ -18,7 +19,7 @@ class Network(Component):
     A subclass sets `name` and defines `build`.
     """
 
-    group: ClassVar[str] = "task/network"
+    group: ClassVar[str] = "network"
     name: ClassVar[str]
     reference: ClassVar[str] = ""
     trial_shape: ClassVar[tuple[int, ...]] = (3,)
@@ -32,6 +33,10 @@ class Network(Component):
         Inputs and targets are standardised. Its random initial weights come from PyTorch's global generator, which is
         seeded for each model.
         """
+
+    def is_fused(self, backend: str, device: torch.device) -> bool:
+        """Returns whether all of it runs on a compiled kernel, which keeps little memory for each evaluation of f."""
+        return False
 
     def stack(self, x_shape: tuple[int, ...], dim: int, place: Place) -> Stack:
         """Returns S models side by side. A network with a faster way to run them defines this too."""

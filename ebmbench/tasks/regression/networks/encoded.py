@@ -62,8 +62,8 @@ class WithMLP(Encoded):
     """A network whose encoder is an MLP on all numbers of x."""
 
     tuning = {  # noqa: RUF012
-        "task.network.activation": ["silu", "tanh", "relu"],
-        "task.network.dropout": [0.0, 0.05, 0.1],
+        "network.activation": ["silu", "tanh", "relu"],
+        "network.dropout": [0.0, 0.05, 0.1],
     }
 
     depth: int = Field(2, ge=0, le=64, description="layers of the encoder")

@@ -130,7 +130,7 @@ def _load(net: nn.Module, path: Path) -> None:
     Raises:
         UserError: there is no such file, or it holds no weights of a ResNet-18.
     """
-    key = "task.network.weights"
+    key = "network.weights"
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:

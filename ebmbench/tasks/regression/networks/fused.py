@@ -2,7 +2,7 @@
 
 What is computed is what `paper.py` computes (and its derivatives, by the chain rule), in float32, with
 tanh as a rational function of error below 5e-7. Results depend neither on the number of threads nor on which other
-seeds are trained beside. Measured against PyTorch operations by `python -m ebmbench.bench`.
+seeds are trained beside. Measured against PyTorch operations by `python -m benchmarks`.
 
 The kernels serve values (all methods), `∂f/∂y` (`ml-mcmc`, `dsm`), `∂²f/∂y²` (`sm`, `ssm`), and the derivatives of all
 three to the parameters.

@@ -2,7 +2,7 @@
 
 What is computed is what `heads.EnergyHead` computes, in float32, with tanh as a rational function of error below
 5e-7. The features of x come from PyTorch, so any encoder will do. Measured against PyTorch operations by
-`python -m ebmbench.bench head`.
+`python -m benchmarks head`.
 """
 
 from __future__ import annotations

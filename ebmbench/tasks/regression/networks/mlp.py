@@ -12,4 +12,4 @@ class MLP(WithEnergyHead, WithMLP):
     """An MLP of x, and a small head that joins its features with y."""
 
     name = "mlp"
-    tuning = {**WithMLP.tuning, "task.network.relative": [False, True]}  # noqa: RUF012
+    tuning = {**WithMLP.tuning, "network.relative": [False, True]}  # noqa: RUF012

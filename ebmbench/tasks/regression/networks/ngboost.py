@@ -32,12 +32,13 @@ class NGBoost(Outside):
     """
 
     name = "ngboost"
+    packages = ("ngboost", "scikit-learn")
     reference = "Duan et al., NGBoost: natural gradient boosting for probabilistic prediction, ICML 2020"
     tuning = {  # noqa: RUF012
-        "task.network.learning_rate": (0.005, 0.1),
-        "task.network.depth": [2, 3, 4, 5],
-        "task.network.min_leaf": [1, 5, 20],
-        "task.network.rows": [0.5, 1.0],
+        "network.learning_rate": (0.005, 0.1),
+        "network.depth": [2, 3, 4, 5],
+        "network.min_leaf": [1, 5, 20],
+        "network.rows": [0.5, 1.0],
     }
 
     trees: int = Field(2000, ge=1, le=100_000, description="pairs of trees, at most")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from ebmbench.core.energy import Energy
 from ebmbench.core.errors import UserError
+from ebmbench.core.plugins import installed_imports, package_version
 from ebmbench.tasks.regression.networks.base import Network
 from ebmbench.tasks.regression.stack import Place, Stack
 
@@ -38,7 +39,19 @@ class Outside(Network):
     what `fit` returned, and nothing else: no code of a library is ever read from a run's folder. A library that can
     write its models as text or bytes gives an array of those (`np.frombuffer(text.encode(), np.uint8)`); for any other,
     `fit` returns the rows and the seed, and `density` fits again.
+
+    Attributes of the class:
+        packages: the installed packages that it uses; their versions are a part of the identity of a run. If it names
+            none, those count that the plug-in imports.
     """
+
+    packages: ClassVar[tuple[str, ...]] = ()
+
+    @override
+    def identity(self) -> dict[str, Any]:
+        """Returns the settings, and the versions of the libraries."""
+        packages = self.packages or installed_imports(type(self))
+        return {**super().identity(), "versions": {name: package_version(name) for name in sorted(packages)}}
 
     @abstractmethod
     def fit(self, train: Rows, val: Rows, seed: int, report: Callable[[int, int], None]) -> Fitted:

@@ -122,6 +122,7 @@ class PaperStack(Stack):
 
     @override
     def bind(self, x: Tensor, index: int | None = None) -> tuple[Energy, Callable[[], Tensor]]:
+        x = x.squeeze(-1) if x.dim() == 3 else x
         flat = self.flat if index is None else self.flat[index : index + 1].detach()
         return self.make_energy(flat, x), lambda: features(layers(flat), x).transpose(1, 2)
 
@@ -136,6 +137,10 @@ class Paper(Network):
     @override
     def build(self, x_shape: tuple[int, ...], dim: int) -> nn.Module:
         raise NotImplementedError("the paper's network has a stack of its own")
+
+    @override
+    def is_fused(self, backend: str, device: torch.device) -> bool:
+        return fused_available(backend, device)
 
     @override
     def stack(self, x_shape: tuple[int, ...], dim: int, place: Place) -> Stack:

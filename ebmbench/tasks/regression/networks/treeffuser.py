@@ -41,11 +41,12 @@ class Treeffuser(Outside):
     """
 
     name = "treeffuser"
+    packages = ("treeffuser", "lightgbm")
     reference = "Beltran-Velez et al., Treeffuser: probabilistic predictions via conditional diffusions, NeurIPS 2024"
     tuning = {  # noqa: RUF012
-        "task.network.learning_rate": (0.02, 0.3),
-        "task.network.leaves": [8, 16, 31, 64],
-        "task.network.min_leaf": [5, 20, 60],
+        "network.learning_rate": (0.02, 0.3),
+        "network.leaves": [8, 16, 31, 64],
+        "network.min_leaf": [5, 20, 60],
     }
 
     trees: int = Field(1000, ge=1, le=100_000, description="trees of each target, at most")

@@ -23,8 +23,8 @@ from ebmbench.tasks.regression.networks.outside import Outside
 from ebmbench.tasks.regression.stack import Place, Stack
 
 CPU = torch.device("cpu")
-OUTSIDE = {name for name, cls in registry.known("task/network").items() if issubclass(cls, Outside)}
-NAMES = sorted(set(registry.known("task/network")) - {"paper"} - OUTSIDE)
+OUTSIDE = {name for name, cls in registry.known("network").items() if issubclass(cls, Outside)}
+NAMES = sorted(set(registry.known("network")) - {"paper"} - OUTSIDE)
 NORMALISED = ["flow", "gaussian", "histogram", "mdn"]
 IMAGES = ("cnn", "resnet18")
 
@@ -32,7 +32,7 @@ IMAGES = ("cnn", "resnet18")
 def make(name: str, **settings: object) -> Network:
     if name == "flow":
         pytest.importorskip("zuko")
-    return cast(type[Network], registry.get("task/network", name))(**settings)
+    return cast(type[Network], registry.get("network", name))(**settings)
 
 
 def shape_of(name: str) -> tuple[int, ...]:

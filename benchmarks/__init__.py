@@ -1,0 +1,1 @@
+"""Measurements of the project itself, its speed and its estimators: `python -m benchmarks NAME`."""

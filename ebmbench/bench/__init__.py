@@ -1,1 +1,0 @@
-"""Measurements of the project itself, its speed and its estimators: `python -m ebmbench bench NAME`."""

@@ -1,0 +1,1 @@
+"""The supports: which values a target can have. See `base` for what a support is."""
