@@ -381,7 +381,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
 
     @_as_value_error()
     def cdf(self, X: Any, y: Any) -> np.ndarray:
-        """Returns the probability that the target is at most y, of each row: y is a number or `[N]` (one target)."""
+        """Returns the probability of no more than y, of each row: y is a number, `[N]`, or `[N, K]` (one target)."""
         model, inputs = self._fitted, self._inputs(X)
         return model.cdf(inputs, self._given(y, len(inputs))).numpy()
 

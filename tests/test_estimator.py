@@ -279,10 +279,12 @@ def test_targets_of_another_shape_are_refused(fitted: EnergyRegressor) -> None:
     for call in (fitted.cdf, fitted.log_prob):
         with pytest.raises(ValueError, match="x has 6 rows and y has 4"):
             call(x, y[:4])
-        with pytest.raises(ValueError, match=r"y has the shape \(6, 5\); the targets y are \[N\]"):
-            call(x, np.zeros((6, 5)))
+        with pytest.raises(ValueError, match=r"y has the shape \(6, 5, 2\); the targets y are \[N"):
+            call(x, np.zeros((6, 5, 2)))
         with pytest.raises(ValueError, match="y is None"):
             call(x, None)
+    with pytest.raises(ValueError, match=r"y has the shape \(6, 5\); the targets y are \[N\]"):
+        fitted.log_prob(x, np.zeros((6, 5)))
     with pytest.raises(ValueError, match="level=much is not allowed"):
         fitted.interval(x, "much")  # type: ignore[arg-type]
 

@@ -8,11 +8,10 @@ energy falls by the distance from it: `f(x, c(y)) - |y - c(y)| / TAIL`, with `|y
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
-from torch.nn.functional import softplus
 
 from ebmbench.core.energy import Energy
 
@@ -36,6 +35,9 @@ class TargetRange:
 
     low: Tensor
     high: Tensor
+    _placed: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @staticmethod
     def of(targets: Tensor) -> TargetRange:
@@ -44,7 +46,7 @@ class TargetRange:
 
     def clamp(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """Returns `c(y)`, of the shape of y `[..., D]`, and `|y - c(y)|`, `[...]`; both are smooth."""
-        below, above = (softplus(part) for part in self._beyond(y))
+        below, above = (torch.nn.functional.softplus(part) for part in self._beyond(y))
         return y + BEND * (below - above), BEND * (below + above).sum(-1)
 
     def slopes(self, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +55,14 @@ class TargetRange:
         return 1 - below - above, above - below
 
     def _beyond(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        return ((self.low - MARGIN).to(y) - y) / BEND, (y - (self.high + MARGIN).to(y)) / BEND
+        low, high = self._ends(y.device, y.dtype)
+        return (low - y) / BEND, (y - high) / BEND
+
+    def _ends(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Returns where energies start to fall; kept, for a copy in each training step would wait for a GPU."""
+        if (device, dtype) not in self._placed:
+            self._placed[device, dtype] = (self.low - MARGIN).to(device, dtype), (self.high + MARGIN).to(device, dtype)
+        return self._placed[device, dtype]
 
     @property
     def widened(self) -> tuple[Tensor, Tensor]:
@@ -63,7 +72,7 @@ class TargetRange:
 
     def is_outside(self, y: Tensor) -> Tensor:
         """Returns whether a coordinate lies beyond the widened range: `[..., D] -> [...]`."""
-        low, high = self.widened
+        low, high = (end.to(y) for end in self.widened)
         return ((y < low) | (y > high)).any(-1)
 
 

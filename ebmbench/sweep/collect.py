@@ -33,9 +33,9 @@ def write(plan: Plan, results: Results, results_dir: Path) -> list[Path]:
         UserError: a table that is not known, or a folder that cannot be written.
     """
     folder = results_dir / plan.name
-    _write(folder, {"runs.csv": csv_text(results.frame, digits=None)}, _about(plan))
-    made = write_tables(folder)
-    return [folder / "runs.csv", folder / collected.NAME, *made]
+    texts = tables.build(results)
+    _write(folder, {"runs.csv": csv_text(results.frame, digits=None), **texts}, _about(plan))
+    return [folder / name for name in ("runs.csv", collected.NAME, *texts)]
 
 
 def write_tables(folder: Path) -> list[Path]:

@@ -137,7 +137,7 @@ def test_a_further_grid_that_is_none_is_refused(tmp_path: Path, monkeypatch: pyt
 
 def test_no_sweep_is_left_untested() -> None:
     marked = test_every_sweep_of_the_project_is_valid.pytestmark[0]  # type: ignore[attr-defined]
-    names = {case[0] if isinstance(case, tuple) else case.values[0] for case in marked.args[1]}
+    names = {case[0] if isinstance(case[0], str) else case.values[0] for case in marked.args[1]}
     assert names >= set(known_sweeps())
 
 

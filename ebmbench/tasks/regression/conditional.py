@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -80,12 +81,23 @@ class Conditionals:
         self.stack, self.targets, self.nodes, self.cloud, self.seeds = stack, targets, nodes, cloud, seeds
         self.base = targets.base
         self.normalised = stack.normalised and targets.line
+        self._index: int | None = None
+
+    def each(self) -> list[Conditionals]:
+        """Returns the models one by one: what is made of one is the same, bit for bit, whichever are beside it.
+
+        A quadrature of several at once has as many nodes as the most demanding of them needs.
+        """
+        found = [copy.copy(self) for _ in range(self.seeds)]
+        for index, one in enumerate(found):
+            one.seeds, one._index = 1, index
+        return found
 
     @torch.no_grad()
     def bind(self, x: Tensor) -> Bound:
         """Returns the energies at some rows x `[B, ...]`, the base measure's included."""
         with self.stack.evaluating():
-            f, _ = self.stack.bind(x.unsqueeze(0).expand(self.seeds, *x.shape))
+            f, _ = self.stack.bind(x.unsqueeze(0).expand(self.seeds, *x.shape), self._index)
         return Bound(self.targets.energy(f, self.normalised), self.stack, x.dtype)
 
     def _at_points(self, f: LogDensity | Energy, rows: int) -> Tensor | None:
@@ -164,6 +176,15 @@ class Conditionals:
         if drawn is not None:
             return at_y - drawn.weighted(f, (self.seeds, len(x))).log_z
         return at_y - self._log_z(f, x, y, at_y)
+
+    def exact_log_prob(self, x: Tensor, y: Tensor, rows: int = 256) -> Tensor:
+        """Returns `log p` of z of one target by quadrature, `[S, B]` float64; y is z, `[B, 1]`."""
+
+        def of(model: Conditionals, x: Tensor, y: Tensor) -> Tensor:
+            return model.bind(x)(y.view(1, -1, 1, 1)).flatten() - model.densities(x, y[:, 0])[1]
+
+        pieces = list(zip(x.split(rows), y.split(rows), strict=True))
+        return torch.stack([torch.cat([of(model, *piece) for piece in pieces]) for model in self.each()])
 
     def _log_z(self, f: LogDensity, x: Tensor, y: Tensor, at_y: Tensor) -> Tensor:
         """Returns log Z of one target, `[S, B]`: on fixed nodes, and where these are too coarse on finer ones.

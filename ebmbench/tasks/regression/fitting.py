@@ -102,7 +102,10 @@ class FitLearner(RegressionLearner):
             self.patience = min(self.patience, math.ceil(PATIENT_STEPS / self.steps_per_row))
         self.val = self.standardised(self.split.val.x, self.split.val.y, device, dtype)
         given = self.split.val.weight
-        self.val_weight = (torch.ones(len(self.val[0])) if given is None else given).double().to(device)
+        weights = (torch.ones(len(self.val[0])) if given is None else given).double()
+        self.val_weight = weights.to(device)
+        slopes = self.scaling.log_slope(self.scaling.y(self.split.val.y).to(dtype).double())
+        self.log_slope = float((slopes * weights).sum() / weights.sum())
         one = y.shape[1] == 1
         axis = targets.axes[0]
         host = self.scaling.y(train.y)[:, 0].to(dtype)  # a mask of a device's rows would wait for it
@@ -125,9 +128,6 @@ class FitLearner(RegressionLearner):
         self.val_rows = max(1, CHUNK // (count * task.base.nodes)) if one else VALIDATION_ROWS
         self._kept_draws: dict[int, Proposed | None] = {}
         flat = stack.flat.detach()
-        self.log_slope = float(
-            (self.scaling.log_slope(self.val[1].double().cpu()) * self.val_weight.cpu()).sum() / self.val_weight.sum()
-        )
         self.state |= {
             "average.flat": flat.clone(),
             "average.steps": torch.zeros((), dtype=torch.float64, device=device),

@@ -218,6 +218,9 @@ class RegressionModel:
         _ = self._axis
         inputs = self._inputs(x)
         values = torch.as_tensor(np.asarray(y), dtype=torch.float64)
+        if values.dim() > 2:
+            name = ", ".join(self.targets)
+            raise ValueError(f"y has the shape {tuple(values.shape)}; the targets {name} are [N] or [N, K]")
         pairs = values.dim() < 2
         values = values.reshape(-1, 1) if pairs else values
         if len(inputs) == 1 and pairs:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ebmbench.tasks.regression.data.base import Law
 from ebmbench.tasks.regression.fitted import Fitted
-from ebmbench.tasks.regression.scores import grid_kl
+from ebmbench.tasks.regression.scores import grid_error, grid_kl
 
 X_POINTS, Y_POINTS, SLICE_POINTS = 121, 241, 1201
 SLICES = (1 / 6, 5 / 12, 7 / 12, 5 / 6)
@@ -55,15 +55,18 @@ def published_scores(fitted: Fitted) -> list[dict[str, float]]:
     spacing = float(grid.y[1] - grid.y[0])
     laws = [fitted.split.truth] + [grid.noisy_law] * (grid.noisy_law is not None)
     sums = torch.zeros(len(laws), len(seeds), dtype=torch.float64)
+    errors = torch.zeros(len(seeds), dtype=torch.float64)
     for x in grid.x.split(256):
         model = log_densities(fitted, x, grid.y, normalise=False)
+        errors += grid_error(model).sum(-1).cpu() / len(grid.x)
         for total, law in zip(sums, laws, strict=True):
             assert law is not None
             total += grid_kl(log_true(law, x, grid.y).to(model.device), model, spacing).sum(-1).cpu()
     d_kl, noisy = sums[0] / len(grid.x), sums[-1] / len(grid.x)
     nll = _noisy_nll(fitted, grid.noisy_y)
     return [
-        {"d_kl": float(d_kl[k]), "d_kl_noisy": float(noisy[k]), **({} if nll is None else {"nll_noisy": nll[k]})}
+        {"d_kl": float(d_kl[k]), "d_kl_error": float(errors[k]), "d_kl_noisy": float(noisy[k])}
+        | ({} if nll is None else {"nll_noisy": nll[k]})
         for k in seeds
     ]
 
@@ -75,12 +78,8 @@ def _noisy_nll(fitted: Fitted, y: Tensor | None) -> list[float] | None:
     conditionals, (axis,), test = fitted.conditionals, fitted.scaling.targets.axes, fitted.split.test
     inside = axis.support.inside(y.squeeze(1))
     x, z = fitted.standardised(test.x[inside], y[inside])
-    total = torch.zeros(conditionals.seeds, dtype=torch.float64)
-    for some_x, some_z in zip(x.split(2048), z.split(2048), strict=True):
-        f = conditionals.bind(some_x)(some_z.unsqueeze(1).expand(conditionals.seeds, -1, -1, -1)).squeeze(-1)
-        log_z = conditionals.densities(some_x, some_z[:, 0])[1].view(conditionals.seeds, -1)
-        total -= (f - log_z - axis.log_slope(some_z[:, 0].double())).sum(-1).cpu()
-    return (total / len(x)).tolist()
+    log_prob = conditionals.exact_log_prob(x, z) - axis.log_slope(z[:, 0].double())
+    return (-log_prob.mean(-1)).tolist()
 
 
 def can_draw(fitted: Fitted) -> bool:

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 EVALUATIONS, EVALUATIONS_CUDA = 2**18, 2**22
 """Of f at a time, for one target: what is made of them stays in a processor's cache, or keeps a GPU busy."""
-ROWS_OF_ONE = 256
-"""Validation rows at a time, for one target."""
 ROWS = 32
 """Test rows at a time, for several targets; fixed, so that random numbers do not depend on the number of seeds."""
 LARGEST_ERROR = 0.05
@@ -80,9 +78,9 @@ class RowScores:
     edge: Tensor
 
     @staticmethod
-    def join(parts: Sequence[RowScores]) -> RowScores:
-        """Puts rows together."""
-        return RowScores(*(torch.cat([getattr(part, f.name) for part in parts], 1) for f in fields(RowScores)))
+    def join(parts: Sequence[RowScores], dim: int) -> RowScores:
+        """Puts models (dim 0) or rows (dim 1) together."""
+        return RowScores(*(torch.cat([getattr(part, f.name) for part in parts], dim) for f in fields(RowScores)))
 
 
 @dataclass(frozen=True)
@@ -259,18 +257,25 @@ def score_rows(fitted: Fitted, arrays: Arrays) -> RowScores:
     """Scores some rows, such as those of test."""
     scaling, conditionals = fitted.scaling, fitted.conditionals
     x, y = fitted.standardised(arrays.x, arrays.y)
-    most = EVALUATIONS if fitted.device.type == "cpu" else EVALUATIONS_CUDA
-    rows = max(1, most // (conditionals.seeds * (START_NODES + 400))) if fitted.one else ROWS
     law = None if fitted.split.kl_grid is not None else fitted.split.truth
-    parts = []
-    for number, some in enumerate(torch.arange(len(x)).split(rows)):
-        truth = None if law is None else Truth(law, arrays.given[some], scaling, fitted.device)
-        some = some.to(fitted.device)
-        if fitted.one:
-            parts.append(one_target(conditionals, scaling, x[some], y[some], truth))
-        else:
-            parts.append(many_targets(conditionals, scaling, x[some], y[some], truth, number))
-    return RowScores(*(getattr(RowScores.join(parts), field.name).cpu() for field in fields(RowScores)))
+
+    def of(models: Conditionals, rows: int) -> RowScores:
+        parts = []
+        for number, some in enumerate(torch.arange(len(x)).split(rows)):
+            truth = None if law is None else Truth(law, arrays.given[some], scaling, fitted.device)
+            some = some.to(fitted.device)
+            if fitted.one:
+                parts.append(one_target(models, scaling, x[some], y[some], truth))
+            else:
+                parts.append(many_targets(models, scaling, x[some], y[some], truth, number))
+        return RowScores.join(parts, 1)
+
+    if fitted.one:
+        most = EVALUATIONS if fitted.device.type == "cpu" else EVALUATIONS_CUDA
+        scores = RowScores.join([of(model, most // (START_NODES + 400)) for model in conditionals.each()], 0)
+    else:
+        scores = of(conditionals, ROWS)
+    return RowScores(*(getattr(scores, field.name).cpu() for field in fields(RowScores)))
 
 
 def evaluate(
@@ -310,13 +315,8 @@ def val_nll(fitted: Fitted) -> Tensor:
     val, conditionals = fitted.split.val, fitted.conditionals
     if not fitted.one:
         return -score_rows(fitted, val).log_prob.mean(1)
-    total = torch.zeros(conditionals.seeds, dtype=torch.float64, device=fitted.device)
     x, z = fitted.standardised(val.x, val.y)
-    for some_x, some_z in zip(x.split(ROWS_OF_ONE), z.split(ROWS_OF_ONE), strict=True):
-        f = conditionals.bind(some_x)(some_z.unsqueeze(1).expand(conditionals.seeds, -1, -1, -1)).squeeze(-1)
-        log_z = conditionals.densities(some_x, some_z[:, 0])[1].view(conditionals.seeds, -1)
-        total += (log_z - f + fitted.scaling.log_slope(some_z.double())).sum(-1)
-    return total / len(x)
+    return (fitted.scaling.log_slope(z.double()) - conditionals.exact_log_prob(x, z)).mean(-1)
 
 
 def summarise(scores: RowScores, index: int, y: Tensor, log_base: Tensor) -> dict[str, float]:

@@ -96,6 +96,7 @@ class PaperData(Data):
     """
 
     number: ClassVar[int]
+    is_identified = True
 
     default_support: ClassVar[Support] = Interval(low=LOW, high=HIGH, mirror=False)
 
