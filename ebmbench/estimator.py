@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ebmbench.config.compose import compose
 from ebmbench.config.run import RunConfig
+from ebmbench.core import registry
 from ebmbench.core.errors import UserError, shown
 from ebmbench.core.extras import need
 from ebmbench.engine.execute import resolve_device, seed_groups
@@ -60,8 +61,9 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
     Args:
         method: how it is trained, as `ebmbench describe method` lists them; None: `ml-exact` for one target, `nce` for
             several (docs/which-method.md).
-        network: `f(x, y)`, as `ebmbench describe network` lists them; a normalised one goes with `ml-exact`.
+        network: `f(x, y)`, as `ebmbench describe network` lists them; None: `mlp`.
         proposal: what the method draws from, if it does; None: `mixture`.
+        model: `ebm`, or a model that needs no method, network and proposal, as `ebmbench describe model` lists them.
         seeds: how many models are trained, side by side; their densities are mixed.
         epochs, batch_size, learning_rate: of training; None: as `ebmbench describe task regression` says.
         categorical: columns of numbers that are categories, by name, or by place in an array.
@@ -86,9 +88,10 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
     def __init__(
         self,
         method: str | None = None,
-        network: str = "mlp",
+        network: str | None = None,
         proposal: str | None = None,
         *,
+        model: str = "ebm",
         seeds: int = 1,
         epochs: int | None = None,
         batch_size: int | None = None,
@@ -108,6 +111,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         self.method = method
         self.network = network
         self.proposal = proposal
+        self.model = model
         self.seeds = seeds
         self.epochs = epochs
         self.batch_size = batch_size
@@ -193,7 +197,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             text = f"{count} of {len(config.seeds)} seeds diverged, and {'is' if count == 1 else 'are'} left out"
             warnings.warn(text, ConvergenceWarning, 3)
         plain = learner.fitted.plain()
-        self.model_ = RegressionModel(task.network, task.base, parameters, seeds, plain, setup.backend)
+        self.model_ = RegressionModel(task.stackable, task.base, parameters, seeds, plain, setup.backend)
         self.model_.warns = self.warn
         self.seeds_, self.history_ = seeds, pd.DataFrame(history)
 
@@ -202,7 +206,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         given: dict[str, Any] = {
             "task": "regression",
             "data": "table",
-            "method": self.method or default_method(num_targets),
+            "model": self.model,
+            "method": self.method or (default_method(num_targets) if self._is_energy() else None),
             "network": self.network,
             "proposal": self.proposal,
             "trainer.epochs": self.epochs,
@@ -229,6 +234,9 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         chosen |= {"seeds": seeds, "plugins": plugins, **(self.settings or {})}
         with _composing:
             return compose([f"{key}={_text(value)}" for key, value in chosen.items()])
+
+    def _is_energy(self) -> bool:
+        return bool(getattr(registry.known("model").get(self.model), "uses_method", False))
 
     def _split(
         self,
