@@ -16,7 +16,7 @@ import torch
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.step import Step
-from ebmbench.tasks.regression.networks.paper import HIDDEN, layers
+from ebmbench.models.networks.paper import HIDDEN, layers
 
 LIBRARIES = ("jax", "compile")
 TOLERANCE = 1e-5

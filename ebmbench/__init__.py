@@ -2,7 +2,7 @@
 
 `run` trains and scores, `load` gives the trained models of a run, `results` a table of many runs. `EnergyRegressor` has
 scikit-learn's interface. For components of one's own: `register`, the base classes `Method`, `Proposal`, `Network`,
-`Outside`, `Data` and `Task`, and what they are given and return. docs/api.md lists all.
+`DensityModel`, `Outside`, `Data` and `Task`, and what they are given and return. docs/api.md lists all.
 """
 
 from __future__ import annotations
@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ebmbench.engine.api import load, run
     from ebmbench.estimator import EnergyRegressor
     from ebmbench.methods.base import Method, energies, log_partition
+    from ebmbench.models.base import DensityModel
+    from ebmbench.models.networks.base import Network
+    from ebmbench.models.outside import Outside
+    from ebmbench.models.stack import Place
     from ebmbench.report.frame import results
     from ebmbench.supports.base import Support
     from ebmbench.tasks.base import Learner, Metric, Setup, Task
@@ -28,22 +32,20 @@ if TYPE_CHECKING:
     from ebmbench.tasks.regression.data.notes import DataWarning
     from ebmbench.tasks.regression.density import Density
     from ebmbench.tasks.regression.learner import RegressionLearner
-    from ebmbench.tasks.regression.networks.base import Network
-    from ebmbench.tasks.regression.networks.outside import Outside
-    from ebmbench.tasks.regression.stack import Place
 
 _WHERE = {
     "Choice": "core.settings",
     "Data": "tasks.regression.data.base",
     "Density": "tasks.regression.density",
+    "DensityModel": "models.base",
     "Energy": "core.energy",
     "EnergyRegressor": "estimator",
     "Learner": "tasks.base",
     "Method": "methods.base",
     "Metric": "tasks.base",
-    "Network": "tasks.regression.networks.base",
-    "Outside": "tasks.regression.networks.outside",
-    "Place": "tasks.regression.stack",
+    "Network": "models.networks.base",
+    "Outside": "models.outside",
+    "Place": "models.stack",
     "Proposal": "core.proposal",
     "RegressionLearner": "tasks.regression.learner",
     "Section": "core.settings",
@@ -68,6 +70,7 @@ __all__ = [
     "Data",
     "DataWarning",
     "Density",
+    "DensityModel",
     "Energy",
     "EnergyRegressor",
     "Learner",

@@ -37,7 +37,7 @@ from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.utils import check_random_state  # noqa: E402
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data  # noqa: E402
 
-GROUPS = ("task", "data", "network", "method", "proposal")
+GROUPS = ("task", "data", "model", "network", "method", "proposal")
 CHOSEN_BY = {"data": "data.source"}
 LAUNCH = {"backend": "auto", "threads": None, "checkpoint_seconds": 60.0, "results_dir": "results", "force": False}
 """What a run needs beside; nothing of it is used to fit."""
@@ -62,8 +62,9 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
     Args:
         method: how it is trained, as `ebmbench describe method` lists them; None: `ml-exact` for one target, `nce` for
             several (docs/which-method.md).
-        network: `f(x, y)`, as `ebmbench describe network` lists them; a normalised one goes with `ml-exact`.
+        network: `f(x, y)`, as `ebmbench describe network` lists them; None: `mlp`.
         proposal: what the method draws from, if it does; None: `mixture`.
+        model: `ebm`, or a model that needs no method, network and proposal, as `ebmbench describe model` lists them.
         seeds: how many models are trained, side by side; their densities are mixed.
         epochs, batch_size, learning_rate: of training; None: as `ebmbench describe task regression` says.
         categorical: columns of numbers that are categories, by name, or by place in an array.
@@ -88,9 +89,10 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
     def __init__(
         self,
         method: str | None = None,
-        network: str = "mlp",
+        network: str | None = None,
         proposal: str | None = None,
         *,
+        model: str = "ebm",
         seeds: int = 1,
         epochs: int | None = None,
         batch_size: int | None = None,
@@ -110,6 +112,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         self.method = method
         self.network = network
         self.proposal = proposal
+        self.model = model
         self.seeds = seeds
         self.epochs = epochs
         self.batch_size = batch_size
@@ -195,7 +198,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             text = f"{count} of {len(config.seeds)} seeds diverged, and {'is' if count == 1 else 'are'} left out"
             warnings.warn(text, ConvergenceWarning, 3)
         plain = learner.fitted.plain()
-        self.model_ = RegressionModel(task.network, task.base, parameters, seeds, plain, setup.backend)
+        self.model_ = RegressionModel(task.stackable, task.base, parameters, seeds, plain, setup.backend)
         self.model_.warns = self.warn
         self.seeds_, self.history_ = seeds, pd.DataFrame(history)
 
@@ -204,7 +207,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         given: dict[str, Any] = {
             "task": "regression",
             "data": "table",
-            "method": self.method or default_method(num_targets),
+            "model": self.model,
+            "method": self.method or (default_method(num_targets) if self._is_energy() else None),
             "network": self.network,
             "proposal": self.proposal,
             "trainer.epochs": self.epochs,
@@ -230,13 +234,16 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         plugins = [self.plugins] if isinstance(self.plugins, str) else list(self.plugins)
         chosen |= {"seeds": seeds, **(self.settings or {})}
         loaded = load(plugins)
-        method = registry.get("method", chosen["method"])
+        method = registry.get("method", chosen["method"]) if "method" in chosen else None
         if "proposal" not in chosen and getattr(method, "uses_proposal", False):
             chosen["proposal"] = DEFAULT_PROPOSAL
         options = {CHOSEN_BY.get(key, f"{key}.name"): chosen.pop(key) for key in GROUPS if key in chosen}
         launch = {**LAUNCH, "plugins": loaded, "logger.name": "none"}
         values = {**launch, **options, **chosen}
         return RunConfig.from_dict({"trainer": {}, **nested(values)})
+
+    def _is_energy(self) -> bool:
+        return bool(getattr(registry.known("model").get(self.model), "uses_method", False))
 
     def _split(
         self,

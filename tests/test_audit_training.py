@@ -152,23 +152,18 @@ def test_another_machine_is_not_asked_for_the_same_bits() -> None:
     assert not training.is_same({key: value for key, value in here.items() if key != "code_path"}, here)  # an older run
 
 
-FAST = ("mlp",)
+FAST = ("method=nce",)
+MODELS = [f"model={name}" for name, model in registry.known("model").items() if not getattr(model, "uses_method", True)]
 
 
 @pytest.mark.parametrize(
-    "network",
-    [
-        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
-        for name, network in registry.known("network").items()
-        if name not in ("cnn", "resnet18", "paper")  # images, and the 1D task's own
-    ],
+    "chosen", [pytest.param(word, marks=() if word in FAST else pytest.mark.slow) for word in (*FAST, *MODELS)]
 )
-def test_honest_runs_of_every_network_stand(network: str, tmp_path: Path) -> None:
+def test_honest_runs_of_every_model_stand(chosen: str, tmp_path: Path) -> None:
     """Whichever seed is chosen: seeds train together as they did, and training amplifies no rounding."""
-    if network in ("ngboost", "treeffuser"):
-        pytest.importorskip(network)
-    method = "nce" if network == "mlp" else "ml-exact"
-    words = ["task=regression", "+experiment=smoke", f"network={network}", f"method={method}", "trainer.epochs=15"]
+    if chosen in ("model=ngboost", "model=treeffuser"):
+        pytest.importorskip(chosen.removeprefix("model="))
+    words = ["task=regression", "+experiment=smoke", chosen, "trainer.epochs=15"]
     config = compose([*words, "seeds=3", "device=cpu", "threads=1", "logger=none", f"results_dir={tmp_path}"])
     execute(config, quiet=True)
     rows = [training.audit(str(config.run_dir), tmp_path, 1, choice)[0] for choice in range(4)]

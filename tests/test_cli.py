@@ -382,7 +382,8 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
     [
         ("task=regression data.path=a.csv", "not of data=diabetes; leave it out, or choose data=table"),
         ("task=detection data.path=a.csv", "data.path is a setting, but not of data=shapes; leave it out"),
-        ("task=regression network.components=3", "not of network=mlp; leave it out, or choose network=mdn"),
+        ("task=regression model.components=3", "not of model=ebm; leave it out, or choose model=mdn"),
+        ("task=regression model=mdn method.beta=3", "not of model=mdn, which is no energy; leave it out"),
         ("task=1d data.path=a.csv", "data.path is a setting, but not of data=law1; leave it out"),
         ("task=1d sweep.nam=a", "sweep.nam is not a setting; did you mean sweep.name"),
     ],

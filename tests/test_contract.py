@@ -13,12 +13,12 @@ from ebmbench.check import components as contract
 from ebmbench.core import plugins, registry
 from ebmbench.core.errors import UserError
 from ebmbench.core.settings import Component
-from ebmbench.tasks.regression.networks.base import Network
+from ebmbench.models.networks.base import Network
 from tests.docs_runner import ROOT
 
 LIBRARIES = ("ngboost", "treeffuser")
-KINDS = ("method", "proposal", "network")
-OWN = [(group, name) for group in KINDS for name in registry.known(group) if (group, name) != ("network", "paper")]
+KINDS = ("method", "proposal", "model", "network")
+OWN = [(group, name) for group in KINDS for name in registry.known(group) if name not in ("paper", "ebm")]
 
 
 def faults(cls: type[Component]) -> dict[str, tuple[str, ...]]:

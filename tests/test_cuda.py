@@ -77,7 +77,7 @@ WORDS = {
     "1d": ["data.num_train=64"],
     "regression": ["data=diabetes"],
     "regression, dropout, clipped": ["data=diabetes", "network.dropout=0.1", "trainer.gradient_clip=1.0"],
-    "regression, a density": ["data=diabetes", "network=mdn"],
+    "regression, a density": ["data=diabetes", "model=mdn"],
 }
 
 

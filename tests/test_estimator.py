@@ -60,10 +60,10 @@ def truth(x: np.ndarray) -> Any:
     return stats.norm(2 * np.sin(x[:, 0]), 0.2 + 0.1 * x[:, 0] ** 2)
 
 
-@pytest.fixture(scope="module", params=[("nce+", "mlp"), ("ml-exact", "gaussian")], ids=["nce+", "gaussian"])
+@pytest.fixture(scope="module", params=[{"method": "nce+"}, {"model": "gaussian"}], ids=["nce+", "gaussian"])
 def fitted(request: pytest.FixtureRequest) -> EnergyRegressor:
-    method, network = request.param
-    return EnergyRegressor(method, network, seeds=2, epochs=50, batch_size=128, device="cpu").fit(*law(1500))
+    chosen = request.param
+    return EnergyRegressor(**chosen, seeds=2, epochs=50, batch_size=128, device="cpu").fit(*law(1500))
 
 
 def test_the_log_density_is_near_the_truth(fitted: EnergyRegressor) -> None:
@@ -122,7 +122,7 @@ def test_targets_that_are_unusual_are_said() -> None:
         (grades, "takes 6 different values"),
         (np.where(x[:, 0] > 2, 1e9, x[:, 1]), "may stand for a missing value"),
     ):
-        model = EnergyRegressor("ml-exact", "gaussian", epochs=1, device="cpu").fit(x, y)
+        model = EnergyRegressor(model="gaussian", epochs=1, device="cpu").fit(x, y)
         assert any(said in note for note in model.notes_), model.notes_
 
 
@@ -151,7 +151,7 @@ def test_a_pickle_and_a_clone(fitted: EnergyRegressor) -> None:
 
 def test_a_pipeline_is_the_same_model_for_it_standardises_anyway() -> None:
     x, y = law(200)
-    model = EnergyRegressor("ml-exact", "gaussian", epochs=40, device="cpu")
+    model = EnergyRegressor(model="gaussian", epochs=40, device="cpu")
     alone = clone(model).fit(x, y)
     piped = make_pipeline(StandardScaler(), model).fit(x, y)
     np.testing.assert_allclose(piped.predict(x), alone.predict(x), atol=1e-3)
@@ -188,7 +188,7 @@ def test_a_table_with_words_gaps_and_two_targets() -> None:
     ("settings", "sentence"),
     [
         ({"method": "nec+"}, "did you mean nce"),
-        ({"network": "gausian", "method": "ml-exact"}, "did you mean gaussian"),
+        ({"model": "gausian"}, "did you mean gaussian"),
         ({"seeds": 0}, "seeds=0 is not allowed"),
         ({"epochs": -1}, "trainer.epochs=-1 is not allowed"),
         ({"validation_fraction": 1.0}, "validation_fraction=1.0 is not allowed"),
@@ -232,7 +232,7 @@ class Never(Method):
 def test_a_target_may_have_the_name_of_a_column_and_columns_may_not_share_one() -> None:
     frame = pd.DataFrame(law(40)[0], columns=["a", "b"])
     y = frame["a"] + np.random.default_rng(0).normal(size=40)  # pandas calls it a
-    model = EnergyRegressor("ml-exact", "gaussian", epochs=2, device="cpu").fit(frame, y)
+    model = EnergyRegressor(model="gaussian", epochs=2, device="cpu").fit(frame, y)
     assert y.name == "a" and model.model_.targets == ["a (target)"] and model.predict(frame[:1]).shape == (1,)
     with pytest.raises(ValueError, match="several columns named 'a'"):
         clone(model).fit(pd.concat([frame, frame], axis=1), y)
@@ -249,7 +249,7 @@ def test_columns_that_are_no_numbers_words_or_dates_are_one_sentence() -> None:
 
 
 def test_a_fit_that_failed_leaves_no_model() -> None:
-    model = EnergyRegressor("ml-exact", "gaussian", epochs=2, device="cpu")
+    model = EnergyRegressor(model="gaussian", epochs=2, device="cpu")
     with pytest.raises(ValueError, match="no column is left as an input"):
         model.fit(np.ones((30, 2)), np.arange(30.0))
     with pytest.raises(NotFittedError):
@@ -291,7 +291,7 @@ def test_targets_of_another_shape_are_refused(fitted: EnergyRegressor) -> None:
 
 def test_two_targets_are_asked_for_as_two() -> None:
     x, y = law(60)
-    model = EnergyRegressor("ml-exact", "gaussian", epochs=1, device="cpu").fit(x, np.stack([y, -3 * y + x[:, 0]], 1))
+    model = EnergyRegressor(model="gaussian", epochs=1, device="cpu").fit(x, np.stack([y, -3 * y + x[:, 0]], 1))
     with pytest.raises(ValueError, match=r"y has the shape \(3,\); the targets y1, y2 are \[N, 2\]"):
         model.log_prob(x[:3], y[:3])
     with pytest.raises(ValueError, match="needs one target, and the model has 2"):
@@ -312,7 +312,7 @@ def test_a_setting_of_another_type_is_one_sentence(setting: dict[str, Any], sent
 def test_targets_are_taken_by_their_names() -> None:
     x, y = law(60)
     targets = pd.DataFrame({"a": y, "b": 1000 * x[:, 0]})
-    model = EnergyRegressor("ml-exact", "gaussian", epochs=2, device="cpu").fit(x, targets)
+    model = EnergyRegressor(model="gaussian", epochs=2, device="cpu").fit(x, targets)
     swapped = targets[["b", "a"]]
     np.testing.assert_array_equal(model.log_prob(x, swapped), model.log_prob(x, targets))
     assert model.score(x, swapped) == model.score(x, targets)
@@ -331,7 +331,7 @@ def test_weights_count_in_training() -> None:
     random = np.random.default_rng(0)
     x, high = random.normal(size=(600, 1)), random.random(600) < 0.5
     y = np.where(high, 5, -5) + random.normal(size=600)
-    model = EnergyRegressor("ml-exact", "gaussian", epochs=30, device="cpu")
+    model = EnergyRegressor(model="gaussian", epochs=30, device="cpu")
     weighted = clone(model).fit(x, y, sample_weight=np.where(high, 0.9, 0.1))
     assert weighted.predict(x[:1]) == pytest.approx(4, abs=0.8)
     for wrong in (np.ones(3), np.zeros(600), -np.ones(600)):
@@ -343,7 +343,7 @@ def test_validation_rows_are_one_s_own_or_by_groups_or_the_latest() -> None:
     x, y = law(80)
     frame = pd.DataFrame({"x": x[:, 0], "day": pd.date_range("2024", periods=80)})
     random = np.random.default_rng(0)
-    model = EnergyRegressor("ml-exact", "gaussian", epochs=1, device="cpu", split_rule="time", warn=False)
+    model = EnergyRegressor(model="gaussian", epochs=1, device="cpu", split_rule="time", warn=False)
     split = model.fit(frame, y)._split(frame, y[:, None], ["y"], random, None, None, 0)
     assert split.val.places.tolist() == list(range(64, 80))
     model.split_rule = "random"
@@ -360,7 +360,7 @@ def test_validation_rows_are_one_s_own_or_by_groups_or_the_latest() -> None:
 def test_notes_are_warnings_with_a_switch_and_progress_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     x, y = law(60)
     frame = pd.DataFrame({"a": x[:, 0], "constant": 1.0})
-    model = EnergyRegressor("ml-exact", "gaussian", epochs=2, device="cpu")
+    model = EnergyRegressor(model="gaussian", epochs=2, device="cpu")
     with pytest.warns(DataWarning, match="left out, as constant: constant"):
         model.fit(frame, y)
     with pytest.warns(DataWarning, match="far outside of training's"):
@@ -380,7 +380,7 @@ def test_codes_are_categories_in_python_too(how: str) -> None:
     frame = pd.DataFrame({"code": code, "x": random.normal(size=60)})
     frame = frame.astype({"code": {"category": "category", "text": str}.get(how, int)})
     chosen: list[Any] = {"name": ["code"], "place": [0]}.get(how, [])  # type: ignore[assignment]
-    model = EnergyRegressor("ml-exact", "gaussian", epochs=1, device="cpu", categorical=chosen)
+    model = EnergyRegressor(model="gaussian", epochs=1, device="cpu", categorical=chosen)
     model.fit(frame.to_numpy() if how == "place" else frame, code + frame["x"])
     assert len(model.model_.transform.names) == 4  # type: ignore[attr-defined]
 
@@ -388,7 +388,7 @@ def test_codes_are_categories_in_python_too(how: str) -> None:
 def test_a_code_of_missing_values_is_left_out() -> None:
     x, y = law(60)
     y[::5] = -200
-    model = EnergyRegressor("ml-exact", "gaussian", epochs=1, device="cpu", missing=[-200]).fit(x, y)
+    model = EnergyRegressor(model="gaussian", epochs=1, device="cpu", missing=[-200]).fit(x, y)
     assert any("12 rows without a target are left out" in note for note in model.notes_)
 
 

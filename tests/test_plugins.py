@@ -189,13 +189,11 @@ def test_helpers_of_a_function_are_part_of_a_run_and_of_its_folder(tmp_path: Pat
 
 @pytest.mark.parametrize("packages", [(), ("numpy",)])
 def test_the_version_of_a_library_is_part_of_a_run(packages: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    from ebmbench.tasks.regression.networks.ngboost import NGBoost
+    from ebmbench.models.ngboost import NGBoost
 
     monkeypatch.setattr(NGBoost, "packages", packages or NGBoost.packages)
     before = NGBoost().identity()
-    monkeypatch.setattr(
-        "ebmbench.tasks.regression.networks.outside.package_version", lambda package: "0.0.1 of another day"
-    )
+    monkeypatch.setattr("ebmbench.models.outside.package_version", lambda package: "0.0.1 of another day")
     assert NGBoost().identity() != before
 
 

@@ -19,7 +19,7 @@ SMALL = ["data.num_train=64", "data.num_val=16", "data.num_test=16"]
 RUNS = [
     pytest.param(["task=1d", "method=nce"], id="1d"),
     pytest.param(["task=regression", "data=diabetes", "method=nce+"], id="table"),
-    pytest.param(["task=regression", "data=diabetes", "method=ml-exact", "network=mdn"], id="a density"),
+    pytest.param(["task=regression", "data=diabetes", "model=mdn"], id="a density"),
     pytest.param(
         ["task=regression", "data=laws", "data.dim=2", "method=nce", "task.base.samples=32", *SMALL],
         id="two targets",

@@ -25,9 +25,10 @@ from ebmbench.core.proposal import Proposal
 from ebmbench.core.settings import Component, Section, choice_of, sections_of
 from ebmbench.engine.execute import execute
 from ebmbench.methods.base import Method
+from ebmbench.models.base import DensityModel
+from ebmbench.models.networks.base import Network
+from ebmbench.models.outside import Outside
 from ebmbench.tasks.base import Task
-from ebmbench.tasks.regression.networks.base import Network
-from ebmbench.tasks.regression.networks.outside import Outside
 
 Check = Callable[[Any], Iterator[str]]
 
@@ -128,7 +129,9 @@ def _checks(cls: type[Component]) -> Iterator[tuple[str, Check]]:
         Component: (settings,),
         Method: methods.CHECKS,
         Proposal: proposals.CHECKS,
-        Network: networks.OUTSIDE_CHECKS if issubclass(cls, Outside) else networks.CHECKS,
+        Network: networks.CHECKS,
+        DensityModel: networks.CHECKS,
+        Outside: networks.OUTSIDE_CHECKS,
         Task: tasks.CHECKS,
     }
     found = [check for kind, checks in kinds.items() if issubclass(cls, kind) for check in checks]
@@ -175,8 +178,8 @@ def _smoke_run(cls: type[Component], plugin: str) -> list[str]:
         words = ["task=1d", f"method={name}"]
     elif issubclass(cls, Proposal):
         words = ["task=1d", "method=ml-is", f"proposal={name}"]
-    elif issubclass(cls, Outside):
-        words = ["task=regression", f"network={name}", "method=ml-exact"]
+    elif issubclass(cls, DensityModel | Outside):
+        words = ["task=regression", f"model={name}"]
     elif issubclass(cls, Network):
         words = ["task=regression", "method=nce", f"network={name}"]
     elif hasattr(cls, "load"):

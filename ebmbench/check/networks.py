@@ -1,4 +1,4 @@
-"""What a network and another library's model must keep to: checks that `ebmbench check` and the tests run."""
+"""What a network, a density and a library's model must keep to: checks that `ebmbench check` and the tests run."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from torch import Tensor
 
 from ebmbench.check.methods import DIMENSIONS
 from ebmbench.core.rng import Streams
-from ebmbench.tasks.regression.networks.base import Network
-from ebmbench.tasks.regression.networks.outside import Outside, Rows
-from ebmbench.tasks.regression.stack import Place
+from ebmbench.models.base import DensityModel
+from ebmbench.models.networks.base import Network
+from ebmbench.models.outside import Outside, Rows
+from ebmbench.models.stack import Place
 
 
-def _stack(cls: type[Network], dim: int, seeds: list[int]) -> Any:
+def _stack(cls: type[Network | DensityModel], dim: int, seeds: list[int]) -> Any:
     network = cls.model_validate({})
     return network.stack(cls.trial_shape, dim, Place(seeds, torch.device("cpu"), torch.float64))
 
 
-def _inputs(cls: type[Network], seeds: int, dim: int) -> tuple[Tensor, Tensor]:
+def _inputs(cls: type[Network | DensityModel], seeds: int, dim: int) -> tuple[Tensor, Tensor]:
     draws = Streams([97], stacked=False).at(0)
     shape = cls.trial_shape
     x = draws.normal("x", (1, 5, *shape), torch.float64).expand(seeds, 5, *shape)
     return x, draws.normal("y", (1, 5, 6, dim), torch.float64).expand(seeds, -1, -1, -1)
 
 
-def network_shapes(cls: type[Network]) -> Iterator[str]:
+def network_shapes(cls: type[Network | DensityModel]) -> Iterator[str]:
     """The energy is one finite number for each candidate, for D = 1 and 4 and two seeds."""
     for dim in DIMENSIONS:
         x, y = _inputs(cls, 2, dim)
@@ -40,7 +41,7 @@ def network_shapes(cls: type[Network]) -> Iterator[str]:
             yield "f of a row depends on the other rows of its mini-batch, as with batch normalisation"
 
 
-def network_gradient(cls: type[Network]) -> Iterator[str]:
+def network_gradient(cls: type[Network | DensityModel]) -> Iterator[str]:
     """Its ∂f/∂y is that of finite differences, and a second derivative can be taken."""
     x, y = _inputs(cls, 1, 1)
     f, _ = _stack(cls, 1, [0]).bind(x)
@@ -51,7 +52,7 @@ def network_gradient(cls: type[Network]) -> Iterator[str]:
     torch.autograd.grad(slope.square().sum(), [_stack(cls, 1, [0]).flat], allow_unused=True)
 
 
-def network_seeds(cls: type[Network]) -> Iterator[str]:
+def network_seeds(cls: type[Network | DensityModel]) -> Iterator[str]:
     """A seed has the same weights alone and among others, and other seeds have others."""
     x, y = _inputs(cls, 2, 1)
     with torch.no_grad():

@@ -69,7 +69,7 @@ def _row(job: Compared, axes: Sequence[str], metrics: Sequence[Metric]) -> list[
     means = [_mean([row.get(metric.name, "") for row in good]) for metric in metrics]
     settings = [str(job.axes.get(key, "")) for key in axes]
     seconds = _mean([row.get("train_seconds", "") for row in rows])
-    return [config.label, config.method.name, *settings, count, *means, seconds, state]
+    return [config.label, config.name, *settings, count, *means, seconds, state]
 
 
 def _mean(values: Sequence[str]) -> str:

@@ -27,7 +27,8 @@ sweeps   {sweeps}
 settings (--cfg job shows all of them, `describe` explains them; the published values apply where nothing is given)
   seeds=20 | 'seeds=[3,7]'     data=law1|law2     device=auto|cpu|cuda|cuda:1     force=true     results_dir=DIR
   trainer.epochs  trainer.batch_size  trainer.learning_rate  method.num_samples  method.beta  method.sigma
-  proposal=NAME   proposal.stds       data=NAME     data.root=DIR     network=NAME     plugins=[my_method.py]
+  proposal=NAME   proposal.stds       data=NAME     data.root=DIR     network=NAME     model=ngboost
+  plugins=[my_method.py]
 
 examples
   python -m ebmbench task=1d method=nce+

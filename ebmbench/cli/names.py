@@ -15,7 +15,7 @@ from ebmbench.config import folders
 PACKAGE = Path(__file__).resolve().parent.parent
 PRESETS = {"experiment": "+experiment", "sweeps": "+sweeps"}
 """Groups whose options are added to what there is."""
-OPEN = ("method", "data", "network")
+OPEN = ("method", "data", "model", "network")
 """Groups whose settings are all offered while none of their options is chosen."""
 
 
@@ -39,7 +39,7 @@ class Names:
     def source(self) -> Source:
         """The classes of the project and of plug-ins."""
         own = [PACKAGE / "config" / "run.py"]
-        for folder in ("methods", "proposals", "tasks"):
+        for folder in ("methods", "proposals", "models", "tasks"):
             own += sorted((PACKAGE / folder).rglob("*.py"))
         return Source([*own, *self._plugins])
 

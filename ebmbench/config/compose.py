@@ -99,9 +99,12 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 
 
 @lru_cache(maxsize=1024)
-def untouched(task: str, data: str, method: str, proposal: str = "", network: str = "") -> Mapping[str, Any]:
+def untouched(
+    task: str, data: str, method: str = "", proposal: str = "", network: str = "", model: str = ""
+) -> Mapping[str, Any]:
     """Returns the settings of a run, as plain data, for which only these options were named; none if it is no run."""
     named = {"task": task, "data": data, "method": method, "proposal": proposal, "network": network}
+    named["model"] = model
     try:
         return compose([f"{group}={name}" for group, name in named.items() if name]).to_dict()
     except UserError:
@@ -187,6 +190,9 @@ def _lacking(key: str, cfg: DictConfig | None) -> str:
     task = registry.known("task").get(str(OmegaConf.select(cfg, "task.name"))) if cfg is not None else None
     base = choices(task).get(group, Component) if task else Component
     part = OmegaConf.select(cfg, group) if cfg is not None else None
+    model = OmegaConf.select(cfg, "model.name") if cfg is not None else None
+    if group in ("method", "network", "proposal") and not part and model and cfg is not None and not cfg.method:
+        return f"model={model}, which is no energy; leave it out"
     if group == "proposal" and part is None and cfg is not None:
         return f"method={cfg.method.name}, which draws from no proposal; leave it out"
     name = next(iter(part.values()), None) if isinstance(part, DictConfig) else None
@@ -256,7 +262,7 @@ def grids(overrides: Sequence[str]) -> list[list[str]]:
         if not isinstance(entry, DictConfig):
             raise UserError(f"sweep.also has {shown(entry)}: give keys and values, such as method: ml-exact")
         more = _lines(entry)
-        if not given & more.keys():
+        if not given & {key.lstrip("~") for key in more}:
             dropped = {key for key in more if key.startswith("~")}
             found.append({key: text for key, text in (first | more).items() if not {key, f"~{key}"} & dropped})
     return [[f"{key}={text}" for key, text in grid.items() if key.lstrip("+~") not in given] for grid in found]

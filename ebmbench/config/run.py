@@ -26,7 +26,7 @@ from ebmbench.core import registry
 from ebmbench.core.errors import UserError, did_you_mean, shown
 from ebmbench.core.proposal import Proposal
 from ebmbench.core.settings import Component, Section, choice_of, choices, sections_of
-from ebmbench.methods.base import Method
+from ebmbench.methods.base import Method, default_method
 from ebmbench.system import yamlfile
 from ebmbench.tasks.base import Setup, Task
 
@@ -88,7 +88,11 @@ _ROOT = ("seeds", "sweep", "plugins")
 
 @dataclass(frozen=True)
 class RunConfig:
-    """Everything about one run. `proposal` is None where the method draws from none."""
+    """Everything about one run.
+
+    `proposal` is None where the method draws from none. Where `task.model` is no energy, `method` is the exact
+    likelihood.
+    """
 
     task: Task
     method: Method
@@ -119,6 +123,8 @@ class RunConfig:
         """Returns what the results depend on, beside the seeds."""
         sections = ("task", "method", "proposal", "trainer")
         parts = {name: part.identity() for name in sections if (part := getattr(self, name)) is not None}
+        if self.task.model_name:
+            del parts["method"]
         sources = sorted({plugin.sha256 for plugin in self.used_plugins})
         return {"algorithms": ALGORITHMS, **parts, **({"plugins": sources} if sources else {})}
 
@@ -143,13 +149,18 @@ class RunConfig:
         return f"{self.task.name}-{self.task.dataset_name}"
 
     @property
+    def name(self) -> str:
+        """What tables call it: the method that trains an energy, such as `nce`; or the model, such as `ngboost`."""
+        return self.task.model_name or self.method.name
+
+    @property
     def slug(self) -> str:
-        """The method's name where no `+` may stand."""
-        return re.sub(r"[^\w.-]", "-", self.method.name.replace("+", "-plus"))
+        """The run's name where no `+` may stand."""
+        return re.sub(r"[^\w.-]", "-", self.name.replace("+", "-plus"))
 
     @property
     def run_id(self) -> str:
-        """The name of the run's directory: task, dataset, method and hash."""
+        """The name of the run's directory: task, dataset, method or model, and hash."""
         return f"{self.label}-{self.slug}-{self.run_hash}"
 
     @property
@@ -174,6 +185,8 @@ class RunConfig:
         """Returns plain data, as YAML composes it; `from_dict` reads it back."""
         sections = ("method", "proposal", "trainer", "logger", "sweep")
         data = {name: part.plain() if (part := getattr(self, name)) is not None else None for name in sections}
+        if self.task.model_name:
+            data["method"] = None
         task = self.task.plain()
         chosen = {name: task.pop(name) for name in choices(type(self.task))}
         about = {"seeds": list(self.seeds), "plugins": list(self.plugins), "data_option": self.data_option}
@@ -230,6 +243,7 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
         raise UserError(f"plugins={shown(names)} is not allowed: give a list of Python files or modules")
     used = tuple(plugin_files.load(names))
     task_class = cast(type[Task], _class("task", raw.get("task")))
+    raw = _with_method(raw, task_class)
     method_class = cast(type[Method], _class("method", raw.get("method")))
     models: dict[str, type[Section]] = {
         "task": task_class,
@@ -265,6 +279,25 @@ def _validate(raw: dict[str, Any]) -> RunConfig:
     if faults:
         raise UserError("; ".join(faults))
     return RunConfig(**parts, plugins=used)
+
+
+def _with_method(raw: dict[str, Any], task: type[Task]) -> dict[str, Any]:
+    """Returns the settings with a method: exact likelihood, beside a model that is no energy.
+
+    A task that has energies alone has no setting `model`.
+
+    Raises:
+        UserError: a method, proposal or network is named beside such a model.
+    """
+    name = str(raw["model"].get("name")) if isinstance(raw.get("model"), dict) else ""
+    model = registry.known("model").get(name)
+    if model is None or getattr(model, "uses_method", False):
+        return raw if "model" in choices(task) else {key: raw[key] for key in raw if key != "model"}
+    for group in ("method", "network", "proposal"):
+        if raw.get(group):
+            chosen = raw[group].get("name")
+            raise UserError(f"{group}={chosen} contradicts model={name}, which is no energy; leave {group} out")
+    return {**{key: raw[key] for key in raw if key != "network"}, "method": {"name": default_method(1)}}
 
 
 DEFAULT_PROPOSAL = "mixture"
@@ -317,7 +350,9 @@ def _section(model: type[Section], raw: Any, prefix: str, known: Sequence[str], 
         raw.pop(model.chosen_by, None)
     before = len(faults)
     for name, base in choices(model).items():
-        if name in raw and not isinstance(raw[name], Component):
+        if raw.get(name) is None and not model.model_fields[name].is_required():
+            raw.pop(name, None)
+        elif name in raw and not isinstance(raw[name], Component):
             raw[name] = _chosen(name, base, raw[name], known, faults)
     if len(faults) > before:
         return None

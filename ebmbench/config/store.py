@@ -20,11 +20,16 @@ CHOSEN = ("data", "network")
 NOISE = ("method", "proposal")
 """Groups whose values conf/noise may set."""
 
+NOTHING = "none"
+"""The option of `network` and `method`, without settings, beside a model that is no energy. Nobody types it."""
+
 _stored: dict[tuple[str, str], type[Component]] = {}
 
 
 def store() -> None:
     """Stores every registered component that is new."""
+    for group in ("network", "method"):
+        ConfigStore.instance().store(group=group, name=NOTHING, node={}, provider="ebmbench")
     for group, components in registry.groups().items():
         for name, cls in components.items():
             if _stored.get((group, name)) is not cls:
@@ -39,6 +44,11 @@ def _store(group: str, name: str, cls: type[Component]) -> None:
         if group == "method" and not getattr(cls, "uses_proposal", False):
             node = {"defaults": ["_self_", {"override /proposal": None}], "method": values}
             known.store(group=group, name=name, node=node, package="_global_", provider="ebmbench")
+        elif group == "model" and not getattr(cls, "uses_method", False):
+            taken = {"network": NOTHING, "method": NOTHING, "proposal": None}
+            without = [{f"override /{part}": option} for part, option in taken.items()]
+            node = {"defaults": ["_self_", *without], "model": values}
+            known.store(group=group, name=name, node=node, package="_global_", provider="ebmbench")
         else:
             known.store(group=group, name=name, node=values, provider="ebmbench")
         folder = "noise" if group == "method" else "recipe"
@@ -48,7 +58,11 @@ def _store(group: str, name: str, cls: type[Component]) -> None:
         return
     chosen = {name: mark.default for name, field in cls.model_fields.items() if (mark := choice_of(field))}
     listed = [{f"override /{key}": option} for key, option in chosen.items() if key in CHOSEN]
-    own = [{f"/{base.group}@_global_.{key}": chosen[key]} for key, base in choices(cls).items() if key not in CHOSEN]
+    own = [
+        {f"/{base.group}@_global_.{key}": chosen[key]}
+        for key, base in choices(cls).items()
+        if key not in (*CHOSEN, "model")  # conf/config.yaml chooses the model
+    ]
     node = {"defaults": [*own, "_self_", *listed], "task": values}
     known.store(group=group, name=name, node=node, package="_global_", provider="ebmbench")
     known.store(group="trainer", name=name, node=defaults(cls.Trainer), provider="ebmbench")

@@ -17,7 +17,7 @@ from typing import TypeVar
 from ebmbench.core.errors import UserError, did_you_mean
 from ebmbench.core.settings import Component
 
-OWN = ("ebmbench.supports", "ebmbench.methods", "ebmbench.proposals", "ebmbench.tasks")
+OWN = ("ebmbench.supports", "ebmbench.methods", "ebmbench.proposals", "ebmbench.models", "ebmbench.tasks")
 """Packages whose modules register something. A task is a package; its `__init__` imports what it registers."""
 
 NAME = r"[\w][\w.+-]*"
@@ -39,7 +39,7 @@ def register(cls: _C) -> _C:
     if not (isinstance(cls, type) and issubclass(cls, Component) and hasattr(cls, "group")):
         what = getattr(cls, "__name__", cls)
         raise UserError(
-            f"@register is above {what}, which must be a Method, Proposal, Network, Data or Task of ebmbench"
+            f"@register is above {what}, which must be a Method, Proposal, Model, Network, Data or Task of ebmbench"
         )
     name = getattr(cls, cls.chosen_by, None)
     if not isinstance(name, str) or not re.fullmatch(NAME, name):

@@ -74,8 +74,11 @@ def choice_of(field: FieldInfo) -> Choice | None:
 
 def choices(cls: type[Section]) -> dict[str, type[Component]]:
     """Returns the fields of a class that hold a component, with the base class of what they may hold."""
-    fields = cls.model_fields.items()
-    return {name: typing.cast(type[Component], field.annotation) for name, field in fields if choice_of(field)}
+    held = {name: _parts(field.annotation) for name, field in cls.model_fields.items() if choice_of(field)}
+    return {
+        name: next(part for part in parts if isinstance(part, type) and issubclass(part, Component))
+        for name, parts in held.items()
+    }
 
 
 def sections_of(field: FieldInfo) -> list[type[Section]]:

@@ -1,4 +1,4 @@
-"""One fixed colour and marker per method, everywhere: each method's class says its own.
+"""One fixed colour and marker per method or model, everywhere: each class says its own.
 
 The project's are Okabe and Ito's (jfly.uni-koeln.de/color), told apart with every common form of colour blindness,
 without their yellow and black, which vanish on a white or a dark page. Related methods have
@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ebmbench.core import registry
+from ebmbench.core.settings import Component
 
 TRUTH_COLOR = "#808080"
 """True densities, ideal lines, ground-truth boxes: readable on white and on dark."""
@@ -21,11 +22,8 @@ BASE_COLOR = "#56B4E9"
 DENSITY_CMAP = "cividis"
 """Sequential, perceptually uniform, the same to the colour-blind eye."""
 
-MARKERS = "os^vDpP*X"
-"""Of the models of one method, which differ in their networks."""
-
 UNKNOWN_COLOR, UNKNOWN_MARKER = "#5b5c5e", "o"
-"""Of a method whose plug-in is not loaded."""
+"""Of a method or model whose plug-in is not loaded."""
 
 
 def in_order(names: Iterable[object]) -> list[object]:
@@ -35,18 +33,13 @@ def in_order(names: Iterable[object]) -> list[object]:
 
 def place(name: object) -> tuple[int, Any]:
     """Returns what sorts methods in this order."""
-    known = list(registry.known("method"))
-    return known.index(method) if (method := method_of(name)) in known else len(known), name
-
-
-def method_of(name: object) -> str:
-    """Returns the method in the name of a model: `ml-exact` of `ml-exact, mdn`."""
-    return str(name).partition(", ")[0]
+    known = list(_known())
+    return known.index(str(name)) if name in known else len(known), name
 
 
 def color(name: str) -> str:
-    """Returns the colour of a method, or of a model: a method and a network."""
-    return str(getattr(registry.known("method").get(method_of(name)), "color", UNKNOWN_COLOR))
+    """Returns the colour of a method, or of a model that no method trains."""
+    return str(getattr(_known().get(name), "color", UNKNOWN_COLOR))
 
 
 def on_dark(color: str, paper: str) -> str:
@@ -64,9 +57,9 @@ def _luminance(color: str) -> float:
 
 
 def marker(name: str) -> str:
-    """Returns the marker of a method, as matplotlib names it; its models have those of their networks."""
-    network = name.partition(", ")[2]
-    if network:
-        known = list(registry.known("network"))
-        return MARKERS[known.index(network) % len(MARKERS)] if network in known else UNKNOWN_MARKER
-    return str(getattr(registry.known("method").get(name), "marker", UNKNOWN_MARKER))
+    """Returns the marker of a method or model, as matplotlib names it."""
+    return str(getattr(_known().get(name), "marker", UNKNOWN_MARKER))
+
+
+def _known() -> dict[str, type[Component]]:
+    return {**registry.known("method"), **registry.known("model")}

@@ -265,7 +265,7 @@ def _train_part(
     before = part.index * learner.num_steps
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    title = f"{config.label} {config.method.name}"
+    title = f"{config.label} {config.name}"
     if num_parts > 1:
         title += f" part {part.index + 1}/{num_parts}"
     with ProgressDisplay(title, learner, quiet) as display:

@@ -189,9 +189,9 @@ class WandbLogger:
                     entity=settings.entity,
                     project=settings.project,
                     id=run_id,
-                    name=f"{config.label} {config.method.name} seed {seed}",
+                    name=f"{config.label} {config.name} seed {seed}",
                     group=group,
-                    job_type=config.method.name,
+                    job_type=config.name,
                     tags=_tags(config),
                     config={
                         **config.to_dict(),
@@ -318,7 +318,7 @@ def has_login() -> bool:
 
 
 def _tags(config: RunConfig) -> list[str]:
-    own = [config.task.name, config.label, config.method.name]
+    own = [config.task.name, config.label, config.name]
     return list(dict.fromkeys([*own, *config.logger.tags]))
 
 

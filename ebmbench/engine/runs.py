@@ -113,7 +113,7 @@ class Status:
             config_hash=config.config_hash,
             task=config.task.name,
             dataset=config.task.dataset_name,
-            method=config.method.name,
+            method=config.name,
             seeds=list(config.seeds),
             sweep=config.sweep.name if config.sweep else None,
             state=state,

@@ -31,7 +31,7 @@ def table(rows: Sequence[Mapping[str, str]], config: RunConfig, everything: bool
         everything: whether all numbers are shown, and not the `SHOWN` first ones that figures show.
     """
     good = [row for row in rows if row["diverged"] == "0"]
-    lines = [f"{config.method.name} on {config.label}, {counted(len(rows), 'seed')}"]
+    lines = [f"{config.name} on {config.label}, {counted(len(rows), 'seed')}"]
     many = len(good) > 1
     hidden = {*HIDDEN, *_unused(config)}
     known = [name for name in rows[0] if name not in hidden and any(row[name] not in ("", "nan") for row in good)]

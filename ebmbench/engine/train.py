@@ -203,8 +203,10 @@ def train(
     stop = stop or StopFlag()
     training = Training(learner)
     progress = training.progress
-    if learner.fits_itself:
-        return _fitted(training, callbacks)
+    started = time.monotonic()
+    losses = learner.fit()
+    if losses is not None:
+        return _fitted(training, callbacks, losses, time.monotonic() - started)
     resume(training, plan)
     started = time.monotonic() - progress.seconds
     saved = time.monotonic()
@@ -226,14 +228,12 @@ def train(
     return progress
 
 
-def _fitted(training: Training, callbacks: Callbacks) -> Progress:
-    """Lets a learner train itself. It is one step: what a signal or a kill interrupts starts again."""
+def _fitted(training: Training, callbacks: Callbacks, losses: Tensor, seconds: float) -> Progress:
+    """Records the training of a learner that trained itself. It is one step: what interrupts it starts it again."""
     learner, progress = training.learner, training.progress
-    started = time.monotonic()
-    losses = learner.fit()
     progress.diverged_step.masked_fill_(~losses.isfinite(), 0)
     progress.loss_sum += losses
-    progress.step, progress.seconds = learner.num_steps, time.monotonic() - started
+    progress.step, progress.seconds = learner.num_steps, seconds
     callbacks.on_epoch(progress, training.row())
     callbacks.on_step(progress)
     learner.end_training()

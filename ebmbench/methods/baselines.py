@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 class MLExact(Method):
     """Maximum likelihood with the exact partition function: `log Z(x) − f(x, y_i)`.
 
-    `log Z` is a quadrature over y for one target, and 0 for a model that is normalised by construction (`network=`
-    gaussian, mdn, histogram, flow), whose loss is then `−log p(y_i|x)`. For energies it is the oracle: it has the error
-    of the model and the optimiser, and none of an estimator. Models that another library trains (`network=` ngboost,
-    treeffuser) are run under this name too, for no estimator has a part in them.
+    `log Z` is a quadrature over y for one target. For energies it is the oracle: it has the error of the model and the
+    optimiser, and none of an estimator. Models that are normalised by construction (`model=gaussian`, `mdn`, …) have
+    `log Z = 0` and are trained by it too, under their own names.
     """
 
     name = "ml-exact"
@@ -43,7 +42,7 @@ class MLExact(Method):
         if step.log_partition is None:
             raise UserError(
                 "method=ml-exact needs the exact partition function, which there is for one target or a normalised "
-                "model alone; choose network=gaussian, mdn, histogram or flow, or a method that samples, such as nce"
+                "model alone; choose model=gaussian, mdn, histogram or flow, or a method that samples, such as nce"
             )
         return exact_nll(f, y, step)
 

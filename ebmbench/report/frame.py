@@ -24,7 +24,6 @@ import pandas as pd
 
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, first_line
-from ebmbench.display.palette import method_of
 from ebmbench.display.table import plain
 from ebmbench.engine import runs as run_directories
 from ebmbench.engine.runs import FINISHED, Status, read_output, read_status
@@ -45,8 +44,6 @@ NEEDED = ("config.yaml", "metrics.csv", "checkpoint.pt", "environment.json")
 """Files without which a run that says it is done is damaged."""
 APART = ", with "
 """Stands between the name of a dataset and what sets it apart from others of this name."""
-NETWORKS = ("network", "network.name")
-"""The settings that name a run's network, in a sweep and in the configuration of a run."""
 
 
 # -------------------------------------------------------------------------------------------------------- one run
@@ -92,8 +89,8 @@ class Run:
 
     @property
     def method(self) -> str:
-        """The method's name, `?` where nothing says it."""
-        return str(self.config["method"]["name"] if self.config else self.status.method if self.status else "?")
+        """The name of the method, or of the model that no method trains; `?` where nothing says it."""
+        return settings.name_of(self.config) if self.config else self.status.method if self.status else "?"
 
     @property
     def label(self) -> str:
@@ -154,7 +151,7 @@ def read_run(folder: Path) -> Run:
         done = status.state == "done"
         text = read_output(folder, "config.yaml") if done else read_bounded(folder / "config.yaml")
         raw = yamlfile.parse(text)
-        names = (raw["task"]["name"], raw["method"]["name"])
+        names = (raw["task"]["name"], settings.name_of(raw))
         if settings.dataset_of(raw) and settings.flat(raw) and names == (status.task, status.method):
             job = replace(job, config={**raw, "seeds": status.seeds})
     except UserError as error:
@@ -262,11 +259,8 @@ class Results:
 
     @cached_property
     def trials(self) -> pd.DataFrame:
-        """The rows that are results, diverged seeds too, with a `label` (task and dataset).
-
-        The `method` is a model's name where networks differ: `ml-exact, gaussian`.
-        """
-        done = _named(self.frame[self.frame["state"].isin(FINISHED)])
+        """The rows that are results, diverged seeds too, with a `label` (task and dataset)."""
+        done = self.frame[self.frame["state"].isin(FINISHED)]
         return done.assign(label=done["task"].astype(str) + "-" + done["dataset"].astype(str)).reset_index(drop=True)
 
     @cached_property
@@ -317,7 +311,7 @@ class Results:
         for (label, method), part in self.done.groupby(["label", "method"], sort=False):
             draw = self.draw_of(str(label)) if all_draws else ""
             for key in (key for key in self.varied[str(method)] if key != draw):
-                value = _reference_value(part, key, self.tasks[str(label)], method_of(method))
+                value = _reference_value(part, key, self.tasks[str(label)], str(method))
                 part = part[part[key].isna() if value is None else part[key] == value]
             if not draw and part["config_hash"].nunique() > 1:
                 largest = part.groupby("config_hash", sort=False).size().idxmax()
@@ -366,15 +360,6 @@ def metrics_of(task: type[Task], frame: pd.DataFrame) -> list[Metric]:
 def costs_of(frame: pd.DataFrame) -> list[Metric]:
     """Returns what a run cost, as far as the table has values of it."""
     return [metric for metric in COST if has_values(frame, metric)]
-
-
-def _named(frame: pd.DataFrame) -> pd.DataFrame:
-    """Returns the runs with the network in the names of their methods, but for the commonest one of each task."""
-    names = frame["method"].astype(str)
-    for key in (key for key in NETWORKS if key in frame):
-        usual = frame.groupby("task")[key].transform(lambda own: next(iter(own.value_counts().index), None))
-        names = names.where(frame[key].isna() | (frame[key] == usual), names + ", " + frame[key].map(plain))
-    return frame.assign(method=names)
 
 
 def varying(frame: pd.DataFrame, axes: Iterable[str]) -> list[str]:
@@ -471,7 +456,7 @@ def _told_apart(runs: Sequence[Run]) -> list[Run]:
         # Runs of a plug-in that is not loaded are in the table too.
         task = cast(type[Task], registry.known("task").get(run.task, Task))
         draws[run.label] = task.draw_settings
-        model = (run.method, *map(run.settings.get, NETWORKS))
+        model = (run.method, run.settings.get("network"), run.settings.get("network.name"))
         for key, value in run.settings.items():
             if key.startswith(task.data_settings):
                 values.setdefault((run.label, key), {}).setdefault(model, set()).add(value)

@@ -18,7 +18,6 @@ from ebmbench.config.compose import untouched
 from ebmbench.config.run import DEFAULT_PROPOSAL
 from ebmbench.core import registry
 from ebmbench.core.settings import Component, choice_of, sections_of
-from ebmbench.display.palette import method_of
 from ebmbench.tasks.base import Task
 
 UNKNOWN = object()
@@ -47,9 +46,19 @@ def comparable(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
+def name_of(config: Mapping[str, Any]) -> str:
+    """Returns what tables call a run: its method, or the model that no method trains."""
+    return str((config.get("method") or config["model"])["name"])
+
+
+def group_of(name: str) -> str:
+    """Returns `model` for the name of a model that no method trains, else `method`."""
+    return "model" if name in registry.known("model") else "method"
+
+
 def published(key: str, task: str, data: str, method: str) -> Any:
     """Returns the value that a setting has if nobody gives one, for this option of `data`; None if it has none."""
-    return flat(untouched(task, data, method_of(method))).get(key)
+    return flat(untouched(task, data, **{group_of(method): method})).get(key)
 
 
 def field_of(key: str, task: str, method: str) -> FieldInfo | None:
@@ -59,7 +68,8 @@ def field_of(key: str, task: str, method: str) -> FieldInfo | None:
     known: dict[str, list[Any]] = {
         "task": [task_class],
         "trainer": [cast(type[Task], task_class).Trainer if task_class else None],
-        "method": [registry.known("method").get(method_of(method))],
+        "method": [registry.known("method").get(method)],
+        "model": [registry.known("model").get(method)],
         **{group: list(registry.known(group).values()) for group in ("data", "network", "proposal")},
     }
     classes = known.get(section, [])
@@ -97,7 +107,7 @@ def title(key: str, task: str, methods: Sequence[str]) -> str:
 
 def is_tuned_per_dataset(task: str, method: str) -> bool:
     """Returns whether conf/noise has a file of the method for some data of the task alone."""
-    pattern = f"noise/{task}/*/{method_of(method)}.yaml"
+    pattern = f"noise/{task}/*/{method}.yaml"
     return any(True for folder in folders.config_dirs() for _ in folder.glob(pattern))
 
 
@@ -108,9 +118,9 @@ def command(config: Mapping[str, Any], seeds: Sequence[int]) -> str:
     named = {
         "task": config["task"]["name"],
         "data": config.get("data_option") or "",
-        "method": config["method"]["name"],
+        group_of(name_of(config)): name_of(config),
     }
-    named["proposal"] = (config.get("proposal") or {}).get("name", DEFAULT_PROPOSAL)
+    named["proposal"] = (config.get("proposal") or {}).get("name", DEFAULT_PROPOSAL if config.get("method") else "")
     named["network"] = (config.get("network") or {}).get("name", "")
     base = flat(untouched(**named))
     if named["proposal"] == DEFAULT_PROPOSAL:
@@ -119,7 +129,12 @@ def command(config: Mapping[str, Any], seeds: Sequence[int]) -> str:
     if config.get("plugins"):
         parts.append(f"plugins=[{','.join(config['plugins'])}]")
     for key, value in flat(config).items():
-        if value != base.get(key, UNKNOWN) and key not in ("proposal.name", "network.name", "data.source"):
+        if value != base.get(key, UNKNOWN) and key not in (
+            "proposal.name",
+            "network.name",
+            "model.name",
+            "data.source",
+        ):
             parts.append(f"{key}={'null' if value is None else str(value).replace(' ', '')}")
     if list(seeds) != [0]:
         plain_seeds = list(seeds) == list(range(len(seeds)))

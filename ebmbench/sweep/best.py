@@ -10,8 +10,8 @@ import yaml
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.settings import nested
-from ebmbench.display.palette import method_of
-from ebmbench.report.frame import NETWORKS, Results
+from ebmbench.report import settings
+from ebmbench.report.frame import Results
 from ebmbench.report.search import REPEAT, TRIAL
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Metric
@@ -23,16 +23,17 @@ Table = dict[str, dict[str, dict[str, Any]]]
 def best(results: Results) -> Table:
     """Returns the best settings of each model on each dataset.
 
-    A model is a method, with its network where the sweep has several. The best setting has the best mean of its task's
-    metric of validation data, over seeds and draws of the data. A setting that lacks a run, or has a seed that
-    diverged, is not chosen.
+    A model is a method, with its network where the sweep has several, or one that no method trains. The best setting
+    has the best mean of its task's metric of validation data, over seeds and draws of the data. A setting that lacks a
+    run, or has a seed that diverged, is not chosen.
 
     Raises:
         UserError: a task has no such metric, or a model has no setting of which all runs are there.
     """
     table: Table = {}
-    several = [NETWORKS[0]] if NETWORKS[0] in results.trials else []
-    for (label, method, *network), part in results.trials.groupby(["label", "method", *several], sort=False):
+    several = ["network"] if "network" in results.trials else []
+    groups = results.trials.groupby(["label", "method", *several], sort=False, dropna=False)
+    for (label, method, *networks), part in groups:
         task = results.tasks[str(label)]
         metric = task.metric(task.selection)
         if metric is None or metric.name not in part:
@@ -41,7 +42,7 @@ def best(results: Results) -> Table:
         keys = [key for key in axes if part[key].nunique() > 1]  # others vary for other models alone
         if not keys:
             raise UserError(f"{results.name} has no best settings: it tries one setting of {method} on {label}")
-        model = "/".join([method_of(method), *map(str, network)])
+        model = "/".join([method, *(str(name) for name in networks if isinstance(name, str))])
         place = f"{task.name}/{part['data'].iloc[0]}"
         found = _best_of(part, keys, metric)
         if found is None:
@@ -78,10 +79,11 @@ def write(table: Table, folder: Path, told: str) -> list[Path]:
     comment = "# @package _global_\n" + "".join(f"# {line}\n" for line in told.splitlines())
     paths = []
     for place, models in table.items():
-        for model, settings in models.items():
-            path = folder / "best" / place / f"{model}.yaml"
+        for model, chosen in models.items():
+            group = "best/model" if settings.group_of(model) == "model" else "best"
+            path = folder / group / place / f"{model}.yaml"
             path.parent.mkdir(parents=True, exist_ok=True)
-            text = yaml.safe_dump(nested(settings), sort_keys=False, allow_unicode=True, default_flow_style=None)
+            text = yaml.safe_dump(nested(chosen), sort_keys=False, allow_unicode=True, default_flow_style=None)
             write_atomically(path, (comment + text).encode())
             paths.append(path)
     return paths

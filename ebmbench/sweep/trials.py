@@ -70,7 +70,7 @@ def space(config: RunConfig, asked: Mapping[str, Any] | None = None) -> dict[str
     optimum is too far from the true density, if the task knows that one.
     """
     declared: dict[str, Any] = {}
-    trainer = [config.trainer] if config.task.uses_trainer else []
+    trainer = [config.trainer] if config.task.trains_in_steps else []
     for part in (*config.components[1:], *trainer, config.task):
         declared |= part.tuning
     there = settings.flat(config.to_dict())

@@ -127,7 +127,6 @@ class Learner(ABC):
         partition_nodes: evaluations of f for one exact `log Z`; 0 where the task has none, or it costs none.
         code_path: which implementation computes, for the record; results agree within rounding.
         capturable: whether `losses` takes a step's number on the device and never reads from it.
-        fits_itself: whether `fit` trains it, in place of the engine's steps.
         method: the training method.
         on_stage: what it calls as its evaluation goes on: a stage, how many items of it are done, and of how many.
     """
@@ -148,7 +147,6 @@ class Learner(ABC):
     partition_nodes: int = 0
     code_path: str = "plain"
     capturable: bool = False
-    fits_itself: bool = False
     method: Method
 
     def __init__(self) -> None:
@@ -195,9 +193,12 @@ class Learner(ABC):
     def end_training(self) -> None:  # noqa: B027
         """Called once, after the last step: puts the parameters in place that are to be evaluated."""
 
-    def fit(self) -> Tensor:
-        """Trains what `fits_itself`, and returns the mean loss of each seed, `[S]`; nan: it diverged."""
-        raise NotImplementedError(f"{type(self).__name__} is trained by the engine")
+    def fit(self) -> Tensor | None:
+        """Trains the models without the engine's steps; returns the mean loss of each seed, `[S]`, nan if it diverged.
+
+        None: the engine trains them.
+        """
+        return None
 
     def partial(self, batch: Tensor, step: int) -> Tensor:
         """Returns this process's part of a step, where several processes (torchrun) share one: any vector."""
@@ -299,8 +300,13 @@ class Task(Component):
         """The dataset's name, a part of the run's."""
 
     @property
-    def uses_trainer(self) -> bool:
-        """Whether the settings of training mean anything to its models."""
+    def model_name(self) -> str:
+        """The name of its model in runs and tables, where no method trains it; else empty."""
+        return ""
+
+    @property
+    def trains_in_steps(self) -> bool:
+        """Whether the engine trains its models, with the settings of `trainer`."""
         return True
 
     @abstractmethod

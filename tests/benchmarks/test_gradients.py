@@ -22,9 +22,9 @@ from ebmbench.core.rng import Draws
 from ebmbench.methods.base import Method, exact_nll
 from ebmbench.methods.contrastive import NCE
 from ebmbench.methods.likelihood import MLIS
+from ebmbench.models.stack import Stack
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.tasks.regression.learner import RegressionLearner
-from ebmbench.tasks.regression.stack import Stack
 
 WIDE = GaussianMixture(stds=(0.2, 0.6), shared=False)
 PARAMETERS = torch.tensor([3.0, 0.1, 0.6], dtype=torch.float64)

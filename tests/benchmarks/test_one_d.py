@@ -16,8 +16,8 @@ from benchmarks.__main__ import main
 from benchmarks.textbook import Network, Textbook
 from ebmbench.config.compose import compose
 from ebmbench.methods.contrastive import NCE
+from ebmbench.models.networks.paper import initial_parameters, plain_energy
 from ebmbench.proposals.mixture import GaussianMixture
-from ebmbench.tasks.regression.networks.paper import initial_parameters, plain_energy
 from tests.processes import PAPER
 
 

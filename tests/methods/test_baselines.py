@@ -61,7 +61,7 @@ def test_the_loss_of_a_normalised_model_is_minus_its_log_density() -> None:
 
 
 def test_without_a_partition_function_the_sentence_says_what_helps() -> None:
-    with pytest.raises(UserError, match=r"method=ml-exact needs .*choose network=gaussian.* such as nce"):
+    with pytest.raises(UserError, match=r"method=ml-exact needs .*choose model=gaussian.* such as nce"):
         MLExact().loss(gaussian(torch.zeros(3), torch.ones(3)), torch.zeros(3, 1), step(None))
 
 

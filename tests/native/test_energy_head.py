@@ -12,14 +12,14 @@ from ebmbench.methods.base import Method
 from ebmbench.methods.contrastive import NCE
 from ebmbench.methods.likelihood import MLMCMC
 from ebmbench.methods.score import DSM, SM
+from ebmbench.models.networks.fused_head import SERIAL, HeadStack
+from ebmbench.models.networks.mlp import MLP
+from ebmbench.models.stack import Place, Stack
 from ebmbench.native import build
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.supports.measure import BaseDensity
 from ebmbench.supports.real import Real
 from ebmbench.supports.targets import Axis, Targets, WithBase
-from ebmbench.tasks.regression.networks.fused_head import SERIAL, HeadStack
-from ebmbench.tasks.regression.networks.mlp import MLP
-from ebmbench.tasks.regression.stack import Place, Stack
 
 pytestmark = pytest.mark.skipif(build.unavailable() is not None, reason=f"no kernels: {build.unavailable()}")
 

@@ -21,10 +21,10 @@ from ebmbench.methods.contrastive import NCE, NCEPlus
 from ebmbench.methods.likelihood import KLDIS, MLIS, MLMCMC
 from ebmbench.methods.score import DSM, SM
 from ebmbench.methods.sliced import SSM
+from ebmbench.models.networks import fused as native
+from ebmbench.models.networks.paper import Parameters, fused_energy, initial_parameters, plain_energy
 from ebmbench.native import build
 from ebmbench.proposals.mixture import GaussianMixture
-from ebmbench.tasks.regression.networks import fused as native
-from ebmbench.tasks.regression.networks.paper import Parameters, fused_energy, initial_parameters, plain_energy
 
 needs_kernels = pytest.mark.skipif(build.unavailable() is not None, reason=f"no kernels: {build.unavailable()}")
 
@@ -256,7 +256,7 @@ def test_random_numbers_are_those_of_the_pytorch_version(size: int) -> None:
 SCRIPT = """
 import torch
 from ebmbench.core.rng import Streams
-from ebmbench.tasks.regression.networks.paper import fused_energy, initial_parameters, plain_energy
+from ebmbench.models.networks.paper import fused_energy, initial_parameters, plain_energy
 parameters = initial_parameters((0, 1), torch.float32, "cpu")
 x, y = torch.linspace(-3, 3, 8).view(2, 4), torch.linspace(-3, 3, 40).view(2, 4, 5, 1)
 flat = torch.cat([p.flatten(1) for p in parameters.values()], dim=1)

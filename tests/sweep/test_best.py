@@ -38,18 +38,26 @@ def test_the_mean_over_draws_decides_for_each_model(tmp_path: Path) -> None:
         [
             ("mlp", 0, "silu", 0.002, 1.0), ("mlp", 1, "silu", 0.002, 5.0),  # best at one draw, worse on average
             ("mlp", 0, "relu", 0.005, 2.0), ("mlp", 1, "relu", 0.005, 2.0),
-            ("mdn", 0, "silu", 0.002, 3.0), ("mdn", 1, "silu", 0.002, 3.0),
-            ("mdn", 0, "relu", 0.005, 4.0), ("mdn", 1, "relu", 0.005, 1.0),
+            ("cnn", 0, "silu", 0.002, 3.0), ("cnn", 1, "silu", 0.002, 3.0),
+            ("cnn", 0, "relu", 0.005, 4.0), ("cnn", 1, "relu", 0.005, 1.0),
         ]
     )  # fmt: skip
     relu = {"network.activation": "relu", "trainer.learning_rate": 0.005}
-    assert best.best(found) == {"regression/diabetes": {"nce/mlp": relu, "ml-exact/mdn": relu}}
+    assert best.best(found) == {"regression/diabetes": {"nce/mlp": relu, "ml-exact/cnn": relu}}
     path, _ = best.write(best.best(found), tmp_path, "first\nsecond")
     assert path.read_text().startswith("# @package _global_\n# first\n# second\nnetwork:")
     use_config_dir(tmp_path)
     config = compose(["task=regression", "method=nce"])
     assert config.task.network.activation == "relu" and config.trainer.learning_rate == 0.005  # type: ignore[attr-defined]
     assert compose(["task=regression", "method=ml-is"]).trainer.learning_rate == 0.002  # type: ignore[attr-defined]
+
+
+def test_a_model_that_no_method_trains_has_its_best_settings_too(tmp_path: Path) -> None:
+    table = {"regression/diabetes": {"mdn": {"model.activation": "relu"}}}
+    best.write(table, tmp_path, "told")
+    use_config_dir(tmp_path)
+    assert compose(["task=regression", "model=mdn"]).task.model.activation == "relu"  # type: ignore[attr-defined]
+    assert compose(["task=regression", "model=gaussian"]).task.model.activation == "silu"  # type: ignore[attr-defined]
 
 
 def test_a_setting_that_lacks_a_run_or_diverged_is_not_chosen() -> None:
@@ -65,13 +73,13 @@ def test_a_setting_that_lacks_a_run_or_diverged_is_not_chosen() -> None:
 
 def test_a_model_has_the_settings_that_vary_for_it_alone_and_whole_numbers_stay_whole() -> None:
     found = results(
-        [("mlp", 0, "silu", 0.002, 1.0), ("mlp", 0, "relu", 0.002, 2.0)] + 2 * [("ngboost", 0, None, None, 1.0)]
+        [("mlp", 0, "silu", 0.002, 1.0), ("mlp", 0, "relu", 0.002, 2.0)] + 2 * [("cnn", 0, None, None, 1.0)]
     )
     leaf = "network.min_leaf"
     rows = found.frame.assign(**{leaf: [math.nan, math.nan, 1, 5], "val_nll": [1.0, 2.0, 4.0, 3.0]})
     chosen = best.best(Results("tried", rows, (*AXES, leaf)))["regression/diabetes"]
     assert chosen["nce/mlp"] == {"network.activation": "silu"}
-    assert repr(chosen["ml-exact/ngboost"]) == "{'network.min_leaf': 5}"  # not 5.0
+    assert repr(chosen["ml-exact/cnn"]) == "{'network.min_leaf': 5}"  # not 5.0
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from ebmbench.config.folders import known_sweeps
 from ebmbench.config.run import RunConfig
 from ebmbench.core.errors import UserError
 from ebmbench.report.planned import read_plan
+from ebmbench.report.settings import name_of
 from ebmbench.sweep.plan import make_plan, write_plan
 from tests.sweep.made import sweep
 
@@ -80,17 +81,16 @@ def test_every_sweep_of_the_project_is_valid(name: str, jobs: int, axes: tuple[s
 
 def test_further_grids_change_keys_of_the_first_one() -> None:
     plan = make_plan("uci", ["data=uci/yacht", "data.split=0,1"], None)
-    found = {job.config["network"]["name"]: job.config["method"]["name"] for job in plan.jobs}
-    baselines = dict.fromkeys(("gaussian", "mdn", "histogram", "flow", "ngboost", "treeffuser"), "ml-exact")
-    assert found == {"mlp": "nce", **baselines} and len(plan.jobs) == 2 * 7
+    others = {"gaussian", "mdn", "histogram", "flow", "ngboost", "treeffuser"}
+    assert {name_of(job.config) for job in plan.jobs} == {"nce", *others} and len(plan.jobs) == 2 * 7
 
 
 def test_a_further_grid_can_leave_a_key_out() -> None:
     plan = make_plan("uci_settings", ["data=uci/yacht", "data.split=0"], None)
-    rates = {job.config["network"].get("learning_rate") for job in plan.jobs}
+    rates = {job.config["model"].get("learning_rate") for job in plan.jobs}
     assert rates == {None, 0.05, 0.02, 0.1} and len(plan.jobs) == 7 * 5
     [default] = {
-        job.config["trainer"]["learning_rate"] for job in plan.jobs if job.config["network"]["name"] == "ngboost"
+        job.config["trainer"]["learning_rate"] for job in plan.jobs if job.config["model"]["name"] == "ngboost"
     }
     assert {job.config["trainer"]["learning_rate"] for job in plan.jobs} > {default}
 

@@ -1,5 +1,5 @@
 """Regression: from x of any shape to y of D numbers."""
 
-from ebmbench.tasks.regression import data, networks, task
+from ebmbench.tasks.regression import data, task
 
-__all__ = ["data", "networks", "task"]
+__all__ = ["data", "task"]

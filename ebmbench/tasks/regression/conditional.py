@@ -13,11 +13,11 @@ from ebmbench.core import importance
 from ebmbench.core.energy import Energy
 from ebmbench.core.importance import Cloud, Proposal, Proposed
 from ebmbench.core.tempering import Tempered, tempered
+from ebmbench.models.stack import Stack
 from ebmbench.supports.nodes import NodeDensity
 from ebmbench.supports.targets import Targets, Wide
 from ebmbench.tasks.regression.density import Density
 from ebmbench.tasks.regression.quadrature import GridDensity, midpoints
-from ebmbench.tasks.regression.stack import Stack
 
 LogDensity = Callable[[Tensor], Tensor]
 """`log p(y|x)` up to `log Z(x)`, for S models and some rows: y `[S, B, M, D]` -> `[S, B, M]`, float64."""

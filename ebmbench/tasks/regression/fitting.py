@@ -21,6 +21,7 @@ from ebmbench.core.importance import Cloud, Proposed
 from ebmbench.core.optimizers import eager
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.methods.base import Method
+from ebmbench.models.stack import Place
 from ebmbench.supports.nodes import NodeDensity
 from ebmbench.supports.placed import Placed
 from ebmbench.supports.targets import Targets
@@ -32,7 +33,6 @@ from ebmbench.tasks.regression.data.notes import outside_notes, sampling_notes, 
 from ebmbench.tasks.regression.fitted import Fitted
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.scaling import Scaling
-from ebmbench.tasks.regression.stack import Place
 
 if TYPE_CHECKING:
     from ebmbench.tasks.regression.task import Regression
@@ -89,7 +89,7 @@ class FitLearner(RegressionLearner):
         check_method(setup.method, targets)
         self.scaling = Scaling.of(train.x, targets, task.standardize)
         x, y = self.standardised(train.x, train.y, device, dtype)
-        stack = task.network.stack(tuple(x.shape[1:]), targets.features, Place(seeds, device, dtype, setup.backend))
+        stack = task.stackable.stack(tuple(x.shape[1:]), targets.features, Place(seeds, device, dtype, setup.backend))
         proposal = setup.proposal
         if proposal is not None and len(targets.axes) == 1:
             proposal = Placed.on(proposal, targets.axes[0])

@@ -17,8 +17,8 @@ from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Draws, Streams
 from ebmbench.core.step import Step, no_counts
 from ebmbench.methods.base import Method, own_networks
+from ebmbench.models.stack import Stack
 from ebmbench.tasks.base import Learner, count_examples
-from ebmbench.tasks.regression.stack import Stack
 
 SEED_BYTES = {"fused": 128, "plain": 1024, "second": 4096}
 """Bytes that a step keeps for each evaluation of f. Measured: fused 24 to 48, plain 650 to 730, dsm 1530, sm 3960."""

@@ -16,6 +16,10 @@ from torch import Tensor
 
 from ebmbench.core.errors import UserError, counted, shown
 from ebmbench.core.importance import Cloud, Weighted
+from ebmbench.models.base import DensityModel
+from ebmbench.models.networks.base import Network
+from ebmbench.models.outside import Outside
+from ebmbench.models.stack import Place
 from ebmbench.supports.measure import BaseDensity
 from ebmbench.supports.nodes import NodeDensity
 from ebmbench.supports.targets import Axis
@@ -24,10 +28,8 @@ from ebmbench.tasks.regression.data import transforms
 from ebmbench.tasks.regression.data.base import Frame
 from ebmbench.tasks.regression.data.notes import warn
 from ebmbench.tasks.regression.density import Density, Mode, Region
-from ebmbench.tasks.regression.networks.base import Network
 from ebmbench.tasks.regression.quadrature import midpoints
 from ebmbench.tasks.regression.scaling import Scaling
-from ebmbench.tasks.regression.stack import Place
 
 ROWS = 256
 """Rows that are worked on at a time, for one target; for several a quarter."""
@@ -42,7 +44,7 @@ class RegressionModel:
     quadrature for D = 1. For D > 1 it is an estimate by annealed draws, and so is all that is made from it.
 
     Args:
-        network, base: the settings of the network and of the base density.
+        network, base: the settings of the network, or of a model that needs none, and of the base density.
         parameters: the trained parameters of S models by name, as a run's checkpoint holds them.
         seeds: that they were trained with.
         plain: what `Fitted.plain` returned.
@@ -61,7 +63,7 @@ class RegressionModel:
 
     def __init__(
         self,
-        network: Network,
+        network: Network | DensityModel | Outside,
         base: BaseDensity,
         parameters: Sequence[Mapping[str, Tensor]],
         seeds: Sequence[int],
@@ -91,7 +93,7 @@ class RegressionModel:
 
     @staticmethod
     def read(
-        network: Network,
+        network: Network | DensityModel | Outside,
         base: BaseDensity,
         parameters: Mapping[str, Tensor],
         seed: int,

@@ -12,11 +12,11 @@ from torch import Tensor
 from typing_extensions import override
 
 from ebmbench.core.errors import UserError, first_line
+from ebmbench.models.outside import Outside, OutsideStack, Rows
 from ebmbench.system.interrupt import Interrupted
 from ebmbench.tasks.base import Setup
 from ebmbench.tasks.regression.data.base import Split
 from ebmbench.tasks.regression.fitting import FitLearner
-from ebmbench.tasks.regression.networks.outside import Outside, OutsideStack, Rows
 
 if TYPE_CHECKING:
     from ebmbench.tasks.regression.task import Regression
@@ -29,7 +29,7 @@ def learner(
     task: Regression, setup: Setup, seeds: Sequence[int], device: torch.device, split: Split | None = None
 ) -> FitLearner:
     """Returns the models of `task=regression` in training: of the task's rows, if no split is given."""
-    kind = OutsideLearner if isinstance(task.network, Outside) else FitLearner
+    kind = OutsideLearner if isinstance(task.model, Outside) else FitLearner
     return kind(task, setup, seeds, device, split)
 
 
@@ -40,37 +40,30 @@ class OutsideLearner(FitLearner):
     and of all validation rows.
     """
 
-    fits_itself = True
-
     def __init__(
         self, task: Regression, setup: Setup, seeds: Sequence[int], device: torch.device, split: Split | None = None
     ) -> None:
-        if not setup.method.needs_partition:
-            raise UserError(
-                f"method={setup.method.name} cannot train network={task.network.name}, whose library trains it; "
-                "use method=ml-exact"
-            )
         super().__init__(task, setup, seeds, device, split)
         self.batch_size, self.steps_per_row, self.num_steps, self.num_examples = self.num_items, 1, 1, 0
 
     @override
     def fit(self) -> Tensor:
-        network, stack = self.task.network, self.stack
-        assert isinstance(network, Outside) and isinstance(stack, OutsideStack)
+        model, stack = self.task.model, self.stack
+        assert isinstance(model, Outside) and isinstance(stack, OutsideStack)
         train, val = (
             Rows(x.cpu().numpy(), self.scaling.y(part.y).numpy())
             for x, part in ((self.x, self.split.train), (self.val[0], self.split.val))
         )
         (seed,) = self.seeds
         try:
-            fitted = network.fit(train, val, seed, lambda done, total: self.on_stage("fitting", done, total))
+            fitted = model.fit(train, val, seed, lambda done, total: self.on_stage("fitting", done, total))
         except (UserError, Interrupted):
             raise
         except Exception as error:
             raise UserError(
-                f"network={network.name} could not be fitted ({type(error).__name__}: {first_line(error)})"
+                f"model={model.name} could not be fitted ({type(error).__name__}: {first_line(error)})"
             ) from error
-        self.parameters = {name: _tensor(network, name, value).unsqueeze(0) for name, value in fitted.items()}
+        self.parameters = {name: _tensor(model, name, value).unsqueeze(0) for name, value in fitted.items()}
         stack.load([{name: value[0] for name, value in self.parameters.items()}])
         some = torch.arange(0, self.num_items, math.ceil(self.num_items / LOSS_ROWS), device=self.device)
         return -self.conditionals.log_prob(self.x[some], self.y[some].double()).mean(-1)
@@ -84,8 +77,8 @@ class OutsideLearner(FitLearner):
         """Changes nothing: the library chose when to stop."""
 
 
-def _tensor(network: Outside, name: str, value: np.ndarray) -> Tensor:
+def _tensor(model: Outside, name: str, value: np.ndarray) -> Tensor:
     array = np.asarray(value)
     if array.dtype.kind not in "biuf":
-        raise UserError(f"network={network.name}: fit must return arrays of numbers, and {name!r} is {array.dtype}")
+        raise UserError(f"model={model.name}: fit must return arrays of numbers, and {name!r} is {array.dtype}")
     return torch.from_numpy(np.array(array))

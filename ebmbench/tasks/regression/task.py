@@ -16,11 +16,13 @@ from ebmbench.core.errors import counted
 from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
+from ebmbench.models.base import DensityModel, Model
+from ebmbench.models.networks.base import Network
+from ebmbench.models.outside import Outside
 from ebmbench.supports.measure import BaseDensity
 from ebmbench.tasks.base import LEAST_GAIN, Learner, Metric, Setup, SweepFigure, Task
 from ebmbench.tasks.regression.data.base import Data
 from ebmbench.tasks.regression.data.paper import PaperData
-from ebmbench.tasks.regression.networks.base import Network
 
 if TYPE_CHECKING:
     import torch
@@ -140,7 +142,8 @@ class Regression(Task):
     }
 
     data: Annotated[Data, Choice("diabetes")]
-    network: Annotated[Network, Choice("mlp")]
+    model: Annotated[Model, Choice("ebm")]
+    network: Annotated[Network | None, Choice("mlp")] = None
     base: BaseDensity = BaseDensity()
     standardize: bool = Field(True, description="whether networks see inputs and targets in standard deviations")
 
@@ -155,10 +158,20 @@ class Regression(Task):
 
     @property
     @override
-    def uses_trainer(self) -> bool:
-        from ebmbench.tasks.regression.networks.outside import Outside
+    def model_name(self) -> str:
+        return "" if self.model.uses_method else self.model.name
 
-        return not isinstance(self.network, Outside)
+    @property
+    @override
+    def trains_in_steps(self) -> bool:
+        return self.model.trains_in_steps
+
+    @property
+    def stackable(self) -> Network | DensityModel | Outside:
+        """What makes the models of several seeds: the network of an energy, or the model itself."""
+        chosen = self.network or self.model
+        assert isinstance(chosen, Network | DensityModel | Outside)
+        return chosen
 
     @override
     def learner(self, setup: Setup, seeds: Sequence[int], device: torch.device) -> Learner:
@@ -168,11 +181,11 @@ class Regression(Task):
 
     @override
     def seed_bytes(self, setup: Setup, device: torch.device) -> int | None:
-        if not self.uses_trainer:
+        if not self.trains_in_steps:
             return None
         from ebmbench.tasks.regression.learner import seed_bytes
 
-        fused = self.network.is_fused(setup.backend, device)
+        fused = self.network is not None and self.network.is_fused(setup.backend, device)
         return seed_bytes(setup.method, setup.trainer.batch_size, self.base.nodes, fused)
 
     @override
@@ -209,13 +222,13 @@ class Regression(Task):
     def figures(self, setup: Setup, run_dir: Path) -> list[Path]:
         from ebmbench.tasks.regression.figures import figures
 
-        return figures(setup.method.name, self.dataset_name, run_dir)
+        return figures(self.model_name or setup.method.name, self.dataset_name, run_dir)
 
     @override
     def predictor(self, setup: Setup, parameters: Mapping[str, Tensor], seed: int, run_dir: Path) -> Any:
         from ebmbench.tasks.regression.model import RegressionModel
 
-        return RegressionModel.read(self.network, self.base, parameters, seed, run_dir, setup.backend)
+        return RegressionModel.read(self.stackable, self.base, parameters, seed, run_dir, setup.backend)
 
     @override
     def predict_files(
@@ -282,7 +295,7 @@ class OneD(Regression):
     doubt = "mass near the edge of the grid, or a quadrature error"
 
     data: Annotated[PaperData, Choice("law1")]
-    network: Annotated[Network, Choice("paper")]
+    network: Annotated[Network | None, Choice("paper")] = None
     base: BaseDensity = BaseDensity(nodes=512)
     standardize: bool = Field(False, description="whether networks see inputs and targets in standard deviations")
 

@@ -13,12 +13,12 @@ from ebmbench.methods.base import Method
 from ebmbench.methods.contrastive import NCE, NCEPlus
 from ebmbench.methods.likelihood import KLDIS, MLIS, MLMCMC
 from ebmbench.methods.score import DSM, SM
+from ebmbench.models.networks.paper import Paper
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.supports.measure import BaseDensity
 from ebmbench.tasks.base import Setup
 from ebmbench.tasks.regression.data.paper import Law1, Law2
 from ebmbench.tasks.regression.fitting import FitLearner
-from ebmbench.tasks.regression.networks.paper import Paper
 from ebmbench.tasks.regression.task import OneD, PaperTrainer
 
 WIDE, NARROW = GaussianMixture(stds=(0.2, 1.6), shared=True), GaussianMixture(stds=(0.1, 0.8), shared=True)

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 from torch import Tensor, nn
 
-from ebmbench.tasks.regression.networks.paper import HIDDEN, LAYERS, Parameters, initial_parameters, plain_energy
+from ebmbench.models.networks.paper import HIDDEN, LAYERS, Parameters, initial_parameters, plain_energy
 
 
 class Textbook(nn.Module):

@@ -22,11 +22,11 @@ from ebmbench.engine import runs
 from ebmbench.engine.execute import execute, result_rows
 from ebmbench.engine.summary import summary, table
 from ebmbench.engine.train import Training
+from ebmbench.models.networks.paper import Parameters
 from ebmbench.tasks.base import LEAST_GAIN
 from ebmbench.tasks.examples import read_examples
 from ebmbench.tasks.regression.data.paper import PaperLaw
 from ebmbench.tasks.regression.fitting import FitLearner
-from ebmbench.tasks.regression.networks.paper import Parameters
 from tests.comparison import EXAMPLES
 from tests.processes import small
 

@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 
 from ebmbench.core.energy import AutogradEnergy
+from ebmbench.models.networks.mlp import MLP
+from ebmbench.models.stack import Place
 from ebmbench.native import build
 from ebmbench.supports.measure import BaseDensity
 from ebmbench.supports.real import Real
 from ebmbench.supports.target_range import BEND, MARGIN, InRange, TargetRange
 from ebmbench.supports.targets import Axis
 from ebmbench.tasks.regression.density import Density
-from ebmbench.tasks.regression.networks.mlp import MLP
 from ebmbench.tasks.regression.quadrature import GridDensity
-from ebmbench.tasks.regression.stack import Place
 
 TARGETS = TargetRange.of(torch.tensor([[-1.5, 0.0], [0.2, 2.0], [2.0, 1.0]]))
 
