@@ -36,6 +36,7 @@ def whole_detection(seeds: Sequence[int]) -> set[str]:
         "refinement.csv",
         "stages.csv",
         *(f"energies.{seed}.npz" for seed in seeds),
+        *(f"calibration.{seed}.json" for seed in seeds),
     }
 
 

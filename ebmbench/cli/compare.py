@@ -33,7 +33,7 @@ def main(arguments: Arguments) -> int:
     name, words = _data(arguments.names[0], options["target"] or [])
     splits = arguments.number("splits", least=2)
     words += [f"data.split=range({splits})"] if splits else []
-    words += [f"method={default_method(len(options['target']))}"] if options["target"] else []
+    words += [f"hydra.sweeper.params.method={default_method(len(options['target']))}"] if options["target"] else []
     overrides = [*words, *own, f"sweep.name=compare-{options['name'] or name}"]
     plan = make_plan("compare", overrides, commit())
     results_dir = arguments.results_dir([word for word in own if word.startswith("results_dir=")]).absolute()

@@ -292,7 +292,10 @@ def _with_method(raw: dict[str, Any], task: type[Task]) -> dict[str, Any]:
     name = str(raw["model"].get("name")) if isinstance(raw.get("model"), dict) else ""
     model = registry.known("model").get(name)
     if model is None or getattr(model, "uses_method", False):
-        return raw if "model" in choices(task) else {key: raw[key] for key in raw if key != "model"}
+        held = choices(task)
+        default = choice_of(task.model_fields["network"]) if "network" in held and not raw.get("network") else None
+        raw = raw if default is None else {**raw, "network": {"name": default.default}}
+        return raw if "model" in held else {key: raw[key] for key in raw if key != "model"}
     for group in ("method", "network", "proposal"):
         if raw.get(group):
             chosen = raw[group].get("name")

@@ -48,7 +48,7 @@ def choose(results: Results, metrics: list[Metric], first: str) -> Choice:
     axis = next(axis for axis in results.axes if axis.endswith(f".{SPLIT}"))
     scores = done.pivot_table(metric.name, "method", axis, "mean")
     whole = scores.dropna()
-    means = whole.mean(1).sort_values(ascending=metric.better == "lower")
+    means = whole.mean(axis=1).sort_values(ascending=metric.better == "lower")
     seconds = done.groupby("method")["train_seconds"].mean()
     best = str(means.index[0])
     others = [str(name) for name in means.index if name != first]

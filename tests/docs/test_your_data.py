@@ -15,14 +15,15 @@ from tests.docs_runner import ROOT, run_document
 @pytest.mark.timeout(1800)
 def test_every_block_of_the_document(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
-    _, predicted, gaussian, python, search = run_document(ROOT / "docs" / "your-data.md", tmp_path)
+    _, predicted, gaussian, compared, python, search = run_document(ROOT / "docs" / "your-data.md", tmp_path)
     assert "missing numbers become the training rows' median, with an input that says so: year" in predicted
     table = pd.read_csv(tmp_path / "predicted.csv")
-    assert list(table) == ["row", "mean", "mode", "std", "low", "high", "log_prob"] and len(table) == 100
+    assert list(table) == ["row", "mean", "mode", "std", "low", "high", "outside", "log_prob"] and len(table) == 100
     price = pd.read_csv(tmp_path / "new.csv")["price"]
     assert 0.75 < ((price >= table["low"]) & (price <= table["high"])).mean() <= 1
     assert (table["mean"] - price).abs().mean() < 0.4 * (price - price.mean()).abs().mean()
-    assert "ml-exact on regression-houses, 3 seeds" in gaussian
+    assert "gaussian on regression-houses, 3 seeds" in gaussian
+    assert re.search(r"^Take \S+", compared, re.M)
     score, inside = map(float, re.search(r"R² ([\d.]+) inside ([\d.]+)", python).groups())
     assert score > 0.8 and inside > 0.75 and "draws (100, 5)" in python
     assert re.search(r"\{'method': '(nce\+?|ml-is)'\}", search)

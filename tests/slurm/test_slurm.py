@@ -205,7 +205,7 @@ def test_preempted_and_warned_jobs_go_on_from_their_checkpoints_and_a_cancelled_
     assert states(place) == ["done", "done"]
     for job in plan.jobs:
         history = pd.read_csv(place / "results" / "runs" / job.run_id / "history.csv")
-        assert history[history["seed"] == 0]["step"].tolist() == list(range(2, 6001, 2))
+        assert history[history["seed"] == job.config["seeds"][0]]["step"].tolist() == list(range(2, 6001, 2))
     one_job = dataclasses.replace(plan, jobs=(warned,))  # stopped twice, and yet
     frame = collect.collect(one_job, place / "results").frame.drop(columns=NOT_COMPARED)
     pd.testing.assert_frame_equal(frame, local_run(one_job, place / "local"), check_exact=True)

@@ -17,6 +17,9 @@ SEARCHES, SEARCHED = 6, 8
 PRECISE, ROUNDS = 3e-5, 3
 """The error of a log Z from which on nodes are added where the curvature is high, and how often, at most."""
 
+UNEVEN = 64
+"""How many times wider than the next one a cell may be, so that its curvature counts in full."""
+
 LogDensity = Callable[[Tensor], Tensor]
 """`log p` up to a constant: y `[N, G]` -> `[N, G]`."""
 
@@ -54,11 +57,12 @@ class GridDensity:
         coarse = (made.hidden > HIDDEN).unsqueeze(-1)
         if not coarse.any():
             return made._exact(log_p, points)
-        # The other densities get their last node again, which changes nothing.
+        # The other densities get their last node again, which changes nothing: none depends on those beside it.
         for _ in range(SEARCHES):
-            made = made._with(torch.where(coarse, made._within_cells(points), made.y[:, -1:]), log_p)
-            if not (made.hidden > HIDDEN).any():
+            wanted = coarse & (made.hidden > HIDDEN).unsqueeze(-1)
+            if not wanted.any():
                 break
+            made = made._with(torch.where(wanted, made._within_cells(points), made.y[:, -1:]), log_p)
         for _ in range(rounds):
             made = made._with(torch.where(coarse, made.spread(middle), made.y[:, -1:]), log_p)
         return made._exact(log_p, points)
@@ -130,11 +134,14 @@ class GridDensity:
     def _bends(self) -> Tensor:
         """The mass of each cell that the trapezoidal rule misses, by the curvature at its ends, `[N, G - 1]`.
 
-        It is `-h³ p''/12`, with p'' from second differences; at most half of what the rule gives.
+        It is `-h³ p''/12`, with p'' from second differences; at most half of what the rule gives. Where a cell is far
+        narrower than the next one p'' is mostly rounding, and counts in part.
         """
         values, width = self._values, self.spacing
         slope = torch.where(width > 0, (values[:, 1:] - values[:, :-1]) / width.clamp(min=1e-300), 0.0)
         turn = 2 * (slope[:, 1:] - slope[:, :-1]) / (width[:, 1:] + width[:, :-1]).clamp(min=1e-300)
+        narrow, wide = torch.minimum(width[:, 1:], width[:, :-1]), torch.maximum(width[:, 1:], width[:, :-1])
+        turn = turn * (UNEVEN * narrow / wide.clamp(min=1e-300)).clamp(max=1)
         ends = torch.cat((turn[:, :1], turn, turn[:, -1:]), -1)
         most = 0.25 * width * (values[:, 1:] + values[:, :-1])
         bend = -(width**3) * (ends[:, 1:] + ends[:, :-1]) / 24
