@@ -18,6 +18,7 @@ BENCHMARKS = (
     "coverage",
     "gradients",
     "floors",
+    "spike",
     "claims",
     "base_detector",
 )
