@@ -126,3 +126,19 @@ def test_every_value_of_a_size_is_in_its_run(file: str) -> None:
     found = flat(compose([f"task={task}", f"+experiment={size}", "method=nce"]).to_dict())
     for key, value in leaves(yaml.safe_load((CONF / file).read_text())).items():
         assert found[key] == (str(value) if isinstance(value, list) else value), key
+
+
+@pytest.mark.parametrize(
+    ("words", "method"),
+    [
+        ("task=regression", "ml-exact"),
+        ("task=regression data=laws data.dim=1", "ml-exact"),
+        ("task=regression data=laws data.dim=2", "nce"),
+        ("task=regression data=table data.path=a.csv data.targets=[a,b]", "nce"),
+        ("task=regression data=laws data.dim=2 method=nce+", "nce+"),
+        ("task=1d", "nce+"),
+        ("task=detection", "nce+"),
+    ],
+)
+def test_where_no_method_is_named_one_target_trains_by_the_exact_likelihood(words: str, method: str) -> None:
+    assert compose(words.split()).method.name == method

@@ -108,7 +108,7 @@ class _Job:
                 folders.use_config_dir(folder)
             named = OmegaConf.to_container(cfg.plugins) if "plugins" in cfg else []
             composition.prepare([f"plugins={_as_list(named)}"])
-            code = run_one(composition.from_omegaconf(cfg, HydraConfig.get().runtime.choices))
+            code = run_one(composition.compose(list(HydraConfig.get().overrides.task)))
         except UserError as error:
             print(f"ebmbench: {error}", file=sys.stderr)
             return 2

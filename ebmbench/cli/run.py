@@ -137,7 +137,7 @@ def _show(arguments: Arguments) -> int:
     usage = io.StringIO()
     try:
         with contextlib.redirect_stderr(usage), composition.explained():
-            with_hydra(_nothing, flags, arguments.settings)
+            with_hydra(_nothing, flags, composition.completed(arguments.settings))
     except UserError:
         composition.compose(arguments.settings)  # says what is wrong in better words than Hydra's, if it is that
         raise

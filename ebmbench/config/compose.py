@@ -140,9 +140,31 @@ def composer(overrides: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str]]
                 for override in parsed:
                     if override not in grouped:
                         _apply(cfg, override)
-            return from_omegaconf(cfg, options)
+            config = from_omegaconf(cfg, options)
+            better = _better_method(config, parsed)
+            return compose_one([*overrides, better]) if better else config
 
         yield compose_one
+
+
+def completed(overrides: Sequence[str]) -> list[str]:
+    """Returns overrides with the method that is used, where they name none and it is not that of the task."""
+    prepare(overrides)
+    words, parsed = list(overrides), _parse(overrides)
+    if any(override.key_or_group == "method" for override in parsed):
+        return words
+    config = compose(overrides)
+    of_task = config.task.default_method()
+    used = config.task.method_for(of_task)
+    return words if used in (of_task, "") or config.method.name != used else [*words, f"method={used}"]
+
+
+def _better_method(config: RunConfig, parsed: Sequence[Override]) -> str:
+    """Returns the override that names the method for a run's data; empty if it is the one, or if one was named."""
+    if config.task.model_name or any(override.key_or_group == "method" for override in parsed):
+        return ""
+    used = config.task.method_for(config.method.name)
+    return "" if used == config.method.name else f"method={used}"
 
 
 def _composed(groups: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:

@@ -63,6 +63,7 @@ def _store(group: str, name: str, cls: type[Component]) -> None:
         for key, base in choices(cls).items()
         if key not in (*CHOSEN, "model")  # conf/config.yaml chooses the model
     ]
+    listed.append({"override /method": cls.default_method()})
     node = {"defaults": [*own, "_self_", *listed], "task": values}
     known.store(group=group, name=name, node=node, package="_global_", provider="ebmbench")
     known.store(group="trainer", name=name, node=defaults(cls.Trainer), provider="ebmbench")

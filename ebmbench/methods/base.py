@@ -53,7 +53,7 @@ class Method(Component):
     color: ClassVar[str] = "#7F7F7F"
     marker: ClassVar[str] = "o"
     order: ClassVar[int] = 1000
-    default_for: ClassVar[Literal["", "one target", "several targets"]] = ""
+    default_for: ClassVar[Literal["", "one target", "several targets", "published tasks"]] = ""
     uses_proposal: ClassVar[bool] = False
     needs_partition: ClassVar[bool] = False
     y_derivatives: ClassVar[int] = 0
@@ -117,13 +117,14 @@ class Method(Component):
         return int(getattr(self, "num_samples", 0))
 
 
-def default_method(num_targets: int) -> str:
-    """Returns the name of the method for so many targets where none is named.
+def default_method(num_targets: int | None) -> str:
+    """Returns the name of the method for so many targets where none is named; None: that of the published tasks.
 
     It is the exact likelihood for one target: methods that sample are biased where a target repeats a value, and cost
     not much less (docs/which-method.md).
     """
-    wanted = "one target" if num_targets == 1 else "several targets"
+    counted = "one target" if num_targets == 1 else "several targets"
+    wanted = "published tasks" if num_targets is None else counted
     methods = cast(Mapping[str, type[Method]], registry.known("method"))
     return next(name for name, method in methods.items() if method.default_for == wanted)
 

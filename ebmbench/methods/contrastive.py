@@ -62,6 +62,7 @@ class NCEPlus(Sampling):
     """
 
     name = "nce+"
+    default_for = "published tasks"
     reference = PAPER
     color, marker, order = "#D55E00", "o", 10
     tuning = {"method.beta": (0.003, 0.3)}  # noqa: RUF012

@@ -18,7 +18,7 @@ from ebmbench.core.proposal import Proposal
 from ebmbench.core.rng import Streams
 from ebmbench.core.settings import Component, Section
 from ebmbench.core.step import Step
-from ebmbench.methods.base import Method
+from ebmbench.methods.base import Method, default_method
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -303,6 +303,15 @@ class Task(Component):
     def model_name(self) -> str:
         """The name of its model in runs and tables, where no method trains it; else empty."""
         return ""
+
+    @classmethod
+    def default_method(cls) -> str:
+        """Returns the method that trains its models where none is named."""
+        return default_method(None)
+
+    def method_for(self, default: str) -> str:
+        """Returns the method that is used in the place of the default one, where nobody names a method."""
+        return default
 
     @property
     def trains_in_steps(self) -> bool:

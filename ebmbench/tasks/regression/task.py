@@ -16,6 +16,7 @@ from ebmbench.core.errors import counted
 from ebmbench.core.lazy import later
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
+from ebmbench.methods.base import default_method
 from ebmbench.models.base import DensityModel, Model
 from ebmbench.models.networks.base import Network
 from ebmbench.models.outside import Outside
@@ -161,6 +162,16 @@ class Regression(Task):
     def model_name(self) -> str:
         return "" if self.model.uses_method else self.model.name
 
+    @classmethod
+    @override
+    def default_method(cls) -> str:
+        return default_method(1)
+
+    @override
+    def method_for(self, default: str) -> str:
+        several = default == self.default_method() and self.data.num_targets > 1
+        return default_method(self.data.num_targets) if several else default
+
     @property
     @override
     def trains_in_steps(self) -> bool:
@@ -298,6 +309,11 @@ class OneD(Regression):
     network: Annotated[Network | None, Choice("paper")] = None
     base: BaseDensity = BaseDensity(nodes=512)
     standardize: bool = Field(False, description="whether networks see inputs and targets in standard deviations")
+
+    @classmethod
+    @override
+    def default_method(cls) -> str:
+        return default_method(None)
 
     @override
     def cost(self, setup: Setup, device: str, threads: int, measured: Sequence[Path]) -> tuple[float, float] | None:

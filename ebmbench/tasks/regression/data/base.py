@@ -162,6 +162,11 @@ class Data(Component):
         return given * targets if len(given) == 1 else given
 
     @property
+    def num_targets(self) -> int:
+        """How many targets it has, as far as its settings say."""
+        return len(getattr(self, "targets", ())) or 1
+
+    @property
     def label(self) -> str:
         """What runs and tables call it."""
         return self.name

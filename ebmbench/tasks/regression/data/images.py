@@ -246,6 +246,11 @@ class Biwi(ImageData):
     split_by: str | None = Field("person", min_length=1, description="the column that the rule is about")
     test_fraction: float = Field(0.3, gt=0, lt=1, description="share of the images that are for test, without a file")
 
+    @property
+    @override
+    def num_targets(self) -> int:
+        return 3
+
     @override
     def table(self, root: Path) -> tuple[pd.DataFrame, str, Sequence[str], Sequence[str]]:
         rows: list[dict[str, Any]] = []

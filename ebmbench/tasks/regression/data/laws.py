@@ -156,6 +156,11 @@ class Laws(Data):
     def label(self) -> str:
         return f"{self.law}-{self.dim}" if self.name == "laws" else self.name
 
+    @property
+    @override
+    def num_targets(self) -> int:
+        return self.dim
+
     @override
     def load(self) -> Split:
         draws = Streams([self.data_seed], stacked=False).at(0)

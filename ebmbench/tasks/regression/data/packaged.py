@@ -132,6 +132,11 @@ class Packaged(TableData):
     def label(self) -> str:
         return self.source if self.name == OWN else self.name
 
+    @property
+    @override
+    def num_targets(self) -> int:
+        return len(self.targets or self.origin.targets)
+
     def identity(self) -> dict[str, Any]:
         """Returns the settings, and the hash of the table where the package has another one than was looked at."""
         try:
