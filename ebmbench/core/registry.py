@@ -18,7 +18,7 @@ from ebmbench.core.errors import UserError, did_you_mean
 from ebmbench.core.settings import Component
 
 OWN = ("ebmbench.supports", "ebmbench.methods", "ebmbench.proposals", "ebmbench.models", "ebmbench.tasks")
-"""Packages whose modules register something. A task is a package; its `__init__` imports what it registers."""
+"""Packages whose modules register something."""
 
 NAME = r"[\w][\w.+-]*"
 """What users can type as `method=NAME`."""
@@ -84,9 +84,17 @@ def _file(cls: type) -> str:
 def load() -> None:
     """Imports the project's own components."""
     for package in OWN:
-        path = importlib.import_module(package).__path__
-        for module in pkgutil.iter_modules(path, f"{package}."):
-            importlib.import_module(module.name)
+        _load(package)
+
+
+def _load(package: str) -> None:
+    """Imports the modules of a package; where one is called `components`, that one alone."""
+    children = list(pkgutil.iter_modules(importlib.import_module(package).__path__))
+    if any(child.name == "components" for child in children):
+        importlib.import_module(f"{package}.components")
+        return
+    for child in children:
+        (_load if child.ispkg else importlib.import_module)(f"{package}.{child.name}")
 
 
 def groups() -> Mapping[str, Mapping[str, type[Component]]]:
