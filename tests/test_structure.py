@@ -52,6 +52,35 @@ def test_no_two_packages_import_each_other() -> None:
         pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
 
 
+def files_imported(path: Path, known: set[str]) -> set[str]:
+    """The modules of ebmbench that a module imports, anywhere in it but for types alone."""
+    tree = ast.parse(path.read_text())
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and id(node) not in for_types:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import) and id(node) not in for_types:
+            found |= {alias.name for alias in node.names}
+    return found & known
+
+
+def test_no_files_import_each_other_in_a_circle() -> None:
+    names = {path: ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in MODULES}
+    names = {path: name.removesuffix(".__init__") for path, name in names.items()}
+    known = set(names.values())
+    graph = {name: files_imported(path, known) - {name} for path, name in names.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
+
+
 def strings(path: Path) -> set[str]:
     """The string constants of a module, docstrings apart."""
     tree = ast.parse(path.read_text())

@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ebmbench.cli import launcher
 from ebmbench.cli.comparison import Compared, comparison
-from ebmbench.cli.run import is_follower, run_one, with_hydra
+from ebmbench.cli.entry import with_hydra
+from ebmbench.cli.single import is_follower, run_one
 from ebmbench.cli.warn import quiet_libraries
 from ebmbench.config import compose as composition
 from ebmbench.config import folders

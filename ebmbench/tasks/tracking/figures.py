@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -20,8 +21,10 @@ from ebmbench.display.rendering import Panel, save_pictures
 from ebmbench.tasks.base import Setup, SweepResults
 from ebmbench.tasks.tracking.coarse import coarse_track
 from ebmbench.tasks.tracking.scores import Array
-from ebmbench.tasks.tracking.task import TrackingTask
 from ebmbench.tasks.tracking.videos import Video, read_boxes
+
+if TYPE_CHECKING:
+    from ebmbench.tasks.tracking.task import TrackingTask
 
 SEQUENCES, FRAMES = 5, 6
 """Sequences and frames of each in the strip: those of the largest gains and losses."""
