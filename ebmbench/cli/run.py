@@ -9,11 +9,11 @@ from omegaconf import DictConfig
 
 from ebmbench.cli import launcher
 from ebmbench.cli.entry import with_hydra
-from ebmbench.cli.multirun import multirun
 from ebmbench.cli.parser import Arguments
 from ebmbench.cli.single import run_one
 from ebmbench.config import compose as composition
 from ebmbench.core.errors import UserError
+from ebmbench.core.lazy import later
 
 
 def run(arguments: Arguments) -> int:
@@ -26,7 +26,7 @@ def run(arguments: Arguments) -> int:
     if options["package"]:
         raise UserError("--package goes with --cfg: --cfg job --package method")
     if options["multirun"]:
-        return multirun(words)
+        return int(later("ebmbench.cli.multirun:multirun")(words))  # statistics take a second to load
     own, _ = launcher.split(words, "a single run")
     return run_one(composition.compose(own), options["all"])
 

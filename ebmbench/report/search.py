@@ -7,12 +7,12 @@ Methods are compared over searches, paired, as they are over seeds elsewhere.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import special
 
 from ebmbench.report import stats
 from ebmbench.tasks.base import Metric, Task
@@ -121,9 +121,8 @@ def kept(best: pd.DataFrame) -> list[str]:
 
 def _chances(trials: int, k: int) -> stats.Values:
     """Returns the chance of each trial, best first, to be the best of k that are drawn without replacement."""
-    places = np.arange(trials)
-    chances: stats.Values = special.binom(trials - 1 - places, k - 1) / special.binom(trials, k)
-    return np.where(places <= trials - k, chances, 0.0)
+    ways = math.comb(trials, k)
+    return np.array([math.comb(trials - 1 - place, k - 1) / ways for place in range(trials)])
 
 
 def _quantiles(values: stats.Values, weights: stats.Values) -> tuple[float, float]:
