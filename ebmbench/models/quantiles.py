@@ -35,7 +35,7 @@ def piecewise(points: np.ndarray, masses: np.ndarray, lengths: np.ndarray) -> De
         total = np.zeros(y.shape[:2])
         for k in range(y.shape[2]):
             each = np.ascontiguousarray(y[:, :, k])
-            nodes = torch.from_numpy(np.ascontiguousarray(points[:, k]))
+            nodes = torch.from_numpy(points[:, k].copy())
             cell = torch.searchsorted(nodes, torch.from_numpy(each), right=True).numpy()
             below, above = (np.maximum(gap, 0) for gap in (ends[:, k, :1] - each, each - ends[:, k, 1:]))
             total += np.take_along_axis(heights[:, k], cell, 1)
