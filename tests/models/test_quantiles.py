@@ -212,6 +212,16 @@ def test_a_run_loads_to_the_same_density_and_uses_no_test_row(
     assert torch.equal(model.log_prob(known, known["y"]), other.log_prob(known, known["y"]))
 
 
+@pytest.mark.parametrize("support", ["{name: positive, atoms: [0]}", "{name: circle, period: 9}"])
+def test_a_circle_and_atoms_are_refused_in_one_sentence(
+    support: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pd.DataFrame({"a": np.arange(60.0), "y": np.arange(60.0) % 8}).to_csv("t.csv", index=False)
+    with pytest.raises(UserError, match="model=quantile-forest is trained by its library, which knows no circle"):
+        ebmbench.run(*WORDS, "model=quantile-forest", f"data.support={support}", "results_dir=r")
+
+
 def test_without_scikit_learn_it_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
     monkeypatch.setitem(sys.modules, "sklearn.ensemble", None)
