@@ -163,6 +163,8 @@ def test_honest_runs_of_every_model_stand(chosen: str, tmp_path: Path) -> None:
     """Whichever seed is chosen: seeds train together as they did, and training amplifies no rounding."""
     if chosen in ("model=ngboost", "model=treeffuser"):
         pytest.importorskip(chosen.removeprefix("model="))
+    if chosen in ("model=tabpfn", "model=tabicl"):
+        pytest.skip("needs weights")
     words = ["task=regression", "+experiment=smoke", chosen, "trainer.epochs=15"]
     config = compose([*words, "seeds=3", "device=cpu", "threads=1", "logger=none", f"results_dir={tmp_path}"])
     execute(config, quiet=True)

@@ -18,14 +18,21 @@ from tests.docs_runner import ROOT
 
 LIBRARIES = ("ngboost", "treeffuser")
 KINDS = ("method", "proposal", "model", "network")
-OWN = [(group, name) for group in KINDS for name in registry.known(group) if name not in ("paper", "ebm")]
+ELSEWHERE = ("paper", "ebm", "tabpfn", "tabicl")  # the last two need weights: tests/models/test_quantiles.py
+SLOW = ("boosted-quantiles", "conformal-quantiles")
+OWN = [
+    pytest.param(group, name, id=f"{group}={name}", marks=pytest.mark.slow if name in SLOW else ())
+    for group in KINDS
+    for name in registry.known(group)
+    if name not in ELSEWHERE
+]
 
 
 def faults(cls: type[Component]) -> dict[str, tuple[str, ...]]:
     return {finding.check: finding.faults for finding in contract.check_component(cls) if finding.faults}
 
 
-@pytest.mark.parametrize(("group", "name"), OWN, ids=[f"{group}={name}" for group, name in OWN])
+@pytest.mark.parametrize(("group", "name"), OWN)
 def test_the_project_s_own_components_keep_the_contract(group: str, name: str) -> None:
     if name in LIBRARIES:
         pytest.importorskip(name)

@@ -13,6 +13,7 @@ from typing_extensions import override
 from ebmbench.core.extras import need
 from ebmbench.core.registry import register
 from ebmbench.models.outside import Density, Fitted, Outside, Rows, as_columns
+from ebmbench.models.trees import grown, leaves, packed
 
 if TYPE_CHECKING:
     from sklearn.tree import DecisionTreeRegressor
@@ -91,16 +92,10 @@ class NGBoost(Outside):
             ]:
                 step = -self.learning_rate * scale
                 trees += [(2 * target + k, _nodes(tree, columns, step)) for k, tree in enumerate(pair)]
-        size = max(len(nodes["value"]) for _, nodes in trees)
-        packed = {
-            name: np.stack([np.pad(nodes[name], (0, size - len(nodes[name]))) for _, nodes in trees])
-            for name in ("feature", "threshold", "left", "right", "value")
-        }
         return {
             "start": np.concatenate(start),
             "parameter": np.array([parameter for parameter, _ in trees]),
-            "depth": np.array(max(tree.get_depth() for pair in model.base_models for tree in pair)),
-            **packed,
+            **packed([nodes for _, nodes in trees]),
         }
 
     @override
@@ -116,25 +111,13 @@ class NGBoost(Outside):
 
 
 def _nodes(tree: DecisionTreeRegressor, columns: np.ndarray, step: float) -> dict[str, np.ndarray]:
-    """Returns the nodes of a tree; a leaf leads to itself, and its value is multiplied by `step`."""
-    grown = tree.tree_
-    here, leaf = np.arange(grown.node_count), grown.children_left < 0
-    return {
-        "feature": np.where(leaf, 0, columns[np.where(leaf, 0, grown.feature)]).astype(np.int64),
-        "threshold": grown.threshold.astype(np.float64),
-        "left": np.where(leaf, here, grown.children_left).astype(np.int64),
-        "right": np.where(leaf, here, grown.children_right).astype(np.int64),
-        "value": step * grown.value[:, 0, 0],
-    }
+    """Returns the nodes of a tree that saw some columns; a leaf's value is multiplied by `step`."""
+    nodes = grown(tree.tree_)
+    return {**nodes, "feature": columns[nodes["feature"]], "value": step * tree.tree_.value[:, 0, 0]}
 
 
 def _sums(fitted: Fitted, x: np.ndarray) -> np.ndarray:
     """Returns for each row what its leaves add to each parameter of the density: `[B, p] -> [B, 2 D]`."""
-    trees = np.arange(len(fitted["value"]))
-    place = np.zeros((len(x), len(trees)), np.int64)
-    for _ in range(int(fitted["depth"])):
-        is_left = np.take_along_axis(x, fitted["feature"][trees, place], 1) <= fitted["threshold"][trees, place]
-        place = np.where(is_left, fitted["left"][trees, place], fitted["right"][trees, place])
     belongs = fitted["parameter"][:, None] == np.arange(len(fitted["start"]))
-    sums: np.ndarray = fitted["value"][trees, place] @ belongs.astype(np.float64)
+    sums: np.ndarray = fitted["value"][leaves(fitted, x)] @ belongs.astype(np.float64)
     return sums

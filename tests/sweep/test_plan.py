@@ -64,7 +64,8 @@ from tests.sweep.made import sweep
         ("dimension_seeds", 13 * 3, ("data.dim",)),
         ("extended_1d", 14 * 2, ()),
         ("learned_proposals", 3 * 2, ("proposal.components",)),
-        ("compare", 3 * 5, ("data.split", "model")),
+        ("compare", 6 * 5, ("data.split", "model")),
+        pytest.param("tables", 23 * 6 * 5, ("data.split", "model"), marks=pytest.mark.slow),
         ("tracking", 7, ()),
         pytest.param(
             "does_it_matter",

@@ -44,6 +44,11 @@ class OutsideLearner(FitLearner):
         self, task: Regression, setup: Setup, seeds: Sequence[int], device: torch.device, split: Split | None = None
     ) -> None:
         super().__init__(task, setup, seeds, device, split)
+        if not self.scaling.targets.standard:
+            raise UserError(
+                f"model={task.model.name} is trained by its library, which knows no circle and no atoms; "
+                "leave data.support out, or choose another model"
+            )
         self.batch_size, self.steps_per_row, self.num_steps, self.num_examples = self.num_items, 1, 1, 0
 
     @override
