@@ -18,6 +18,7 @@ from ebmbench.core.step import Step
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.supports.base import Support, support_of
 from ebmbench.supports.circle import Circle
+from ebmbench.supports.guess import guess, text_of
 from ebmbench.supports.integers import Integers
 from ebmbench.supports.interval import Interval
 from ebmbench.supports.measure import BaseDensity
@@ -25,6 +26,9 @@ from ebmbench.supports.placed import Placed
 from ebmbench.supports.positive import Positive
 from ebmbench.supports.real import Real
 from ebmbench.supports.targets import Axis, Embedded, Targets
+from ebmbench.tasks.regression.data.base import Arrays, Split
+from ebmbench.tasks.regression.data.notes import support_notes
+from ebmbench.tasks.regression.data.transforms import ArrayInput
 from ebmbench.tasks.regression.data.values import LAWS, ValueLaw
 from ebmbench.tasks.regression.density import Density
 from ebmbench.tasks.regression.fitting import FitLearner
@@ -292,3 +296,62 @@ def test_a_density_integrates_to_one_and_agrees_with_its_cdf(std: float) -> None
     y = torch.tensor([[-1.0, 0.31 - std, 0.31, 0.31 + std, 2.0]], dtype=torch.float64)
     expected = 0.5 * stats.norm(1, 1).cdf(y) + 0.5 * stats.norm(0.31, std).cdf(y)
     np.testing.assert_allclose(made.cdf(y), expected, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------ guesses and atoms
+
+DRAWN = np.random.default_rng(0)
+WET = np.where(DRAWN.random(500) < 0.3, 0.0, DRAWN.lognormal(size=500))
+
+
+@pytest.mark.parametrize(
+    ("y", "setting"),
+    [
+        (DRAWN.normal(size=500), None),
+        (20 + DRAWN.normal(size=500), None),
+        (DRAWN.lognormal(size=500), "positive"),
+        (DRAWN.poisson(3, 500), "integers"),
+        (DRAWN.poisson(3, 500) - 4, {"name": "integers", "low": None}),
+        (DRAWN.integers(0, 7, 500), "integers"),
+        (DRAWN.integers(10_000, 90_000, 500), None),
+        (DRAWN.uniform(-np.pi, np.pi, 500), {"name": "circle", "period": 6.283185}),
+        (DRAWN.integers(0, 37, 500) * 10, {"name": "circle", "period": 360}),
+        (DRAWN.beta(2, 3, 500), {"name": "interval", "low": 0, "high": 1}),
+        (WET, {"name": "positive", "atoms": [0.0]}),
+        (np.append(DRAWN.normal(size=400), np.full(100, 2.5)), {"name": "real", "atoms": [2.5]}),
+        (DRAWN.normal(size=500).round(1), None),
+    ],
+)
+def test_a_guess_is_a_support_that_takes_the_rows(y: np.ndarray, setting: object) -> None:
+    found = guess(y.astype(float))
+    assert (found and found[0]) == setting
+    if found:
+        words = f"data.support={text_of(found[0])}"
+        (support,) = compose(["task=regression", "data=values", "method=nce", words]).task.data.support
+        assert axis(support, torch.from_numpy(y).double()).support.name in str(setting)
+
+
+@pytest.mark.parametrize(
+    ("frame", "sentence"),
+    [
+        ({"y": WET}, "'data.support={name: positive, atoms: [0]}' models it so; as it stands it is taken for a real"),
+        ({"a": np.exp(X := DRAWN.normal(size=500)), "b": X}, "'data.support=[positive, real]'"),
+        ({"y": DRAWN.normal(size=500)}, None),
+        ({"y": np.where(DRAWN.random(500) < 0.1, -200.0, DRAWN.lognormal(size=500))}, None),  # -200: missing values
+    ],
+)
+def test_a_note_suggests_the_support_that_targets_look_like(frame: dict[str, np.ndarray], sentence: str | None) -> None:
+    y = torch.tensor(np.stack(list(frame.values()), 1))
+    rows = Arrays(torch.zeros(len(y), 1), y)
+    notes = support_notes(Split(rows, rows, rows, list(frame), ["x"], ArrayInput((1,))))
+    assert (sentence is None and not notes) or sentence in notes[0]
+
+
+def test_atoms_that_are_found_are_those_of_the_training_rows() -> None:
+    support = support_of({"name": "positive", "atoms": "auto"})
+    made = Targets.of(["y"], [support], torch.from_numpy(WET).unsqueeze(1), BaseDensity())
+    assert made.axes[0].support.atoms == (0.0,) and made.axes[0].shares == (np.mean(WET == 0),)
+    again = Targets.restore(made.plain(), BaseDensity())
+    assert again.axes[0].support == made.axes[0].support
+    without = Targets.of(["y"], [support], torch.from_numpy(WET[WET > 0]).unsqueeze(1), BaseDensity())
+    assert without.axes[0].support.atoms == ()

@@ -45,9 +45,11 @@ class Circle(Support):
 
     @override
     def fitted(self, y: Tensor) -> Circle:
-        if self.low is not None:
-            return self
-        return self.model_copy(update={"low": -self.period / 2 if bool((y < 0).any()) else 0.0})
+        made = super().fitted(y)
+        assert isinstance(made, Circle)
+        if made.low is not None:
+            return made
+        return made.model_copy(update={"low": -self.period / 2 if bool((y < 0).any()) else 0.0})
 
     @override
     def coordinate(self, y: Tensor) -> Tensor:

@@ -194,7 +194,7 @@ class Targets:
         """
         if len(supports) != len(names):
             raise UserError(f"data.support has {len(supports)} entries for {len(names)} targets: {', '.join(names)}")
-        bent = next((s for s in supports if not s.line or s.atoms), None)
+        bent = next((s for s in supports if not s.line or s.atoms or s.find_atoms), None)
         if len(names) > 1 and bent is not None:
             kind = f"{bent.name} with atoms" if bent.line else bent.name
             raise UserError(f"support={kind} takes one target, and there are {len(names)}; use real or positive")

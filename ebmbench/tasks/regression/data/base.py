@@ -18,6 +18,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.core.rng import Draws
 from ebmbench.core.settings import Component
 from ebmbench.supports.base import Support, Supports
+from ebmbench.supports.guess import Setting
 from ebmbench.supports.real import Real
 
 if TYPE_CHECKING:
@@ -160,6 +161,11 @@ class Data(Component):
         """Returns the support of each target; one that is given alone serves all."""
         given = self.support or (self.default_support,)
         return given * targets if len(given) == 1 else given
+
+    @property
+    def known_support(self) -> Setting | None:
+        """The support of its targets, where the data say it; a run suggests it and takes it if `support` says so."""
+        return None
 
     @property
     def label(self) -> str:
