@@ -72,6 +72,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         missing: values that stand for a missing one, such as `[-200]`.
         support: the values that a target can have, as `data.support` takes it: `"positive"`, `{"name": "circle",
             "period": 360}`; a list for several targets; None: real numbers, and `notes_` suggest what they look like.
+        calibrate: whether half of the validation rows are held back from early stopping, so that `interval` and
+            `region` cover what they say (one target; docs/data.md says what is guaranteed, and what is not).
         validation_fraction: share of the rows for early stopping.
         split_rule, split_by: which rows these are: `random`, `group` (rows with the same value of the column `split_by`
             stay together) or `time` (the latest rows by the column `split_by`, or by the one column of dates).
@@ -103,6 +105,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         categorical: Sequence[str | int] = (),
         missing: Sequence[float | str] = (),
         support: Any = None,
+        calibrate: bool = False,
         validation_fraction: float = 0.2,
         split_rule: str = "random",
         split_by: str | None = None,
@@ -124,6 +127,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         self.categorical = categorical
         self.missing = missing
         self.support = support
+        self.calibrate = calibrate
         self.validation_fraction = validation_fraction
         self.split_rule = split_rule
         self.split_by = split_by
@@ -205,7 +209,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             count = len(config.seeds) - len(seeds)
             text = f"{count} of {len(config.seeds)} seeds diverged, and {'is' if count == 1 else 'are'} left out"
             warnings.warn(text, ConvergenceWarning, 3)
-        plain = learner.fitted.plain()
+        plain = learner.fitted.plain() | ({"held": learner.fitted.held_rows()} if self.calibrate else {})
         self.model_ = RegressionModel(task.stackable, task.base, parameters, seeds, plain, setup.backend)
         self.model_.warns = self.warn
         self.seeds_, self.history_ = seeds, pd.DataFrame(history)
@@ -216,6 +220,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             "task": "regression",
             "data": "table",
             "data.support": self.support,
+            "task.calibrate": True if self.calibrate else None,
             "model": self.model,
             "method": self.method or (default_method(num_targets) if self._is_energy() else None),
             "network": self.network,

@@ -274,10 +274,19 @@ class Density:
 
         On a circle they are those of the arc around the mean, from one end to the other, which may pass the seam.
         """
-        tails = torch.cat(((1 - level) / 2, (1 + level) / 2)).double()
-        ends = self._opened._quantile(tails.expand(len(self.y), -1))
-        low, high = ends.chunk(2, -1)
+        low, high = self._ends(level)
         return self._wrapped(low), self._wrapped(high)
+
+    def width(self, level: Tensor) -> Tensor:
+        """Returns the lengths of central intervals of some probabilities `[L]`: `[N, L]`."""
+        low, high = self._ends(level)
+        return high - low
+
+    def _ends(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the ends of central intervals; on a circle of the line that is cut opposite to the mean."""
+        tails = torch.cat(((1 - level) / 2, (1 + level) / 2)).double()
+        low, high = self._opened._quantile(tails.expand(len(self.y), -1)).chunk(2, -1)
+        return low, high
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Returns independent draws, `[N, count]`."""
@@ -322,6 +331,27 @@ class Density:
         column = made._unwrapped(y.unsqueeze(-1))
         low = made.below(column)
         return (low + uniform.unsqueeze(-1) * (made.cdf_at(column) - low)).squeeze(-1)
+
+    def interval_rank(self, y: Tensor) -> Tensor:
+        """Returns the least level at which the central interval holds y, of one y each: `[N] -> [N]`."""
+        made = self._opened
+        column = made._unwrapped(y.unsqueeze(-1))
+        return torch.maximum(1 - 2 * made.cdf_at(column), 2 * made.below(column) - 1).squeeze(-1).clamp(min=0)
+
+    def region_rank(self, y: Tensor) -> Tensor:
+        """Returns the least level at which the region holds y, of one y each: `[N] -> [N]`; at an atom 0."""
+        column = self._unwrapped(y.unsqueeze(-1))
+        own = self.pmf(column)
+        if self.axis.support.discrete:
+            before = (self.mass > own) | ((self.mass == own) & (self.y[:, :-1] < column))
+            return torch.where(own > 0, (self.mass * before).sum(-1, keepdim=True), 1.0).squeeze(-1)
+        least, width = self.at(column), self._width
+        left, right = self.height[:, :-1], self.height[:, 1:]
+        bottom, top = torch.minimum(left, right), torch.maximum(left, right)
+        part = ((top - least) / (top - bottom).clamp(min=1e-300)).clamp(0, 1)
+        share = part * (top + torch.maximum(least, bottom)) / (top + bottom).clamp(min=1e-300)
+        above = torch.where(width > 0, self.mass * torch.where(top > least, share, 0.0), self.mass)
+        return torch.where(own > 0, 0.0, above.sum(-1, keepdim=True)).squeeze(-1).clamp(max=1)
 
     def crps(self, y: Tensor) -> Tensor:
         """Returns the continuous ranked probability score, `∫ (F(t) − 1{t ≥ y})² dt`, of one y each: `[N] -> [N]`.

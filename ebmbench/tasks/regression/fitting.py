@@ -28,6 +28,7 @@ from ebmbench.supports.real import Real
 from ebmbench.supports.targets import Targets
 from ebmbench.tasks.base import Setup
 from ebmbench.tasks.regression import scoring
+from ebmbench.tasks.regression.calibration import hold_back
 from ebmbench.tasks.regression.conditional import NEAR_NODES, Conditionals
 from ebmbench.tasks.regression.data.base import Split, check_targets
 from ebmbench.tasks.regression.data.notes import outside_notes, sampling_notes, support_notes, target_notes
@@ -84,6 +85,7 @@ class FitLearner(RegressionLearner):
             supports = task.data.supports(len(split.target_names))
             for note in sampling_notes(split, setup.method, supports) if split.truth is None else ():
                 _say_once(task.dataset_name, note)
+        split, held = hold_back(split) if task.calibrate else (split, None)
         self.task, self.split = task, split
         train = self.split.train
         supports = task.data.supports(len(self.split.target_names))
@@ -115,7 +117,7 @@ class FitLearner(RegressionLearner):
         nodes = NodeDensity.of(dense, axis.measure).to(device) if one and not targets.discrete else None
         cloud = None if one else Cloud.of_targets(y).to(device)
         self.conditionals = Conditionals(stack, targets, nodes, cloud, len(self.seeds))
-        self.fitted = Fitted(self.split, self.scaling, self.conditionals, self.seeds, device, dtype)
+        self.fitted = Fitted(self.split, self.scaling, self.conditionals, self.seeds, device, dtype, held)
         if one and not self.conditionals.normalised:
             self.partition_nodes = len(targets.axes[0].points) + (0 if nodes is None else task.base.nodes + NEAR_NODES)
         self.optimizer = eager(torch.optim.AdamW)(

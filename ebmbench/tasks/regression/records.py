@@ -4,6 +4,7 @@ model.json       transform, scaling and base density's nodes
 examples.*       a row for each test row and seed (Parquet where pyarrow can be imported, else .csv.gz)
 ensemble.csv     scores of the mixture of the seeds' densities
 calibration.csv  coverage at each level, by seed
+held.npz         encoded inputs and targets of the rows that were held back to calibrate, if any were
 pictures.npz     densities of a few test rows
 densities.npz    densities over the plane of x and y, where there is one input
 """
@@ -46,8 +47,10 @@ PICTURE_POINTS = 601
 
 
 def write_model(fitted: Fitted, run_dir: Path) -> None:
-    """Writes `model.json`."""
+    """Writes `model.json`, and the held rows if there are any."""
     write_atomically(run_dir / "model.json", (json.dumps(fitted.plain(), indent=1) + "\n").encode())
+    if fitted.held is not None:
+        write_arrays(run_dir / "held.npz", fitted.held_rows())
 
 
 def write_part(fitted: Fitted, scores: RowScores, log_base: Tensor, good: Sequence[bool], run_dir: Path) -> None:

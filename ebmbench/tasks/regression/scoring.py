@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from ebmbench.core.importance import Weighted
 from ebmbench.core.rng import Streams
 from ebmbench.supports.target_range import MUCH_OUTSIDE
 from ebmbench.tasks.regression import plane, records
+from ebmbench.tasks.regression.calibration import Calibration
 from ebmbench.tasks.regression.conditional import NEAR, START_NODES, Conditionals, around
 from ebmbench.tasks.regression.data.base import Arrays, Law
 from ebmbench.tasks.regression.density import Density
@@ -36,6 +37,8 @@ BLIND_FROM = 16
 
 A mode with half of the mass, made for the test: log Z is 0.54 too low of 0.69 at 16 targets.
 """
+LEVEL = 0.9
+"""Of the intervals and regions that are scored."""
 POINTS = 99
 """Equally likely points that stand for a density where those of several seeds are mixed."""
 
@@ -295,8 +298,9 @@ def evaluate(
     if fitted.split.truth is not None:
         common["nll_true"] = -float(fitted.split.truth.log_prob(test.given, y.unsqueeze(1)).mean())
     published = plane.published_scores(fitted)
+    calibrated = _calibrated(fitted)
     rows = [
-        {**summarise(scores, index, y, log_base), **common, **more[index], **published[index]}
+        {**summarise(scores, index, y, log_base), **common, **more[index], **published[index], **calibrated[index]}
         for index in range(len(fitted.seeds))
     ]
     if fitted.split.kl_grid is not None:
@@ -305,6 +309,38 @@ def evaluate(
     good = [not (stopped or task.is_broken(row)) for stopped, row in zip(diverged, rows, strict=True)]
     records.write_part(fitted, scores, log_base, good, run_dir)
     return rows
+
+
+def _calibrated(fitted: Fitted) -> list[dict[str, float]]:
+    """Returns of each seed how its intervals and regions of 90 % cover test rows, with and without held rows."""
+    if fitted.held is None:
+        return [{} for _ in fitted.seeds]
+
+    def densities(model: Conditionals, rows: Arrays) -> Iterator[tuple[Density, Tensor]]:
+        x, _ = fitted.standardised(rows.x, rows.y)
+        y = rows.y[:, 0].double().to(x.device)
+        for some in torch.arange(len(x), device=x.device).split(ROWS * 8):
+            yield model.densities(x[some])[0], y[some]
+
+    found = []
+    for model in fitted.conditionals.each():
+        made = Calibration.of(densities(model, fitted.held))
+        interval, region = made.interval_level(LEVEL), made.region_level(LEVEL)
+        levels = torch.tensor([LEVEL, interval], dtype=torch.float64, device=fitted.device)
+        parts = [
+            torch.cat(
+                (
+                    density.width(levels),
+                    (density.interval_rank(y) <= interval).double().unsqueeze(1),
+                    (density.region_rank(y) <= region).double().unsqueeze(1),
+                ),
+                1,
+            )
+            for density, y in densities(model, fitted.split.test)
+        ]
+        names = ("width_90", "calibrated_width_90", "calibrated_coverage_90", "calibrated_region_90")
+        found.append(dict(zip(names, torch.cat(parts).mean(0).tolist(), strict=True)))
+    return found
 
 
 def val_nll(fitted: Fitted) -> Tensor:

@@ -102,6 +102,15 @@ class Regression(Task):
                True),
         Metric("coverage_90", "coverage of 90 %", 0.9, "coverage of the 90 % interval", r"coverage of 90\,\%", True,
                ("strip",), bounds=(0, 1)),
+        Metric("width_90", "width of 90 %", "lower", "mean width of the 90 % interval, units of y", r"width of 90\,\%",
+               True, bounds=(0, math.inf)),
+        Metric("calibrated_coverage_90", "calibrated coverage of 90 %", 0.9, "coverage of the calibrated 90 % interval",
+               r"calibrated coverage of 90\,\%", True, bounds=(0, 1)),
+        Metric("calibrated_width_90", "calibrated width of 90 %", "lower",
+               "mean width of the calibrated 90 % interval, units of y", r"calibrated width of 90\,\%", True,
+               bounds=(0, math.inf)),
+        Metric("calibrated_region_90", "calibrated region of 90 %", 0.9, "coverage of the calibrated 90 % region",
+               r"calibrated region of 90\,\%", True, bounds=(0, 1)),
         Metric("calibration_error", "calibration error", "lower", "mean distance of coverage from its level", "", True),
         Metric("ensemble_nll", "ensemble NLL", "lower", "NLL of the mixture of the seeds, nats", "", True,
                of_model=False),
@@ -146,6 +155,9 @@ class Regression(Task):
     network: Annotated[Network | None, Choice("mlp")] = None
     base: BaseDensity = BaseDensity()
     standardize: bool = Field(True, description="whether networks see inputs and targets in standard deviations")
+    calibrate: Literal[True] | None = Field(
+        None, description="whether half of the validation rows are held back, for intervals and regions that cover y"
+    )
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings that results depend on; a dataset says its own."""
