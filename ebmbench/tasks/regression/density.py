@@ -341,11 +341,11 @@ class Density:
     def region_rank(self, y: Tensor) -> Tensor:
         """Returns the least level at which the region holds y, of one y each: `[N] -> [N]`; at an atom 0."""
         column = self._unwrapped(y.unsqueeze(-1))
-        own = self.pmf(column)
         if self.axis.support.discrete:
+            own = (self.mass * (self.y[:, :-1] == column)).sum(-1, keepdim=True)
             before = (self.mass > own) | ((self.mass == own) & (self.y[:, :-1] < column))
             return torch.where(own > 0, (self.mass * before).sum(-1, keepdim=True), 1.0).squeeze(-1)
-        least, width = self.at(column), self._width
+        own, least, width = self.pmf(column), self.at(column), self._width
         left, right = self.height[:, :-1], self.height[:, 1:]
         bottom, top = torch.minimum(left, right), torch.maximum(left, right)
         part = ((top - least) / (top - bottom).clamp(min=1e-300)).clamp(0, 1)
