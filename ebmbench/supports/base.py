@@ -98,6 +98,10 @@ class Support(Component):
         """Returns `log dy/du`: what the log-density of u has more than that of y."""
         return torch.zeros_like(u)
 
+    def difference(self, y: Tensor, other: Tensor) -> Tensor:
+        """Returns how far values y are above others; on a circle by the shorter way."""
+        return y - other
+
     def scale(self, u: Tensor) -> tuple[float, float]:
         """Returns the mean and standard deviation by which training coordinates `[N]` are standardised."""
         return float(u.mean()), float(u.std(correction=0))

@@ -57,6 +57,10 @@ class Circle(Support):
         return low + torch.remainder(y - low, self.period)
 
     @override
+    def difference(self, y: Tensor, other: Tensor) -> Tensor:
+        return torch.remainder(y - other + self.period / 2, self.period) - self.period / 2
+
+    @override
     def scale(self, u: Tensor) -> tuple[float, float]:
         return (self.low or 0.0) + self.period / 2, self.period / TURN
 

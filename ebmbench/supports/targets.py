@@ -283,6 +283,11 @@ class Targets:
         """Returns the values of z `[..., D]`, float64."""
         return torch.stack([axis.value(part) for axis, part in zip(self.axes, z.unbind(-1), strict=True)], -1)
 
+    def difference(self, y: Tensor, other: Tensor) -> Tensor:
+        """Returns how far values `[..., D]` are above others."""
+        parts = zip(self.axes, y.unbind(-1), other.unbind(-1), strict=True)
+        return torch.stack([axis.support.difference(one, two) for axis, one, two in parts], -1)
+
     def log_slope(self, z: Tensor) -> Tensor:
         """Returns what the log-density of z `[..., D]` has more than that of the values: `[...]`."""
         parts = [axis.log_slope(part) for axis, part in zip(self.axes, z.unbind(-1), strict=True)]

@@ -374,6 +374,20 @@ class Density:
         outside = (self.y[:, :1] - column).clamp(min=0) + (column - self.y[:, -1:]).clamp(min=0)
         return pieces.sum(-1) + (self._width.gather(-1, cell) * (split - whole) + outside).squeeze(-1)
 
+    def brier(self, y: Tensor) -> Tensor:
+        """Returns `Σ (p(a) - 1{y = a})²` over the atoms a, of one y each: `[N] -> [N]` (Brier, 1950)."""
+        atoms = self.y.new_tensor(self.axis.support.atoms)
+        return (self.pmf(atoms.expand(len(y), -1)) - (y.unsqueeze(-1) == atoms).double()).square().sum(-1)
+
+    @cached_property
+    def square(self) -> Tensor:
+        """`∫ p²`, `[N]`; of a discrete support `Σ p²`."""
+        if self.axis.support.discrete:
+            return self.mass.square().sum(-1)
+        mean = self.mass / self._width.clamp(min=1e-300)
+        cells = self._width * mean.square() * (1 + self._tilt.square() / 3)
+        return torch.where(self._width > 0, cells, 0.0).sum(-1)
+
     def mass_outside(self, low: Tensor, high: Tensor) -> Tensor:
         """Returns the mass below and above two values `[1]`, atoms apart: `[N]`."""
         count = len(self.y)
