@@ -438,15 +438,26 @@ class Density:
 
 
 def _threshold(width: np.ndarray, mass: np.ndarray, height: np.ndarray, wanted: float) -> float:
-    """Returns the height above which the cells of a density have a mass, by bisection."""
-    low, high = 0.0, float(height.max(initial=0.0))
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        if _mass_above(width, mass, height, middle).sum() >= wanted:
-            low = middle
+    """Returns the height above which the cells of a density have a mass.
+
+    Between two heights of nodes the mass above t is linear in t²; a level cell is above up to its own height.
+    """
+    heights = np.unique(np.append(height, 0.0))
+    low, high, at_low, at_high = 0, len(heights) - 1, float(mass[width > 0].sum()), 0.0
+    if wanted >= at_low:
+        return 0.0
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = float(_mass_above(width, mass, height, float(heights[middle])).sum())
+        if found >= wanted:
+            low, at_low = middle, found
         else:
-            high = middle
-    return low
+            high, at_high = middle, found
+    start, end = float(heights[low]), float(heights[high])
+    at_high += float(mass[(width > 0) & (height[:-1] == end) & (height[1:] == end)].sum())
+    if wanted <= at_high:
+        return float(np.nextafter(end, 0.0))
+    return math.sqrt(start**2 + (at_low - wanted) / (at_low - at_high) * (end**2 - start**2))
 
 
 def _mass_above(width: np.ndarray, mass: np.ndarray, height: np.ndarray, least: float) -> np.ndarray:
