@@ -179,7 +179,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             weight = None if sample_weight is None else _weights(sample_weight, len(targets) - num_val, num_val)
             split = self._split(inputs, targets, names, np.random.default_rng(int(first)), weight, groups, num_val)
             check_targets(split)
-            supports = config.task.data.supports(targets.shape[1])
+            task: Any = config.task
+            supports = task.data.supports(targets.shape[1])
             suggested = support_notes(split, python=True) if self.support is None else []
             sampling = sampling_notes(split, config.method, supports)
             self.notes_ = [*split.notes, *target_notes(split, supports), *sampling, *suggested]

@@ -29,7 +29,7 @@ def _targets(support: Support) -> Tensor:
     """Returns values of the support, `[1000]` float64, near the middle of its base measure."""
     generator = torch.Generator().manual_seed(0)
     normal, uniform = torch.randn(1000, generator=generator).double(), torch.rand(1000, generator=generator).double()
-    made = support.measure(BaseDensity(), 0.0, 1.0)
+    made = support.measure(BaseDensity(scale=1.0), 0.0, 1.0)
     u = made.sample(normal, uniform)
     return support.value(u.round() if support.discrete else u)
 

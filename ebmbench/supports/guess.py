@@ -55,7 +55,7 @@ def _is_turn(y: np.ndarray, first: float, last: float) -> bool:
     low, high, turn = float(y.min()), float(y.max()), last - first
     if not (first - 1e-6 <= low < first + NEAR_END * turn and last - NEAR_END * turn < high <= last + 1e-6):
         return False
-    return min(np.mean(y < first + turn / 4), np.mean(y > last - turn / 4)) > IN_QUARTER
+    return bool(min(np.mean(y < first + turn / 4), np.mean(y > last - turn / 4)) > IN_QUARTER)
 
 
 def _atoms(y: np.ndarray) -> list[float]:

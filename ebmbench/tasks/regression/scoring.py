@@ -385,13 +385,12 @@ def summarise(scores: RowScores, index: int, y: Tensor, log_base: Tensor, target
         log_base: the base density there, `[N]`, in the same units.
     """
     log_prob, one = scores.log_prob[index], y.shape[1] == 1
+    of_mean, of_median = (targets.difference(point[index], y) for point in (scores.mean, scores.median))
     bias = scores.bias[index].mean()
     result = {
         "nll": -log_prob.mean(),
         "nll_error": torch.hypot(_error_of_mean(scores.error[index]), bias),
-        **point_metrics(
-            log_prob, *(targets.difference(point[index].cpu(), y) for point in (scores.mean, scores.median)), log_base
-        ),
+        **point_metrics(log_prob, of_mean, of_median, log_base),
         **calibration_metrics(scores.pit[index], one),
         "crps" if one else "energy_score": scores.score[index].mean(),
     }
