@@ -25,9 +25,10 @@ from ebmbench.engine.train import Callbacks, Progress, train
 from ebmbench.methods.base import default_method
 from ebmbench.tasks.regression.data.base import Arrays, Split, check_targets, names_of
 from ebmbench.tasks.regression.data.frames import read_columns, split_table
-from ebmbench.tasks.regression.data.notes import sampling_notes, target_notes, warn
+from ebmbench.tasks.regression.data.notes import sampling_notes, support_notes, target_notes, warn
 from ebmbench.tasks.regression.data.splits import held_out, rule_values
 from ebmbench.tasks.regression.data.transforms import ArrayInput
+from ebmbench.tasks.regression.density import Density, Mode, Region
 from ebmbench.tasks.regression.model import RegressionModel
 from ebmbench.tasks.regression.outside import learner as make_learner
 
@@ -69,6 +70,10 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         epochs, batch_size, learning_rate: of training; None: as `ebmbench describe task regression` says.
         categorical: columns of numbers that are categories, by name, or by place in an array.
         missing: values that stand for a missing one, such as `[-200]`.
+        support: the values that a target can have, as `data.support` takes it: `"positive"`, `{"name": "circle",
+            "period": 360}`; a list for several targets; None: real numbers, and `notes_` suggest what they look like.
+        calibrate: whether half of the validation rows are held back from early stopping, so that `interval` and
+            `region` cover what they say (one target; docs/data.md says what is guaranteed, and what is not).
         validation_fraction: share of the rows for early stopping.
         split_rule, split_by: which rows these are: `random`, `group` (rows with the same value of the column `split_by`
             stay together) or `time` (the latest rows by the column `split_by`, or by the one column of dates).
@@ -99,6 +104,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         learning_rate: float | None = None,
         categorical: Sequence[str | int] = (),
         missing: Sequence[float | str] = (),
+        support: Any = None,
+        calibrate: bool = False,
         validation_fraction: float = 0.2,
         split_rule: str = "random",
         split_by: str | None = None,
@@ -119,6 +126,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         self.learning_rate = learning_rate
         self.categorical = categorical
         self.missing = missing
+        self.support = support
+        self.calibrate = calibrate
         self.validation_fraction = validation_fraction
         self.split_rule = split_rule
         self.split_by = split_by
@@ -170,7 +179,11 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             weight = None if sample_weight is None else _weights(sample_weight, len(targets) - num_val, num_val)
             split = self._split(inputs, targets, names, np.random.default_rng(int(first)), weight, groups, num_val)
             check_targets(split)
-            self.notes_ = [*split.notes, *target_notes(split), *sampling_notes(split, config.method)]
+            task: Any = config.task
+            supports = task.data.supports(targets.shape[1])
+            suggested = support_notes(split, python=True) if self.support is None else []
+            sampling = sampling_notes(split, config.method, supports)
+            self.notes_ = [*split.notes, *target_notes(split, supports), *sampling, *suggested]
             if self.warn:
                 warn(self.notes_, 2)
             self._train(config, split)
@@ -197,7 +210,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             count = len(config.seeds) - len(seeds)
             text = f"{count} of {len(config.seeds)} seeds diverged, and {'is' if count == 1 else 'are'} left out"
             warnings.warn(text, ConvergenceWarning, 3)
-        plain = learner.fitted.plain()
+        plain = learner.fitted.plain() | ({"held": learner.fitted.held_rows()} if self.calibrate else {})
         self.model_ = RegressionModel(task.stackable, task.base, parameters, seeds, plain, setup.backend)
         self.model_.warns = self.warn
         self.seeds_, self.history_ = seeds, pd.DataFrame(history)
@@ -210,6 +223,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         given: dict[str, Any] = {
             "task": "regression",
             "data": "table",
+            "data.support": self.support,
+            "task.calibrate": True if self.calibrate else None,
             "model": self.model,
             "method": self.method or (default_method(num_targets) if self._is_energy() else None),
             "network": self.network,
@@ -361,9 +376,11 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         return self.model_
 
     @_as_value_error()
-    def predict(self, X: Any) -> np.ndarray:
-        """Returns the mean of y for each row, `[N]` or `[N, D]`."""
-        return self._fitted.mean(self._inputs(X)).numpy()
+    def predict(self, X: Any, point: str = "mean") -> np.ndarray:
+        """Returns a y for each row, `[N]` or `[N, D]`: the `mean`, the `median` or the `mode`."""
+        if point not in POINTS:
+            raise UserError(f"point={shown(point)} is not allowed: choose from {', '.join(POINTS)}")
+        return getattr(self._fitted, point)(self._inputs(X)).numpy()
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """Returns R² of the mean of y; several targets count alike."""
@@ -375,9 +392,34 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         return self._fitted.std(self._inputs(X)).numpy()
 
     @_as_value_error()
+    def density(self, X: Any) -> Density:
+        """Returns the densities of all rows as one object, which has every answer (one target)."""
+        return self._fitted.densities(self._inputs(X))
+
+    @_as_value_error()
+    def median(self, X: Any) -> np.ndarray:
+        """Returns the median of y for each row, `[N]` or `[N, D]` (of each target)."""
+        return self.predict(X, "median")
+
+    @_as_value_error()
     def mode(self, X: Any) -> np.ndarray:
         """Returns the likeliest y for each row, `[N]` or `[N, D]`."""
-        return self._fitted.mode(self._inputs(X)).numpy()
+        return self.predict(X, "mode")
+
+    @_as_value_error()
+    def modes(self, X: Any) -> list[list[Mode]]:
+        """Returns the modes of each row, with `place` and `mass`, the one with the most mass first (one target)."""
+        return self._fitted.modes(self._inputs(X))
+
+    @_as_value_error()
+    def region(self, X: Any, level: float = 0.9) -> list[Region]:
+        """Returns the smallest set of a probability, for each row: its `pieces`, `length` and `mass` (one target)."""
+        return self._fitted.region(self._inputs(X), level)
+
+    @_as_value_error()
+    def pmf(self, X: Any, y: Any) -> np.ndarray:
+        """Returns the probability of K values by themselves, `[N, K]`; 0 where one has a density (one target)."""
+        return self._fitted.pmf(self._inputs(X), y).numpy()
 
     @_as_value_error()
     def log_prob(self, X: Any, y: Any) -> np.ndarray:
@@ -397,8 +439,11 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         return self._fitted.quantile(self._inputs(X), probability).numpy()
 
     @_as_value_error()
-    def interval(self, X: Any, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
-        """Returns the ends of the central interval that holds y with a probability, `[N]` or `[N, D]` each."""
+    def interval(self, X: Any, level: Any = 0.9) -> tuple[np.ndarray, np.ndarray]:
+        """Returns the ends of the central interval that holds y with a probability, `[N]` or `[N, D]` each.
+
+        Several levels `[L]` give `[N, L]` each (one target).
+        """
         low, high = self._fitted.interval(self._inputs(X), level)
         return low.numpy(), high.numpy()
 
@@ -428,6 +473,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
 
 MIN_ROWS = 5
 """With fewer there is nothing to train and to stop with."""
+POINTS = ("mean", "median", "mode")
 VALIDATION_RULES = ("random", "group", "time")
 
 

@@ -17,7 +17,7 @@ from ebmbench.models.networks.base import Network
 from tests.docs_runner import ROOT
 
 LIBRARIES = ("ngboost", "treeffuser")
-KINDS = ("method", "proposal", "model", "network")
+KINDS = ("method", "proposal", "model", "network", "support")
 ELSEWHERE = ("paper", "ebm", "tabpfn", "tabicl")  # the last two need weights: tests/models/test_quantiles.py
 SLOW = ("boosted-quantiles", "conformal-quantiles")
 OWN = [
@@ -245,3 +245,75 @@ def test_a_network_whose_rows_depend_on_each_other_is_seen() -> None:
     assert not faults(base)
     assert all("depends on the other rows" in fault for found in faults(Batched).values() for fault in found)
     assert len(faults(Batched)) == 1
+
+
+SUPPORT = """
+import torch
+from ebmbench import Support, register
+
+@register
+class Mine(Support):
+    \"\"\"Numbers between 0 and 1, by their logit.\"\"\"
+
+    name = "{name}"
+    line = True
+
+    @property
+    def text(self):
+        return "between 0 and 1"
+
+    def inside(self, y):
+        return (y > 0) & (y < 1)
+
+    def coordinate(self, y):
+        return torch.logit(y)
+
+    def value(self, u):
+        return torch.sigmoid(u)
+
+    def log_slope(self, u):
+        return torch.sigmoid(u).mul(torch.sigmoid(-u)).log()
+
+    def measure(self, base, mean, std):
+        return base
+
+{more}
+"""
+WRAPPED = """
+class Other:
+    flat = False
+    def __init__(self, base, **changes): self.base, self.changes = base, changes
+    def __getattr__(self, name): return self.__dict__["changes"].get(name, getattr(self.__dict__["base"], name))
+"""
+BROKEN_SUPPORTS = {
+    "no-slope": ("    def log_slope(self, u): return torch.zeros_like(u)", "its values are inside"),
+    "one-way": ("    def value(self, u): return torch.sigmoid(2 * u)", "its values are inside"),
+    "narrow": ("    def inside(self, y): return (y > 0.3) & (y < 1)", "its values are inside"),
+    "heavy": ("    def measure(self, base, mean, std): return Other(base, log_prob=lambda z: base.log_prob(z) + 0.1)",
+              "the mass of its base measure is 1"),
+    "off-law": ("    def measure(self, base, mean, std): return Other(base, sample=lambda n, u: base.scale * n + 1)",
+                "draws of its base measure follow it"),
+    "short-grid": ("    def measure(self, base, mean, std): return Other(base, grid=lambda n: base.grid(n)[n // 2 :])",
+                   "the nodes that integrals are taken on hold all of its mass"),
+    "moved": ("    def place(self, z, mean, std): return 2 * z", "draws of a proposal that place moves"),
+    "embedded": ("    def embed(self, z): return z.sin().unsqueeze(-1)", "what networks see of a value"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BROKEN_SUPPORTS)
+def test_each_fault_of_a_support_is_found(tmp_path: Path, name: str) -> None:
+    more, expected = BROKEN_SUPPORTS[name]
+    path = tmp_path / f"{name.replace('-', '_')}.py"
+    path.write_text(WRAPPED + SUPPORT.format(name=name, more=more))
+    (module,) = plugins.load([str(path)])
+    (cls,) = plugins.load_one(module).components
+    found = faults(cls)
+    assert any(check.startswith(expected) for check in found), found
+
+
+def test_a_support_of_one_s_own_keeps_the_contract(tmp_path: Path) -> None:
+    path = tmp_path / "sound_support.py"
+    path.write_text(SUPPORT.format(name="sound-support", more=""))
+    (module,) = plugins.load([str(path)])
+    (cls,) = plugins.load_one(module).components
+    assert not faults(cls)

@@ -417,3 +417,35 @@ def test_it_needs_no_hydra(tmp_path: Path) -> None:
     fit = "ebmbench.EnergyRegressor(epochs=1).fit([[0.1 * k] for k in range(30)], [0.3 * k for k in range(30)])"
     code = f"import ebmbench, sys; {fit}; assert 'hydra' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+
+
+def test_a_support_and_every_answer() -> None:
+    """A gamma with zeros, told what it is: no mass below 0, the probability of 0, modes and regions."""
+    random = np.random.default_rng(0)
+    x = random.uniform(-1, 1, (400, 1))
+    y = np.where(random.random(400) < 0.4, 0.0, random.gamma(4, size=400))
+    quick = QUICK | {"epochs": 20}
+    plain = EnergyRegressor(**quick, warn=False).fit(x, y)
+    assert any("support={'name': 'positive', 'atoms': [0.0]} models it so" in note for note in plain.notes_)
+    model = EnergyRegressor(**quick, support={"name": "positive", "atoms": "auto"}, warn=False).fit(x, y)
+    assert any("by atoms=auto: 0 (" in note for note in model.notes_)
+    assert not any("models it so" in note for note in model.notes_)
+    rows = x[:3]
+    np.testing.assert_allclose(model.pmf(rows, [0.0])[:, 0], 0.4, atol=0.1)
+    np.testing.assert_allclose(model.pmf(rows, [0.0])[:, 0], np.exp(model.log_prob(rows, np.zeros(3))), rtol=1e-4)
+    assert (model.cdf(rows, -1e-9) == 0).all() and model.cdf(rows, np.ones((3, 2))).shape == (3, 2)
+    for modes, region in zip(model.modes(rows), model.region(rows, 0.8), strict=True):
+        assert 0.0 in [mode.place for mode in modes] and region.pieces[0][0] == 0
+        assert region.mass == pytest.approx(0.8, abs=0.01)
+    low, high = model.interval(rows, [0.5, 0.9])
+    assert low.shape == (3, 2) and (low >= 0).all() and (high[:, 1] > high[:, 0]).all()
+    assert len(model.density(rows)) == 3
+    points = {point: model.predict(rows, point) for point in ("mean", "median", "mode")}
+    np.testing.assert_array_equal(points["median"], model.quantile(rows, 0.5))
+    np.testing.assert_array_equal(points["mode"], model.mode(rows))
+    with pytest.raises(ValueError, match="point='best' is not allowed: choose from mean, median, mode"):
+        model.predict(rows, "best")
+    with pytest.raises(ValueError, match="is no support"):
+        EnergyRegressor(**quick, support=3).fit(x, y)
+    with pytest.raises(ValueError, match=r"the target 'y' is 0 in .* training rows, and support=positive takes"):
+        EnergyRegressor(**quick, support="positive").fit(x, y)

@@ -18,6 +18,7 @@ from ebmbench.core.step import Step
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.supports.base import Support, support_of
 from ebmbench.supports.circle import Circle
+from ebmbench.supports.guess import guess, text_of
 from ebmbench.supports.integers import Integers
 from ebmbench.supports.interval import Interval
 from ebmbench.supports.measure import BaseDensity
@@ -25,10 +26,15 @@ from ebmbench.supports.placed import Placed
 from ebmbench.supports.positive import Positive
 from ebmbench.supports.real import Real
 from ebmbench.supports.targets import Axis, Embedded, Targets
+from ebmbench.tasks.regression import records
+from ebmbench.tasks.regression.data.base import Arrays, Split
+from ebmbench.tasks.regression.data.notes import support_notes
+from ebmbench.tasks.regression.data.transforms import ArrayInput
 from ebmbench.tasks.regression.data.values import LAWS, ValueLaw
 from ebmbench.tasks.regression.density import Density
 from ebmbench.tasks.regression.fitting import FitLearner
 from ebmbench.tasks.regression.quadrature import GridDensity
+from ebmbench.tasks.regression.scores import crps_of_points, pinball, qice
 
 TRAINING = torch.tensor([0.2, 0.3, 0.4, 0.9, 1.0, 2.0, 3.0, 5.0], dtype=torch.float64)
 KINDS: list[tuple[Support, Tensor]] = [
@@ -170,6 +176,10 @@ def test_trained_models_find_the_truth_on_each_support(law: str, method: str) ->
 
     scores = scoring.score_rows(made.fitted, made.split.test)
     assert float(scores.d_kl.mean()) < 0.03
+    if LAWS[law][0].atoms:  # y = 0
+        test, zero = made.split.test, torch.zeros(300, 1, 1)
+        oracle = (ValueLaw(law).log_prob(test.x, zero).exp() - (test.y == 0).double()).square().mean()
+        assert float(scores.brier.mean()) < float(oracle) + 0.005
 
 
 # ------------------------------------------------------------------------------------------ densities
@@ -292,3 +302,109 @@ def test_a_density_integrates_to_one_and_agrees_with_its_cdf(std: float) -> None
     y = torch.tensor([[-1.0, 0.31 - std, 0.31, 0.31 + std, 2.0]], dtype=torch.float64)
     expected = 0.5 * stats.norm(1, 1).cdf(y) + 0.5 * stats.norm(0.31, std).cdf(y)
     np.testing.assert_allclose(made.cdf(y), expected, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------ guesses and atoms
+
+DRAWN = np.random.default_rng(0)
+WET = np.where(DRAWN.random(500) < 0.3, 0.0, DRAWN.lognormal(size=500))
+
+
+@pytest.mark.parametrize(
+    ("y", "setting"),
+    [
+        (DRAWN.normal(size=500), None),
+        (20 + DRAWN.normal(size=500), None),
+        (DRAWN.lognormal(size=500), "positive"),
+        (DRAWN.poisson(3, 500), "integers"),
+        (DRAWN.poisson(3, 500) - 4, {"name": "integers", "low": None}),
+        (DRAWN.integers(0, 7, 500), "integers"),
+        (DRAWN.integers(10_000, 90_000, 500), None),
+        (DRAWN.uniform(-np.pi, np.pi, 500), {"name": "circle", "period": 6.283185}),
+        (DRAWN.integers(0, 37, 500) * 10, {"name": "circle", "period": 360}),
+        (DRAWN.beta(2, 3, 500), {"name": "interval", "low": 0, "high": 1}),
+        (WET, {"name": "positive", "atoms": [0.0]}),
+        (np.append(DRAWN.normal(size=400), np.full(100, 2.5)), {"name": "real", "atoms": [2.5]}),
+        (DRAWN.normal(size=500).round(1), None),
+    ],
+)
+def test_a_guess_is_a_support_that_takes_the_rows(y: np.ndarray, setting: object) -> None:
+    found = guess(y.astype(float))
+    assert (found and found[0]) == setting
+    if found:
+        words = f"data.support={text_of(found[0])}"
+        (support,) = compose(["task=regression", "data=values", "method=nce", words]).task.data.support
+        assert axis(support, torch.from_numpy(y).double()).support.name in str(setting)
+
+
+@pytest.mark.parametrize(
+    ("frame", "sentence"),
+    [
+        ({"y": WET}, "'data.support={name: positive, atoms: [0]}' models it so; as it stands it is taken for a real"),
+        ({"a": np.exp(X := DRAWN.normal(size=500)), "b": X}, "'data.support=[positive, real]'"),
+        ({"y": DRAWN.normal(size=500)}, None),
+        ({"y": np.where(DRAWN.random(500) < 0.1, -200.0, DRAWN.lognormal(size=500))}, None),  # -200: missing values
+    ],
+)
+def test_a_note_suggests_the_support_that_targets_look_like(frame: dict[str, np.ndarray], sentence: str | None) -> None:
+    y = torch.tensor(np.stack(list(frame.values()), 1))
+    rows = Arrays(torch.zeros(len(y), 1), y)
+    notes = support_notes(Split(rows, rows, rows, list(frame), ["x"], ArrayInput((1,))))
+    assert (sentence is None and not notes) or sentence in notes[0]
+
+
+def test_atoms_that_are_found_are_those_of_the_training_rows() -> None:
+    support = support_of({"name": "positive", "atoms": "auto"})
+    made = Targets.of(["y"], [support], torch.from_numpy(WET).unsqueeze(1), BaseDensity())
+    assert made.axes[0].support.atoms == (0.0,) and made.axes[0].shares == (np.mean(WET == 0),)
+    again = Targets.restore(made.plain(), BaseDensity())
+    assert again.axes[0].support == made.axes[0].support
+    without = Targets.of(["y"], [support], torch.from_numpy(WET[WET > 0]).unsqueeze(1), BaseDensity())
+    assert without.axes[0].support.atoms == ()
+
+
+# ------------------------------------------------------------------------------------------ scores
+
+
+def test_scores_of_densities_are_their_closed_forms() -> None:
+    at = torch.tensor([0.0, 1.3], dtype=torch.float64)
+    rainy = rain()
+    both = Density(*(getattr(rainy, n).expand(2, -1) for n in ("y", "mass", "height")), rainy.axis)
+    np.testing.assert_allclose(both.brier(at), [0.36, 0.16], atol=1e-9)
+    assert float(wrapped(180, 5.0).square) == pytest.approx(1 / (10 * math.sqrt(math.pi)), rel=1e-3)
+    counts = Axis(Integers(), 4.0, 2.0, (), BaseDensity())
+    law = stats.poisson(3.0)
+    density, _ = Density.of(counts, None, torch.from_numpy(law.logpmf(counts.values.numpy())).unsqueeze(0))
+    assert float(density.square) == pytest.approx(float((law.pmf(np.arange(50)) ** 2).sum()), abs=1e-9)
+    ranked = float(density.crps(torch.tensor([2.0])))  # of integers it is the ranked probability score
+    assert ranked == pytest.approx(float(((law.cdf(np.arange(50)) - (np.arange(50) >= 2)) ** 2).sum()), abs=1e-6)
+
+
+def test_pinball_is_half_a_crps_and_qice_is_zero_of_uniform_numbers() -> None:
+    points = torch.from_numpy(stats.norm.ppf((np.arange(999) + 0.5) / 999)).unsqueeze(0)
+    y = torch.tensor([0.7], dtype=torch.float64)
+    assert float(pinball(points, y)) == pytest.approx(float(crps_of_points(points, y)) / 2, rel=1e-6)
+    assert float(qice((torch.arange(1000) + 0.5) / 1000)) == pytest.approx(0, abs=1e-6)
+    assert float(qice(torch.zeros(100))) == pytest.approx(0.18, abs=1e-6)
+
+
+def test_errors_on_a_circle_go_the_shorter_way() -> None:
+    support = Circle(period=360.0, low=0.0)
+    a, b = torch.tensor([1.0, 359.0, 90.0]).double(), torch.tensor([359.0, 1.0, 10.0]).double()
+    np.testing.assert_allclose(support.difference(a, b), [2, -2, 80])
+
+
+@pytest.mark.parametrize("centre", [0.0, 100.0])
+def test_the_scores_of_mixed_seeds_do_not_know_the_seam(centre: float) -> None:
+    """Two seeds that see the same wrapped normal, one a degree to either side; three observations near it."""
+    targets = Targets((Axis(Circle(period=360.0, low=0.0), 180.0, 180 / math.pi, (), BaseDensity()),))
+    steps = stats.norm(0, 5).ppf((np.arange(99) + 0.5) / 99)
+    y = (centre + np.array([[-4.0], [0.0], [6.0]])) % 360
+    means = np.stack([np.full((3, 1), (centre + side) % 360) for side in (-1, 1)])
+    points = np.stack([np.tile((centre + side + steps) % 360, (3, 1))[..., None] for side in (-1, 1)])
+    arrays = {"good": np.array([True, True]), "log_prob": np.zeros((2, 3)), "pit": np.full((2, 3), 0.5)}
+    arrays |= {"mean": means, "points": points, "y": y, "log_base": np.zeros(3)}
+    scores = records._mixture_scores(arrays, targets)
+    assert scores["rmse"] == pytest.approx(math.sqrt((16 + 36) / 3), abs=1e-6)
+    assert scores["mae"] == pytest.approx(10 / 3, abs=0.3) and 1 < scores["crps"] < 4
+    assert scores["interval_score"] == pytest.approx(2 * stats.norm(0, 5.1).ppf(0.95), rel=0.03)

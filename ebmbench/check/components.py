@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ebmbench.check import methods, networks, proposals, tasks
+from ebmbench.check import methods, networks, proposals, supports, tasks
 from ebmbench.check.methods import Note
 from ebmbench.config import compose
 from ebmbench.core import plugins
@@ -28,6 +28,7 @@ from ebmbench.methods.base import Method
 from ebmbench.models.base import DensityModel
 from ebmbench.models.networks.base import Network
 from ebmbench.models.outside import Outside
+from ebmbench.supports.base import Support
 from ebmbench.tasks.base import Task
 
 Check = Callable[[Any], Iterator[str]]
@@ -132,6 +133,7 @@ def _checks(cls: type[Component]) -> Iterator[tuple[str, Check]]:
         Network: networks.CHECKS,
         DensityModel: networks.CHECKS,
         Outside: networks.OUTSIDE_CHECKS,
+        Support: supports.CHECKS,
         Task: tasks.CHECKS,
     }
     found = [check for kind, checks in kinds.items() if issubclass(cls, kind) for check in checks]

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import BeforeValidator, Field
 
@@ -20,6 +21,9 @@ from ebmbench.supports.measure import BaseDensity, Measure
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+REPEATED, MOST_ATOMS = 0.05, 16
+"""A value is an atom, with `atoms: auto`, if more than this share of the training rows has it; so many at most."""
 
 LogProb = Callable[["Tensor"], "Tensor"]
 
@@ -47,8 +51,12 @@ class Support(Component):
     bounded: ClassVar[bool] = False
 
     atoms: tuple[float, ...] = Field(
-        (), max_length=16, description="values of positive probability beside the density, such as [0]"
+        (),
+        max_length=MOST_ATOMS,
+        description="values of positive probability beside the density, such as [0]; auto: those that more than 5 % of "
+        "the training rows have",
     )
+    find_atoms: Literal[True] | None = Field(None, description="what atoms: auto sets")
 
     @abstractmethod
     def inside(self, y: Tensor) -> Tensor:
@@ -74,7 +82,9 @@ class Support(Component):
 
     def fitted(self, y: Tensor) -> Support:
         """Returns it with what is chosen by the training targets `[N]`."""
-        return self
+        if self.find_atoms is None:
+            return self
+        return self.model_copy(update={"atoms": tuple(repeated(y.numpy())), "find_atoms": None})
 
     def coordinate(self, y: Tensor) -> Tensor:
         """Returns u for values y."""
@@ -87,6 +97,10 @@ class Support(Component):
     def log_slope(self, u: Tensor) -> Tensor:
         """Returns `log dy/du`: what the log-density of u has more than that of y."""
         return torch.zeros_like(u)
+
+    def difference(self, y: Tensor, other: Tensor) -> Tensor:
+        """Returns how far values y are above others; on a circle by the shorter way."""
+        return y - other
 
     def scale(self, u: Tensor) -> tuple[float, float]:
         """Returns the mean and standard deviation by which training coordinates `[N]` are standardised."""
@@ -118,6 +132,13 @@ class Support(Component):
         return type(self).place is not Support.place or bool(self.atoms)
 
 
+def repeated(y: np.ndarray) -> list[float]:
+    """Returns the values that more than a share `REPEATED` of the rows `[N]` has, `MOST_ATOMS` at most; rising."""
+    values, counts = np.unique(y, return_counts=True)
+    often = np.flatnonzero(counts > REPEATED * len(y))
+    return sorted(values[often[np.argsort(-counts[often], kind="stable")[:MOST_ATOMS]]].tolist())
+
+
 def support_of(given: Any) -> Support:
     """Returns a support from its settings: a name, or a mapping with `name`.
 
@@ -134,6 +155,8 @@ def support_of(given: Any) -> Support:
     except UserError as error:
         raise ValueError(str(error)) from None
     settings = {key: tuple(v) if isinstance(v, list) else v for key, v in raw.items() if key != "name"}
+    if settings.get("atoms") == "auto":
+        settings |= {"atoms": (), "find_atoms": True}
     for key in settings:
         if key not in cls.model_fields:
             raise ValueError(f"support={raw['name']} has no {key}; it has {', '.join(cls.model_fields)}")

@@ -45,14 +45,20 @@ class Circle(Support):
 
     @override
     def fitted(self, y: Tensor) -> Circle:
-        if self.low is not None:
-            return self
-        return self.model_copy(update={"low": -self.period / 2 if bool((y < 0).any()) else 0.0})
+        made = super().fitted(y)
+        assert isinstance(made, Circle)
+        if made.low is not None:
+            return made
+        return made.model_copy(update={"low": -self.period / 2 if bool((y < 0).any()) else 0.0})
 
     @override
     def coordinate(self, y: Tensor) -> Tensor:
         low = self.low or 0.0
         return low + torch.remainder(y - low, self.period)
+
+    @override
+    def difference(self, y: Tensor, other: Tensor) -> Tensor:
+        return torch.remainder(y - other + self.period / 2, self.period) - self.period / 2
 
     @override
     def scale(self, u: Tensor) -> tuple[float, float]:

@@ -194,7 +194,7 @@ class Targets:
         """
         if len(supports) != len(names):
             raise UserError(f"data.support has {len(supports)} entries for {len(names)} targets: {', '.join(names)}")
-        bent = next((s for s in supports if not s.line or s.atoms), None)
+        bent = next((s for s in supports if not s.line or s.atoms or s.find_atoms), None)
         if len(names) > 1 and bent is not None:
             kind = f"{bent.name} with atoms" if bent.line else bent.name
             raise UserError(f"support={kind} takes one target, and there are {len(names)}; use real or positive")
@@ -282,6 +282,11 @@ class Targets:
     def value(self, z: Tensor) -> Tensor:
         """Returns the values of z `[..., D]`, float64."""
         return torch.stack([axis.value(part) for axis, part in zip(self.axes, z.unbind(-1), strict=True)], -1)
+
+    def difference(self, y: Tensor, other: Tensor) -> Tensor:
+        """Returns how far values `[..., D]` are above others."""
+        parts = zip(self.axes, y.unbind(-1), other.unbind(-1), strict=True)
+        return torch.stack([axis.support.difference(one, two) for axis, one, two in parts], -1)
 
     def log_slope(self, z: Tensor) -> Tensor:
         """Returns what the log-density of z `[..., D]` has more than that of the values: `[...]`."""

@@ -18,7 +18,8 @@ def test_every_block_of_the_document(tmp_path: Path) -> None:
     _, predicted, gaussian, compared, python, search = run_document(ROOT / "docs" / "your-data.md", tmp_path)
     assert "missing numbers become the training rows' median, with an input that says so: year" in predicted
     table = pd.read_csv(tmp_path / "predicted.csv")
-    assert list(table) == ["row", "mean", "mode", "std", "low", "high", "outside", "log_prob"] and len(table) == 100
+    answers = ["mean", "median", "mode", "std", "low", "high", "modes", "region", "outside", "log_prob"]
+    assert list(table) == ["row", *answers] and len(table) == 100
     price = pd.read_csv(tmp_path / "new.csv")["price"]
     assert 0.75 < ((price >= table["low"]) & (price <= table["high"])).mean() <= 1
     assert (table["mean"] - price).abs().mean() < 0.4 * (price - price.mean()).abs().mean()

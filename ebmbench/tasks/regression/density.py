@@ -274,10 +274,19 @@ class Density:
 
         On a circle they are those of the arc around the mean, from one end to the other, which may pass the seam.
         """
-        tails = torch.cat(((1 - level) / 2, (1 + level) / 2)).double()
-        ends = self._opened._quantile(tails.expand(len(self.y), -1))
-        low, high = ends.chunk(2, -1)
+        low, high = self._ends(level)
         return self._wrapped(low), self._wrapped(high)
+
+    def width(self, level: Tensor) -> Tensor:
+        """Returns the lengths of central intervals of some probabilities `[L]`: `[N, L]`."""
+        low, high = self._ends(level)
+        return high - low
+
+    def _ends(self, level: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the ends of central intervals; on a circle of the line that is cut opposite to the mean."""
+        tails = torch.cat(((1 - level) / 2, (1 + level) / 2)).double()
+        low, high = self._opened._quantile(tails.expand(len(self.y), -1)).chunk(2, -1)
+        return low, high
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Returns independent draws, `[N, count]`."""
@@ -323,6 +332,27 @@ class Density:
         low = made.below(column)
         return (low + uniform.unsqueeze(-1) * (made.cdf_at(column) - low)).squeeze(-1)
 
+    def interval_rank(self, y: Tensor) -> Tensor:
+        """Returns the least level at which the central interval holds y, of one y each: `[N] -> [N]`."""
+        made = self._opened
+        column = made._unwrapped(y.unsqueeze(-1))
+        return torch.maximum(1 - 2 * made.cdf_at(column), 2 * made.below(column) - 1).squeeze(-1).clamp(min=0)
+
+    def region_rank(self, y: Tensor) -> Tensor:
+        """Returns the least level at which the region holds y, of one y each: `[N] -> [N]`; at an atom 0."""
+        column = self._unwrapped(y.unsqueeze(-1))
+        if self.axis.support.discrete:
+            own = (self.mass * (self.y[:, :-1] == column)).sum(-1, keepdim=True)
+            before = (self.mass > own) | ((self.mass == own) & (self.y[:, :-1] < column))
+            return torch.where(own > 0, (self.mass * before).sum(-1, keepdim=True), 1.0).squeeze(-1)
+        own, least, width = self.pmf(column), self.at(column), self._width
+        left, right = self.height[:, :-1], self.height[:, 1:]
+        bottom, top = torch.minimum(left, right), torch.maximum(left, right)
+        part = ((top - least) / (top - bottom).clamp(min=1e-300)).clamp(0, 1)
+        share = part * (top + torch.maximum(least, bottom)) / (top + bottom).clamp(min=1e-300)
+        above = torch.where(width > 0, self.mass * torch.where(top > least, share, 0.0), self.mass)
+        return torch.where(own > 0, 0.0, above.sum(-1, keepdim=True)).squeeze(-1).clamp(max=1)
+
     def crps(self, y: Tensor) -> Tensor:
         """Returns the continuous ranked probability score, `∫ (F(t) − 1{t ≥ y})² dt`, of one y each: `[N] -> [N]`.
 
@@ -343,6 +373,20 @@ class Density:
         whole = square_integral(1 - f_left, 1 - f_right)
         outside = (self.y[:, :1] - column).clamp(min=0) + (column - self.y[:, -1:]).clamp(min=0)
         return pieces.sum(-1) + (self._width.gather(-1, cell) * (split - whole) + outside).squeeze(-1)
+
+    def brier(self, y: Tensor) -> Tensor:
+        """Returns `Σ (p(a) - 1{y = a})²` over the atoms a, of one y each: `[N] -> [N]` (Brier, 1950)."""
+        atoms = self.y.new_tensor(self.axis.support.atoms)
+        return (self.pmf(atoms.expand(len(y), -1)) - (y.unsqueeze(-1) == atoms).double()).square().sum(-1)
+
+    @cached_property
+    def square(self) -> Tensor:
+        """`∫ p²`, `[N]`; of a discrete support `Σ p²`."""
+        if self.axis.support.discrete:
+            return self.mass.square().sum(-1)
+        mean = self.mass / self._width.clamp(min=1e-300)
+        cells = self._width * mean.square() * (1 + self._tilt.square() / 3)
+        return torch.where(self._width > 0, cells, 0.0).sum(-1)
 
     def mass_outside(self, low: Tensor, high: Tensor) -> Tensor:
         """Returns the mass below and above two values `[1]`, atoms apart: `[N]`."""
@@ -394,15 +438,26 @@ class Density:
 
 
 def _threshold(width: np.ndarray, mass: np.ndarray, height: np.ndarray, wanted: float) -> float:
-    """Returns the height above which the cells of a density have a mass, by bisection."""
-    low, high = 0.0, float(height.max(initial=0.0))
-    for _ in range(60):
-        middle = 0.5 * (low + high)
-        if _mass_above(width, mass, height, middle).sum() >= wanted:
-            low = middle
+    """Returns the height above which the cells of a density have a mass.
+
+    Between two heights of nodes the mass above t is linear in t²; a level cell is above up to its own height.
+    """
+    heights = np.unique(np.append(height, 0.0))
+    low, high, at_low, at_high = 0, len(heights) - 1, float(mass[width > 0].sum()), 0.0
+    if wanted >= at_low:
+        return 0.0
+    while high - low > 1:
+        middle = (low + high) // 2
+        found = float(_mass_above(width, mass, height, float(heights[middle])).sum())
+        if found >= wanted:
+            low, at_low = middle, found
         else:
-            high = middle
-    return low
+            high, at_high = middle, found
+    start, end = float(heights[low]), float(heights[high])
+    at_high += float(mass[(width > 0) & (height[:-1] == end) & (height[1:] == end)].sum())
+    if wanted <= at_high:
+        return float(np.nextafter(end, 0.0))
+    return math.sqrt(start**2 + (at_low - wanted) / (at_low - at_high) * (end**2 - start**2))
 
 
 def _mass_above(width: np.ndarray, mass: np.ndarray, height: np.ndarray, least: float) -> np.ndarray:

@@ -24,12 +24,14 @@ from ebmbench.methods.base import Method
 from ebmbench.models.stack import Place
 from ebmbench.supports.nodes import NodeDensity
 from ebmbench.supports.placed import Placed
+from ebmbench.supports.real import Real
 from ebmbench.supports.targets import Targets
 from ebmbench.tasks.base import Setup
 from ebmbench.tasks.regression import scoring
+from ebmbench.tasks.regression.calibration import hold_back
 from ebmbench.tasks.regression.conditional import NEAR_NODES, Conditionals
 from ebmbench.tasks.regression.data.base import Split, check_targets
-from ebmbench.tasks.regression.data.notes import outside_notes, sampling_notes, target_notes
+from ebmbench.tasks.regression.data.notes import outside_notes, sampling_notes, support_notes, target_notes
 from ebmbench.tasks.regression.fitted import Fitted
 from ebmbench.tasks.regression.learner import RegressionLearner
 from ebmbench.tasks.regression.scaling import Scaling
@@ -80,8 +82,10 @@ class FitLearner(RegressionLearner):
         trainer = setup.trainer
         if split is None:
             split = load(task)
-            for note in sampling_notes(split, setup.method) if split.truth is None else ():
+            supports = task.data.supports(len(split.target_names))
+            for note in sampling_notes(split, setup.method, supports) if split.truth is None else ():
                 _say_once(task.dataset_name, note)
+        split, held = hold_back(split) if task.calibrate else (split, None)
         self.task, self.split = task, split
         train = self.split.train
         supports = task.data.supports(len(self.split.target_names))
@@ -113,7 +117,7 @@ class FitLearner(RegressionLearner):
         nodes = NodeDensity.of(dense, axis.measure).to(device) if one and not targets.discrete else None
         cloud = None if one else Cloud.of_targets(y).to(device)
         self.conditionals = Conditionals(stack, targets, nodes, cloud, len(self.seeds))
-        self.fitted = Fitted(self.split, self.scaling, self.conditionals, self.seeds, device, dtype)
+        self.fitted = Fitted(self.split, self.scaling, self.conditionals, self.seeds, device, dtype, held)
         if one and not self.conditionals.normalised:
             self.partition_nodes = len(targets.axes[0].points) + (0 if nodes is None else task.base.nodes + NEAR_NODES)
         self.optimizer = eager(torch.optim.AdamW)(
@@ -335,7 +339,10 @@ def _load(data: Any) -> Split:
             )
         check_targets(split)
         if split.truth is None:
-            split.notes.extend(target_notes(split) + outside_notes(split))
+            supports = data.supports(len(split.target_names))
+            split.notes.extend(target_notes(split, supports) + outside_notes(split))
+            if data.support is None and set(supports) == {Real()}:
+                split.notes.extend(support_notes(split, data.known_support))
         _kept[key] = split
     return _kept[key]
 

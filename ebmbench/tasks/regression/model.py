@@ -23,6 +23,8 @@ from ebmbench.models.stack import Place
 from ebmbench.supports.measure import BaseDensity
 from ebmbench.supports.nodes import NodeDensity
 from ebmbench.supports.targets import Axis
+from ebmbench.tasks.examples import read_arrays
+from ebmbench.tasks.regression.calibration import Calibration
 from ebmbench.tasks.regression.conditional import NEAR, Conditionals, around
 from ebmbench.tasks.regression.data import transforms
 from ebmbench.tasks.regression.data.base import Frame
@@ -41,13 +43,14 @@ class RegressionModel:
 
     x is what the model was trained on: a table with the columns of training, or an array with a row for each example.
     Everything returned is a float64 tensor. For one target (D = 1) the last axis, D, is left out. log Z is a
-    quadrature for D = 1. For D > 1 it is an estimate by annealed draws, and so is all that is made from it.
+    quadrature for D = 1. For D > 1 it is an estimate by annealed draws, and so is all that is made from it. Where a run
+    held rows back to calibrate, `interval`, `region` and `summary` are calibrated; `densities` are the model's own.
 
     Args:
         network, base: the settings of the network, or of a model that needs none, and of the base density.
         parameters: the trained parameters of S models by name, as a run's checkpoint holds them.
         seeds: that they were trained with.
-        plain: what `Fitted.plain` returned.
+        plain: what `Fitted.plain` returned; with `held`, the encoded inputs and targets of held rows.
         backend: of the network.
 
     Attributes:
@@ -108,6 +111,8 @@ class RegressionModel:
         path = run_dir / "model.json"
         try:
             plain = json.loads(path.read_text())
+            if (run_dir / "held.npz").exists():
+                plain["held"] = read_arrays(run_dir / "held.npz")
             return RegressionModel(network, base, [parameters], (seed,), plain, backend)
         except (OSError, ValueError, KeyError) as error:
             raise UserError(
@@ -134,6 +139,15 @@ class RegressionModel:
         """
         axis, nodes = self._axis, self._conditionals.nodes
         return axis.values if nodes is None else axis.value(nodes.at(midpoints(GRID))[0])
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """What calibrates intervals and regions; None where no rows were held back."""
+        held = self._made_from[4].get("held")
+        if held is None:
+            return None
+        x, y = self.scaling.x(torch.as_tensor(held["x"])), torch.as_tensor(held["y"]).double()[:, 0]
+        return Calibration.of((self._density_of(rows), some) for rows, some in self._split(x, y))
 
     def log_prob(self, x: Frame, y: Any) -> Tensor:
         """Returns `log p(y|x)` of pairs, `[N]`: y is `[N]` or `[N, D]`; one x serves all y."""
@@ -300,7 +314,7 @@ class RegressionModel:
 
     def region(self, x: Frame, level: float = 0.9) -> list[Region]:
         """Returns the smallest set of each density that has a probability (D = 1)."""
-        level = _probability(level)
+        level = self._region_level(_probability(level))
         return [row for d in self._parts(x) for row in d.region(level)]
 
     def interval(self, x: Frame, level: Any = 0.9) -> tuple[Tensor, Tensor]:
@@ -314,55 +328,68 @@ class RegressionModel:
             low, high = (_joined([ends[k] for ends in found], self.dim) for k in (0, 1))
             return self.scaling.raw_y(low), self.scaling.raw_y(high)
         several = isinstance(level, Sequence | np.ndarray | Tensor) and not isinstance(level, str)
-        levels = [_probability(one) for one in (level if several else [level])]
+        levels = [self._interval_level(_probability(one)) for one in (level if several else [level])]
         ends = [d.interval(torch.tensor(levels, dtype=torch.float64)) for d in self._parts(x)]
         low, high = (_joined([pair[k] for pair in ends], len(levels)) for k in (0, 1))
         return (low, high) if several else (low.squeeze(1), high.squeeze(1))
 
-    def summary(self, x: Frame, level: float = 0.9, y: Any = None) -> dict[str, Tensor]:
+    def summary(self, x: Frame, level: float = 0.9, y: Any = None) -> dict[str, Any]:
         """Returns what `summary_of` does, of raw inputs."""
         return self.summary_of(self._read(x), level, y)
 
-    def summary_of(self, x: Tensor, level: float = 0.9, y: Any = None) -> dict[str, Tensor]:
-        """Returns `mean`, `mode`, `std`, and the ends `low` and `high` of the central interval, of each row, `[N, D]`.
+    def summary_of(self, x: Tensor, level: float = 0.9, y: Any = None) -> dict[str, Any]:
+        """Returns `mean`, `median`, `mode`, `std`, and the ends `low`, `high` of the central interval, `[N, D]` each.
 
+        For one target `modes` and `regions` are lists with an entry for each row.
         `outside` `[N]` is the mass beyond the range of the training targets, widened by a tenth of it; 0 where the
         support has ends. They are made together, in a fraction of the time that each by itself takes.
 
         Args:
             x: encoded inputs, `[N, ...]`.
-            level: the probability of the interval.
+            level: the probability of the interval and the region.
             y: a target of each row, `[N, D]`; where it is given, `log_prob` `[N]` is among the results, nan where a
                 target is.
         """
-        tail = (1 - _probability(level)) / 2
+        region_level, level = self._region_level(_probability(level)), self._interval_level(level)
+        tail = (1 - level) / 2
         inputs = self.scaling.x(x)
         targets = None if y is None else self._targets(y)
         parts: list[dict[str, Tensor]] = []
-        names = ("mean", "mode", "std", "low", "high")
+        names = ("mean", "median", "mode", "std", "low", "high")
+        modes: list[list[Mode]] = []
+        regions: list[Region] = []
         span, far = self.scaling.targets.range, []
         for number, (rows,) in enumerate(self._split(inputs)):
             if self._one:
                 made = self._density_of(rows)
-                low, high = made.interval(torch.tensor([1 - 2 * tail], dtype=torch.float64))
-                values = (*(v.unsqueeze(1) for v in (made.mean, made.mode, made.std)), low, high)
+                low, high = made.interval(torch.tensor([level], dtype=torch.float64))
+                values = (*(v.unsqueeze(1) for v in (made.mean, made.median, made.mode, made.std)), low, high)
+                modes += made.modes()
+                regions += made.region(region_level)
                 ends = None if span is None else [self._axis.value(end) for end in span.widened]
                 far.append(torch.zeros(len(rows)).double() if ends is None else made.mass_outside(*ends))
             else:
                 drawn = self._draws(rows, number)
                 mean, std = self._moments(drawn)
-                mode, low, high = (
-                    self.scaling.raw_y(v) for v in (_best(drawn), drawn.quantile(tail)[0], drawn.quantile(1 - tail)[0])
-                )
-                values = (mean, mode, std, low, high)
+                ends = [drawn.quantile(p)[0] for p in (0.5, tail, 1 - tail)]
+                mode, median, low, high = (self.scaling.raw_y(v) for v in (_best(drawn), *ends))
+                values = (mean, median, mode, std, low, high)
                 assert span is not None
                 far.append((drawn.weights * span.is_outside(drawn.y)).sum(-1)[0])
             parts.append(dict(zip(names, values, strict=True)))
-        result = {name: _joined([p[name] for p in parts], self.dim) for name in names}
+        result: dict[str, Any] = {name: _joined([p[name] for p in parts], self.dim) for name in names}
+        if self._one:
+            result |= {"modes": modes, "regions": regions}
         result["outside"] = _joined(far)
         if targets is not None:
             result["log_prob"] = self._log_prob_of(inputs, targets)
         return result
+
+    def _interval_level(self, level: float) -> float:
+        return level if self.calibration is None else self.calibration.interval_level(level)
+
+    def _region_level(self, level: float) -> float:
+        return level if self.calibration is None else self.calibration.region_level(level)
 
     @property
     def dim(self) -> int:

@@ -24,7 +24,7 @@ def log_densities(fitted: Fitted, x: Tensor, y: Tensor, normalise: bool = True) 
     """Returns `log p(y|x)` of each model at every pair of raw x `[N, ...]` and y `[G]`: `[S, N, G]` float64.
 
     Args:
-        normalise: whether log Z is taken off; else it is up to a constant for each x.
+        normalise: whether log Z is taken off; else it is up to a constant for each x. It is -inf outside the support.
     """
     conditionals, (axis,) = fitted.conditionals, fitted.scaling.targets.axes
     inputs = fitted.scaling.x(x.float() if fitted.dtype == torch.float32 else x).to(fitted.device, fitted.dtype)
@@ -35,7 +35,8 @@ def log_densities(fitted: Fitted, x: Tensor, y: Tensor, normalise: bool = True) 
         if normalise:
             values = values - conditionals.densities(some)[1].view(conditionals.seeds, -1, 1)
         parts.append(values)
-    return torch.cat(parts, 1) - axis.log_slope(z)
+    found = torch.cat(parts, 1) - axis.log_slope(z)
+    return found.masked_fill(~axis.support.inside(y).to(found.device), -math.inf)
 
 
 def log_true(law: Law, x: Tensor, y: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -58,10 +59,12 @@ def predict_tables(models: Mapping[int, RegressionModel], files: Sequence[Path],
 def predict_table(model: RegressionModel, table: pd.DataFrame, level: float) -> tuple[pd.DataFrame, list[str]]:
     """Returns a row for each row of a table, and what is to be said of the table, a sentence each.
 
-    The columns are `row` (its number, from 0), and for each target `mean`, `mode`, `std`, and the ends `low` and `high`
-    of the central interval; of several targets their names end in `_TARGET`. `outside` is the mass beyond the range of
-    the training targets, widened by a tenth of it. Where the table holds the targets too,
-    `log_prob` is their log-density; it is empty in rows that lack a target.
+    The columns are `row` (its number, from 0), and for each target `mean`, `median`, `mode`, `std`, and the ends `low`
+    and `high` of the central interval; of several targets their names end in `_TARGET`. Of one target there are
+    `modes`, `[[place, mass], ...]`, and the pieces of the smallest set that has the interval's probability, `region`,
+    `[[low, high], ...]`, both as JSON. `outside` is the mass beyond the range of the training targets, widened by a
+    tenth of it. Where the table holds the targets too, `log_prob` is their log-density; it is empty in rows that lack a
+    target.
     """
     table = table.rename(columns=lambda name: str(name).strip())
     used = [*model.transform.used, *model.targets]
@@ -75,11 +78,23 @@ def predict_table(model: RegressionModel, table: pd.DataFrame, level: float) -> 
     made = model.summary_of(x, level, y)
     result: dict[str, np.ndarray] = {"row": np.arange(len(table))}
     for k, ending in enumerate(endings(model.targets)):
-        result |= {f"{name}{ending}": made[name][:, k].numpy() for name in ("mean", "mode", "std", "low", "high")}
+        result |= {f"{name}{ending}": made[name][:, k].numpy() for name in NUMBERS}
+    if "modes" in made:
+        result["modes"] = np.array([_text(modes) for modes in made["modes"]], dtype=object)
+        result["region"] = np.array([_text(region.pieces) for region in made["regions"]], dtype=object)
     result["outside"] = made["outside"].numpy()
     if "log_prob" in made:
         result["log_prob"] = made["log_prob"].numpy()
     return pd.DataFrame(result), notes + said + _outside(made["outside"])
+
+
+NUMBERS = ("mean", "median", "mode", "std", "low", "high")
+"""What is said of each target."""
+
+
+def _text(pairs: Sequence[tuple[float, float]]) -> str:
+    """Returns pairs of numbers as JSON, to six digits."""
+    return json.dumps([[float(f"{value:.6g}") for value in pair] for pair in pairs])
 
 
 def _outside(outside: Tensor) -> list[str]:

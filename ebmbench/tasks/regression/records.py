@@ -4,6 +4,7 @@ model.json       transform, scaling and base density's nodes
 examples.*       a row for each test row and seed (Parquet where pyarrow can be imported, else .csv.gz)
 ensemble.csv     scores of the mixture of the seeds' densities
 calibration.csv  coverage at each level, by seed
+held.npz         encoded inputs and targets of the rows that were held back to calibrate, if any were
 pictures.npz     densities of a few test rows
 densities.npz    densities over the plane of x and y, where there is one input
 """
@@ -22,6 +23,8 @@ import torch
 from torch import Tensor
 
 from ebmbench.core.rng import Streams
+from ebmbench.supports.measure import BaseDensity
+from ebmbench.supports.targets import Targets
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.examples import read_arrays, write_arrays, write_examples
 from ebmbench.tasks.regression import plane
@@ -31,6 +34,7 @@ from ebmbench.tasks.regression.scores import (
     LEVELS,
     calibration_curve,
     calibration_metrics,
+    circular_crps,
     crps_of_points,
     energy_score,
     interval_score,
@@ -46,8 +50,10 @@ PICTURE_POINTS = 601
 
 
 def write_model(fitted: Fitted, run_dir: Path) -> None:
-    """Writes `model.json`."""
+    """Writes `model.json`, and the held rows if there are any."""
     write_atomically(run_dir / "model.json", (json.dumps(fitted.plain(), indent=1) + "\n").encode())
+    if fitted.held is not None:
+        write_arrays(run_dir / "held.npz", fitted.held_rows())
 
 
 def write_part(fitted: Fitted, scores: RowScores, log_base: Tensor, good: Sequence[bool], run_dir: Path) -> None:
@@ -153,10 +159,11 @@ def join(run_dir: Path, groups: Sequence[Sequence[int]]) -> dict[str, float]:
         arrays = [read_arrays(path) for path in parts]
         by_seed = ("log_prob", "pit", "mean", "median", "spread", "points", "seeds", "good")
         joined = {**arrays[0], **{name: np.concatenate([a[name] for a in arrays]) for name in by_seed}}
-        targets = json.loads((run_dir / "model.json").read_text())["targets"]
-        write_examples(run_dir, _examples(joined, targets))
+        plain = json.loads((run_dir / "model.json").read_text())
+        write_examples(run_dir, _examples(joined, plain["targets"]))
+        targets = Targets.restore(plain["scaling"]["targets"], BaseDensity())
         write_atomically(run_dir / "calibration.csv", _calibration(joined).to_csv(index=False).encode())
-        scores = pd.DataFrame([{"seeds": int(joined["good"].sum()), **_mixture_scores(joined)}])
+        scores = pd.DataFrame([{"seeds": int(joined["good"].sum()), **_mixture_scores(joined, targets)}])
         write_atomically(run_dir / "ensemble.csv", scores.to_csv(index=False).encode())
     if pictures[0].exists():
         write_arrays(run_dir / "pictures.npz", read_arrays(pictures[0]))  # the other groups' seeds are like these
@@ -202,7 +209,7 @@ def _calibration(arrays: dict[str, Any]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _mixture_scores(arrays: dict[str, Any]) -> dict[str, float]:
+def _mixture_scores(arrays: dict[str, Any], targets: Targets) -> dict[str, float]:
     """Returns the scores of the equal mixture of the densities of all seeds that did not diverge."""
     good = torch.from_numpy(arrays["good"])
     names = ("log_prob", "pit", "mean", "points")
@@ -214,10 +221,21 @@ def _mixture_scores(arrays: dict[str, Any]) -> dict[str, float]:
         return dict.fromkeys(("nll", "nll_median", "nll_mixed", "rmse", "mae", score), math.nan)
     mixed = torch.logsumexp(log_prob, 0) - math.log(len(log_prob))
     pooled = points.movedim(0, 1).flatten(1, 2)  # [N, S·Q, D]
+    middle = mean.mean(0)
+    turn = targets.axes[0].support.turn
+    if turn is not None:  # as differences from the mean direction, on a line
+        length = turn * targets.axes[0].std
+        angle = 2 * math.pi * mean / length
+        middle = torch.atan2(angle.sin().mean(0), angle.cos().mean(0)) * length / (2 * math.pi)
+        crps = circular_crps(pooled[:, :: len(points), 0], y[:, 0], length)
+        pooled, y = targets.difference(pooled, middle.unsqueeze(1)), targets.difference(y, middle)
+        middle = torch.zeros_like(middle)
+    elif one:
+        crps = crps_of_points(pooled[..., 0], y[:, 0])
     median = pooled.median(1).values
-    scores = {"nll": -mixed.mean(), **point_metrics(mixed, mean.mean(0), median, y, log_base)}
+    scores = {"nll": -mixed.mean(), **point_metrics(mixed, middle - y, median - y, log_base)}
     if one:
-        scores |= {"crps": crps_of_points(pooled[..., 0], y[:, 0]).mean()}
+        scores |= {"crps": crps.mean()}
         ends = pooled[..., 0].quantile(pooled.new_tensor(INTERVAL), dim=1).T
         scores |= {"interval_score": interval_score(ends, y[:, 0]).mean(), **calibration_metrics(pit.mean(0), one)}
     else:

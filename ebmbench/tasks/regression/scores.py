@@ -77,6 +77,23 @@ def region_coverage(outside: Tensor, level: float) -> Tensor:
     return (outside <= level).double().mean(-1)
 
 
+BINS = 10
+
+
+def qice(pit: Tensor) -> Tensor:
+    """Returns how far the share of each tenth of a PIT `[N]` is from 0.1, in the mean (Han, Zheng and Zhou, 2022)."""
+    counts = torch.bincount((pit * BINS).long().clamp(0, BINS - 1), minlength=BINS)
+    return (counts / len(pit) - 1 / BINS).abs().mean()
+
+
+def pinball(points: Tensor, y: Tensor) -> Tensor:
+    """Returns the mean pinball loss of equally likely points, the quantiles (k - ½) / Q: `[N, Q], [N] -> [N]`."""
+    points = points.double().sort(-1).values
+    level = (torch.arange(points.shape[-1], device=y.device) + 0.5) / points.shape[-1]
+    above = y.double().unsqueeze(-1) - points
+    return torch.maximum(level * above, (level - 1) * above).mean(-1)
+
+
 LEVELS = [round(0.05 * k, 2) for k in range(1, 20)]
 """Levels of calibration curves."""
 
@@ -86,13 +103,17 @@ def mixed_nll(log_prob: Tensor, log_base: Tensor, share: float = 0.02) -> Tensor
     return -torch.logaddexp(log_prob + math.log1p(-share), log_base + math.log(share))
 
 
-def point_metrics(log_prob: Tensor, mean: Tensor, median: Tensor, y: Tensor, log_base: Tensor) -> dict[str, Tensor]:
-    """Returns robust summaries of the NLL, and errors of points: `[N]`, `[N, D]` twice, `[N, D]`, `[N]`."""
+def point_metrics(log_prob: Tensor, of_mean: Tensor, of_median: Tensor, log_base: Tensor) -> dict[str, Tensor]:
+    """Returns robust summaries of the NLL, `[N]`, and of the errors of mean and median, `[N, D]` each.
+
+    Args:
+        log_base: the base density, `[N]`.
+    """
     return {
         "nll_median": -log_prob.median(),
         "nll_mixed": mixed_nll(log_prob, log_base).mean(),
-        "rmse": (mean - y).square().mean().sqrt(),
-        "mae": (median - y).abs().mean(),
+        "rmse": of_mean.square().mean().sqrt(),
+        "mae": of_median.abs().mean(),
     }
 
 
@@ -103,6 +124,7 @@ def calibration_metrics(pit: Tensor, one: bool) -> dict[str, Tensor]:
         "coverage_50": curve[LEVELS.index(0.5)],
         "coverage_90": curve[LEVELS.index(0.9)],
         "calibration_error": (curve - curve.new_tensor(LEVELS)).abs().mean(),
+        "qice": qice(pit),
     }
 
 

@@ -97,12 +97,25 @@ class Regression(Task):
                bounds=(0, 1)),
         Metric("interval_score", "interval score", "lower", "score of the 90 % interval, units of y", "", True,
                bounds=(0, math.inf)),
+        Metric("pinball", "pinball loss", "lower", "mean pinball loss, units of y", bounds=(0, math.inf)),
+        Metric("brier", "Brier score", "lower", "Brier score of the atoms", "", True, bounds=(0, 2)),
+        Metric("cde_loss", "CDE loss", "lower", "CDE loss, 1 / units of y"),
+        Metric("qice", "QICE", "lower", "QICE: shares of tenths from 0.1", bounds=(0, 1)),
         Metric("mass_outside", "mass outside", "lower", "mass beyond the training targets' range and a tenth of it", "",
                True, bounds=(0, 1)),
         Metric("outside_rows", "rows with mass outside", "lower", "test rows with over 1 % of their mass outside", "",
                True),
         Metric("coverage_90", "coverage of 90 %", 0.9, "coverage of the 90 % interval", r"coverage of 90\,\%", True,
                ("strip",), bounds=(0, 1)),
+        Metric("width_90", "width of 90 %", "lower", "mean width of the 90 % interval, units of y", r"width of 90\,\%",
+               True, bounds=(0, math.inf)),
+        Metric("calibrated_coverage_90", "calibrated coverage of 90 %", 0.9, "coverage of the calibrated 90 % interval",
+               r"calibrated coverage of 90\,\%", True, bounds=(0, 1)),
+        Metric("calibrated_width_90", "calibrated width of 90 %", "lower",
+               "mean width of the calibrated 90 % interval, units of y", r"calibrated width of 90\,\%", True,
+               bounds=(0, math.inf)),
+        Metric("calibrated_region_90", "calibrated region of 90 %", 0.9, "coverage of the calibrated 90 % region",
+               r"calibrated region of 90\,\%", True, bounds=(0, 1)),
         Metric("calibration_error", "calibration error", "lower", "mean distance of coverage from its level", "", True),
         Metric("ensemble_nll", "ensemble NLL", "lower", "NLL of the mixture of the seeds, nats", "", True,
                of_model=False),
@@ -115,6 +128,7 @@ class Regression(Task):
         Metric("ensemble_nll_mixed", "ensemble NLL, 2 % base", "lower", of_model=False),
         Metric("ensemble_coverage_50", "ensemble coverage of 50 %", 0.5, of_model=False),
         Metric("ensemble_coverage_90", "ensemble coverage of 90 %", 0.9, of_model=False),
+        Metric("ensemble_qice", "ensemble QICE", "lower", of_model=False),
         Metric("ensemble_calibration_error", "ensemble calibration error", "lower", of_model=False),
         Metric("val_nll", "validation NLL", "lower", at_least=True),
         Metric("nll_error", "error of the mean log Z"),
@@ -147,6 +161,9 @@ class Regression(Task):
     network: Annotated[Network | None, Choice("mlp")] = None
     base: BaseDensity = BaseDensity()
     standardize: bool = Field(True, description="whether networks see inputs and targets in standard deviations")
+    calibrate: Literal[True] | None = Field(
+        None, description="whether half of the validation rows are held back, for intervals and regions that cover y"
+    )
 
     def identity(self) -> dict[str, Any]:
         """Returns the settings that results depend on; a dataset says its own."""

@@ -17,7 +17,9 @@ from ebmbench.cli.main import main
 from ebmbench.config.compose import compose
 from ebmbench.core.errors import UserError
 from ebmbench.core.extras import has
+from ebmbench.supports.integers import Integers
 from ebmbench.supports.measure import BaseDensity
+from ebmbench.supports.real import Real
 from ebmbench.supports.targets import Targets
 from ebmbench.tasks.regression import fitting
 from ebmbench.tasks.regression.data import function, transforms
@@ -303,7 +305,7 @@ def test_a_value_that_sets_the_scale_of_all_is_said(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text(lines("{i % 5},{i % 7},{10**9 if i == 30 else i}"))
     for seed in range(10):
         split = Table(path=str(tmp_path / "table.csv"), split_seed=seed).load()
-        notes = target_notes(split)
+        notes = target_notes(split, [Real()])
         assert len(notes) == (30 in split.train.rows)
         assert all(
             "the target 'y' is 1e+09 in row 30, counting from 0" in note and "remove it if it is an error" in note
@@ -553,9 +555,10 @@ def test_a_target_of_few_values_is_said() -> None:
         return arrays_split(np.arange(len(y))[:, None], y[:, None], seed=0)
 
     grades = np.random.default_rng(0).integers(3, 9, 400)
-    (note,) = target_notes(split(grades))
+    (note,) = target_notes(split(grades), [Real()])
     assert "the target 'y1' takes 6 different values in 256 training rows" in note
-    assert not target_notes(split(grades + np.random.default_rng(1).normal(size=400)))
+    assert not target_notes(split(grades), [Integers()])
+    assert not target_notes(split(grades + np.random.default_rng(1).normal(size=400)), [Real()])
 
 
 def test_a_file_that_changed_is_read_again_and_random_splits_can_be_an_axis(tmp_path: Path) -> None:

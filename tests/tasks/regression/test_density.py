@@ -194,3 +194,20 @@ def test_quantiles_are_exact_for_a_linear_density_on_a_coarse_grid() -> None:
     y = torch.tensor([[0.0, 0.5, 1.0]], dtype=torch.float64)
     p = torch.tensor([0.0, 0.04, 0.25, 0.49, 1.0], dtype=torch.float64)
     torch.testing.assert_close(of(GridDensity(y, (2 * y).log())).quantile(p)[0], p.sqrt())
+
+
+@pytest.mark.parametrize("level", [0.05, 0.3, 0.5, 0.77, 0.9, 0.999])
+def test_a_region_has_the_mass_that_it_is_asked_for(level: float) -> None:
+    """Of a density with slopes, level cells and a gap; it is the smallest such set."""
+    y = torch.tensor([[0.0, 1, 2, 2.5, 3, 4, 6, 7]], dtype=torch.float64)
+    height = torch.tensor([[0.1, 0.4, 0.4, 0.0, 0.0, 0.2, 0.2, 0.0]], dtype=torch.float64)
+    mass = (0.5 * (height[:, 1:] + height[:, :-1]) * y.diff()).double()
+    axis = Axis(Real(), 0.0, 1.0, (), BaseDensity())
+    (region,) = Density(y, mass / mass.sum(), height / mass.sum(), axis).region(level)
+    fine = torch.linspace(0, 7, 700_001, dtype=torch.float64)
+    dense = torch.from_numpy(np.interp(fine, y[0], height[0])).sort(descending=True).values
+    least = float((dense.cumsum(0) < level * dense.sum()).sum()) * 1e-5
+    if abs(region.mass - level) < 1e-6:
+        assert region.length == pytest.approx(least, abs=2e-3)
+    else:  # a level cell is in it as a whole
+        assert region.mass > level and least <= region.length + 1e-3

