@@ -14,7 +14,7 @@ from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split
 from ebmbench.tasks.regression.data.files import digest, read_table
 from ebmbench.tasks.regression.data.frames import read_columns, row_counter, split_table
-from ebmbench.tasks.regression.data.splits import Splits, split_around
+from ebmbench.tasks.regression.data.splits import Splits, rule_values, split_around
 
 
 def _listed(value: Any) -> Any:
@@ -80,7 +80,10 @@ class TableData(Splits, Data):
                 f"rows with dates ({', '.join(rows.dates)}) are split at random, so training sees rows of the test "
                 f"rows' future; data.split_rule=time data.split_by={rows.dates[0]} splits them by time"
             )
-        return split_table(rows, *self.parts(rows.table, rows.targets, len(frame), rows.dates))
+        parts = self.parts(rows.table, rows.targets, len(frame), rows.dates)
+        is_grouped = self.split_rule == "group" and self.split_file is None
+        group = rule_values("group", self.split_by, rows.table, rows.targets) if is_grouped else None
+        return split_table(rows, *parts, group)
 
 
 @register
