@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from ebmbench.supports.targets import Targets
 
 Front: TypeAlias = Literal["none", "boosted", "auto"]
-FOLDS, ROUNDS, SEED = 10, 100, 0
-"""Folds of the training rows, trees for each output, and the seed: the same for every model on a split."""
+FOLDS, SEED = 10, 0
+"""Folds of the training rows, and the seed: the same for every model on a split."""
+ROUNDS, LEAF_ROWS, LEAVES, ROWS_FOR_LEAF = 200, 5, (15, 63), 100
+"""Trees for each output, the least rows in a leaf, and leaves of a tree: one for each 100 training rows, within bounds."""
 LEAST_ROWS = 50
-"""With fewer training rows a tree of 20 rows in a leaf says nothing."""
-SMOOTH_ROWS, LENGTHS, RIDGES = 1000, (0.5, 1.0, 2.0, 4.0), (1e-4, 1e-3, 1e-2, 1e-1)
+"""With fewer training rows trees say little."""
+SMOOTH_ROWS, LENGTHS, RIDGES = 1000, (0.5, 1.0, 2.0, 4.0), (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 """Training rows, length scales and ridges of the smooth function that trees are compared with."""
-MOST = 1.2
-"""`auto` takes the trees if their error is at most this multiple of the smooth function's. A network has both."""
 
 
 @dataclass(frozen=True)
@@ -239,14 +239,21 @@ def folds(train: Arrays) -> np.ndarray:
 def _boosted(x: np.ndarray, z: np.ndarray, weight: np.ndarray | None) -> list[Any]:
     """Returns boosted trees fitted to some rows: a model for each column of z."""
     make = need("sklearn.ensemble", "sklearn").HistGradientBoostingRegressor
-    return [make(max_iter=ROUNDS, early_stopping=False, random_state=SEED).fit(x, one, weight) for one in z.T]
+    options = {
+        "max_iter": ROUNDS,
+        "min_samples_leaf": LEAF_ROWS,
+        "max_leaf_nodes": min(max(LEAVES[0], len(x) // ROWS_FOR_LEAF), LEAVES[1]),
+        "early_stopping": False,
+        "random_state": SEED,
+    }
+    return [make(**options).fit(x, one, weight) for one in z.T]
 
 
 def _pay(x: np.ndarray, z: np.ndarray, seen: np.ndarray, weight: np.ndarray | None) -> bool:
-    """Whether trees predict training rows out of fold nearly as well as a smooth function does, or better.
+    """Whether trees predict training rows out of fold better than a smooth function does.
 
     The smooth function is a kernel ridge regression, whose errors with a row left out have a closed form. It stands for
-    the network, which is smooth too: where it is much better, the trees' prediction misleads the network.
+    the network, which is smooth too. Validation rows are too few to decide by.
     """
     some = np.random.default_rng(SEED).permutation(len(x))[:SMOOTH_ROWS]
     x, z, seen = (part[some].astype(np.float64) for part in (x, z, seen))
@@ -264,4 +271,4 @@ def _pay(x: np.ndarray, z: np.ndarray, seen: np.ndarray, weight: np.ndarray | No
             error = vectors @ (share[:, None] * projected) / ((vectors**2) @ share)[:, None]
             least = min(least, float(np.average((error**2).sum(1), weights=weight)))
     boosted = float(np.average(((seen - z) ** 2).sum(1), weights=weight))
-    return boosted <= MOST**2 * least
+    return boosted < least

@@ -14,7 +14,7 @@ from ebmbench.core.registry import register
 from ebmbench.tasks.regression.data.base import NAME, NAME_TEXT, Data, Split
 from ebmbench.tasks.regression.data.files import digest, read_table
 from ebmbench.tasks.regression.data.frames import read_columns, row_counter, split_table
-from ebmbench.tasks.regression.data.splits import Splits, rule_values, split_around
+from ebmbench.tasks.regression.data.splits import Splits, split_around
 
 
 def _listed(value: Any) -> Any:
@@ -81,9 +81,7 @@ class TableData(Splits, Data):
                 f"rows' future; data.split_rule=time data.split_by={rows.dates[0]} splits them by time"
             )
         parts = self.parts(rows.table, rows.targets, len(frame), rows.dates)
-        is_grouped = self.split_rule == "group" and self.split_file is None
-        group = rule_values("group", self.split_by, rows.table, rows.targets) if is_grouped else None
-        return split_table(rows, *parts, group)
+        return split_table(rows, *parts, self.groups(rows.table, rows.targets))
 
 
 @register
