@@ -72,28 +72,32 @@ def test_a_tree_with_a_node_that_leads_nowhere_is_refused() -> None:
             Trees.restore(broken, 60)
 
 
-def test_no_training_row_s_prediction_depends_on_its_own_target() -> None:
+@pytest.mark.parametrize(("part", "row"), [("train", 7), ("val", 7)])
+def test_no_row_s_prediction_depends_on_its_own_target(part: str, row: int) -> None:
     split = steps()
-    fixed, row = targets(split), 7
-    other = split.train.y.clone()
+    fixed, given = targets(split), getattr(split, part)
+    other = given.y.clone()
     other[row] += 50
-    before = with_front(split, "boosted", fixed).train.x[:, -1]
-    after = with_front(replace(split, train=replace(split.train, y=other)), "boosted", fixed).train.x[:, -1]
-    same_fold = torch.from_numpy(folds(split.train) == folds(split.train)[row])
+    changed = replace(split, **{part: replace(given, y=other)})
+    before, after = (
+        torch.cat([rows.x[:, -1] for rows in (made.train, made.val)])
+        for made in (with_front(one, "boosted", fixed) for one in (split, changed))
+    )
+    fold = folds((split.train, split.val))
+    same_fold = torch.from_numpy(fold == fold[row if part == "train" else len(split.train) + row])
     assert torch.equal(before[same_fold], after[same_fold])
     assert not torch.equal(before[~same_fold], after[~same_fold])
 
 
-def test_other_rows_are_predicted_by_trees_of_all_training_rows() -> None:
+def test_test_rows_are_predicted_by_trees_of_all_other_rows() -> None:
     split = steps()
     fixed = targets(split)
     made = with_front(split, "boosted", fixed)
+    x, y = (torch.cat([getattr(rows, name) for rows in (split.train, split.val)]) for name in ("x", "y"))
     model = ensemble.HistGradientBoostingRegressor(max_iter=200, min_samples_leaf=5, max_leaf_nodes=15, random_state=0)
-    model.fit(split.train.x.numpy(), fixed.z(split.train.y)[:, 0].numpy())
-    for part in ("val", "test"):
-        rows = getattr(split, part).x.numpy()
-        np.testing.assert_allclose(getattr(made, part).x[:, -1], model.predict(rows), atol=1e-6)
-        assert torch.equal(getattr(made, part).x[:, :-1], torch.from_numpy(rows))
+    model.fit(x.numpy(), fixed.z(y)[:, 0].numpy())
+    np.testing.assert_allclose(made.test.x[:, -1], model.predict(split.test.x.numpy()), atol=1e-6)
+    assert torch.equal(made.test.x[:, :-1], split.test.x)
 
 
 @pytest.mark.parametrize("front", ["boosted", "auto"])
@@ -131,8 +135,8 @@ def test_rows_of_a_group_are_in_one_fold(tmp_path: Path) -> None:
     frame.to_csv(tmp_path / "t.csv", index=False)
     words = [f"data.path={tmp_path}/t.csv", "data.split_rule=group", "data.split_by=who"]
     train = compose(["task=regression", "data=table", "method=nce", *words]).task.data.load().train
-    assert (pd.Series(folds(train)).groupby(train.group).nunique() == 1).all()
-    assert len(set(folds(train))) == 10
+    assert (pd.Series(folds([train])).groupby(train.group).nunique() == 1).all()
+    assert len(set(folds([train]))) == 10
 
 
 def test_auto_takes_steps_and_leaves_a_smooth_function() -> None:

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 Front: TypeAlias = Literal["none", "boosted", "auto"]
 FOLDS, SEED = 10, 0
-"""Folds of the training rows, and the seed: the same for every model on a split."""
+"""Folds of the rows that are not for test, and the seed: the same for every model on a split."""
 ROUNDS, LEAF_ROWS, LEAVES, ROWS_FOR_LEAF = 200, 5, (15, 63), 100
-"""Trees for each output, the least rows in a leaf, and leaves of a tree: one for each 100 training rows, within bounds."""
+"""Trees for each output, the least rows in a leaf, and leaves of a tree: one for each 100 rows, in bounds."""
 LEAST_ROWS = 50
 """With fewer training rows trees say little."""
 SMOOTH_ROWS, LENGTHS, RIDGES = 1000, (0.5, 1.0, 2.0, 4.0), (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-"""Training rows, length scales and ridges of the smooth function that trees are compared with."""
+"""Rows at most, length scales and ridges of the smooth function that trees are compared with."""
 
 
 @dataclass(frozen=True)
@@ -165,12 +165,13 @@ register_transform("boosted", Boosted.restore)
 def with_front(split: Split, front: Front, targets: Targets) -> Split:
     """Returns a split whose rows have what boosted trees predict of their targets as further inputs.
 
-    Trees see the training rows alone. A training row's prediction is by trees of the other folds; rows that a group
-    holds together are in one fold. Validation, test and new rows have the prediction of trees of all training rows.
+    Trees see no test row. A row of training or validation has the prediction of trees of the other folds; rows that a
+    group holds together are in one fold. Test and new rows have that of trees of all training and validation rows.
     What is predicted is what a network sees of a target, such as the cosine and sine of an angle.
 
     Args:
         front: `auto` leaves the split as it is where `_pay` says so, and where inputs are not columns.
+        targets: measured on the training rows.
 
     Raises:
         UserError: `boosted`, and the inputs are not columns, or the rows are too few.
@@ -183,25 +184,25 @@ def with_front(split: Split, front: Front, targets: Targets) -> Split:
         if front == "boosted":
             raise UserError(f"front=boosted is not allowed here, because {reason}; choose none or auto")
         return split
-    x = train.x.numpy()
-    z = targets.embed(targets.z(train.y)).numpy()
-    weight = None if train.weight is None else train.weight.numpy()
+    known = (train, split.val)
+    x = torch.cat([rows.x for rows in known]).numpy()
+    z = targets.embed(targets.z(torch.cat([rows.y for rows in known]))).numpy()
+    weight = _joined_weights(known)
+    ok = np.isfinite(z).all(1)  # a validation target may be no value of the support
+    fold = folds(known)
     seen = np.empty_like(z)
-    fold = folds(train)
     for number in np.unique(fold):
         out = fold == number
-        models = _boosted(x[~out], z[~out], None if weight is None else weight[~out])
+        models = _boosted(x[~out & ok], z[~out & ok], weight[~out & ok])
         seen[out] = np.stack([model.predict(x[out]) for model in models], 1)
-    if front == "auto" and not _pay(x, z, seen, weight):
-        note = "boosted trees predict the training rows worse than a smooth function: no input is made of them"
+    if front == "auto" and not _pay(x[ok], z[ok], seen[ok], weight[ok]):
+        note = "boosted trees predict rows worse than a smooth function: no input is made of them"
         return replace(split, notes=[*split.notes, note])
-    trees = Trees.of(_boosted(x, z, weight))
+    trees = Trees.of(_boosted(x[ok], z[ok], weight[ok]))
+    further = [*torch.from_numpy(seen.astype(np.float32)).split([len(rows) for rows in known]), trees(split.test.x)]
     train, val, test = (
         replace(rows, x=torch.cat((rows.x, more), 1), latent=rows.latent if split.truth is None else rows.given)
-        for rows, more in (
-            (train, torch.from_numpy(seen.astype(np.float32))),
-            *((rows, trees(rows.x)) for rows in (split.val, split.test)),
-        )
+        for rows, more in zip((*known, split.test), further, strict=True)
     )
     names = [f"boosted {name}" for name in split.target_names]
     names = names if len(names) == z.shape[1] else [f"boosted {k + 1}" for k in range(z.shape[1])]
@@ -212,7 +213,10 @@ def with_front(split: Split, front: Front, targets: Targets) -> Split:
         test=test,
         feature_names=[*split.feature_names, *names],
         transform=Boosted(split.transform, x.shape[1], trees),
-        notes=[*split.notes, "what boosted trees predict is one more input, out of fold for the training rows"],
+        notes=[
+            *split.notes,
+            "what boosted trees predict is one more input, out of fold for all but test rows",
+        ],
     )
 
 
@@ -229,14 +233,20 @@ def _hindrance(split: Split) -> str | None:
     return None
 
 
-def folds(train: Arrays) -> np.ndarray:
-    """Returns the fold of each training row, int64 `[N]`: at random, with the rows of a group in one fold."""
-    group = np.arange(len(train)) if train.group is None else np.unique(train.group, return_inverse=True)[1]
+def folds(parts: Sequence[Arrays]) -> np.ndarray:
+    """Returns the fold of each row of some parts, int64 `[N]`: at random, with the rows of a group in one fold."""
+    groups = [part.group for part in parts if part.group is not None]
+    group = np.unique(np.concatenate(groups), return_inverse=True)[1] if groups else np.arange(sum(map(len, parts)))
     fold: np.ndarray = (np.random.default_rng(SEED).permutation(group.max() + 1) % FOLDS)[group]
     return fold
 
 
-def _boosted(x: np.ndarray, z: np.ndarray, weight: np.ndarray | None) -> list[Any]:
+def _joined_weights(parts: Sequence[Arrays]) -> np.ndarray:
+    """Returns the weights of the rows of some parts, `[N]`."""
+    return np.concatenate([np.ones(len(part)) if part.weight is None else part.weight.numpy() for part in parts])
+
+
+def _boosted(x: np.ndarray, z: np.ndarray, weight: np.ndarray) -> list[Any]:
     """Returns boosted trees fitted to some rows: a model for each column of z."""
     make = need("sklearn.ensemble", "sklearn").HistGradientBoostingRegressor
     options = {
@@ -249,15 +259,14 @@ def _boosted(x: np.ndarray, z: np.ndarray, weight: np.ndarray | None) -> list[An
     return [make(**options).fit(x, one, weight) for one in z.T]
 
 
-def _pay(x: np.ndarray, z: np.ndarray, seen: np.ndarray, weight: np.ndarray | None) -> bool:
-    """Whether trees predict training rows out of fold better than a smooth function does.
+def _pay(x: np.ndarray, z: np.ndarray, seen: np.ndarray, weight: np.ndarray) -> bool:
+    """Whether trees predict rows out of fold better than a smooth function does.
 
     The smooth function is a kernel ridge regression, whose errors with a row left out have a closed form. It stands for
-    the network, which is smooth too. Validation rows are too few to decide by.
+    the network, which is smooth too. Validation rows alone would be too few to decide by.
     """
     some = np.random.default_rng(SEED).permutation(len(x))[:SMOOTH_ROWS]
-    x, z, seen = (part[some].astype(np.float64) for part in (x, z, seen))
-    weight = np.ones(len(x)) if weight is None else weight[some]
+    x, z, seen, weight = (part[some].astype(np.float64) for part in (x, z, seen, weight))
     mean = z.mean(0)
     x = (x - x.mean(0)) / np.where(x.std(0) > 0, x.std(0), 1.0)
     size = (x**2).sum(1)
