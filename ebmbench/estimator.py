@@ -210,6 +210,9 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
 
     def _config(self, first: int, num_targets: int) -> RunConfig:
         """Returns the settings of a run of `task=regression`; what it would read its rows from is not used."""
+        if not isinstance(self.plugins, str | Sequence):
+            raise UserError(f"plugins={self.plugins!r} is not allowed: give a list of Python files or modules")
+        loaded = load([self.plugins] if isinstance(self.plugins, str) else list(self.plugins))
         given: dict[str, Any] = {
             "task": "regression",
             "data": "table",
@@ -229,8 +232,6 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             raise UserError(
                 f"settings={shown(self.settings)} is not allowed: give a dict, such as {{'trainer.patience': 20}}"
             )
-        if not isinstance(self.plugins, str | Sequence):
-            raise UserError(f"plugins={self.plugins!r} is not allowed: give a list of Python files or modules")
         seeds = list(range(first, first + int(self.seeds)))
         chosen = {key: value for key, value in given.items() if value is not None}
         for key in map(str, self.settings or ()):
@@ -238,9 +239,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
                 raise UserError(f"settings: {key!r} is not allowed, for the rows are given to fit")
             if key in (*given, "seeds", "plugins"):
                 raise UserError(f"settings: {key!r} is not allowed; EnergyRegressor has an argument for it")
-        plugins = [self.plugins] if isinstance(self.plugins, str) else list(self.plugins)
         chosen |= {"seeds": seeds, **(self.settings or {})}
-        loaded = load(plugins)
         method = registry.get("method", chosen["method"]) if "method" in chosen else None
         if "proposal" not in chosen and getattr(method, "uses_proposal", False):
             chosen["proposal"] = DEFAULT_PROPOSAL
@@ -250,7 +249,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         return RunConfig.from_dict({"trainer": {}, **nested(values)})
 
     def _is_energy(self) -> bool:
-        return bool(getattr(registry.known("model").get(self.model), "uses_method", False))
+        return bool(getattr(registry.get("model", self.model), "uses_method", False))
 
     def _split(
         self,

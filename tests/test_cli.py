@@ -390,7 +390,7 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(
 )
 def test_a_setting_of_another_choice_is_said_to_be_that(words: str, said: str) -> None:
     with pytest.raises(UserError) as error:
-        compose(["method=nce", *words.split()])
+        compose(words.split())
     assert said in str(error.value)
 
 

@@ -21,7 +21,7 @@ from ebmbench.config import folders
 from ebmbench.config.run import Launch, LoggerConfig
 from ebmbench.core import registry
 from ebmbench.core.errors import UserError, did_you_mean
-from ebmbench.core.settings import Component, Section, choice_of, sections_of
+from ebmbench.core.settings import Component, Section, choice_of, choices, sections_of
 from ebmbench.report.settings import flat
 from ebmbench.system import yamlfile
 from ebmbench.tasks.base import Task
@@ -267,7 +267,7 @@ def _fields(cls: type[Section], prefix: str, values: Mapping[str, Any]) -> Itera
     for name, field in cls.model_fields.items():
         key, mark, inner = f"{prefix}{name}", choice_of(field), sections_of(field)
         if mark is not None:
-            group = cast(type[Component], field.annotation).group
+            group = choices(cls)[name].group
             yield group, "name", mark.default, f"`ebmbench describe {group}` lists them, with their settings"
         elif inner:
             yield from _fields(inner[0], f"{key}.", {})

@@ -16,7 +16,6 @@ from ebmbench.config.plugins import located
 from ebmbench.config.run import ALGORITHMS, RunConfig
 from ebmbench.core import plugins
 from ebmbench.core.errors import UserError
-from ebmbench.report import settings
 from ebmbench.system import seal
 from ebmbench.system.files import read_bounded
 
@@ -133,9 +132,10 @@ def _job(raw: dict[str, Any], folder: Path) -> Job:
     job = Job(**raw)
     seeds = job.config["seeds"]
     names = is_name(job.run_id), is_name(job.run_hash), is_name(job.config_hash), isinstance(job.axes, dict)
-    parts = (job.config["task"]["name"], settings.name_of(job.config))
+    chosen = [job.config[group]["name"] for group in ("method", "model") if job.config.get(group)]
+    parts = [job.config["task"]["name"], *chosen]
     groups = isinstance(seeds, list), isinstance(job.config["trainer"], dict)
-    if not all((*names, *groups, *(isinstance(name, str) for name in parts))):
+    if not chosen or not all((*names, *groups, *(isinstance(name, str) for name in parts))):
         raise ValueError(job.run_id)
     if not all(isinstance(seed, int) for seed in seeds):
         raise ValueError(seeds)

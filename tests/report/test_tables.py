@@ -176,7 +176,9 @@ def test_models_are_compared_in_one_table_of_scores() -> None:
     values = {("nce", "mlp"): [1.0, 1.1] * 5, ("ml-exact", "mlp"): [1.5, 1.6] * 5, ("mdn", None): [2.0, 2.2] * 5}
     axes = ("network",)
     text = build(frame_of(values, axes), "d", "", ("scores",), axes)["tables.md"]
-    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| nce |", "| ml-exact |", "| mdn"))]
+    rows = [
+        line.split(" | ")[0] for line in text.splitlines() if line.startswith(("| nce |", "| ml-exact |", "| mdn |"))
+    ]
     assert rows == ["| nce", "| ml-exact", "| mdn"] * 2  # the second table has the other summaries
 
 

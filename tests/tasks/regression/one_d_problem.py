@@ -13,6 +13,7 @@ from ebmbench.methods.base import Method
 from ebmbench.methods.contrastive import NCE, NCEPlus
 from ebmbench.methods.likelihood import KLDIS, MLIS, MLMCMC
 from ebmbench.methods.score import DSM, SM
+from ebmbench.models.base import EBM
 from ebmbench.models.networks.paper import Paper
 from ebmbench.proposals.mixture import GaussianMixture
 from ebmbench.supports.measure import BaseDensity
@@ -58,7 +59,9 @@ def task(**settings: Any) -> OneD:
     """128 training points and coarse grids, unless said otherwise."""
     sizes = {"data_seed": 0, "num_train": 128, "num_val": 64, "num_test": 256, "target_noise": 0.0, "grid_points": 257}
     law = {1: Law1, 2: Law2}[settings.pop("dataset", 1)]
-    return OneD(data=law.model_validate({**sizes, **settings}), network=Paper(), base=BaseDensity(nodes=512))
+    return OneD(
+        data=law.model_validate({**sizes, **settings}), model=EBM(), network=Paper(), base=BaseDensity(nodes=512)
+    )
 
 
 _TRAINER = ("num_samples", "epochs", "batch_size", "learning_rate", "backend")

@@ -325,7 +325,9 @@ def test_trained_models_find_a_linear_law(line: str, model: str) -> None:
 @pytest.mark.parametrize("model", ["gaussian", "flow"])
 def test_draws_of_a_normalised_model_of_two_targets_sum_to_one(model: str) -> None:
     """Its log Z is 0 by construction, and scores take it so; that of its draws must agree."""
-    made = learner("data=laws", "data.dim=2", "data.num_test=6", f"model={model}")
+    words = [word.replace("network.", "model.") for word in SMALL]
+    config = compose(["task=regression", "data=laws", "data.dim=2", "data.num_test=6", f"model={model}", *words])
+    made = config.task.learner(config.setup, [0, 1], CPU)
     x, _ = made.standardised(made.split.test.x, made.split.test.y, CPU)
     found = made.conditionals.tempered(x, None, 0)
     assert torch.all(found.log_z.abs() < 5 * found.error + 0.1)

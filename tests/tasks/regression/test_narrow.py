@@ -48,7 +48,7 @@ class Known:
         """Has no dropout to switch off."""
         yield
 
-    def bind(self, x: Tensor) -> tuple[Callable[[Tensor], Tensor], None]:
+    def bind(self, x: Tensor, index: int | None = None) -> tuple[Callable[[Tensor], Tensor], None]:
         """The energies without the base density, which is added to them; x is `[1, B, 1]`."""
 
         def f(y: Tensor) -> Tensor:
