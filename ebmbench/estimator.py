@@ -29,6 +29,7 @@ from ebmbench.tasks.regression.data.notes import sampling_notes, support_notes, 
 from ebmbench.tasks.regression.data.splits import held_out, rule_values
 from ebmbench.tasks.regression.data.transforms import ArrayInput
 from ebmbench.tasks.regression.density import Density, Mode, Region
+from ebmbench.tasks.regression.fitting import fronted
 from ebmbench.tasks.regression.model import RegressionModel
 from ebmbench.tasks.regression.outside import learner as make_learner
 
@@ -80,6 +81,8 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         random_state: the first seed, which also splits the rows; a `RandomState`, or None, draws it.
         settings: any other setting, as on the command line: `{"method.num_samples": 32, "trainer.patience": 20}`.
         plugins: Python files or modules that register components of one's own.
+        front: `boosted`: what boosted trees predict of a row is one more input beside its columns, out of fold for
+            training rows; `auto`: where they predict well enough; `none`: the columns alone.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         warn: whether each of `notes_` is an `ebmbench.DataWarning`, and so is what is unusual about rows to predict.
         verbose: whether `fit` shows its progress.
@@ -112,6 +115,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         random_state: Any = 0,
         settings: Mapping[str, Any] | None = None,
         plugins: Sequence[str] = (),
+        front: str = "none",
         device: str = "auto",
         warn: bool = True,
         verbose: bool = False,
@@ -134,6 +138,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         self.random_state = random_state
         self.settings = settings
         self.plugins = plugins
+        self.front = front
         self.device = device
         self.warn = warn
         self.verbose = verbose
@@ -193,6 +198,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         device = resolve_device(config.launch.device)
         task: Any = config.task
         setup = config.setup
+        split = fronted(task, split)
         history: list[dict[str, Any]] = []
         parameters: list[dict[str, Tensor]] = []
         seeds: list[int] = []
@@ -229,6 +235,7 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
             "method": self.method or (default_method(num_targets) if self._is_energy() else None),
             "network": self.network,
             "proposal": self.proposal,
+            "task.front": self.front,
             "trainer.epochs": self.epochs,
             "trainer.batch_size": self.batch_size,
             "trainer.learning_rate": self.learning_rate,
@@ -302,18 +309,20 @@ class EnergyRegressor(RegressorMixin, BaseEstimator):
         else:
             places, table, dates = np.arange(len(targets)), pd.DataFrame(targets, columns=names), []
         if num_val:
+            group = None
             is_val = places >= len(targets) - num_val
             train, val = np.flatnonzero(~is_val), np.flatnonzero(is_val)
         else:
             values = pd.factorize(_groups(groups, len(targets))[places])[0] if groups is not None else None
             values = rule_values(rule, self.split_by, table, names, dates) if values is None else values
+            group = values if rule == "group" else None
             train, val = map(np.sort, held_out(rule, values, self.validation_fraction, random, len(places)))
         if len(train) < 2 or not len(val):
             raise UserError(
                 f"{len(train)} rows remain for training and {len(val)} for validation; at least 2 and 1 are needed"
             )
         if isinstance(inputs, pd.DataFrame):
-            return split_table(rows, train, val, val)
+            return split_table(rows, train, val, val, group)
         x, y = torch.from_numpy(inputs), torch.from_numpy(targets.astype(np.float32))
         weights = None if weight is None else torch.from_numpy(weight)
         fit, check = (Arrays(x[k], y[k], weight=None if weights is None else weights[k]) for k in (train, val))

@@ -31,6 +31,7 @@ from ebmbench.tasks.regression import scoring
 from ebmbench.tasks.regression.calibration import hold_back
 from ebmbench.tasks.regression.conditional import NEAR_NODES, Conditionals
 from ebmbench.tasks.regression.data.base import Split, check_targets
+from ebmbench.tasks.regression.data.front import with_front
 from ebmbench.tasks.regression.data.notes import outside_notes, sampling_notes, support_notes, target_notes
 from ebmbench.tasks.regression.fitted import Fitted
 from ebmbench.tasks.regression.learner import RegressionLearner
@@ -88,8 +89,7 @@ class FitLearner(RegressionLearner):
         split, held = hold_back(split) if task.calibrate else (split, None)
         self.task, self.split = task, split
         train = self.split.train
-        supports = task.data.supports(len(self.split.target_names))
-        targets = Targets.of(self.split.target_names, supports, train.y, task.base, task.standardize)
+        targets = targets_of(task, split)
         check_method(setup.method, targets)
         self.scaling = Scaling.of(train.x, targets, task.standardize)
         x, y = self.standardised(train.x, train.y, device, dtype)
@@ -316,9 +316,20 @@ def _clip(limit: float) -> Callable[[Tensor], Tensor]:
     return lambda gradient: gradient * (limit / gradient.norm(dim=1, keepdim=True)).clamp(max=1)
 
 
+def targets_of(task: Regression, split: Split) -> Targets:
+    """Returns the targets of a split, measured on its training rows."""
+    supports = task.data.supports(len(split.target_names))
+    return Targets.of(split.target_names, supports, split.train.y, task.base, task.standardize)
+
+
+def fronted(task: Regression, split: Split) -> Split:
+    """Returns a split with the further inputs that `task.front` asks for."""
+    return split if task.front == "none" else with_front(split, task.front, targets_of(task, split))
+
+
 def load(task: Regression) -> Split:
-    """Returns the rows of the task's dataset, checked; says once what was done to them."""
-    split = _load(task.data)
+    """Returns the rows of the task's dataset, checked, with its front; says once what was done to them."""
+    split = _load(task)
     for note in split.notes:
         _say_once(task.dataset_name, note)
     return split
@@ -327,9 +338,11 @@ def load(task: Regression) -> Split:
 _kept: dict[Any, Split] = {}
 
 
-def _load(data: Any) -> Split:
+def _load(task: Regression) -> Split:
     """Returns a dataset's rows; the last one that was read is kept, for a run needs it several times."""
-    key = json.dumps([data.plain(), data.identity()], sort_keys=True, default=str)
+    data = task.data
+    own = [task.front, task.base.plain(), task.standardize] if task.front != "none" else []
+    key = json.dumps([data.plain(), data.identity(), own], sort_keys=True, default=str)
     if key not in _kept:
         _kept.clear()
         split = data.load()
@@ -343,7 +356,7 @@ def _load(data: Any) -> Split:
             split.notes.extend(target_notes(split, supports) + outside_notes(split))
             if data.support is None and set(supports) == {Real()}:
                 split.notes.extend(support_notes(split, data.known_support))
-        _kept[key] = split
+        _kept[key] = fronted(task, split)
     return _kept[key]
 
 

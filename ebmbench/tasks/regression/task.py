@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from ebmbench.core.errors import counted
 from ebmbench.core.lazy import later
+from ebmbench.core.plugins import package_version
 from ebmbench.core.registry import register
 from ebmbench.core.settings import Choice, Section
 from ebmbench.methods.base import default_method
@@ -23,6 +24,7 @@ from ebmbench.models.outside import Outside
 from ebmbench.supports.measure import BaseDensity
 from ebmbench.tasks.base import LEAST_GAIN, Learner, Metric, Setup, SweepFigure, Task
 from ebmbench.tasks.regression.data.base import Data
+from ebmbench.tasks.regression.data.front import Front
 from ebmbench.tasks.regression.data.paper import PaperData
 
 if TYPE_CHECKING:
@@ -165,9 +167,19 @@ class Regression(Task):
         None, description="whether half of the validation rows are held back, for intervals and regions that cover y"
     )
 
+    front: Front = Field(
+        "none",
+        description="boosted: what boosted trees predict of a row is one more input beside its columns (out of fold "
+        "for training rows); auto: where they predict well enough; none: the columns alone",
+    )
+
     def identity(self) -> dict[str, Any]:
         """Returns the settings that results depend on; a dataset says its own."""
-        return {**super().identity(), "data": self.data.identity()}
+        found = {**super().identity(), "data": self.data.identity()}
+        if self.front == "none":
+            del found["front"]
+            return found
+        return {**found, "front_version": package_version("scikit-learn")}
 
     @property
     @override
@@ -326,6 +338,7 @@ class OneD(Regression):
     network: Annotated[Network | None, Choice("paper")] = None
     base: BaseDensity = BaseDensity(nodes=512)
     standardize: bool = Field(False, description="whether networks see inputs and targets in standard deviations")
+    front: Literal["none"] = Field("none", description="as published: the input alone")
 
     @classmethod
     @override

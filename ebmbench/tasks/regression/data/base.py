@@ -75,6 +75,7 @@ class Arrays:
         latent: what the truth depends on, if that is not x: `[N, ...]`.
         rows: the place of each row in the source, if it has one: int64 `[N]`.
         weight: how much each row counts in training and in early stopping, at least 0: float32 `[N]`; None: all alike.
+        group: the group of each row, of rows that are split by groups: int64 `[N]`.
     """
 
     x: Tensor
@@ -82,6 +83,7 @@ class Arrays:
     latent: Tensor | None = None
     rows: np.ndarray | None = None
     weight: Tensor | None = None
+    group: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.x)

@@ -414,11 +414,14 @@ def read_targets(table: pd.DataFrame, names: Sequence[str], transform: Any) -> t
     return np.stack([values for values, _ in columns], axis=1), [note for _, notes in columns for note in notes]
 
 
-def split_table(rows: Rows, train: np.ndarray, val: np.ndarray, test: np.ndarray) -> Split:
+def split_table(
+    rows: Rows, train: np.ndarray, val: np.ndarray, test: np.ndarray, group: np.ndarray | None = None
+) -> Split:
     """Encodes a table; what is done to each column is decided on the training rows alone.
 
     Args:
         train, val, test: row numbers.
+        group: of each row, where the rows of a group stay together.
 
     Raises:
         UserError: no column can be used as an input.
@@ -434,7 +437,13 @@ def split_table(rows: Rows, train: np.ndarray, val: np.ndarray, test: np.ndarray
     places, y = rows.frame.index.to_numpy(), torch.from_numpy(rows.y)
     weight = None if rows.weight is None else torch.from_numpy(rows.weight.astype(np.float32))
     fit, check, score = (
-        Arrays(x[part], y[part], rows=places[part], weight=None if weight is None else weight[part])
+        Arrays(
+            x[part],
+            y[part],
+            rows=places[part],
+            weight=None if weight is None else weight[part],
+            group=None if group is None else group[part],
+        )
         for part in (train, val, test)
     )
     return Split(fit, check, score, rows.targets, transform.names, transform, notes)

@@ -56,7 +56,11 @@ def arrays_split(
     if columns and rule.split_by is not None:
         table = pd.concat([table, pd.DataFrame(x, columns=columns)], axis=1)
     parts = rule.parts(table, targets, len(x))
-    fit, check, score = (Arrays(torch.from_numpy(x[rows]), torch.from_numpy(y[rows]), rows=rows) for rows in parts)
+    group = rule.groups(table, targets)
+    fit, check, score = (
+        Arrays(torch.from_numpy(x[k]), torch.from_numpy(y[k]), rows=k, group=None if group is None else group[k])
+        for k in parts
+    )
     inputs = zip(columns, fit.x.numpy().T, strict=bool(columns))
     said = [note for name, values in inputs for note in column_notes(f"input {name!r}", values, fit.rows)]
     return Split(fit, check, score, targets, list(columns) or ["x"], ArrayInput(shape, columns), [*notes, *said])
@@ -109,7 +113,8 @@ class Function(Splits, Data):
             names = [f"{name} (target)" if name in frame else name for name in names]
             frame = frame.assign(**{name: y[:, k] for k, name in enumerate(names)})
             rows = read_columns(frame, names, source=str(self.function))
-            return split_table(rows, *self.parts(rows.table, rows.targets, len(frame), rows.dates))
+            parts = self.parts(rows.table, rows.targets, len(frame), rows.dates)
+            return split_table(rows, *parts, self.groups(rows.table, rows.targets))
         known = np.isfinite(y).all(1)
         lacking = counted(int((~known).sum()), "row without a target is", "rows without a target are")
         notes = [] if known.all() else [f"{lacking} left out"]

@@ -88,6 +88,12 @@ class Splits(Section):
         )
         return checked(np.sort(rest[train]), np.sort(rest[val]), np.sort(test), self.split_rule)
 
+    def groups(self, table: pd.DataFrame, targets: Sequence[str]) -> np.ndarray | None:
+        """Returns the number of each row's group; None where the rule is another one."""
+        if self.split_rule != "group" or self.split_file is not None:
+            return None
+        return rule_values("group", self.split_by, table, targets)
+
 
 def rule_values(
     rule: str, by: str | None, table: pd.DataFrame, targets: Sequence[str], dates: Sequence[str] = ()

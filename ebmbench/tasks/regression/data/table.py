@@ -80,7 +80,8 @@ class TableData(Splits, Data):
                 f"rows with dates ({', '.join(rows.dates)}) are split at random, so training sees rows of the test "
                 f"rows' future; data.split_rule=time data.split_by={rows.dates[0]} splits them by time"
             )
-        return split_table(rows, *self.parts(rows.table, rows.targets, len(frame), rows.dates))
+        parts = self.parts(rows.table, rows.targets, len(frame), rows.dates)
+        return split_table(rows, *parts, self.groups(rows.table, rows.targets))
 
 
 @register
