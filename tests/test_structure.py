@@ -81,6 +81,14 @@ def test_no_files_import_each_other_in_a_circle() -> None:
         pytest.fail(f"these import each other: {' -> '.join(error.args[1])}")
 
 
+def test_every_file_that_registers_a_component_is_loaded() -> None:
+    """A `components.py` lists the files of its package; one that it lacks would be a component that nobody finds."""
+    loaded = {cls.__module__ for group in registry.groups().values() for cls in group.values()}
+    having = {path for path in MODULES if re.search(r"^@register$", path.read_text(), re.M)}
+    names = {".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in having}
+    assert len(names) > 20 and names <= loaded
+
+
 def strings(path: Path) -> set[str]:
     """The string constants of a module, docstrings apart."""
     tree = ast.parse(path.read_text())

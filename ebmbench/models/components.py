@@ -1,11 +1,26 @@
 """What registers itself here: the models, and the networks of energies."""
 
-from ebmbench.models import base, flow, gaussian, histogram, mdn, ngboost, treeffuser
+from ebmbench.models import (
+    base,
+    boosted_quantiles,
+    conformal_quantiles,
+    flow,
+    gaussian,
+    histogram,
+    mdn,
+    ngboost,
+    quantile_forest,
+    tabicl,
+    tabpfn,
+    treeffuser,
+)
 from ebmbench.models.networks import cnn, mlp, paper, resnet18
 
 __all__ = [
     "base",
+    "boosted_quantiles",
     "cnn",
+    "conformal_quantiles",
     "flow",
     "gaussian",
     "histogram",
@@ -13,6 +28,9 @@ __all__ = [
     "mlp",
     "ngboost",
     "paper",
+    "quantile_forest",
     "resnet18",
+    "tabicl",
+    "tabpfn",
     "treeffuser",
 ]
