@@ -449,3 +449,16 @@ def test_a_support_and_every_answer() -> None:
         EnergyRegressor(**quick, support=3).fit(x, y)
     with pytest.raises(ValueError, match=r"the target 'y' is 0 in .* training rows, and support=positive takes"):
         EnergyRegressor(**quick, support="positive").fit(x, y)
+
+
+def test_calibrated_intervals_are_those_of_held_rows_and_survive_a_pickle() -> None:
+    x, y = law(400)
+    model = EnergyRegressor(**QUICK | {"epochs": 3}, calibrate=True).fit(x, y)
+    assert model.model_.calibration is not None and len(model.model_.calibration.interval) == 40
+    new, observed = law(1000, seed=1)
+    low, high = model.interval(new, 0.9)
+    assert abs(((observed >= low) & (observed <= high)).mean() - 0.9) < 0.12
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.interval(new[:5], 0.9), (low[:5], high[:5]))
+    with pytest.raises(ValueError, match="calibrate=true holds back half of the validation rows, and they are 10"):
+        EnergyRegressor(**QUICK, calibrate=True).fit(x[:50], y[:50])
