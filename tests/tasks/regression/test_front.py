@@ -19,6 +19,7 @@ from ebmbench.engine.train import train
 from ebmbench.supports.base import Support
 from ebmbench.supports.circle import Circle
 from ebmbench.supports.measure import BaseDensity
+from ebmbench.supports.positive import Positive
 from ebmbench.supports.real import Real
 from ebmbench.supports.targets import Targets
 from ebmbench.tasks.examples import read_examples
@@ -164,6 +165,15 @@ def test_an_angle_is_predicted_by_its_cosine_and_sine() -> None:
     angle = torch.deg2rad(made.test.y[:, 0]) - torch.pi  # z of an angle is its distance from the middle of the circle
     gap = made.test.x[:, 2:] - torch.stack((angle.cos(), angle.sin()), 1)
     assert gap.shape == (len(angle), 2) and gap.abs().mean() < 0.05
+
+
+def test_a_validation_target_outside_the_support_teaches_trees_nothing() -> None:
+    split = steps()
+    raised = {part: replace(getattr(split, part), y=getattr(split, part).y.exp()) for part in ("train", "val")}
+    positive = replace(split, **raised)
+    positive.val.y[3] = 0.0
+    made = with_front(positive, "boosted", targets(positive, Positive()))
+    assert all(getattr(made, part).x.isfinite().all() for part in ("train", "val", "test"))
 
 
 def test_all_models_see_the_same_inputs(tmp_path: Path, monkeypatch: Any) -> None:
