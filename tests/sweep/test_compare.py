@@ -55,6 +55,7 @@ def test_the_interval_of_splits_that_share_rows_is_wider_than_that_of_a_mean() -
     assert (low + high) / 2 == pytest.approx(2) and difference(np.array([1.0])) == (-np.inf, np.inf)
 
 
+@pytest.mark.slow  # it trains each model of sweeps/compare.yaml on two splits
 def test_a_comparison_of_a_file_ends_in_a_sentence_a_page_and_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
