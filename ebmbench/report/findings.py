@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from ebmbench.core.errors import counted
 from ebmbench.display.palette import in_order
 from ebmbench.display.table import number, plain
 from ebmbench.report import scores
@@ -198,7 +199,7 @@ def _of_draws(part: pd.DataFrame, results: Results) -> Iterator[Finding]:
         rows = table.data.to_dict("records")
         names = [code(row["method"]) for row in rows]
         title = table.title.partition(f": {metric.label}")[0]
-        over = f"draws of the {task.draw_of}, {rows[0]['seeds']} seeds each"
+        over = f"draws of the {task.draw_of}, {counted(int(rows[0]['seeds']), 'seed')} each"
         finding = _said(title, metric, rows, names, "draw", over, _lacking(results, part))
         tau = rows[0]["tau"]
         agree = f" Mean Kendall's tau between the rankings of two draws: {number(tau, 2)}." if tau == tau else ""

@@ -392,7 +392,8 @@ def _draw_table(group: Group, metric: Metric, draw: str, folded: bool) -> Table:
         rows.append([method_cell(row["method"]), *cells, Cell(row["ranks"])])
     heads = ("test", *parts.values(), "rank at each draw")
     numbers = ", ".join(plain(value) for value in sorted(set(group.frame[draw])))
-    each = f"{seeds} {group.units} each" if metric.of_model else "all seeds of a draw make one number"
+    units = group.units.removesuffix("s") if seeds == 1 else group.units
+    each = f"{seeds} {units} each" if metric.of_model else "all seeds of a draw make one number"
     crossed = bool(data["std_residual"].notna().any())
     shared = " All draws share their seeds, so the test is that of a mixed model too, and has little power." * crossed
     notes = [
