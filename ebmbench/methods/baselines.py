@@ -42,7 +42,7 @@ class MLExact(Method):
         if step.log_partition is None:
             raise UserError(
                 "method=ml-exact needs the exact partition function, which there is for one target or a normalised "
-                "model alone; give method=nce, which samples, or model=gaussian, mdn, histogram or flow"
+                "model alone; choose model=gaussian, mdn, histogram or flow, or a method that samples, such as nce"
             )
         return exact_nll(f, y, step)
 
