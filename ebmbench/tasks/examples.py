@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,16 @@ def example_file(run_dir: Path, name: str = "examples") -> Path | None:
     """Returns the file that `write_examples` wrote, None if there is none."""
     files = (run_dir / f"{name}.parquet", run_dir / f"{name}.csv.gz")
     return next((path for path in files if path.exists()), None)
+
+
+def join_seeds(run_dir: Path, name: str, seeds: Sequence[int]) -> None:
+    """Puts the CSV tables of the seeds of a run, `NAME.SEED.csv`, into one, where all are there."""
+    parts = [run_dir / f"{name}.{seed}.csv" for seed in seeds]
+    if all(path.exists() for path in parts):
+        table = pd.concat([pd.read_csv(path) for path in parts])
+        write_atomically(run_dir / f"{name}.csv", table.to_csv(index=False).encode())
+        for path in parts:
+            path.unlink()
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:

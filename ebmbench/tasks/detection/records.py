@@ -15,10 +15,9 @@ from pathlib import Path
 import pandas as pd
 
 from ebmbench.boxes.comparison import joint_bootstrap
-from ebmbench.system.files import write_atomically
 from ebmbench.tasks.detection.config import InferenceConfig
 from ebmbench.tasks.detection.evaluation import GAINS, Evaluation, from_tables
-from ebmbench.tasks.examples import example_file, read_examples, write_examples
+from ebmbench.tasks.examples import example_file, join_seeds, read_examples, write_examples
 
 
 def join(run_dir: Path, seeds: Sequence[int], options: InferenceConfig) -> Mapping[str, float]:
@@ -27,12 +26,7 @@ def join(run_dir: Path, seeds: Sequence[int], options: InferenceConfig) -> Mappi
     It can be done again after a kill at any moment.
     """
     for name in ("refinement", "stages"):
-        parts = [run_dir / f"{name}.{seed}.csv" for seed in seeds]
-        if all(path.exists() for path in parts):
-            table = pd.concat([pd.read_csv(path) for path in parts])
-            write_atomically(run_dir / f"{name}.csv", table.to_csv(index=False).encode())
-            for path in parts:
-                path.unlink()
+        join_seeds(run_dir, name, seeds)
     files = [example_file(run_dir, f"examples.{seed}") for seed in seeds]
     if all(files):
         write_examples(run_dir, pd.concat([read_examples(run_dir, f"examples.{seed}") for seed in seeds]))

@@ -22,6 +22,7 @@ from ebmbench.boxes.comparison import Interval, UnitMeans, joint_bootstrap, pair
 from ebmbench.boxes.nll import fit_temperature
 from ebmbench.system.files import write_atomically
 from ebmbench.tasks.base import Setup
+from ebmbench.tasks.examples import join_seeds
 from ebmbench.tasks.tracking.coarse import NOISE, coarse_track, follows_any
 from ebmbench.tasks.tracking.data import MADE, PSEUDO
 from ebmbench.tasks.tracking.model import TrackingNet
@@ -237,12 +238,7 @@ def join(run_dir: Path, seeds: Sequence[int], resamples: int) -> Mapping[str, fl
     It can be done again after a kill at any moment.
     """
     for name in ("sequences", "curves"):
-        parts = [run_dir / f"{name}.{seed}.csv" for seed in seeds]
-        if all(path.exists() for path in parts):
-            table = pd.concat([pd.read_csv(path) for path in parts])
-            write_atomically(run_dir / f"{name}.csv", table.to_csv(index=False).encode())
-            for path in parts:
-                path.unlink()
+        join_seeds(run_dir, name, seeds)
     table = pd.read_csv(run_dir / "sequences.csv")
     row: dict[str, float] = {}
     for number, (name, part) in enumerate(table.groupby("set", sort=False)):
