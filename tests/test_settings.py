@@ -142,3 +142,36 @@ def test_every_value_of_a_size_is_in_its_run(file: str) -> None:
 )
 def test_where_no_method_is_named_one_target_trains_by_the_exact_likelihood(words: str, method: str) -> None:
     assert compose(words.split()).method.name == method
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "said"),
+    [
+        ("noise/1d/nce++.yaml", "num_samples: 3", r"the method 'nce\+\+' is not known; did you mean nce"),
+        ("noise/1dd/my-nce.yaml", "num_samples: 3", "the task '1dd' is not known; did you mean 1d"),
+        (
+            "noise/1d/ssm.yaml",
+            "num_sampels: 3",
+            "'num_sampels' is no setting of a method or proposal",
+        ),
+        ("noise/1d/nce.yaml", "num_samples: 3", r"would not be used: the project has noise.1d.nce\.yaml"),
+        ("recipe/1dd.yaml", "trainer: {epochs: 3}", "the task '1dd' is not known"),
+        ("best/1d/law1/nce/mlpp.yaml", "trainer: {epochs: 3}", "the method 'mlpp' is not known"),
+        ("best/model/regression/diabetes/mdnn.yaml", "trainer: {epochs: 3}", "the model 'mdnn' is not known"),
+    ],
+)
+def test_a_file_of_settings_that_no_run_would_use_is_refused(
+    place: str, text: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path := tmp_path / "conf" / place).parent.mkdir(parents=True)
+    path.write_text(text)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=said):
+        compose(["task=1d", "method=nce"])
+
+
+def test_a_file_of_ones_own_sets_what_the_project_leaves_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (path := tmp_path / "conf" / "recipe" / "1d.yaml").parent.mkdir(parents=True)
+    path.write_text("# @package _global_\ntrainer: {epochs: 7}")
+    monkeypatch.chdir(tmp_path)
+    assert compose(["task=1d"]).trainer.epochs == 7

@@ -22,7 +22,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from ebmbench.config import folders, store
+from ebmbench.config import folders, own_files, store
 from ebmbench.config.run import RunConfig, all_keys, setting_keys
 from ebmbench.core import plugins, registry
 from ebmbench.core.errors import UserError, did_you_mean, first_line, shown
@@ -49,6 +49,7 @@ def prepare(overrides: Sequence[str]) -> None:
     named = [text.partition("=")[2] for text in overrides if text.lstrip("+").startswith("plugins=")]
     folders.check_files()
     plugins.load(_listed(named[-1]) if named else [])
+    own_files.check()
     store.store()
 
 

@@ -81,6 +81,12 @@ def load(names: Sequence[str]) -> list[str]:
     return [load_one(name).name for name in names]
 
 
+def module_of(name: str) -> ModuleType | None:
+    """Returns the module of the plug-in that was loaded last of those that are a file `NAME.py`; None without one."""
+    modules = (plugin.module for plugin in reversed(_seen))
+    return next((module for module in modules if Path(str(module.__file__)).stem == name), None)
+
+
 @lru_cache(maxsize=1)
 def installed() -> None:
     """Loads the plug-ins that installed packages offer."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import itertools
+import sys
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import torch
@@ -23,7 +26,9 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from typing_extensions import override
 
 from ebmbench.boxes.pooling import Pyramid, pool_boxes
+from ebmbench.core import plugins
 from ebmbench.core.errors import UserError
+from ebmbench.core.sources import is_installed
 
 
 class _Residual(nn.Module):
@@ -311,6 +316,8 @@ ARCHITECTURES: dict[str, type[Architecture]] = {
 def architecture(name: str) -> Architecture:
     """Returns the architecture of this name, or of a class of one's own, `MODULE:CLASS`.
 
+    The module is installed, or a plug-in of the run: a folder of results may name any other file beside it.
+
     Raises:
         UserError: there is none.
     """
@@ -318,8 +325,13 @@ def architecture(name: str) -> Architecture:
         return ARCHITECTURES[name]()
     module, _, cls = name.partition(":")
     try:
-        found = getattr(importlib.import_module(module), cls)
-    except (ImportError, AttributeError) as error:
+        loaded = plugins.module_of(module) or sys.modules.get(module)
+        spec = None if loaded else importlib.util.find_spec(module.partition(".")[0])
+        places = [*filter(None, [spec.origin]), *(spec.submodule_search_locations or ())] if spec else []
+        if not all(is_installed(Path(place)) for place in places if place not in ("built-in", "frozen")):
+            raise UserError(f"task.base.architecture={name} is in a file of your own: name it in plugins=[FILE.py] too")
+        found = getattr(loaded or importlib.import_module(module), cls)
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"task.base.architecture={name} cannot be imported ({error})") from None
     if not (isinstance(found, type) and issubclass(found, Architecture)):
         raise UserError(f"task.base.architecture={name} is no subclass of {__name__}.Architecture")

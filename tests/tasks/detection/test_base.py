@@ -14,6 +14,7 @@ from torchvision.models import resnet50
 from torchvision.ops import batched_nms
 
 from ebmbench.boxes.coordinates import flip_boxes
+from ebmbench.core import plugins
 from ebmbench.core.errors import UserError
 from ebmbench.system import checkpoint
 from ebmbench.system.interrupt import Interrupted
@@ -362,3 +363,17 @@ def test_flip_boxes_is_its_own_inverse() -> None:
     boxes = torch.tensor([[1.0, 2.0, 5.0, 9.0]])
     assert flip_boxes(boxes, 20.0).tolist() == [[15.0, 2.0, 19.0, 9.0]]
     assert torch.equal(flip_boxes(flip_boxes(boxes, 20.0), 20.0), boxes)
+
+
+def test_an_architecture_of_ones_own_is_a_plug_in_and_nothing_else_is_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = tmp_path / "proof"
+    text = "from ebmbench.tasks.detection.architectures import Small\n\n\nclass Mine(Small):\n    pass\n"
+    (tmp_path / "my_network.py").write_text(f"open({str(proof)!r}, 'w').close()\n{text}")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=r"architecture=my_network:Mine is in a file of your own: name it in plugins="):
+        architectures.architecture("my_network:Mine")
+    assert not proof.exists()
+    plugins.load([str(tmp_path / "my_network.py")])
+    assert isinstance(architectures.architecture("my_network:Mine"), architectures.Small)
