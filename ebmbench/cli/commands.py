@@ -41,8 +41,8 @@ class Command:
         takes: what may follow, for the help.
         help: what it does, in one line.
         handler: the function that does it, as `module:function`, imported when it is called.
-        completes: what its words are, for tab completion: `settings`, `sweeps`, `suites`, `groups`, `files`, or the words
-            themselves, separated by spaces.
+        completes: what its words are, for tab completion: `settings`, `sweeps`, `suites`, `groups`, `files`, or the
+            words themselves, separated by spaces.
         detail: further help.
     """
 

@@ -13,7 +13,7 @@ from ebmbench.core.errors import UserError, counted
 from ebmbench.engine.runs import FINISHED
 from ebmbench.report.planned import Plan, read_plan, sweep_dir
 from ebmbench.suite import suite as suites
-from ebmbench.suite.submission import pack
+from ebmbench.suite.pack import pack
 from ebmbench.suite.suite import Entry, Suite
 from ebmbench.sweep import collect
 from ebmbench.sweep.submit import submit

@@ -39,7 +39,7 @@ from ebmbench.tasks.examples import example_file, read_examples
 CPU_SECONDS = 4 * 3600
 FILE_BYTES = 2**30
 TOLERANCE = 1e-3
-"""Relative difference of scores of the same weights that another machine may round to; 1e-4 where they are below 0.1."""
+"""Relative difference of scores of the same weights that another machine may round to; 1e-4 below 0.1."""
 
 
 def judge(order: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,9 +49,10 @@ def judge(order: Mapping[str, Any]) -> dict[str, Any]:
     own = suites.entry_of(order["words"], [], order["entry"]) if not order["plugins"] else None
     entry = own or Entry(order["entry"], tuple(order["words"]))
     trials, found = (read_plan(folder, entry.plan_name(suite, is_trials)) for is_trials in (True, False))
-    copies = suites.with_copies(entry, folder / "sweeps" / found.name, order["plugins"])
-    if copies.plugins:
-        copies = suites.entry_of(copies.words, copies.plugins, copies.name)
+    copies = entry
+    if order["plugins"]:
+        files = [str(folder.absolute() / "sweeps" / found.name / name) for name in order["plugins"]]
+        copies = suites.entry_of(entry.words, files, entry.name)
     chosen = suites.chosen_by(frame.of_plan(trials, folder))
     faults = list(_others(trials, suites.trials_plan(suite, copies)))
     faults += _others(found, suites.runs_plan(suite, copies, chosen))

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from ebmbench.config import compose as composition
@@ -119,9 +118,7 @@ def entry_of(words: Sequence[str], plugin_files: Sequence[str], name: str | None
     Raises:
         UserError: a word sets what is the suite's, or no method or several are chosen.
     """
-    for word in words:
-        if not _WORD.fullmatch(word) or "," in word.partition("=")[2].split("[")[0]:
-            raise UserError(f"{shown(word)} is not allowed in a suite: set only {', '.join(OWN)}, with one plain value")
+    need_words(words)
     files = tuple(plugins.load(plugin_files))
     chosen = [word for word in words if word.startswith(("method=", "model="))]
     if not chosen:
@@ -136,6 +133,13 @@ def entry_of(words: Sequence[str], plugin_files: Sequence[str], name: str | None
     if not is_name(name):
         raise UserError(f"--name={shown(name)} is not allowed: give letters, digits and . _ + -")
     return Entry(name, tuple(words), files)
+
+
+def need_words(words: Sequence[str]) -> None:
+    """Raises UserError for a word of an entry that sets what is the suite's, or several values, or asks Hydra."""
+    for word in words:
+        if not _WORD.fullmatch(word) or "," in word.partition("=")[2].split("[")[0]:
+            raise UserError(f"{shown(word)} is not allowed in a suite: set only {', '.join(OWN)}, with one plain value")
 
 
 def cells(suite: Suite, is_trials: bool) -> list[Cell]:
@@ -191,8 +195,3 @@ def _about(suite: Suite, entry: Entry, is_trials: bool) -> SweepConfig:
 def _words(chosen: Mapping[str, Mapping[str, Any]], config: RunConfig) -> list[str]:
     values = chosen.get(f"{config.task.name}/{config.data_option}", {})
     return [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()]
-
-
-def with_copies(entry: Entry, folder: Path, copies: Sequence[str]) -> Entry:
-    """Returns an entry whose plug-ins are the copies in a folder."""
-    return replace(entry, plugins=tuple(str(folder.absolute() / copy) for copy in copies))
