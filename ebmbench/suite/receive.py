@@ -53,7 +53,7 @@ def receive(path: Path, results_dir: Path, again: int) -> Received:
             raise Refused(f"its {suite.name} has the hash {submission.suite_sha256}, and ours {suite.sha256}")
         suites.need_words(submission.words)
         entry = Entry(submission.entry, tuple(submission.words))
-        need_sources(folder, submission)
+        need_sources(suite, folder, submission)
         trials, found = (checked(suite, entry, folder, submission, is_trials) for is_trials in (True, False))
         chosen = suites.chosen_by(trials)
         need_chosen(found, chosen)

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from ebmbench.core.errors import shown
 from ebmbench.core.plugins import COPY
 from ebmbench.core.sources import digest, read_copy
 from ebmbench.engine.runs import FINISHED
@@ -50,9 +51,15 @@ def checked(suite: Suite, entry: Entry, folder: Path, submission: Submission, is
     return results
 
 
-def need_sources(folder: Path, submission: Submission) -> None:
-    """Refuses plug-ins whose sources are not those of their hash. Nothing of them is executed."""
-    entries = {match["hash"]: match["entry"] for name in submission.plugins if (match := COPY.fullmatch(name))}
+def need_sources(suite: Suite, folder: Path, submission: Submission) -> None:
+    """Refuses plug-ins that are no copies, or whose sources are not those of their hash. None of them is executed."""
+    entries: dict[str, str] = {}
+    for name in submission.plugins:
+        match = COPY.fullmatch(name)
+        place = f"sweeps/{Entry(submission.entry, ()).plan_name(suite, is_trials=False)}/{name}"
+        if match is None or not name.startswith("plugins/") or place not in submission.files:
+            raise Refused(f"{shown(name)} is no copy of a plug-in in the folder of its runs")
+        entries[match["hash"]] = match["entry"]
     roots = {match[1]: match[2] for name in submission.files if (match := _SOURCE.match(name))}
     for root, sha256 in roots.items():
         found = read_copy(folder / root, entries.get(sha256, ""))

@@ -94,7 +94,15 @@ def change_record(**fields: object) -> Callable[[Files], None]:
     return change
 
 
+def code_elsewhere(files: Files) -> None:
+    """A file that is no copy of a plug-in would be taken for one of the user's own, and executed unasked."""
+    name = run_file(files, "metrics.csv").replace("metrics.csv", "evil.py")
+    files[name] = b"raise SystemExit('executed')"
+    change_record(plugins=[f"../../{name}"])(files)
+
+
 FORGERIES = {
+    "a plug-in that is no copy": (code_elsewhere, "is no copy of a plug-in"),
     "a metric": (better_metric, "scored again: d_kl of seed"),
     "the validation score of a trial": (better_trial, "scored again: val_nll of seed"),
     "the weights": (other_weights, "scored again"),

@@ -87,6 +87,15 @@ def test_a_diverged_seed_is_a_failure_on_the_board(submission: Path, tmp_path: P
     assert made["Ranking"].rows[0][-1].text == "1 of 2"
 
 
+def test_a_run_that_failed_is_on_the_board_and_not_ranked(submission: Path, tmp_path: Path) -> None:
+    record = receive(submission, tmp_path / "r", 0)
+    for row in record.rows:
+        row |= {"state": "missing", "d_kl": None, "diverged": None, "trusted": None}
+    made = {table.title: table for table in tables(suites.read("tiny-v1"), [record], board.rows_of([record]))}
+    assert made["Failures"].rows[0][2].text == "missing"
+    assert made["Ranking"].rows[0][-1].text == "2 of 2" and made["Ranking"].rows[0][2].text == "–"
+
+
 def test_an_entry_over_its_budget_is_not_ranked(submission: Path, tmp_path: Path) -> None:
     record = receive(submission, tmp_path / "r", 0)
     for row in record.rows:
