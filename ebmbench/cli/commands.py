@@ -41,8 +41,8 @@ class Command:
         takes: what may follow, for the help.
         help: what it does, in one line.
         handler: the function that does it, as `module:function`, imported when it is called.
-        completes: what its words are, for tab completion: `settings`, `sweeps`, `groups`, `files`, or the words
-            themselves, separated by spaces.
+        completes: what its words are, for tab completion: `settings`, `sweeps`, `suites`, `groups`, `files`, or the
+            words themselves, separated by spaces.
         detail: further help.
     """
 
@@ -88,6 +88,7 @@ conf/hydra/launcher/. hydra.launcher.KEY=VALUE changes one of its settings: hydr
 GROUPS = {
     "sweep": "many runs: submit them, watch them, make their tables",
     "report": "one page, figures or W&B report",
+    "suite": "a frozen benchmark: enter a method, check what others submit, make the board",
     "audit": "check files, tables, and what training gives again",
 }
 """Commands that have commands of their own."""
@@ -292,6 +293,46 @@ The classes say what is searched; what you set yourself is not. All methods try 
 command goes on with an interrupted search, and collects what jobs on SLURM have finished. A sweep searches by
 `sweep.tune`.
 {_LAUNCHERS}""",
+    ),
+    Command(
+        ("suite", "run"),
+        "NAME [--plugins FILE] [method=NAME] [results_dir=DIR]",
+        "tune and run a method in a suite, and write its submission.zip",
+        "ebmbench.cli.suite:run",
+        "suites",
+        (
+            Option("--plugins", "a Python file of your own that registers the method", "FILE", is_repeatable=True),
+            Option("--name", "what tables call it (default: the method's name)", "NAME"),
+            Option("--author", "who submits it", "TEXT"),
+            Option("--licence", "of the plug-in and the weights (default: MIT)", "TEXT"),
+            Option("--out", "the file to write (default: submission.zip)", "FILE"),
+            _JOBS,
+            _DRY_RUN,
+        ),
+        f"""\
+The plug-in is checked, then its settings are searched with the suite's number of trials, then it is trained with what
+validation data chose. The same command goes on where it was stopped. Only method, model, network and proposal can be
+set; what is set is not searched. {_RESULTS_DIR}
+{_LAUNCHERS}""",
+    ),
+    Command(
+        ("suite", "receive"),
+        "submission.zip [results_dir=DIR]",
+        "check a submission of somebody else, and keep it for the board",
+        "ebmbench.cli.suite:receive",
+        options=(Option("--again", "so many random (setting, seed) pairs are trained again (default: 3)", "K"),),
+        detail=f"""\
+Reported: its files are whole, and its jobs and trials are the suite's. Rescored: our code gives its scores for its
+weights. Verified: what was trained again is the same. The last two execute its plug-in, if you accept it by --trust
+HASH. {_RESULTS_DIR}""",
+    ),
+    Command(
+        ("suite", "build"),
+        "[results_dir=DIR]",
+        "the board: a page for each suite, from what was received",
+        "ebmbench.cli.suite:build",
+        options=(Option("--out", "the folder (default: <results_dir>/board)", "DIR"),),
+        detail=_RESULTS_DIR,
     ),
     Command(
         ("audit", "files"),

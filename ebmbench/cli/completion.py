@@ -11,7 +11,7 @@ from pathlib import Path
 from ebmbench.cli.commands import GROUPS, RUN, find, first_words, second_words
 from ebmbench.cli.names import PRESETS, Names
 from ebmbench.cli.parser import Arguments, is_setting
-from ebmbench.config.folders import use_config_dir
+from ebmbench.config.folders import known_suites, known_sweeps, use_config_dir
 from ebmbench.core.errors import UserError
 
 # An answer that ends in a space is a whole word; any other can go on, such as `method=`. bash replaces only what
@@ -80,7 +80,7 @@ def _split(line: str) -> list[str]:
 def _answers(before: Sequence[str], current: str) -> list[str]:
     if before and before[0] in GROUPS and len(before) == 1 and not current.startswith("-"):
         found = [f"{word} " for word in second_words(before[0])]
-        return found + (_sweeps(_names(before)) if before[0] == "report" else [])
+        return found + (_sweeps() if before[0] == "report" else [])
     command, rest = find(list(before)) or (RUN, list(before))
     flags = {flag: option for option in command.all_options for flag in (option.name, option.short) if flag}
     valued = {flag: option for flag, option in flags.items() if option.metavar}
@@ -99,7 +99,9 @@ def _answers(before: Sequence[str], current: str) -> list[str]:
             return _settings(names, [*rest, f"+sweeps={given[0]}"], current)
         folder = [] if "." in current or "/" in current else ["results_dir="]
         launcher = _settings(names, rest, current) if command.name == "sweep resume" and current.startswith("h") else []
-        return [*([] if given and command.path[0] == "sweep" else _sweeps(names)), *folder, *launcher]
+        return [*([] if given and command.path[0] == "sweep" else _sweeps()), *folder, *launcher]
+    if command.completes == "suites":
+        return [] if given else [f"{name} " for name in known_suites()]
     if command.completes == "groups":
         return _groups(names, given)
     if command.completes == "files":
@@ -118,9 +120,9 @@ def _names(words: Sequence[str]) -> Names:
     return Names(files)
 
 
-def _sweeps(names: Names) -> list[str]:
+def _sweeps() -> list[str]:
     submitted = {path.parent.name for path in Path("results/sweeps").glob("*/plan.json")}
-    return [f"{name} " for name in sorted({*names.options("sweeps"), *submitted})]
+    return [f"{name} " for name in sorted({*known_sweeps(), *submitted})]
 
 
 def _groups(names: Names, given: Sequence[str]) -> list[str]:

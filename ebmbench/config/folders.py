@@ -50,6 +50,11 @@ def known_sweeps() -> list[str]:
     return sorted({path.stem for folder in sweep_dirs() for path in folder.glob("*.yaml") if path.is_file()})
 
 
+def known_suites() -> list[str]:
+    """Returns the names of the suites, which are in the folder suites/ of every folder of sweep files."""
+    return sorted({path.stem for folder in sweep_dirs() for path in folder.glob("suites/*.yaml") if path.is_file()})
+
+
 def check_files() -> None:
     """Refuses YAML of the user's own that no parser should be given: too large, too deep, or with aliases of aliases.
 
@@ -72,6 +77,6 @@ def _check(path: Path, size: int, modified: int) -> None:
 def options(group: str) -> set[str]:
     """Returns the options of a group that are YAML files; `uci/yacht` is in a folder of the group."""
     if group == "sweeps":
-        return set(known_sweeps())
+        return {*known_sweeps(), *(f"suites/{name}" for name in known_suites())}
     folders = [folder / group for folder in config_dirs()]
     return {str(path.relative_to(folder).with_suffix("")) for folder in folders for path in folder.rglob("*.yaml")}

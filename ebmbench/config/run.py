@@ -55,6 +55,17 @@ class TuneConfig(Section):
     )
 
 
+class SuiteConfig(Section):
+    """What makes a file of sweeps/suites/ a suite: a benchmark to which others add results (see `ebmbench.suite`)."""
+
+    algorithms: int = Field(ge=1, description="the version of the algorithms that its results are of")
+    headline: str = Field(description="the metric by which it ranks")
+    trials_on: dict[str, Any] = Field(
+        {}, description="settings of the trials in place of the grid's: a draw of the data of their own"
+    )
+    budget: dict[str, float] = Field({}, description="by cost, such as energy_evaluations, the most of a model")
+
+
 class SweepConfig(Section):
     """What a file of sweeps/ says beside its grid: its name, and the tables and figures it ends in."""
 
@@ -69,6 +80,7 @@ class SweepConfig(Section):
     tables: tuple[Any, ...] = ()
     figures: tuple[Any, ...] = ()
     tune: TuneConfig | None = None
+    suite: SuiteConfig | None = None
 
 
 class Launch(Section):

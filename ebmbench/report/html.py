@@ -45,19 +45,14 @@ def render(results: Results, how: str) -> str:
     It opens with what was found, one figure and one table; all else is folded away beneath. A damaged file of a run
     costs the figures that need it, and the page says so.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("ebmbench.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters.update(csv_uri=csv_uri, marked=marked, unbroken=unbroken)
-    environment.globals.update(swatch=swatch, dark_colors=rendering.dark_colors())
     troubles: list[str] = []
     drawn = [(figure, _draw(figure, troubles)) for figure in plots.all_figures(results, troubles)]
     images = [*example_images(results), *_pictures(results, {figure.name for figure, _ in drawn})]
-    script = "\n" + Path(__file__).with_name("page.js").read_text(encoding="utf-8")
     jobs = results.frame.drop_duplicates("run_id")
     states = Counter(run.state for run in results.runs) or Counter(jobs["state"])
     made = [*all_tables(results), *(replace(table, folded=True) for table in published_tables(results.done))]
-    return environment.get_template("page.html.j2").render(
+    return fill(
+        "page.html.j2",
         results=results,
         number_of_jobs=len(results.runs) or len(jobs),
         facts=facts(results),
@@ -73,6 +68,19 @@ def render(results: Results, how: str) -> str:
         jobs=job_table(results),
         settings=settings_table(results),
         again=again(results, how),
+    )
+
+
+def fill(template: str, **values: Any) -> str:
+    """Returns a page of this folder's templates, with the script and the style that all pages have."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("ebmbench.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters.update(csv_uri=csv_uri, marked=marked, unbroken=unbroken)
+    environment.globals.update(swatch=swatch, dark_colors=rendering.dark_colors())
+    script = "\n" + Path(__file__).with_name("page.js").read_text(encoding="utf-8")
+    return environment.get_template(template).render(
+        **values,
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),

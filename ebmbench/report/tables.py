@@ -232,7 +232,7 @@ def score_tables(frame: pd.DataFrame, axes: Sequence[str], options: dict[str, An
         tops = [by[method, main[0].name] for method in group.methods]
         header = [Cell("method"), *map(_head, first), Cell(f"test of {main[0].label}")]
         rows = [
-            [method_cell(method), *means, _verdict_cell(top)]
+            [method_cell(method), *means, verdict_cell(top)]
             for method, means, top in zip(group.methods, rows_of(first), tops, strict=True)
         ]
         shown = cells[cells["metric"].isin([metric.name for metric in first])]
@@ -387,7 +387,7 @@ def _draw_table(group: Group, metric: Metric, draw: str, folded: bool) -> Table:
     std_places = _decimals_of(data[list(parts)].to_numpy().ravel(), digits=2)
     rows = []
     for row in records:
-        cells = [mean_cell({**row, "seeds": row["draws"]}, places), _verdict_cell(row)]
+        cells = [mean_cell({**row, "seeds": row["draws"]}, places), verdict_cell(row)]
         cells += [number_cell(row[name], std_places) for name in parts]
         rows.append([method_cell(row["method"]), *cells, Cell(row["ranks"])])
     heads = ("test", *parts.values(), "rank at each draw")
@@ -643,7 +643,7 @@ def listed(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _verdict_cell(row: dict[str, Any]) -> Cell:
+def verdict_cell(row: dict[str, Any]) -> Cell:
     """Returns the test's verdict with its p-value."""
     p = row["p_holm"]
     said = "" if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

@@ -29,7 +29,21 @@ from ebmbench.sweep import trials
 from ebmbench.system import seal, yamlfile
 from ebmbench.system.files import write_atomically
 
-RESERVED = ("runs", "base", "sweeps", "cache", "bench", "report", "damaged", "multirun", "settings", "tune", "wandb")
+RESERVED = (
+    "runs",
+    "base",
+    "sweeps",
+    "cache",
+    "bench",
+    "report",
+    "damaged",
+    "multirun",
+    "settings",
+    "tune",
+    "wandb",
+    "received",
+    "board",
+)
 """Folders of `results/` that are no sweep's."""
 FIGURES = ("ranking", "strip", "settings", "map", "pareto", "curves", "search")
 """What `sweep.figures` may name for every task; a task may have more."""
