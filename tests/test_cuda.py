@@ -77,7 +77,6 @@ WORDS = {
     "1d": ["data.num_train=64"],
     "regression": ["data=diabetes"],
     "regression, dropout, clipped": ["data=diabetes", "network.dropout=0.1", "trainer.gradient_clip=1.0"],
-    "regression, a density": ["data=diabetes", "model=mdn"],
 }
 
 
@@ -99,6 +98,11 @@ def test_no_method_waits_for_the_device_in_a_step(task: str, name: str) -> None:
     assert_no_wait(
         [f"task={task.partition(',')[0]}", f"method={name}", "method.num_samples=8"][: 2 + _samples(name)] + WORDS[task]
     )
+
+
+@pytest.mark.parametrize("model", ["gaussian", "mdn", "histogram"])
+def test_no_density_waits_for_the_device_in_a_step(model: str) -> None:
+    assert_no_wait(["task=regression", "data=diabetes", f"model={model}"])
 
 
 def _samples(name: str) -> int:
