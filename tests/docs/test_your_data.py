@@ -16,7 +16,7 @@ from tests.docs_runner import ROOT, run_document
 def test_every_block_of_the_document(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     _, predicted, gaussian, compared, python, search = run_document(ROOT / "docs" / "your-data.md", tmp_path)
-    assert "missing numbers become the training rows' median, with an input that says so: year" in predicted
+    assert "missing numbers get the training median, and an input that marks them: year" in predicted
     table = pd.read_csv(tmp_path / "predicted.csv")
     answers = ["mean", "median", "mode", "std", "low", "high", "modes", "region", "outside", "log_prob"]
     assert list(table) == ["row", *answers] and len(table) == 100

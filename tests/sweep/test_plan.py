@@ -70,7 +70,7 @@ from tests.sweep.made import sweep
         pytest.param(
             "does_it_matter",
             2 * 10 * 12 * (6 * 3 + 2),
-            ("trainer.learning_rate", "trainer.schedule", "proposal.stds", "data.data_seed"),
+            ("data.data_seed", "trainer.learning_rate", "trainer.schedule", "proposal.stds"),
             marks=pytest.mark.slow,  # two minutes for its 4800 jobs
         ),
         ("shapes_bases", 2 * 2, ("task.base.seed",)),

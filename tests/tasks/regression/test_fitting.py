@@ -162,7 +162,7 @@ def test_a_law_with_little_noise_is_not_learned_too_wide(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "line.py").write_text(LINE.replace("0.3 *", "0.003 *"))
     words = ["task=regression", "data=function", "data.function=line.py:load", "model=gaussian"]
-    words += ["network.width=16", "trainer.patience=20", "trainer.learning_rate=0.01", "device=cpu", "threads=1"]
+    words += ["model.width=16", "trainer.patience=20", "trainer.learning_rate=0.01", "device=cpu", "threads=1"]
     found = {}
     for drops in (0, 2):
         config = compose([*words, f"trainer.drops={drops}"])
