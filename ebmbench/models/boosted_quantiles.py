@@ -12,7 +12,7 @@ from ebmbench.core.extras import need
 from ebmbench.core.registry import register
 from ebmbench.models.outside import Fitted, Rows, as_columns
 from ebmbench.models.quantiles import Quantiles
-from ebmbench.models.trees import as_many_threads_as_torch, leaves, packed
+from ebmbench.models.trees import as_many_threads_as_torch, boosted, leaves, packed
 
 
 @register
@@ -65,12 +65,12 @@ class BoostedQuantiles(Quantiles):
             with as_many_threads_as_torch():
                 model.fit(x, train.y[:, target])
             first = float(model._baseline_prediction.squeeze())
-            boosted = [_nodes(predictor.nodes) for (predictor,) in model._predictors]
-            nodes = packed(boosted)
+            grown = [boosted(predictor.nodes) for (predictor,) in model._predictors]
+            nodes = packed(grown)
             sums = first + nodes["value"][leaves(nodes, stop_x)].cumsum(1)
             error = stop.y[:, target, None] - sums
             count = int(np.maximum(level * error, (level - 1) * error).mean(0).argmin()) + 1
-            trees += boosted[:count]
+            trees += grown[:count]
             start.append(first)
             outputs += [output] * count
             report(output + 1, total)
@@ -82,16 +82,3 @@ class BoostedQuantiles(Quantiles):
         first = np.searchsorted(fitted["output"], np.arange(len(fitted["start"])))
         sums = fitted["start"] + np.add.reduceat(values, first, axis=1)
         return sums.reshape(len(x), -1, self.levels)
-
-
-def _nodes(nodes: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the fields of a tree of scikit-learn's histogram boosting; inputs are numbers, and none is missing."""
-    leaf = nodes["is_leaf"].astype(bool)
-    left, right = (np.where(leaf, -1, nodes[name].astype(np.int64)) for name in ("left", "right"))
-    return {
-        "feature": nodes["feature_idx"].astype(np.int64),
-        "threshold": nodes["num_threshold"],
-        "left": left,
-        "right": right,
-        "value": nodes["value"],
-    }

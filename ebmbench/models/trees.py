@@ -49,6 +49,19 @@ def grown(tree: Any) -> dict[str, np.ndarray]:
     }
 
 
+def boosted(nodes: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the fields of a tree of scikit-learn's histogram boosting; inputs are numbers, and none is missing."""
+    leaf = nodes["is_leaf"].astype(bool)
+    left, right = (np.where(leaf, -1, nodes[name].astype(np.int64)) for name in ("left", "right"))
+    return {
+        "feature": nodes["feature_idx"].astype(np.int64),
+        "threshold": nodes["num_threshold"],
+        "left": left,
+        "right": right,
+        "value": nodes["value"],
+    }
+
+
 def leaves(nodes: Mapping[str, np.ndarray], x: np.ndarray) -> np.ndarray:
     """Returns the leaf of each row in each tree: `[B, p] -> [B, T]`, numbers of nodes."""
     root, found = nodes["root"], np.empty((len(x), len(nodes["root"])), np.int32)

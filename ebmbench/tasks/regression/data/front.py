@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from ebmbench.core.errors import UserError
 from ebmbench.core.extras import need
+from ebmbench.models.trees import boosted, leaves, packed
 from ebmbench.tasks.regression.data.base import Arrays, Frame, Split, Transform
 from ebmbench.tasks.regression.data.transforms import register_transform, restore
 
@@ -56,20 +57,12 @@ class Trees:
     @staticmethod
     def of(models: Sequence[Any]) -> Trees:
         """Returns the trees of scikit-learn's HistGradientBoostingRegressor, one model for each output."""
-        parts, roots, depth, count = [], [], 0, 0
-        for model in models:
-            for (tree,) in model._predictors:
-                nodes, here = tree.nodes, count + np.arange(len(tree.nodes))
-                leaf = nodes["is_leaf"].astype(bool)
-                left, right = (np.where(leaf, here, count + nodes[side].astype(np.int64)) for side in ("left", "right"))
-                parts.append((np.where(leaf, 0, nodes["feature_idx"]), nodes["num_threshold"], left, right,
-                              np.where(leaf, nodes["value"], 0.0)))  # fmt: skip
-                roots.append(count)
-                depth, count = max(depth, int(nodes["depth"].max())), count + len(nodes)
-        feature, threshold, left, right, value = map(np.concatenate, zip(*parts, strict=True))
+        nodes = packed([boosted(tree.nodes) for model in models for (tree,) in model._predictors])
+        left, right, threshold = nodes["left"], nodes["right"], _single(nodes["threshold"])
+        value = np.where(left == np.arange(len(left)), nodes["value"], 0.0)
         start = np.array([float(model._baseline_prediction.item()) for model in models])
-        shape = (len(models), -1)
-        return Trees(feature, _single(threshold), left, right, value, np.reshape(roots, shape), start, depth)
+        roots = nodes["root"].reshape(len(models), -1)
+        return Trees(nodes["feature"], threshold, left, right, value, roots, start, int(nodes["depth"]))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the sums: float32 inputs `[N, p]` -> float32 `[N, K]`."""
@@ -77,11 +70,7 @@ class Trees:
         return torch.from_numpy(np.concatenate(parts).astype(np.float32)) if parts else x.new_zeros(0, len(self.start))
 
     def _sums(self, x: np.ndarray) -> np.ndarray:
-        place = np.broadcast_to(self.roots.reshape(-1), (len(x), self.roots.size))
-        row = np.arange(len(x))[:, None]
-        for _ in range(self.depth):
-            is_left = x[row, self.feature[place]] <= self.threshold[place]
-            place = np.where(is_left, self.left[place], self.right[place])
+        place = leaves({**vars(self), "root": self.roots.reshape(-1)}, x)
         return self.start + self.value[place].reshape(len(x), *self.roots.shape).sum(-1)
 
     def plain(self) -> dict[str, Any]:
