@@ -142,8 +142,8 @@ def composer(overrides: Sequence[str] = ()) -> Iterator[Callable[[Sequence[str]]
                     if override not in grouped:
                         _apply(cfg, override)
             config = from_omegaconf(cfg, options)
-            better = _better_method(config, parsed)
-            return compose_one([*overrides, better]) if better else config
+            word = _method_word(config, config.method.name, parsed)
+            return compose_one([*overrides, word]) if word else config
 
         yield compose_one
 
@@ -152,20 +152,23 @@ def completed(overrides: Sequence[str]) -> list[str]:
     """Returns overrides with the method that is used, where they name none and it is not that of the task."""
     prepare(overrides)
     words, parsed = list(overrides), _parse(overrides)
-    if any(override.key_or_group == "method" for override in parsed):
+    if _names_method(parsed):
         return words
     config = compose(overrides)
-    of_task = config.task.default_method()
-    used = config.task.method_for(of_task)
-    return words if used in (of_task, "") or config.method.name != used else [*words, f"method={used}"]
+    word = _method_word(config, config.task.default_method(), parsed)
+    return [*words, word] if word == f"method={config.method.name}" else words
 
 
-def _better_method(config: RunConfig, parsed: Sequence[Override]) -> str:
-    """Returns the override that names the method for a run's data; empty if it is the one, or if one was named."""
-    if config.task.model_name or any(override.key_or_group == "method" for override in parsed):
+def _names_method(parsed: Sequence[Override]) -> bool:
+    return any(override.key_or_group == "method" for override in parsed)
+
+
+def _method_word(config: RunConfig, default: str, parsed: Sequence[Override]) -> str:
+    """Returns the override that names the method for a run's data; empty if the default is it, or if one was named."""
+    if config.task.model_name or _names_method(parsed):
         return ""
-    used = config.task.method_for(config.method.name)
-    return "" if used == config.method.name else f"method={used}"
+    used = config.task.method_for(default)
+    return "" if used == default else f"method={used}"
 
 
 def _composed(groups: Sequence[str]) -> tuple[DictConfig, dict[str, Any]]:

@@ -21,34 +21,37 @@ def check() -> None:
         UserError: a file's place names no task or method, is that of a file of the project, or a key is not known.
     """
     project, *own = folders.config_dirs()
-    for folder in own:
-        for group in GROUPS:
-            for path in sorted((folder / group).rglob("*.yaml")):
-                place = path.relative_to(folder)
-                if (project / place).is_file():
-                    raise UserError(
-                        f"{path} would not be used: the project has {place}, which wins; use --config-dir "
-                        "with a file of sweeps/ or +experiment, or give the values on the command line"
-                    )
-                for kind, name, known in _parts(place.relative_to(group).with_suffix(""), group):
-                    if name not in known:
-                        raise UserError(f"{path}: {kind} {name!r} is not known{did_you_mean(name, sorted(known))}")
-                if group == "noise" and len(place.parts) == 3:
-                    _check_keys(path)
+    files = [(path, folder) for folder in own for group in GROUPS for path in sorted((folder / group).rglob("*.yaml"))]
+    if not files:
+        return
+    known = {group: {*registry.known(group), *folders.options(group)} for group in ("method", "model")}
+    known["task"] = set(registry.known("task"))
+    for path, folder in files:
+        place = path.relative_to(folder)
+        if (project / place).is_file():
+            raise UserError(
+                f"{path} would not be used: the project has {place}, which wins; use --config-dir "
+                "with a file of sweeps/ or +experiment, or give the values on the command line"
+            )
+        for group, name in _parts(place.with_suffix("")):
+            if name not in known[group]:
+                near = did_you_mean(name, sorted(known[group]))
+                raise UserError(f"{path}: the {group} {name!r} is not known{near}")
+        if place.parts[0] == "noise" and len(place.parts) == 3:
+            _check_keys(path)
 
 
-def _parts(place: PurePath, group: str) -> Iterator[tuple[str, str, set[str]]]:
-    """Yields what the parts of a file's place must be: the kind, the name that is there, and the names that may be."""
-    parts = list(place.parts)
-    models = parts[0] == "model" and group == "best"
-    tasks, methods = set(registry.known("task")), {*registry.known("method"), *folders.options("method")}
-    yield "the task", parts[models] if len(parts) > models else "", tasks
-    if models:
-        yield "the model", parts[-1], {*registry.known("model"), *folders.options("model")}
+def _parts(place: PurePath) -> Iterator[tuple[str, str]]:
+    """Yields what the parts of a file's place must name: a group of components, and the name that is there."""
+    group, *parts = place.parts
+    is_model = group == "best" and parts[0] == "model"
+    yield "task", parts[is_model] if len(parts) > is_model else ""
+    if is_model:
+        yield "model", parts[-1]
     elif group == "best" and parts[-1] in registry.known("network"):
-        yield "the method", parts[-2], methods
+        yield "method", parts[-2]
     elif group != "recipe":
-        yield "the method", parts[-1], methods
+        yield "method", parts[-1]
 
 
 def _check_keys(path: Path) -> None:
