@@ -11,6 +11,7 @@ from ebmbench.cli.sweep import DEFAULT_LAUNCHER
 from ebmbench.core import plugins
 from ebmbench.core.errors import UserError, counted
 from ebmbench.engine.runs import FINISHED
+from ebmbench.report.frame import Results
 from ebmbench.report.planned import Plan, read_plan, sweep_dir
 from ebmbench.suite import suite as suites
 from ebmbench.suite.pack import pack
@@ -42,23 +43,28 @@ def run(arguments: Arguments) -> int:
         return code
     trials = read_plan(results_dir, trials.name)
     found = collect.collect(trials, results_dir)
-    if left := [run for run in found.runs if run.state not in (*FINISHED, "failed")]:
-        print(f"{counted(len(left), 'trial is', 'trials are')} not done; the same command goes on", file=sys.stderr)
+    if _says_what_is_left(found, "trial is", "trials are"):
         return 1
     plan = suites.runs_plan(suite, entry, suites.chosen_by(found), launch)
     code = submit(plan, results_dir, preset, jobs, dry_run=False, is_new=True)
     if code not in (0, 1):
         return code
     plan = read_plan(results_dir, plan.name)
-    found = collect.collect(plan, results_dir)
-    if left := [run for run in found.runs if run.state not in (*FINISHED, "failed")]:
-        print(f"{counted(len(left), 'run is', 'runs are')} not done; the same command goes on", file=sys.stderr)
+    if _says_what_is_left(collect.collect(plan, results_dir), "run is", "runs are"):
         return 1
     out = Path(options["out"] or "submission.zip")
     about = {"author": options["author"] or "unnamed", "licence": options["licence"] or "MIT"}
     pack(suite, entry, [trials, plan], results_dir, about, out)
     print(f"{out}: {entry.name} in {suite.name}, with {counted(len(trials.jobs), 'trial')} and its runs")
     return code
+
+
+def _says_what_is_left(found: Results, one: str, many: str) -> bool:
+    """Says how many runs of a plan are not done; returns whether there are any."""
+    left = sum(run.state not in (*FINISHED, "failed") for run in found.runs)
+    if left:
+        print(f"{counted(left, one, many)} not done; the same command goes on", file=sys.stderr)
+    return left > 0
 
 
 def receive(arguments: Arguments) -> int:
